@@ -1,0 +1,1 @@
+"""The public side: verify a webhook, store it, acknowledge it, wake the worker."""

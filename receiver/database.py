@@ -1,0 +1,168 @@
+"""One engine, and two ways in: a transaction that writes and one that only reads.
+
+SQLite runs in WAL with ``synchronous=FULL`` (with ``NORMAL`` a power cut may take back what was
+committed) and takes its write lock at once (a transaction that upgrades later does not wait for
+the lock, it fails). PostgreSQL is asked to commit synchronously and to give up on slow
+statements before the sender of a webhook would.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Engine,
+    Insert,
+    Table,
+    TypeDecorator,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlmodel import Session
+
+from receiver import clock
+from receiver.errors import ConfigurationError
+
+SQLITE_BUSY_SECONDS = 5.0
+POSTGRESQL_OPTIONS = (
+    "-c synchronous_commit=on -c statement_timeout=5s -c lock_timeout=2s "
+    "-c idle_in_transaction_session_timeout=30s -c timezone=UTC"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGIN = "codecatch_begin"
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time in UTC: ``timestamptz`` on PostgreSQL, integer microseconds on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:  # noqa: D102
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(BigInteger())
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: D102
+        if value is None or dialect.name != "sqlite":
+            return value
+        return (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: D102
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return _EPOCH + timedelta(microseconds=value)
+        utc: datetime = value.astimezone(UTC)
+        return utc
+
+
+def parse_url(text_: str) -> URL:
+    """The SQLAlchemy URL of a ``DATABASE_URL`` value.
+
+    Raises:
+        ConfigurationError: it names neither a SQLite file nor a PostgreSQL database.
+    """
+    wanted = "DATABASE_URL: wants sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+    try:
+        url = make_url(text_)
+    except ArgumentError:
+        raise ConfigurationError(wanted) from None
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return url.set(drivername="postgresql+psycopg")
+    raise ConfigurationError(wanted)
+
+
+class Database:
+    """The database of one process; not to be carried over a fork (see :meth:`dispose`)."""
+
+    def __init__(self, url: str, *, pool_size: int = 4) -> None:
+        parsed = parse_url(url)
+        self.is_postgresql = parsed.drivername.startswith("postgresql")
+        # hide_parameters: an exception's text must never quote what was bound.
+        common: dict[str, Any] = {"hide_parameters": True, "pool_size": pool_size}
+        if self.is_postgresql:
+            self.engine = create_engine(
+                parsed,
+                pool_pre_ping=True,
+                max_overflow=pool_size,
+                pool_timeout=5,
+                connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 3},
+                **common,
+            )
+        else:
+            Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(
+                parsed,
+                connect_args={"timeout": SQLITE_BUSY_SECONDS},
+                max_overflow=pool_size,
+                **common,
+            )
+            _prepare_sqlite(self.engine)
+        self._writing = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that may write, committed when the block ends and rolled back if it raises."""
+        with Session(self._writing, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads: it never waits for a writer, nor holds one up."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def now(self, session: Session) -> datetime:
+        """The time that leases are measured by: one clock for all hosts of one database."""
+        if self.is_postgresql:
+            value: datetime = session.connection().scalar(text("SELECT clock_timestamp()"))
+            return value.astimezone(UTC)
+        return clock.now()
+
+    def dispose(self, *, close: bool = True) -> None:
+        """Forget every connection; ``close=False`` in a forked child, whose parent owns them."""
+        self.engine.dispose(close=close)
+
+
+def insert_unless_taken(session: Session, table: Table, *, index: Sequence[str] = ()) -> Insert:
+    """An INSERT that passes over rows whose unique key (``index``, or any) is taken."""
+    postgres = session.get_bind().dialect.name == "postgresql"
+    insert = postgresql.insert if postgres else sqlite.insert
+    return insert(table).on_conflict_do_nothing(index_elements=list(index) or None)
+
+
+def insert_once(session: Session, table: Table, values: Mapping[str, object]) -> bool:
+    """Insert one row unless a unique key is taken; whether it was inserted."""
+    statement = insert_unless_taken(session, table).values(values)
+    returned = session.connection().execute(statement.returning(*table.primary_key.columns))
+    return returned.first() is not None
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        # Transactions are begun below, in words of our own: the driver must not begin any.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        statement = connection.get_execution_options().get(_BEGIN, "BEGIN")
+        connection.exec_driver_sql(statement)

@@ -1,0 +1,95 @@
+"""What happened, in words that no provider owns.
+
+A provider's reader turns its wire format into one of these; everything behind the reader knows
+only these. Times are aware and in UTC; phone numbers are E.164 where the provider sends them so;
+amounts are the provider's decimal text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Anything a provider reports; ``at`` is the provider's own clock, if it gave one."""
+
+    type: ClassVar[str]
+    provider: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderEvent(Event):
+    """Something that happened to one order."""
+
+    order_id: str
+    phone_number: str | None = field(default=None, repr=False)
+    service: str | None = None
+    country: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmsReceived(OrderEvent):
+    """A text message with a one-time code reached the order's number."""
+
+    type: ClassVar[str] = "sms.received"
+    code: str = field(repr=False)
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderConfirmed(OrderEvent):
+    """The order is finished and charged."""
+
+    type: ClassVar[str] = "order.confirmed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderCancelled(OrderEvent):
+    """The order was given up, and refunded."""
+
+    type: ClassVar[str] = "order.cancelled"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderExpired(OrderEvent):
+    """The order's window closed."""
+
+    type: ClassVar[str] = "order.expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderSwapped(OrderEvent):
+    """The order waits on with another number; ``phone_number`` is the new one."""
+
+    type: ClassVar[str] = "order.swapped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceDeposited(Event):
+    """Money came in."""
+
+    type: ClassVar[str] = "balance.deposited"
+    amount: str | None = None
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceLow(Event):
+    """Money is running out."""
+
+    type: ClassVar[str] = "balance.low"
+    balance: str | None = None
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownEvent(Event):
+    """An authentic event whose name no document mentions; kept, and without effects."""
+
+    type: ClassVar[str] = "unknown"
+    name: str | None = None

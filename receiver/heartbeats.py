@@ -1,0 +1,41 @@
+"""Signs of life: each kind of worker process writes its own from within a task.
+
+A fresh sign means that the clock, the broker, the worker and the database all did their part
+within the last seconds, which no check from outside could tell.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Table, update
+from sqlmodel import Field, Session, SQLModel
+
+from receiver.database import UtcTime, insert_once
+
+# Signs are written every second or so; a part that has been silent this long is away.
+SILENCE = timedelta(seconds=15)
+
+
+class Heartbeat(SQLModel, table=True):
+    """When a kind of process (``worker``, ``sender``) last did a task."""
+
+    __tablename__ = "heartbeats"
+
+    part: str = Field(primary_key=True)
+    seen_at: datetime = Field(sa_type=UtcTime)
+
+
+_TABLE: Table = Heartbeat.__table__  # type: ignore[attr-defined]
+
+
+def beat(session: Session, part: str, now: datetime) -> None:
+    """Record that ``part`` is alive."""
+    if not insert_once(session, _TABLE, {"part": part, "seen_at": now}):
+        session.execute(update(_TABLE).where(_TABLE.c.part == part).values(seen_at=now))
+
+
+def alive(session: Session, part: str, now: datetime) -> bool:
+    """Whether ``part`` gave a sign of life lately."""
+    row = session.get(Heartbeat, part)
+    return row is not None and now - row.seen_at < SILENCE

@@ -1,0 +1,77 @@
+"""The index key: made once for a database, sealed in it, and never rotated.
+
+Every digest in the database was made with it, so another one would make every order, code and
+duplicate unfindable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import LargeBinary, inspect
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Field, Session, SQLModel
+
+from receiver import clock
+from receiver.database import Database, UtcTime
+from receiver.errors import ConfigurationError
+from receiver.vault import KEY_BYTES, BrokenSeal, Sealer, UnknownKey, Vault
+
+_ROW = "index"
+
+
+class VaultKey(SQLModel, table=True):
+    """A key that lives in the database, sealed by ``ENCRYPTION_KEYS``."""
+
+    __tablename__ = "vault_keys"
+
+    id: str = Field(primary_key=True)
+    value: bytes = Field(sa_type=LargeBinary)
+    created_at: datetime = Field(sa_type=UtcTime)
+
+
+def exists(database: Database) -> bool:
+    """Whether this database was sealed already, and so has keys that must not be lost."""
+    with database.reading() as session:
+        if not inspect(session.connection()).has_table(VaultKey.__tablename__):
+            return False
+        return session.get(VaultKey, _ROW) is not None
+
+
+def ensure(database: Database, keys: Sequence[bytes]) -> None:
+    """Make the index key of a new database, and leave that of an old one alone."""
+    value = Sealer(keys).seal(os.urandom(KEY_BYTES), table="vault_keys", column="value", row=_ROW)
+    if exists(database):
+        return
+    try:
+        with database.transaction() as session:
+            session.add(VaultKey(id=_ROW, value=value, created_at=clock.now()))
+    except IntegrityError:
+        return  # another process made it in the same moment; theirs holds
+
+
+def open_vault(database: Database, keys: Sequence[bytes]) -> Vault:
+    """The vault of this database.
+
+    Raises:
+        ConfigurationError: the database is not migrated, or ``keys`` cannot open it.
+    """
+    with database.reading() as session:
+        row = _stored(session)
+    try:
+        index_key = Sealer(keys).open(row.value, table="vault_keys", column="value", row=_ROW)
+    except (UnknownKey, BrokenSeal) as error:
+        raise ConfigurationError(f"ENCRYPTION_KEYS: cannot open this database: {error}") from None
+    return Vault(keys, index_key)
+
+
+def _stored(session: Session) -> VaultKey:
+    missing = ConfigurationError("DATABASE_URL: the database is not prepared: codecatch migrate")
+    if not inspect(session.connection()).has_table(VaultKey.__tablename__):
+        raise missing
+    row = session.get(VaultKey, _ROW)
+    if row is None:
+        raise missing
+    return row

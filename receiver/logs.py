@@ -1,0 +1,90 @@
+"""One log pipeline for everything in a process: ours, uvicorn's and Celery's lines alike.
+
+JSON, one object a line, unless a person watches a terminal. Tracebacks never show local
+variables, which could hold a code or a key.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import Processor
+
+from receiver.settings import LogSettings
+
+# Chatty below this, and nothing an operator could act on.
+_QUIETER = {
+    "kombu": logging.WARNING,
+    "amqp": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "alembic": logging.WARNING,
+    "celery.worker.strategy": logging.WARNING,
+    "celery.app.trace": logging.WARNING,
+    "celery.beat": logging.WARNING,
+    "uvicorn.access": logging.CRITICAL,
+}
+_TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+
+
+def configure(settings: LogSettings, *, part: str) -> None:
+    """Send every log line of this process, with its ``part``, through one pipeline to stderr."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _adder(part),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *_renderers(settings.log_format),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    for name, level in _QUIETER.items():
+        logging.getLogger(name).setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def _renderers(chosen: Literal["json", "console"] | None) -> list[Processor]:
+    if (chosen or ("console" if sys.stderr.isatty() else "json")) == "console":
+        plain = structlog.dev.plain_traceback
+        return [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        ]
+    return [
+        structlog.processors.ExceptionRenderer(_TRACEBACK),
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _adder(part: str) -> Processor:
+    def add_part(
+        _: object, __: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        line.setdefault("part", part)
+        return line
+
+    return add_part

@@ -1,0 +1,95 @@
+"""DaisySIM: one unsigned webhook for each activation, on its first code (API page, "Webhooks").
+
+Nothing is signed, so the sender is known by a secret token in the URL, or in a header where a
+proxy adds one. The webhook fires once: it must be stored at the first attempt or is gone.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+from pydantic import SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from receiver.errors import InvalidSignature, ProviderNotConfigured
+from receiver.events import Event, SmsReceived, UnknownEvent
+from receiver.providers.base import (
+    Payload,
+    Provider,
+    WebhookRequest,
+    identifier_of,
+    label_of,
+    required_text,
+    text_of,
+    time_of,
+)
+from receiver.settings import Secrets
+
+_TOKEN_HEADER = b"x-codecatch-token"
+_SHORTEST_TOKEN = 16
+_CODE_RECEIVED = "code.received"
+
+
+class DaisySIMSettings(BaseSettings):
+    """What the receiver needs to know its DaisySIM webhooks."""
+
+    daisysim_webhook_tokens: Annotated[Secrets, NoDecode] = ()
+
+    @field_validator("daisysim_webhook_tokens")
+    @classmethod
+    def _long_enough(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(token.get_secret_value()) < _SHORTEST_TOKEN for token in tokens):
+            raise ValueError(
+                f"tokens of at least {_SHORTEST_TOKEN} characters, separated by commas"
+            )
+        return tokens
+
+
+class DaisySIM(Provider):
+    """Webhooks of DaisySIM."""
+
+    name = "daisysim"
+    settings_type = DaisySIMSettings
+    path_token = True
+
+    def __init__(self, settings: DaisySIMSettings) -> None:
+        self._tokens = [
+            token.get_secret_value().encode() for token in settings.daisysim_webhook_tokens
+        ]
+
+    @property
+    def configured(self) -> bool:  # noqa: D102
+        return bool(self._tokens)
+
+    def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:  # noqa: D102
+        if not self._tokens:
+            raise ProviderNotConfigured("DAISYSIM_WEBHOOK_TOKENS is empty")
+        given = request.values(_TOKEN_HEADER)
+        if request.token is not None:
+            given = [*given, request.token.encode("utf-8", "surrogateescape")]
+        if len(given) != 1:
+            raise InvalidSignature("no token" if not given else "more than one token")
+        matches = [hmac.compare_digest(given[0], token) for token in self._tokens]
+        if not any(matches):
+            raise InvalidSignature("the token is not one of DAISYSIM_WEBHOOK_TOKENS")
+        return ()
+
+    @classmethod
+    def event_key(cls, payload: Payload) -> str | None:  # noqa: ARG003, D102
+        return None
+
+    @classmethod
+    def read(cls, payload: Payload) -> Event:  # noqa: D102
+        name = text_of(payload, "event")
+        at = time_of(payload, "received_at")
+        if name != _CODE_RECEIVED:
+            return UnknownEvent(provider=cls.name, at=at, name=name)
+        return SmsReceived(
+            provider=cls.name,
+            at=at,
+            order_id=identifier_of(payload, "activation_id"),
+            phone_number=text_of(payload, "phone_number"),
+            service=label_of(payload, "service"),
+            code=required_text(payload, "code"),
+        )

@@ -1,0 +1,200 @@
+"""VirtualSMS: signed webhooks in three dialects.
+
+The API reference promises HMAC-SHA256 in ``X-VirtualSMS-Signature`` and names five events. Two
+more spellings are published: an envelope with ``id``, ``type`` and ``data`` (api-docs,
+``webhooks.md``), and a flat body whose signature comes in ``X-Signature`` (docs,
+``guides/webhooks``). A dialect is recognised by its fields, not by its headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode
+
+from receiver import signatures
+from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
+from receiver.events import (
+    BalanceDeposited,
+    BalanceLow,
+    Event,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderExpired,
+    OrderSwapped,
+    SmsReceived,
+    UnknownEvent,
+)
+from receiver.providers.base import (
+    LONGEST_NAME,
+    Payload,
+    Provider,
+    WebhookRequest,
+    identifier_of,
+    label_of,
+    text_of,
+    time_of,
+)
+from receiver.settings import Secrets
+
+_SIGNATURE_HEADERS = (b"x-virtualsms-signature", b"x-signature")
+_TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
+# The public documentation calls a webhook fresh within five minutes.
+_FRESH_SECONDS = 300
+_DIGITS = re.compile(r"(?<!\d)\d{4,10}(?!\d)")
+_PROVIDER = "virtualsms"
+
+
+class VirtualSMSSettings(BaseSettings):
+    """What the receiver needs to know its VirtualSMS webhooks."""
+
+    virtualsms_webhook_secrets: Annotated[Secrets, NoDecode] = ()
+    virtualsms_timestamp_tolerance: int = Field(default=0, ge=0)
+
+
+class VirtualSMS(Provider):
+    """Webhooks of VirtualSMS."""
+
+    name = _PROVIDER
+    settings_type = VirtualSMSSettings
+
+    def __init__(self, settings: VirtualSMSSettings) -> None:
+        self._secrets = [
+            secret.get_secret_value().encode() for secret in settings.virtualsms_webhook_secrets
+        ]
+        self._tolerance = settings.virtualsms_timestamp_tolerance
+
+    @property
+    def configured(self) -> bool:  # noqa: D102
+        return bool(self._secrets)
+
+    def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:  # noqa: D102
+        if not self._secrets:
+            raise ProviderNotConfigured("VIRTUALSMS_WEBHOOK_SECRETS is empty")
+        given = [value for header in _SIGNATURE_HEADERS for value in request.values(header)]
+        signatures.verify(request.body, given, self._secrets)
+        return self._check_timestamp(request)
+
+    def _check_timestamp(self, request: WebhookRequest) -> tuple[str, ...]:
+        # The signature does not cover the timestamp: a stale one proves nothing, and refusing
+        # it could lose a real event. What stops a replay is the stored event key.
+        age = _age(request.values(_TIMESTAMP_HEADER), request.at)
+        if age is None:
+            return ()
+        if self._tolerance and abs(age) > self._tolerance:
+            raise InvalidSignature(
+                "X-VirtualSMS-Timestamp is outside VIRTUALSMS_TIMESTAMP_TOLERANCE"
+            )
+        if abs(age) > _FRESH_SECONDS:
+            return (f"X-VirtualSMS-Timestamp is {age:.0f} s behind our clock",)
+        return ()
+
+    @classmethod
+    def event_key(cls, payload: Payload) -> str | None:  # noqa: D102
+        value = payload.get("id")
+        return (
+            value
+            if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+            else None
+        )
+
+    @classmethod
+    def is_test(cls, payload: Payload) -> bool:  # noqa: D102
+        data = payload.get("data")
+        return isinstance(data, Mapping) and data.get("test") is True
+
+    @classmethod
+    def read(cls, payload: Payload) -> Event:  # noqa: D102
+        name = text_of(payload, "type", "event")
+        data = payload.get("data")
+        fields: Payload = {**payload, **data} if isinstance(data, Mapping) else payload
+        at = time_of(fields, "received_at", "created_at", "timestamp")
+        reader = _READERS.get(name or "")
+        if reader is None:
+            return UnknownEvent(provider=_PROVIDER, at=at, name=name)
+        return reader(fields, at)
+
+
+def _age(values: list[bytes], at: datetime) -> float | None:
+    try:
+        return at.timestamp() - float(values[0]) if len(values) == 1 else None
+    except ValueError:
+        return None
+
+
+def _order_fields(fields: Payload, at: datetime | None) -> dict[str, Any]:
+    return {
+        "provider": _PROVIDER,
+        "at": at,
+        "order_id": identifier_of(fields, "order_id"),
+        "phone_number": text_of(fields, "phone_number", "new_phone_number"),
+        "service": label_of(fields, "service"),
+        "country": label_of(fields, "country"),
+    }
+
+
+def _sms(fields: Payload, at: datetime | None) -> Event:
+    text = text_of(fields, "full_text", "text")
+    code = text_of(fields, "code", "sms_code")
+    if code is None:
+        found = _DIGITS.search(text or "")
+        if found is None:
+            raise MalformedPayload("code or sms_code: missing, and full_text has no digits for one")
+        code = found.group()
+    return SmsReceived(code=code, text=text, **_order_fields(fields, at))
+
+
+def _order(event: type[OrderEvent]) -> Callable[[Payload, datetime | None], Event]:
+    return lambda fields, at: event(**_order_fields(fields, at))
+
+
+def _cancelled(fields: Payload, at: datetime | None) -> Event:
+    return OrderCancelled(reason=label_of(fields, "reason"), **_order_fields(fields, at))
+
+
+def _swapped(fields: Payload, at: datetime | None) -> Event:
+    order = _order_fields(fields, at)
+    return OrderSwapped(
+        **{**order, "phone_number": text_of(fields, "new_phone_number", "phone_number")}
+    )
+
+
+def _deposited(fields: Payload, at: datetime | None) -> Event:
+    return BalanceDeposited(
+        provider=_PROVIDER,
+        at=at,
+        amount=label_of(fields, "amount"),
+        currency=label_of(fields, "currency"),
+    )
+
+
+def _low(fields: Payload, at: datetime | None) -> Event:
+    return BalanceLow(
+        provider=_PROVIDER,
+        at=at,
+        balance=label_of(fields, "balance"),
+        currency=label_of(fields, "currency"),
+    )
+
+
+_READERS: Mapping[str, Callable[[Payload, datetime | None], Event]] = {
+    # API reference, "Webhooks"
+    "order.sms_received": _sms,
+    "order.confirmed": _order(OrderConfirmed),
+    "order.cancelled": _cancelled,
+    "order.swapped": _swapped,
+    "balance.deposited": _deposited,
+    # api-docs, webhooks.md
+    "sms.received": _sms,
+    "order.expired": _order(OrderExpired),
+    "balance.low": _low,
+    # docs, guides/webhooks
+    "sms_received": _sms,
+    "order_expired": _order(OrderExpired),
+    "deposit_confirmed": _deposited,
+}

@@ -1,0 +1,158 @@
+"""Task names, queues and broker settings: the contract between those who wake and those who work.
+
+A message carries ids and nothing else, and may be lost: the database knows what is due, and the
+sweep wakes it again. So waking never raises and never waits; a thread of its own talks to the
+broker, and while the broker is away it drops what it cannot send.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import structlog
+from celery import Celery
+
+HANDLE_EVENTS: Final = "codecatch.handle_events"
+CONFIRM_ORDERS: Final = "codecatch.confirm_orders"
+DELIVER: Final = "codecatch.deliver"
+SWEEP: Final = "codecatch.sweep"
+PULSE: Final = "codecatch.pulse"
+
+WORKER_QUEUES: Final = ("codecatch.events", "codecatch.sweeps")
+SENDER_QUEUES: Final = ("codecatch.confirmations", "codecatch.deliveries", "codecatch.pulses")
+QUEUE_OF: Final = {
+    HANDLE_EVENTS: "codecatch.events",
+    SWEEP: "codecatch.sweeps",
+    CONFIRM_ORDERS: "codecatch.confirmations",
+    DELIVER: "codecatch.deliveries",
+    PULSE: "codecatch.pulses",
+}
+
+# Events are handled many to a transaction; calls to the outside go side by side.
+IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 1, DELIVER: 1}
+DEEPEST_BACKLOG = 20_000
+_Call = tuple[str, str, bool]  # task, row, alone
+# A broker that just failed is left alone this long, in seconds.
+_PAUSE = 1.0
+_log = structlog.get_logger(__name__)
+
+# Every choice about the broker, with its reason.
+SETTINGS: Final[dict[str, Any]] = {
+    # Ids are all a message holds, so nothing richer than JSON is ever read from the broker.
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    # Results live in the database: nobody reads any from the broker.
+    "task_ignore_result": True,
+    "task_store_errors_even_if_ignored": False,
+    # One attempt to reconnect: a waker must not hang on a broker that is away.
+    "task_publish_retry": True,
+    "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_max": 0},
+    # Consumers never give up on the broker.
+    "broker_connection_max_retries": None,
+    "broker_connection_retry_on_startup": True,
+    # The defaults of the Redis transport wait for ever on a frozen broker.
+    "broker_transport_options": {
+        "global_keyprefix": "codecatch:",
+        "socket_timeout": 1,
+        "socket_connect_timeout": 1,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "visibility_timeout": 180,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+    },
+    "timezone": "UTC",
+}
+
+
+def celery_app(broker_url: str, name: str = "codecatch") -> Celery:
+    """A Celery application on this broker; it can send, and has no tasks of its own."""
+    app = Celery(name, broker=broker_url, set_as_current=False)
+    app.conf.update(SETTINGS)
+    return app
+
+
+class Waker:
+    """Sends wake-up calls from a thread of its own, which starts with the first of them."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self._waiting: deque[_Call] = deque(maxlen=DEEPEST_BACKLOG)
+        self._ready = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def wake(self, task: str, ids: Iterable[str], *, alone: bool = False) -> None:
+        """Ask for ``task`` to be done on the rows ``ids``, soon; from any thread, at no cost.
+
+        ``alone`` gives each row a message of its own.
+        """
+        with self._ready:
+            self._waiting.extend((task, row, alone) for row in ids)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
+                self._thread.start()
+            self._ready.notify()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Send what is waiting, for at most ``timeout`` seconds, and stop."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._waiting or self._closing)
+                batch = list(self._waiting)
+                self._waiting.clear()
+                if not batch and self._closing:
+                    return
+            if not self._send(batch) and not self._closing:
+                time.sleep(_PAUSE)
+
+    def _send(self, batch: Sequence[_Call]) -> bool:
+        try:
+            for task, ids in _messages(batch):
+                publish(self.app, task, ids)
+        except Exception as error:  # noqa: BLE001 - whatever a broker's client raises: never fatal
+            _log.warning("queue.wake_failed", rows=len(batch), error=type(error).__name__)
+            return False
+        return True
+
+
+def _messages(batch: Sequence[_Call]) -> Iterator[tuple[str, list[str]]]:
+    """The batch as messages, each row once."""
+    together: dict[str, dict[str, None]] = {}
+    for task, row, alone in dict.fromkeys(batch):
+        if alone:
+            yield task, [row]
+        else:
+            together.setdefault(task, {})[row] = None
+    for task, rows in together.items():
+        ids, size = list(rows), IDS_PER_MESSAGE[task]
+        for start in range(0, len(ids), size):
+            yield task, ids[start : start + size]
+
+
+def publish(app: Celery, task: str, ids: Sequence[str]) -> None:
+    """One message, now; raises what the broker's client raises."""
+    app.send_task(task, args=(list(ids),), queue=QUEUE_OF[task], ignore_result=True)
+
+
+def reachable(app: Celery) -> bool:
+    """Whether the broker answers within about a second."""
+    connection = app.connection_for_write()
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=1)
+    except Exception:  # noqa: BLE001 - whatever a broker's client raises, it is not reachable
+        return False
+    finally:
+        connection.release()
+    return True

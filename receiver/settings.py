@@ -1,0 +1,126 @@
+"""Settings from the environment, and the one line that says what is wrong with them.
+
+Each process reads only the groups of variables that it needs. A value never appears in an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+
+from receiver.database import parse_url
+from receiver.errors import ConfigurationError
+from receiver.vault import parse_keys
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+# Comma-separated in the environment. A field of this type is marked NoDecode, or
+# pydantic-settings would read the value as JSON first.
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    try:
+        parse_url(value.get_secret_value())
+    except ConfigurationError as error:
+        raise ValueError(str(error).partition(": wants ")[2]) from None
+    return value
+
+
+def _broker_url(value: SecretStr | None) -> SecretStr | None:
+    schemes = (
+        "redis://",
+        "rediss://",
+        "valkey://",
+        "amqp://",
+        "amqps://",
+        "unix://",
+        "redis+socket://",
+    )
+    if value is not None and not value.get_secret_value().startswith(schemes):
+        raise ValueError("redis://HOST:PORT/0 or another Celery broker URL")
+    return value
+
+
+BrokerUrl = Annotated[SecretStr | None, AfterValidator(_broker_url)]
+
+
+class LogSettings(BaseSettings):
+    """How every process writes its log."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] | None = None
+
+
+class StoreSettings(BaseSettings):
+    """Where events are kept, and with which keys they are sealed."""
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)]
+    encryption_keys: SecretStr
+
+    @property
+    def url(self) -> str:
+        """``DATABASE_URL`` as it is."""
+        return self.database_url.get_secret_value()
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The parsed ``ENCRYPTION_KEYS``."""
+        return parse_keys(self.encryption_keys.get_secret_value())
+
+
+class BrokerSettings(BaseSettings):
+    """Where wake-up calls go; ``CELERY_BROKER_URL`` wins over ``REDIS_URL``."""
+
+    celery_broker_url: BrokerUrl = None
+    redis_url: BrokerUrl = None
+
+    @property
+    def broker_url(self) -> str | None:
+        """The broker's URL, or None if there is none."""
+        chosen = self.celery_broker_url or self.redis_url
+        return chosen.get_secret_value() if chosen else None
+
+
+class WebSettings(BaseSettings):
+    """The public receiver's own."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    web_concurrency: int = Field(default=1, ge=1, le=64)
+    spool_dir: Path | None = None
+
+
+_Settings = TypeVar("_Settings", bound=BaseSettings)
+
+
+def load(group: type[_Settings], prefix: str = "") -> _Settings:
+    """One group of settings from the environment; an empty variable counts as not set.
+
+    ``prefix`` stands before the name of every variable of the group.
+
+    Raises:
+        ConfigurationError: naming the variable and what it wants, never its value.
+    """
+    try:
+        return group(_env_prefix=prefix, _env_ignore_empty=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        variable = f"{prefix}{first['loc'][0]}".upper()
+        if first["type"] == "missing":
+            raise ConfigurationError(f"{variable}: is required") from None
+        wanted = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{variable}: wants {_in_words(wanted)}") from None
+
+
+def _in_words(message: str) -> str:
+    return message.removeprefix("Input should be ").removeprefix("a valid ").split(", unable")[0]

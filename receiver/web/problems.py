@@ -1,0 +1,82 @@
+"""Refusals as problem documents (RFC 9457), one status for each of our exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from receiver.errors import (
+    BodyTooSlow,
+    CodecatchError,
+    InvalidSignature,
+    MalformedPayload,
+    PayloadTooLarge,
+    ProviderNotConfigured,
+    StoreUnavailable,
+    UnsupportedEncoding,
+)
+
+RETRY_AFTER_SECONDS = 5
+_log = structlog.get_logger(__name__)
+
+_STATUS: Mapping[type[CodecatchError], int] = {
+    MalformedPayload: 400,
+    InvalidSignature: 401,
+    BodyTooSlow: 408,
+    PayloadTooLarge: 413,
+    UnsupportedEncoding: 415,
+    ProviderNotConfigured: 503,
+    StoreUnavailable: 503,
+}
+# Why authentication failed helps an attacker more than the provider, so these words are all
+# that leaves the house; the operator finds the reason in the log and in `rejected list`.
+_PUBLIC_DETAIL: Mapping[type[CodecatchError], str] = {
+    InvalidSignature: "the request could not be authenticated",
+    ProviderNotConfigured: "this provider's webhooks cannot be verified yet",
+}
+
+
+def status_of(error: CodecatchError) -> int:
+    """The HTTP status that answers ``error``."""
+    return _STATUS.get(type(error), 500)
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem document of the generic type: its title is the status' own."""
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    all_headers = dict(headers or {})
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        all_headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+        # The rest of the body is still on its way, and nobody will read it.
+        all_headers["Connection"] = "close"
+    return JSONResponse(content, status, all_headers, media_type="application/problem+json")
+
+
+def refuse(error: CodecatchError) -> Response:
+    """The answer to a request that failed with one of our own errors."""
+    return problem(status_of(error), _PUBLIC_DETAIL.get(type(error), str(error)))
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown paths and methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    details = {404: "there is nothing at this path", 405: "this path takes another method"}
+    return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
+
+
+async def on_unexpected(_: Request, error: Exception) -> Response:
+    """Our own bug: the sender is asked to come again, since the event is not stored."""
+    _log.error("request.broke", error=type(error).__name__, exc_info=error)
+    return problem(503, "the event could not be stored")

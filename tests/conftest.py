@@ -1,0 +1,155 @@
+"""The fixtures that every test may ask for: real servers, each started when first asked for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+
+import pytest
+
+from tests.support.http_server import HttpServer
+from tests.support.postgres import PostgresServer
+from tests.support.smtp_server import SmtpServer, Tls
+from tests.support.valkey import ValkeyServer
+
+# What the documentation lists; a developer's own values must not change a test.
+ENVIRONMENT = (
+    "CODECATCH_DATA_DIR",
+    "HOST",
+    "PORT",
+    "WEB_CONCURRENCY",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "CELERY_BROKER_URL",
+    "ENCRYPTION_KEYS",
+    "SPOOL_DIR",
+    "VIRTUALSMS_WEBHOOK_SECRETS",
+    "VIRTUALSMS_TIMESTAMP_TOLERANCE",
+    "VIRTUALSMS_API_URL",
+    "VIRTUALSMS_API_KEY",
+    "VIRTUALSMS_RATE_LIMIT",
+    "DAISYSIM_WEBHOOK_TOKENS",
+    "DAISYSIM_API_URL",
+    "DAISYSIM_API_KEY",
+    "DAISYSIM_VERIFY_BACK",
+    "DAISYSIM_RATE_LIMITS",
+    "AUTO_CONFIRM",
+    "SLACK_WEBHOOK_URL",
+    "SMTP_URL",
+    "EMAIL_FROM",
+    "EMAIL_TO",
+    "DESTINATION_ALLOWED_HOSTS",
+    "CODECATCH_CONFIG",
+    "RETENTION_CODES",
+    "RETENTION_EVENTS",
+    "ADMIN_TOKEN",
+    "ADMIN_HOST",
+    "ADMIN_PORT",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take codecatch's variables out of the environment."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A Valkey server shared by this process's tests, which must neither stop nor freeze it."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey: ValkeyServer) -> str:
+    """The address of the shared Valkey server's database 0."""
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def _valkey_databases(valkey: ValkeyServer) -> Iterator[int]:
+    """The numbers of the databases to lend, in turn, so that a late writer disturbs nobody."""
+    return (number % (valkey.DATABASES - 1) + 1 for number in count())
+
+
+@pytest.fixture
+def broker_url(valkey: ValkeyServer, _valkey_databases: Iterator[int]) -> str:
+    """The address of an empty database on the shared Valkey server."""
+    database = next(_valkey_databases)
+    valkey.flush(database)
+    return valkey.url_of(database)
+
+
+@pytest.fixture
+def make_valkey() -> Iterator[Callable[[], ValkeyServer]]:
+    """Start Valkey servers of the test's own, to stop, kill and freeze."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(ValkeyServer())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server shared by this process's tests, which must neither stop nor freeze it."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The address of an empty database of the test's own."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def clone_postgres(
+    postgres: PostgresServer,
+) -> Iterator[Callable[[str, Callable[[str], None]], str]]:
+    """Make databases as `prepare(address)` has filled one, which happens once for each `name`."""
+
+    def clone(name: str, prepare: Callable[[str], None]) -> str:
+        template = postgres.template(name, prepare)
+        return stack.enter_context(postgres.database(template=template))
+
+    with ExitStack() as stack:
+        yield clone
+
+
+@pytest.fixture
+def make_postgres() -> Iterator[Callable[[], PostgresServer]]:
+    """Start PostgreSQL servers of the test's own, to stop, kill and freeze (about a second)."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(PostgresServer())
+
+
+@pytest.fixture
+def make_http_server() -> Iterator[Callable[[], HttpServer]]:
+    """Start HTTP servers that record requests and answer by rules."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(HttpServer())
+
+
+@pytest.fixture
+def http_server(make_http_server: Callable[[], HttpServer]) -> HttpServer:
+    """One such HTTP server."""
+    return make_http_server()
+
+
+@pytest.fixture
+def make_smtp_server() -> Iterator[Callable[..., SmtpServer]]:
+    """Start SMTP servers that keep mail: `make_smtp_server(tls="starttls", auth=("me", "pw"))`."""
+
+    def make(*, tls: Tls = "none", auth: tuple[str, str] | None = None) -> SmtpServer:
+        return stack.enter_context(SmtpServer(tls=tls, auth=auth))
+
+    with ExitStack() as stack:
+        yield make
+
+
+@pytest.fixture
+def smtp_server(make_smtp_server: Callable[..., SmtpServer]) -> SmtpServer:
+    """One such SMTP server without TLS and login."""
+    return make_smtp_server()

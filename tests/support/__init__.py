@@ -1,0 +1,1 @@
+"""Real servers, builders of webhooks and other means that the tests share."""

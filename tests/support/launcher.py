@@ -1,0 +1,38 @@
+"""Replaces itself by a server that dies with the process that started it.
+
+It runs in an interpreter of its own (`python -I -S launcher.py PARENT SIGNAL USER COMMAND…`)
+instead of between fork and exec, where Python code is unsafe once there are threads.
+"""
+
+import ctypes
+import os
+import pwd
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+GONE = 75
+
+
+def main(parent: int, death_signal: int, user: str, command: list[str]) -> None:
+    """Become `command`, as `user` unless that is "-"; `death_signal` comes when `parent` dies.
+
+    Where the system has no such signal (everywhere but Linux) only the rest is done.
+    """
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on
+    if user != "-":
+        entry = pwd.getpwnam(user)
+        os.setgroups([])
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    if libc is not None:  # after setuid, which would clear it
+        if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+        if os.getppid() != parent:  # it died before it was asked for
+            sys.exit(GONE)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

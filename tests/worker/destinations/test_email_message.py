@@ -1,0 +1,166 @@
+"""The message that is sent by e-mail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.worker.destinations.conftest import SMS
+from worker import messages
+from worker.destinations.email import Email, compose
+from worker.messages import Notification
+
+SENDER = Address("Codecatch", addr_spec="codecatch@example.org")
+PEOPLE = [Address(addr_spec="qa@example.org"), Address(addr_spec="ops@example.org")]
+ANYTHING = st.text(st.characters(exclude_categories=[]))
+
+
+def arrived(notification: Notification) -> EmailMessage:
+    """The message as another program reads it."""
+    sent = compose(notification, sender=SENDER, recipients=PEOPLE).as_bytes()
+    return BytesParser(EmailMessage, policy=default).parsebytes(sent)
+
+
+def part(message: EmailMessage, kind: str) -> str:
+    """The plain or HTML part."""
+    body = message.get_body((kind,))
+    assert body is not None
+    return str(body.get_content()).replace("\r\n", "\n")
+
+
+def test_headers() -> None:
+    """Every header that a mailbox, a filter or a robot looks at is there."""
+    message = arrived(SMS)
+
+    assert message["Subject"] == "[codecatch] code 483921 · telegram · order ord-771"
+    assert message["From"] == "Codecatch <codecatch@example.org>"
+    assert message["To"] == "qa@example.org, ops@example.org"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Date"].datetime is not None
+    assert message["Date"].datetime.tzinfo is not None
+    assert message["Message-ID"] == f"<{SMS.delivery_id}@codecatch.example.org>"
+
+
+def test_message_id_is_the_same_for_every_attempt() -> None:
+    """A repeated attempt has the Message-ID of the first, and another delivery its own."""
+    first, again = arrived(SMS), arrived(replace(SMS, marks=("repeated",)))
+    other = arrived(replace(SMS, delivery_id="01JD0DELIVERY0000000000002"))
+
+    assert first["Message-ID"] == again["Message-ID"]
+    assert first["Message-ID"] != other["Message-ID"]
+
+
+def test_parts() -> None:
+    """Both parts tell the code, the text with its lines, the facts and the ids."""
+    message = arrived(replace(SMS, detail="Something odd.", marks=("not verified",)))
+
+    text = part(message, "plain")
+    assert text.startswith("483921\n\nSomething odd.\n\nYour code is 483921.\nDo not share it.\n")
+    assert "Service: telegram\nNumber: +447700900123\nOrder: ord-771\n" in text
+    assert text.endswith(f"not verified · event {SMS.event_id} · delivery {SMS.delivery_id}\n")
+    html = part(message, "html")
+    for words in ("483921</bdi>", "Something odd.", "Do not share it.", "telegram", SMS.event_id):
+        assert words in html
+
+
+def test_html_is_escaped() -> None:
+    """A stranger's markup is text in the HTML part, in every place where strangers have a say."""
+    tag = '<img src=x onerror="alert(1)">'
+    hostile = replace(
+        *(SMS,),
+        **dict.fromkeys(("code", "text", "detail", "service", "country"), tag),
+        order_id=tag,
+        phone_number=tag,
+        marks=(tag,),
+    )
+    html = part(arrived(hostile), "html")
+
+    assert "<img" not in html
+    assert html.count("&lt;img") >= 8
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(service=ANYTHING, order_id=ANYTHING, mark=ANYTHING, text=ANYTHING)
+def test_no_header_can_be_smuggled_in(service: str, order_id: str, mark: str, text: str) -> None:
+    """Whatever strangers send, the headers are the eight we wrote, and the subject is whole."""
+    hostile = replace(SMS, service=service, order_id=order_id, marks=(mark,), text=text)
+    message = arrived(hostile)
+
+    assert sorted(message.keys()) == [
+        *("Auto-Submitted", "Content-Type", "Date", "From"),
+        *("MIME-Version", "Message-ID", "Subject", "To"),
+    ]
+    assert message["Subject"] == f"[codecatch] {messages.title(hostile)}"
+    assert message["To"] == "qa@example.org, ops@example.org"
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "a · b",
+        "ünï cödé " * 6,
+        "\N{FIRE}" * 60,
+        "=?utf-8?q?fake?=",
+        "=?utf-8?q?x=0D=0ABcc:_y=E2=80=AE?=",
+        "a =?x?= · b",
+        "tail ·",
+        "x" * 60,
+    ],
+)
+def test_subject_survives_encoding(service: str) -> None:
+    """A subject with words of any alphabet is read as it was written, nothing decoded."""
+    other = replace(SMS, service=service)
+    assert arrived(other)["Subject"] == f"[codecatch] {messages.title(other)}"
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(text=ANYTHING)
+def test_bytes_are_fit_for_any_server(text: str) -> None:
+    """The message is ASCII in lines of fewer than 998 bytes, each ended by CR LF."""
+    sent = compose(replace(SMS, text=text * 50), sender=SENDER, recipients=PEOPLE).as_bytes()
+
+    assert sent.isascii()
+    assert sent.endswith(b"\r\n")
+    assert b"\n" not in sent.replace(b"\r\n", b"")
+    assert b"\r" not in sent.replace(b"\r\n", b"")
+    assert max(map(len, sent.split(b"\r\n"))) < 998
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipients"),
+    [
+        ("", ["qa@example.org"]),
+        ("nobody", ["qa@example.org"]),
+        ("a@example.org\r\nBcc: b@example.org", ["qa@example.org"]),
+        ("codecatch@example.org", []),
+        ("codecatch@example.org", ["qa@example.org", "qa@"]),
+        ("codecatch@example.org", ["qä@example.org"]),
+        ("codecatch@example.org", ["qa@example.org>\r\nDATA"]),
+        ("codecatch@example.org", ["qa@example.org, ops@example.org"]),
+        ("codecatch@example.org", [".qa@example.org"]),
+        ("codecatch@example.org", ["qa@example..org"]),
+    ],
+)
+def test_addresses_that_cannot_be_used(sender: str, recipients: list[str]) -> None:
+    """An address that could not be sent to, or could say more than an address, is refused."""
+    with pytest.raises(ValueError, match=r"sender|recipient") as caught:
+        Email("mail", smtp_url="smtp://127.0.0.1", sender=sender, recipients=recipients)
+    assert "example" not in str(caught.value)
+
+
+def test_sender_may_have_a_name() -> None:
+    """A display name, with any visible characters in it, is kept."""
+    destination = Email(
+        "mail",
+        smtp_url="smtp://127.0.0.1",
+        sender="Wächter <codecatch@example.org>",
+        recipients=["QA <qa@example.org>"],
+    )
+    assert destination.name == "mail"

@@ -1,0 +1,185 @@
+"""Encryption and login: what a mail server must offer before it is told anything."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import pytest
+
+from tests.worker.destinations.conftest import CUT, SMS, RealSmtp, ScriptedSmtp, email, failure
+from worker.destinations import _smtp
+
+StartSmtp = Callable[..., RealSmtp]
+PASSWORD = "correct%20horse"
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat the server on this machine as one that is elsewhere."""
+    monkeypatch.setattr(_smtp, "_is_loopback", lambda _connection: False)
+
+
+def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:
+    """Without credentials and encryption, a message reaches every recipient."""
+    people = ["qa@example.org", "ops@example.org"]
+    real = start_smtp()
+    email(real.port, people=people).send(SMS)
+
+    assert real.recipients == [people]
+    assert real.encrypted == [False]
+
+
+def test_starttls_required(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
+    """STARTTLS with a certificate that is trusted encrypts the message."""
+    real = start_smtp(tls_context=certificates, require_starttls=True)
+    email(real.port, options="?starttls=required").send(SMS)
+
+    assert real.encrypted == [True]
+
+
+@pytest.mark.usefixtures("remote")
+def test_starttls_is_used_where_it_is_offered(
+    start_smtp: StartSmtp, certificates: ssl.SSLContext
+) -> None:
+    """STARTTLS is used without being asked for."""
+    real = start_smtp(tls_context=certificates)
+    email(real.port).send(SMS)
+
+    assert real.encrypted == [True]
+
+
+def test_starttls_required_but_not_offered(start_smtp: StartSmtp) -> None:
+    """A server that offers no STARTTLS gets nothing where it is required."""
+    real = start_smtp()
+    error = failure(email(real.port, options="?starttls=required"))
+
+    assert error.permanent
+    assert "STARTTLS" in error.reason
+    assert real.contents == []
+
+
+def test_starttls_refused_is_no_reason_to_go_without(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that offers STARTTLS and then refuses it is told nothing in the clear."""
+    scripted_smtp.answers |= {"EHLO": "250-stub\r\n250 STARTTLS", "STARTTLS": "454 not now"}
+    error = failure(email(scripted_smtp.port))
+
+    assert not error.permanent
+    assert not any(command.startswith("MAIL") for command in scripted_smtp.commands)
+
+
+def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
+    """smtps:// encrypts from the first byte, and logs in with decoded credentials."""
+    real = start_smtp(implicit_tls=certificates, auth_require_tls=False)
+    email(real.port, scheme="smtps", login=f"me%40example.org:{PASSWORD}@").send(SMS)
+
+    assert real.logins == [(b"me@example.org", b"correct horse")]
+    assert len(real.contents) == 1
+
+
+@pytest.mark.usefixtures("remote")
+def test_login_after_starttls(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
+    """Credentials follow once STARTTLS has made the connection safe."""
+    real = start_smtp(tls_context=certificates)
+    email(real.port, login=f"me:{PASSWORD}@").send(SMS)
+
+    assert real.logins == [(b"me", b"correct horse")]
+    assert real.encrypted == [True]
+
+
+@pytest.mark.usefixtures("remote")
+def test_password_never_travels_in_the_clear(start_smtp: StartSmtp) -> None:
+    """A server elsewhere without STARTTLS is not told the password, even if it asks for it."""
+    real = start_smtp(auth_require_tls=False)
+    error = failure(email(real.port, login=f"me:{PASSWORD}@"))
+
+    assert error.permanent
+    assert real.logins == []
+
+
+def test_password_may_stay_on_this_machine(start_smtp: StartSmtp) -> None:
+    """A relay on this machine may ask for a password without encryption."""
+    real = start_smtp(auth_require_tls=False)
+    email(real.port, login=f"me:{PASSWORD}@").send(SMS)
+
+    assert len(real.contents) == 1
+
+
+def test_wrong_password(start_smtp: StartSmtp) -> None:
+    """A refused login is final, and says what to correct."""
+    real = start_smtp(auth_require_tls=False)
+    error = failure(email(real.port, login="me:wrong%20horse@"))
+
+    assert error.permanent
+    assert "535" in error.reason
+    assert "SMTP_URL" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("offer", "answer", "permanent"),
+    [
+        ("250 AUTH PLAIN", "535 no", True),
+        ("250 AUTH PLAIN", "454 not now", False),
+        ("250 AUTH PLAIN", CUT, False),
+        ("250 AUTH GSSAPI", "", True),
+        ("250 HELP", "", True),
+    ],
+)
+def test_login_answers(
+    scripted_smtp: ScriptedSmtp, offer: str, answer: str, permanent: bool
+) -> None:
+    """A refusal of the login is final; a server that cannot say now is asked again."""
+    scripted_smtp.answers |= {"EHLO": f"250-stub\r\n{offer}", "AUTH": answer}
+    assert failure(email(scripted_smtp.port, login="me:pw@")).permanent is permanent
+
+
+@pytest.mark.parametrize("way", ["starttls", "smtps"])
+def test_certificate_nobody_vouches_for(
+    start_smtp: StartSmtp,
+    certificates: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """A certificate of an unknown authority ends the conversation before anything is said."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    if way == "smtps":
+        real = start_smtp(implicit_tls=certificates)
+        error = failure(email(real.port, scheme="smtps"))
+    else:
+        real = start_smtp(tls_context=certificates)
+        error = failure(email(real.port, options="?starttls=required"))
+
+    assert error.permanent
+    assert "certificate" in error.reason
+    assert real.contents == []
+
+
+@pytest.mark.usefixtures("certificates", "remote")
+def test_offered_encryption_is_verified(
+    start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server elsewhere is not trusted for merely offering STARTTLS."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    real = start_smtp(tls_context=certificates)
+
+    assert failure(email(real.port)).permanent
+    assert real.contents == []
+
+
+def test_relay_on_this_machine_needs_no_authority(
+    start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay on this machine may have made its certificate itself."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    real = start_smtp(tls_context=certificates)
+    email(real.port).send(SMS)
+
+    assert real.encrypted == [True]
+
+
+def test_tls_spoken_to_a_plain_port(scripted_smtp: ScriptedSmtp) -> None:
+    """smtps:// at a port without TLS is a failure in words, not an exception of its own."""
+    error = failure(email(scripted_smtp.port, scheme="smtps"))
+
+    assert "encryption" in error.reason
+    assert not error.permanent

@@ -1,0 +1,246 @@
+"""Slack's own ways, besides the contract: the shape of a message, and every answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from slack_sdk.models.blocks import Block
+
+from tests.worker.destinations.conftest import SMS, HttpStub
+from worker.destinations.base import DeliveryError
+from worker.destinations.slack import REFUSALS, Slack, payload
+from worker.http_client import HttpClient
+from worker.messages import Notification
+
+FLOOD = "long " * 20_000
+NOTICE = Notification(
+    delivery_id="D", event_id="E", type="operators", provider="virtualsms", detail="Look here."
+)
+
+
+def send(stub: HttpStub) -> None:
+    """Send the sample to the stub."""
+    Slack("qa", url=stub.url, http=stub.client()).send(SMS)
+
+
+def failure(stub: HttpStub) -> DeliveryError:
+    """Send the sample to the stub, which must not take it."""
+    with pytest.raises(DeliveryError) as caught:
+        send(stub)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "notification",
+    [
+        SMS,
+        replace(SMS, marks=("not verified", "repeated"), detail="Something odd."),
+        replace(SMS, code=None, text=None),
+        NOTICE,
+        replace(NOTICE, type="balance.low", detail=None),
+        replace(SMS, code=FLOOD, text=FLOOD, service=FLOOD, phone_number=FLOOD, detail=FLOOD),
+        replace(SMS, marks=(FLOOD, FLOOD), country=FLOOD, order_id=FLOOD, provider=FLOOD),
+        replace(SMS, code="\u202e", text="\n\n", service="\x00"),
+    ],
+)
+def test_blocks_are_valid(notification: Notification, caplog: pytest.LogCaptureFixture) -> None:
+    """Slack's own models know every block and find each within its limits."""
+    blocks = payload(notification)["blocks"]
+
+    assert 0 < len(blocks) <= 50
+    with caplog.at_level(logging.WARNING):
+        for block in blocks:
+            parsed = Block.parse(block)
+            assert parsed is not None
+            parsed.validate_json()
+            assert parsed.to_dict() == block
+    assert caplog.records == []
+
+
+def test_no_text_is_over_its_limit() -> None:
+    """What is too long is cut, with an ellipsis, in every place that has a limit."""
+    long = replace(SMS, code=FLOOD, text=FLOOD, service=FLOOD, marks=(FLOOD,), detail=FLOOD)
+    message = payload(long)
+
+    texts = [value for key, value in _leaves(message["blocks"]) if key == "text"]
+    assert max(map(len, texts)) <= 3000
+    assert len(message["blocks"][0]["text"]["text"]) <= 150
+    assert sum(text.endswith("…") for text in texts) >= 4
+    assert len(message["text"]) <= 3000
+    assert len(json.dumps(message)) < 40_000
+
+
+def test_shape_of_a_message() -> None:
+    """The code is the headline, and again in a box of its own, alone, to be copied."""
+    message = payload(SMS)
+    header, rich, section, context = message["blocks"]
+
+    assert message["text"] == "code 483921 · telegram · order ord-771"
+    assert header["text"]["text"] == message["text"]
+    box, quote = rich["elements"]
+    assert box["type"] == "rich_text_preformatted"
+    assert box["elements"] == [{"type": "text", "text": "483921"}]
+    assert quote["elements"][0]["text"] == "Your code is 483921.\nDo not share it."
+    assert [field["text"] for field in section["fields"]] == [
+        "Service\ntelegram",
+        "Number\n+447700900123",
+        "Order\nord-771",
+        "Country\nGB",
+        "Provider\nvirtualsms",
+        "Received\n2025-11-22T07:51:02Z",
+    ]
+    assert SMS.event_id in context["elements"][0]["text"]
+
+
+def test_marks_are_seen_everywhere() -> None:
+    """A warning is in the push notification and in the channel."""
+    message = payload(replace(SMS, marks=("not verified",)))
+
+    assert "not verified" in message["text"]
+    assert "not verified" in message["blocks"][0]["text"]["text"]
+    assert "not verified" in message["blocks"][-1]["elements"][0]["text"]
+
+
+def test_markup_is_read_nowhere() -> None:
+    """Blocks hold no element that parses markup, and the one text that is parsed is escaped."""
+    hostile = "<!channel> *bold* `x` :smile: & <https://evil.example|here> @here"
+    message = payload(
+        replace(SMS, code=hostile, text=hostile, service=hostile, order_id=hostile, detail=hostile)
+    )
+
+    kinds = {value for key, value in _leaves(message["blocks"]) if key == "type"}
+    assert kinds <= {
+        *("header", "section", "context", "plain_text", "rich_text", "text"),
+        *("rich_text_preformatted", "rich_text_quote", "rich_text_section"),
+    }
+    assert all(value is False for key, value in _leaves(message["blocks"]) if key == "emoji")
+    assert message["mrkdwn"] is False
+    assert "<" not in message["text"]
+    assert ">" not in message["text"]
+    assert "&lt;!channel&gt;" in message["text"]
+    # Shown as it is, an escape would spoil the code.
+    assert message["blocks"][1]["elements"][0]["elements"][0]["text"] == hostile
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410])
+@pytest.mark.parametrize("word", sorted(REFUSALS))
+def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
+    """Each of Slack's words is final, and comes with advice, whatever the status beside it."""
+    slack_stub.status, slack_stub.body = status, word.encode() + b"\n"
+
+    error = failure(slack_stub)
+
+    assert error.permanent
+    assert not error.unknown
+    assert error.reason == f"{word}: {REFUSALS[word]}"
+    assert len(slack_stub.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 410, 413])
+def test_other_refusals_are_final_and_not_repeated(slack_stub: HttpStub, status: int) -> None:
+    """An answer in unknown words is final, and its words, which may be anybody's, are kept out."""
+    slack_stub.status, slack_stub.body = status, b"\xff you said 483921 <b>"
+    slack_stub.headers = {"location": slack_stub.url}
+
+    error = failure(slack_stub)
+
+    assert error.permanent
+    assert str(status) in error.reason
+    assert "483921" not in error.reason
+    assert len(slack_stub.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"rollup_error", b"no_service", b""])
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
+    """Slack's own troubles are worth another try, whatever the body says."""
+    slack_stub.status, slack_stub.body = status, body
+
+    error = failure(slack_stub)
+
+    assert (error.permanent, error.unknown, error.retry_after) == (False, False, None)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("1", 1.0),
+        (" 120 ", 120.0),
+        ("0", 0.0),
+        (None, 30.0),
+        ("soon", 30.0),
+        ("-5", 30.0),
+        ("1e9", 30.0),
+        ("nan", 30.0),
+        ("99999999999", 3600.0),
+        ("9" * 5000, 3600.0),
+    ],
+)
+def test_pause(slack_stub: HttpStub, header: str | None, seconds: float) -> None:
+    """The pause that Slack asks for is passed on, within reason."""
+    slack_stub.status, slack_stub.body = 429, b"rate_limited"
+    if header is not None:
+        slack_stub.headers = {"retry-after": header}
+
+    error = failure(slack_stub)
+
+    assert error.retry_after == seconds
+    assert not error.permanent
+
+
+@pytest.mark.parametrize("body", [b"OK", b"", b"okay", b"<html>ok</html>", b"no_service", b"\xff"])
+def test_success_without_ok_is_unknown(slack_stub: HttpStub, body: bytes) -> None:
+    """A 200 in anybody else's words leaves open whether Slack has the message."""
+    slack_stub.body = body
+    assert failure(slack_stub).unknown
+
+
+def test_other_success_is_unknown(slack_stub: HttpStub) -> None:
+    """A 202 is not what Slack says, even with the right word."""
+    slack_stub.status = 202
+    assert failure(slack_stub).unknown
+
+
+def test_unreachable_is_temporary() -> None:
+    """Where nobody listens, nothing was sent, and another try may help."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+    client = HttpClient(allowed_hosts=[host], plain_http_hosts=[host])
+
+    with closing(client), pytest.raises(DeliveryError) as caught:
+        Slack("qa", url=f"http://{host}/webhooksecret", http=client).send(SMS)
+
+    assert (caught.value.permanent, caught.value.unknown) == (False, False)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://169.254.169.254/latest", "http://hooks.slack.com/webhooksecret", "nonsense"]
+)
+def test_host_that_is_not_allowed(url: str) -> None:
+    """A URL to any other place is refused for good, and the words name no part of it."""
+    client = HttpClient(allowed_hosts=["hooks.slack.com"])
+
+    with closing(client), pytest.raises(DeliveryError) as caught:
+        Slack("qa", url=url, http=client).send(SMS)
+
+    assert caught.value.permanent
+    assert "webhooksecret" not in caught.value.reason
+    assert caught.value.__context__ is None
+
+
+def _leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Every scalar below ``value`` with the key it stands under."""
+    match value:
+        case dict():
+            return [leaf for name, each in value.items() for leaf in _leaves(each, name)]
+        case list():
+            return [leaf for each in value for leaf in _leaves(each, key)]
+        case _:
+            return [(key, value)]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from worker.http_client import HttpClient
+from worker.providers.daisysim import DaisySIM
+from worker.providers.virtualsms import VirtualSMS
+
+KEY = "sk_live_s3cr3t"
+
+
+def shown(error: BaseException | None) -> str:
+    """All that an exception and whatever stands behind it say of themselves."""
+    if error is None:
+        return ""
+    return str(error) + repr(error) + shown(error.__context__)
+
+
+@dataclass
+class Asked:
+    """One request as it arrived; header names are in lower case."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Provider:
+    """A provider that answers every request alike, and remembers what it was asked."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    hangs_up: bool = False
+
+    def answers(self, body: str | bytes, status: int = 200, **headers: str) -> None:
+        """Answer with this from now on; in header names, underscores stand for hyphens."""
+        self.body = body.encode() if isinstance(body, str) else body
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A provider on a port of its own."""
+    told = Provider()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 20
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            told.asked.append(Asked(self.requestline, headers, body))
+            if told.hangs_up:
+                self.close_connection = True
+                return
+            self.send_response(told.status)
+            for name, value in told.headers.items():
+                self.send_header(name, value)
+            if told.status != 204:
+                self.send_header("Content-Length", str(len(told.body)))
+            self.end_headers()
+            if told.status != 204:
+                self.wfile.write(told.body)
+
+        do_GET = do_POST = answer  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing on standard error."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = False
+        told.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield told
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def http(provider: Provider) -> Iterator[HttpClient]:
+    """A client that may ask the provider; it is closed before the provider is."""
+    hosts = [provider.url.removeprefix("http://")]
+    client = HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts, total_timeout=5)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def virtualsms(http: HttpClient, provider: Provider) -> VirtualSMS:
+    """VirtualSMS, asked where the provider listens."""
+    return VirtualSMS(http, base_url=f"{provider.url}/api/v2/", api_key=KEY)
+
+
+@pytest.fixture
+def daisysim(http: HttpClient, provider: Provider) -> DaisySIM:
+    """DaisySIM, asked where the provider listens."""
+    return DaisySIM(http, base_url=f"{provider.url}/api/v1/virtual", api_key=KEY)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import pytest
+
+from tests.worker.providers.conftest import KEY, Provider, shown
+from worker.providers import errors
+from worker.providers.daisysim import DaisySIM
+
+PRICE = Decimal("1.1400")
+BOUGHT = '{"activation_id": "9", "phone_number": "+79001234567"}'
+CALLS: dict[str, tuple[Callable[[DaisySIM], object], str, str, str]] = {
+    "balance": (lambda api: api.balance(), '{"balance": 1}', "GET /balance", ""),
+    "countries": (lambda api: api.countries(), '{"countries": []}', "GET /countries", ""),
+    "services": (lambda api: api.services(6), '{"services": []}', "GET /services/6", ""),
+    "prices": (
+        lambda api: api.prices(6, "wa"),
+        '{"tiers": []}',
+        "POST /prices",
+        '{"country":6,"service":"wa"}',
+    ),
+    "purchase": (
+        lambda api: api.purchase(6, "wa", PRICE, service_name="WhatsApp"),
+        BOUGHT,
+        "POST /purchase",
+        '{"country":6,"service":"wa","price":1.1400,"service_name":"WhatsApp"}',
+    ),
+    "check": (lambda api: api.check("9/9"), '{"status": "Waiting"}', "GET /check/9%2F9", ""),
+    "cancel": (lambda api: api.cancel("9"), '{"refund": 1}', "POST /cancel/9", ""),
+    "history": (
+        lambda api: api.history(page=2, per_page=100, status="waiting"),
+        '{"orders": []}',
+        "GET /history?page=2&per_page=100&status=waiting",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_ask_what_the_document_says(
+    name: str, daisysim: DaisySIM, provider: Provider
+) -> None:
+    """Each call sends its method, path, headers and body to the letter, once."""
+    make, data, line, body = CALLS[name]
+    provider.answers(f'{{"success": true, "data": {data}}}')
+    make(daisysim)
+    (asked,) = provider.asked
+    method, _, path = line.partition(" ")
+    assert asked.line == f"{method} /api/v1/virtual{path} HTTP/1.1"
+    assert asked.body.decode() == body
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.headers["accept"] == "application/json"
+    assert asked.headers.get("content-type") == ("application/json" if body else None)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_errors_name_the_call(name: str, daisysim: DaisySIM, provider: Provider) -> None:
+    """A failed call says which it was, and its status and code."""
+    provider.answers('{"success": false, "code": "NOT_FOUND"}', 404)
+    with pytest.raises(errors.OrderNotFound) as failed:
+        CALLS[name][0](daisysim)
+    assert str(failed.value) == f"daisysim {name}: 404 NOT_FOUND"
+
+
+def test_every_call_says_what_it_costs() -> None:
+    """The four calls with a limit name their budget; the two that move money are known."""
+    limited = {name: call.budget for name, call in DaisySIM.calls.items() if call.budget}
+    assert limited == {name: name for name in ("prices", "purchase", "check", "cancel")}
+    assert set(DaisySIM.calls) == set(CALLS)
+    assert {name for name, call in DaisySIM.calls.items() if call.spends} == {"purchase", "cancel"}
+    assert not DaisySIM.can_confirm
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("MISSING_TOKEN", 401, errors.MissingToken, True, False),
+        ("INVALID_TOKEN", 401, errors.InvalidToken, True, False),
+        ("ACCOUNT_SUSPENDED", 403, errors.AccountSuspended, True, False),
+        ("ACCOUNT_LOCKED", 403, errors.AccountLocked, False, False),
+        ("INSUFFICIENT_BALANCE", 400, errors.InsufficientBalance, True, False),
+        ("INVALID_PRICE", 422, errors.InvalidPrice, True, False),
+        ("NO_NUMBERS_AVAILABLE", 503, errors.OutOfStock, False, False),
+        ("NOT_FOUND", 404, errors.OrderNotFound, True, False),
+        ("TOO_EARLY", 422, errors.TooEarly, False, False),
+        ("CODE_RECEIVED", 422, errors.CodeReceived, True, False),
+        ("ALREADY_REFUNDED", 422, errors.AlreadyRefunded, True, False),
+        ("RATE_LIMITED", 429, errors.RateLimited, False, False),
+        ("PROVIDER_ERROR", 502, errors.UpstreamFailed, False, True),
+        ("SERVER_ERROR", 500, errors.ServerFailed, False, True),
+        ("NEW_CODE", 422, errors.UnknownProviderError, True, False),
+        ("NEW_CODE", 504, errors.UnknownProviderError, False, True),
+        ("NOT_FOUND", 200, errors.OrderNotFound, True, False),
+        ("NEW_CODE", 200, errors.UnknownProviderError, True, False),
+    ],
+)
+def test_error_envelopes(
+    row: tuple[str, int, type[errors.ProviderError], bool, bool],
+    daisysim: DaisySIM,
+    provider: Provider,
+) -> None:
+    """Every machine code is a class of its own, whatever the status; others are kept."""
+    code, status, kind, permanent, unknown = row
+    envelope = {"success": False, "error": f"Sorry\x1b, {KEY}", "code": code}
+    provider.answers(json.dumps(envelope), status)
+    with pytest.raises(errors.ProviderError) as failed:
+        daisysim.cancel("a-s3cr3t")
+    error = failed.value
+    assert type(error) is kind
+    assert (error.status, error.code, error.detail) == (status, code, "Sorry, [key]")
+    assert (error.permanent, error.unknown) == (permanent, unknown)
+    assert "s3cr3t" not in shown(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, errors.Unauthorized), (429, errors.RateLimited), (502, errors.UnknownProviderError)],
+)
+def test_errors_without_an_envelope(
+    status: int, kind: type[errors.ProviderError], daisysim: DaisySIM, provider: Provider
+) -> None:
+    """Where something before the API answers, the status alone decides."""
+    provider.answers("<html>", status)
+    with pytest.raises(kind) as failed:
+        daisysim.balance()
+    assert type(failed.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("data", "read"),
+    [
+        ('{"status": "Waiting", "code": null}', ("Waiting", None, None)),
+        (
+            '{"status": "Completed", "code": "048392", "phone_number": "79001234567"}',
+            ("Completed", "048392", "+79001234567"),
+        ),
+        ('{"status": "Completed", "code": 483921}', ("Completed", "483921", None)),
+        ('{"status": "Odd"}', ("Odd", None, None)),
+    ],
+)
+def test_check(
+    data: str,
+    read: tuple[str, str | None, str | None],
+    daisysim: DaisySIM,
+    provider: Provider,
+) -> None:
+    """A check is read with and without ``success`` in its envelope, and shows no code."""
+    for envelope in ('{"data": %s}', '{"success": true, "data": %s}'):
+        provider.answers(envelope % data)
+        got = daisysim.check("9")
+        assert (got.status, got.code, got.phone_number) == read
+        assert repr(got) == f"Check(status={read[0]!r})"
+
+
+def test_price_comes_and_goes_to_the_last_digit(daisysim: DaisySIM, provider: Provider) -> None:
+    """The price of a tier is sent back with a purchase exactly as it came."""
+    provider.answers(
+        '{"success": true, "data": {"total_numbers": 12702, "discount_pct": 10, "tiers": ['
+        '{"tier": 1, "price": 1.1400, "discount_pct": 10, "available": 483}]}}'
+    )
+    prices = daisysim.prices(6, "wa")
+    assert (prices.total_numbers, prices.tiers[0].available) == (12702, 483)
+    provider.answers(f'{{"success": true, "data": {BOUGHT[:-1]}, "amount_charged": 1.1400}}}}', 201)
+    bought = daisysim.purchase(6, "wa", prices.tiers[0].price)
+    assert provider.asked[1].body == b'{"country":6,"service":"wa","price":1.1400}'
+    assert (bought.activation_id, bought.phone_number) == ("9", "+79001234567")
+    assert str(bought.amount_charged) == "1.1400"
+    assert "7900" not in repr(bought)
+
+
+def test_float_prices_are_refused(daisysim: DaisySIM, provider: Provider) -> None:
+    """A price that has been a float is not sent: its last digits may be gone."""
+    with pytest.raises(TypeError, match="Decimal"):
+        daisysim.purchase(6, "wa", cast("Any", 1.14))
+    assert provider.asked == []
+
+
+def test_account_and_catalogue(daisysim: DaisySIM, provider: Provider) -> None:
+    """The wallet with its discount, countries and services are read as documented."""
+    discount = {"tier": "Silver", "percent": 10, "next_tier": "Gold", "next_at": 100}
+    wallet = {"balance": 12.5, "currency": "USD", "email": "u@e.example", "discount": discount}
+    provider.answers(json.dumps({"success": True, "data": wallet}))
+    got = daisysim.balance()
+    assert (got.balance, got.currency) == (Decimal("12.5"), "USD")
+    assert got.discount is not None
+    assert (got.discount.tier, got.discount.percent) == ("Silver", Decimal(10))
+    assert "u@e" not in repr(got)
+    provider.answers('{"data": {"countries": [{"id": 6, "name": "Russia"}]}}')
+    assert [(country.id, country.name) for country in daisysim.countries()] == [(6, "Russia")]
+    provider.answers('{"data": {"services": [{"code": "wa", "name": "WhatsApp"}]}}')
+    assert [service.code for service in daisysim.services(6)] == ["wa"]
+
+
+def test_history(daisysim: DaisySIM, provider: Provider) -> None:
+    """History is a page of activations, wherever the numbers of the page stand."""
+    line = {"activation_id": "9", "status": "completed", "created_at": "2026-01-01T00:00:00Z"}
+    provider.answers(json.dumps({"data": {"orders": [line], "total": 41, "page": 3}}))
+    page = daisysim.history(page=3)
+    assert (page.page, page.total) == (3, 41)
+    assert page.items[0].created_at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert (page.items[0].activation_id, page.items[0].status) == ("9", "completed")
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("balance", '{"success": true}'),
+        ("balance", '{"success": true, "data": {"currency": "USD"}}'),
+        ("check", '{"data": {"code": "1"}}'),
+        ("check", '{"data": []}'),
+        ("purchase", '{"data": {"activation_id": "9"}}'),
+        ("prices", '{"data": {"tiers": [{"tier": 1}]}}'),
+        ("history", "OK"),
+        ("cancel", ""),
+    ],
+)
+def test_answers_without_what_they_are_for(
+    name: str, body: str, daisysim: DaisySIM, provider: Provider
+) -> None:
+    """A success that lacks a required field is an error whose outcome is unknown."""
+    provider.answers(body)
+    with pytest.raises(errors.UnexpectedAnswer, match=re.escape(f"daisysim {name}: no")) as failed:
+        CALLS[name][0](daisysim)
+    assert failed.value.unknown
+
+
+def test_hanging_up_leaves_the_outcome_unknown(daisysim: DaisySIM, provider: Provider) -> None:
+    """A connection cut after the request is no refusal: the number may be bought."""
+    provider.hangs_up = True
+    with pytest.raises(errors.ProviderOutcomeUnknown):
+        daisysim.purchase(6, "wa", PRICE)
+    assert len(provider.asked) == 1

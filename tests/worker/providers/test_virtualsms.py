@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from tests.worker.providers.conftest import KEY, Provider, shown
+from worker.http_client import HttpClient
+from worker.providers import errors
+from worker.providers.base import retry_after
+from worker.providers.virtualsms import VirtualSMS
+
+ORDER = '{"order_id": "o-1", "phone_number": "447700900123"}'
+CALLS: dict[str, tuple[Callable[[VirtualSMS], object], str, str, str]] = {
+    "list_services": (lambda api: api.list_services(), "[]", "GET /api/v2/services", ""),
+    "list_countries": (lambda api: api.list_countries(), "[]", "GET /api/v2/countries", ""),
+    "find_cheapest": (
+        lambda api: api.find_cheapest("wa"),
+        '{"price": 1}',
+        "GET /api/v2/services/wa/cheapest",
+        "",
+    ),
+    "country_pricing": (
+        lambda api: api.country_pricing("GB"),
+        "[]",
+        "GET /api/v2/countries/GB/pricing",
+        "",
+    ),
+    "service_availability": (
+        lambda api: api.service_availability("a/b ?é"),
+        "[]",
+        "GET /api/v2/services/a%2Fb%20%3F%C3%A9/availability",
+        "",
+    ),
+    "get_balance": (lambda api: api.get_balance(), '{"balance": 1}', "GET /api/v2/me/balance", ""),
+    "get_profile": (lambda api: api.get_profile(), "{}", "GET /api/v2/me", ""),
+    "get_stats": (lambda api: api.get_stats(), "{}", "GET /api/v2/me/stats", ""),
+    "list_transactions": (
+        lambda api: api.list_transactions(page=2, limit=50),
+        "[]",
+        "GET /api/v2/me/transactions?page=2&limit=50",
+        "",
+    ),
+    "create_order": (
+        lambda api: api.create_order("wa", "GB", rental_hours=4),
+        ORDER,
+        "POST /api/v2/orders",
+        '{"service":"wa","country":"GB","rental_hours":4}',
+    ),
+    "list_orders": (lambda api: api.list_orders(), "[]", "GET /api/v2/orders", ""),
+    "get_order": (lambda api: api.get_order("o-1"), ORDER, "GET /api/v2/orders/o-1", ""),
+    "wait_for_sms": (lambda api: api.wait_for_sms("o-1"), "{}", "GET /api/v2/orders/o-1/sms", ""),
+    "swap_order": (lambda api: api.swap_order("o-1"), ORDER, "POST /api/v2/orders/o-1/swap", ""),
+    "cancel_order": (
+        lambda api: api.cancel_order("o-1"),
+        "{}",
+        "POST /api/v2/orders/o-1/cancel",
+        "",
+    ),
+    "confirm_order": (
+        lambda api: api.confirm_order("o-1"),
+        "",
+        "POST /api/v2/orders/o-1/confirm",
+        "",
+    ),
+    "extend_rental": (
+        lambda api: api.extend_rental("o-1", 12),
+        ORDER,
+        "POST /api/v2/orders/o-1/extend",
+        '{"hours":12}',
+    ),
+    "release_rental": (
+        lambda api: api.release_rental("o-1"),
+        ORDER,
+        "POST /api/v2/orders/o-1/release",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_ask_what_the_document_says(
+    name: str, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """Each call sends its method, path, headers and body to the letter, once."""
+    make, answer, line, body = CALLS[name]
+    provider.answers(answer)
+    make(virtualsms)
+    (asked,) = provider.asked
+    assert asked.line == f"{line} HTTP/1.1"
+    assert asked.body.decode() == body
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.headers["accept"] == "application/json"
+    assert asked.headers.get("content-type") == ("application/json" if body else None)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_errors_name_the_call(name: str, virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A failed call says which it was, and its status and code."""
+    provider.answers('{"type": "https://virtualsms.io/errors/order-not-found"}', 404)
+    with pytest.raises(errors.OrderNotFound) as failed:
+        CALLS[name][0](virtualsms)
+    assert str(failed.value) == f"virtualsms {name}: 404 order-not-found"
+
+
+def test_every_call_says_what_it_costs() -> None:
+    """All eighteen calls are counted against one budget, and those that spend are known."""
+    assert set(VirtualSMS.calls) == set(CALLS)
+    assert {call.budget for call in VirtualSMS.calls.values()} == {"calls"}
+    assert {name for name, call in VirtualSMS.calls.items() if call.spends} == {
+        "create_order",
+        "swap_order",
+        "cancel_order",
+        "confirm_order",
+        "extend_rental",
+        "release_rental",
+    }
+    assert VirtualSMS.can_confirm
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (400, "validation", errors.InvalidRequest, True),
+        (401, "unauthorized", errors.Unauthorized, True),
+        (402, "insufficient-balance", errors.InsufficientBalance, True),
+        (404, "service-not-found", errors.ServiceNotFound, True),
+        (404, "country-not-found", errors.CountryNotFound, True),
+        (404, "order-not-found", errors.OrderNotFound, True),
+        (409, "order-already-confirmed", errors.OrderAlreadyConfirmed, True),
+        (410, "order-expired", errors.OrderExpired, True),
+        (429, "rate-limited", errors.RateLimited, False),
+        (503, "no-stock", errors.OutOfStock, False),
+        (418, "teapot", errors.UnknownProviderError, True),
+        (500, "broken", errors.UnknownProviderError, False),
+    ],
+)
+def test_problem_documents(
+    row: tuple[int, str, type[errors.ProviderError], bool],
+    virtualsms: VirtualSMS,
+    provider: Provider,
+) -> None:
+    """Every row of the error table is a class of its own; what is no row is kept as it came."""
+    status, slug, kind, permanent = row
+    problem = {
+        "type": f"https://virtualsms.io/errors/{slug}",
+        "title": "A title",
+        "status": status,
+        "detail": f"Some words\n about {KEY} " + "x" * 500,
+    }
+    provider.answers(json.dumps(problem), status, Content_Type="application/problem+json")
+    with pytest.raises(errors.ProviderError) as failed:
+        virtualsms.confirm_order("o-s3cr3t")
+    error = failed.value
+    assert type(error) is kind
+    assert (error.status, error.code, error.permanent) == (status, slug, permanent)
+    assert error.unknown is (status == 500)
+    assert error.detail is not None
+    assert error.detail.startswith("Some words about [key] xxx")
+    assert len(error.detail) == 300
+    assert "s3cr3t" not in shown(error) + error.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (401, "", errors.Unauthorized),
+        (429, "<html>slow down</html>", errors.RateLimited),
+        (425, "{}", errors.TooEarly),
+        (404, "", errors.UnknownProviderError),
+        (302, "", errors.UnknownProviderError),
+        (502, "[1]", errors.UnknownProviderError),
+    ],
+)
+def test_errors_without_a_problem_document(
+    status: int,
+    body: str,
+    kind: type[errors.ProviderError],
+    virtualsms: VirtualSMS,
+    provider: Provider,
+) -> None:
+    """Where something before the API answers, the status alone decides."""
+    provider.answers(body, status)
+    with pytest.raises(kind) as failed:
+        virtualsms.get_order("o-1")
+    assert type(failed.value) is kind
+    assert failed.value.detail is None
+
+
+def test_errors_of_the_older_surface(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A word in ``error`` is a code as well; free text there is the provider's words, not shown."""
+    provider.answers('{"error": "order_expired", "message": "Too late"}', 400)
+    with pytest.raises(errors.OrderExpired) as failed:
+        virtualsms.get_order("o-1")
+    assert (failed.value.code, failed.value.detail) == ("order-expired", "Too late")
+    provider.answers('{"error": "+447700900123 is not yours"}', 400)
+    with pytest.raises(errors.InvalidRequest) as failed_again:
+        virtualsms.get_order("o-1")
+    assert failed_again.value.code is None
+    assert failed_again.value.detail == "+447700900123 is not yours"
+    assert "447700900123" not in shown(failed_again.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("30", 30),
+        ("0", 0),
+        ("99999999999", 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", 86_400),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after(
+    said: str, seconds: float | None, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """Seconds and dates both tell how long to wait, within a day; nonsense tells nothing."""
+    provider.answers("{}", 429, Retry_After=said)
+    with pytest.raises(errors.RateLimited) as failed:
+        virtualsms.get_balance()
+    assert failed.value.retry_after == seconds
+
+
+def test_retry_after_a_date() -> None:
+    """A date is as far off as the clock that is given says."""
+    at = datetime(2026, 3, 14, 7, tzinfo=UTC)
+    assert retry_after("Sat, 14 Mar 2026 07:00:42 GMT", at) == 42
+    assert retry_after("Sat, 14 Mar 2026 07:00:42 -0000", at) == 42
+    assert retry_after(None, at) is None
+
+
+def test_full_order(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """Everything an order may tell is read, typed, and kept from being shown."""
+    order = {
+        "order_id": "o-1",
+        "phone_number": "+44 7700 900-123",
+        "service": "wa",
+        "country": "GB",
+        "status": "sms_received",
+        "price": "0.1800",
+        "code": "482913",
+        "full_text": "Your code is 482913",
+        "created_at": "2026-03-14T15:00:00+08:00",
+        "expires_at": "2026-03-14T07:20:00",
+        "received_at": 1773471600,
+        "confirmed_at": None,
+        "novelty": [1],
+    }
+    provider.answers(json.dumps(order))
+    got = virtualsms.get_order("o-1")
+    assert (got.order_id, got.service, got.country, got.status) == ("o-1", "wa", "GB", "received")
+    assert got.phone_number == "+447700900123"
+    assert (got.code, got.text) == ("482913", "Your code is 482913")
+    assert str(got.price) == "0.1800"
+    assert got.created_at == datetime(2026, 3, 14, 7, tzinfo=UTC)
+    assert got.expires_at == datetime(2026, 3, 14, 7, 20, tzinfo=UTC)
+    assert got.received_at == datetime(2026, 3, 14, 7, tzinfo=UTC)
+    assert got.confirmed_at is None
+    assert got.raw["novelty"] == [1]
+    for secret in ("482913", "900123", "900-123", "novelty"):
+        assert secret not in repr(got)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        *[(word, word) for word in ("created", "waiting", "received", "confirmed", "cancelled")],
+        ("expired", "expired"),
+        ("sms_received", "received"),
+        ("completed", "confirmed"),
+        ("SWAPPED", "waiting"),
+        ("Archived", "Archived"),
+        (None, None),
+        ([1], None),
+    ],
+)
+def test_order_states(
+    word: object, state: str | None, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """Every variant's word becomes one of the six states; an unknown word stays as it came."""
+    provider.answers(json.dumps({"order_id": "o-1", "status": word}))
+    assert virtualsms.get_order("o-1").status == state
+
+
+def test_newest_message_is_the_code(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """Of several messages the one received last gives code and text, wherever it stands."""
+    messages = [
+        {"code": "2", "content": "two", "received_at": "2026-03-14T10:00:00Z"},
+        {"code": "1", "content": "one", "received_at": "2026-03-14T09:00:00Z"},
+    ]
+    provider.answers(json.dumps({"order": {"id": 7, "messages": messages}}))
+    order = virtualsms.get_order("o-1")
+    assert (order.order_id, order.code, order.text) == ("7", "2", "two")
+    provider.answers(json.dumps({"sms": messages[1], "status": "received"}))
+    sms = virtualsms.wait_for_sms("o-1")
+    assert (sms.order_id, sms.code, sms.text) == ("o-1", "1", "one")
+
+
+def test_odd_values_are_absent(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """An optional field of an odd type or value is None, and never a crash."""
+    odd: list[object] = [{}, [], True, "", "x", 1e400, "NaN", "1e99999999999", -(10**17), "0x1"]
+    for value in odd:
+        order = dict.fromkeys(
+            ["price", "created_at", "received_at", "messages", "sms", "status", "phone_number"],
+            value,
+        )
+        provider.answers(json.dumps(order).replace("Infinity", "1e400"))
+        got = virtualsms.get_order("o-1")
+        assert got.order_id == "o-1"
+        assert got.created_at is None
+        assert got.price is None or got.price == -(10**17)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("create_order", '{"phone_number": "+447700900123"}'),
+        ("create_order", '{"order_id": "o-1"}'),
+        ("get_balance", '{"currency": "USD"}'),
+        ("find_cheapest", '{"country": "GB"}'),
+        ("list_services", '{"services": "none"}'),
+        ("list_services", '[{"name": "WhatsApp"}]'),
+        ("list_orders", "null"),
+        ("get_order", "<html>"),
+    ],
+)
+def test_answers_without_what_they_are_for(
+    name: str, body: str, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """A success that lacks a required field is an error whose outcome is unknown."""
+    provider.answers(body)
+    with pytest.raises(errors.UnexpectedAnswer) as failed:
+        CALLS[name][0](virtualsms)
+    assert failed.value.unknown
+    assert "447700900123" not in shown(failed.value)
+
+
+def test_change_without_a_body_is_done(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A success without a body is a success, of the order that was asked about."""
+    provider.answers("", 204)
+    assert virtualsms.confirm_order("o-1").order_id == "o-1"
+    assert virtualsms.wait_for_sms("o-1").code is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '[{"id": "wa", "name": "WhatsApp", "category": "chat"}]',
+        '{"services": [{"id": "wa", "name": "WhatsApp", "category": "chat"}]}',
+        '{"data": {"services": [{"id": "wa", "name": "WhatsApp", "category": "chat"}]}}',
+    ],
+)
+def test_lists_are_read_bare_or_wrapped(
+    body: str, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """A list is found bare, under its name, or within data."""
+    provider.answers(body)
+    (service,) = virtualsms.list_services()
+    assert (service.id, service.name, service.category) == ("wa", "WhatsApp", "chat")
+
+
+def test_catalogue_and_account(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """Countries, offers, the balance, the profile and the totals are read as documented."""
+    provider.answers('[{"iso2": "GB", "name": "UK", "in_stock": true}, {"iso2": "FR"}]')
+    countries = virtualsms.list_countries()
+    assert [(country.iso2, country.in_stock) for country in countries] == [
+        ("GB", True),
+        ("FR", None),
+    ]
+    provider.answers('{"country": "GB", "price": 0.180, "stock": 4}')
+    offer = virtualsms.find_cheapest("wa")
+    assert (offer.country, str(offer.price), offer.stock) == ("GB", "0.180", 4)
+    provider.answers('[{"service": "wa", "price": 0.2, "stock": 9}]')
+    assert virtualsms.country_pricing("GB")[0].service == "wa"
+    provider.answers('{"balance": 12.50, "currency": "USD"}')
+    assert virtualsms.get_balance().balance == Decimal("12.50")
+    provider.answers('{"email": "me@example.com", "balance": 1, "plan": "pro"}')
+    profile = virtualsms.get_profile()
+    assert (profile.email, profile.plan) == ("me@example.com", "pro")
+    assert "me@" not in repr(profile)
+    provider.answers('{"lifetime_orders": 3, "lifetime_spend": 0.54}')
+    assert virtualsms.get_stats().lifetime_orders == 3
+
+
+def test_pages_say_where_they_stand(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A page has its items, and its number and the total where the answer tells."""
+    line = {"id": 5, "type": "deposit", "amount": 10, "created_at": "2026-01-01T00:00:00Z"}
+    provider.answers(json.dumps({"data": [line], "meta": {"page": 2, "total": 21}}))
+    page = virtualsms.list_transactions(page=2)
+    assert (page.page, page.total, len(page.items)) == (2, 21, 1)
+    assert (page.items[0].id, page.items[0].amount) == ("5", Decimal(10))
+
+
+@pytest.mark.parametrize("order_id", ["", ".", "..", "\ud800"])
+def test_ids_that_would_change_the_path(
+    order_id: str, virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """An id that cannot be a path segment is refused, and nothing is sent."""
+    with pytest.raises(errors.InvalidRequest):
+        virtualsms.get_order(order_id)
+    assert provider.asked == []
+
+
+def test_hanging_up_leaves_the_outcome_unknown(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A connection cut after the request is no refusal: the order may be confirmed."""
+    provider.hangs_up = True
+    with pytest.raises(errors.ProviderOutcomeUnknown) as failed:
+        virtualsms.confirm_order("o-s3cr3t")
+    assert failed.value.unknown
+    assert not failed.value.permanent
+    assert "s3cr3t" not in shown(failed.value)
+    assert len(provider.asked) == 1
+
+
+def test_unreachable_provider(http: HttpClient) -> None:
+    """A provider that cannot be reached, or may not be asked, has done nothing."""
+    api = VirtualSMS(http, base_url="https://elsewhere.example/s3cr3t", api_key=KEY)
+    with pytest.raises(errors.ProviderUnreachable) as failed:
+        api.confirm_order("o-1")
+    assert not failed.value.unknown
+    assert not failed.value.permanent
+    assert "s3cr3t" not in shown(failed.value)
+
+
+@pytest.mark.parametrize("key", ["", "s3cr3t key", "s3cr3t\n", "s3cr3té"])
+def test_unusable_keys_are_refused(key: str, http: HttpClient) -> None:
+    """A key that no header can carry is refused at the start, unquoted."""
+    with pytest.raises(ValueError, match="printable ASCII") as refused:
+        VirtualSMS(http, base_url="https://a.example", api_key=key)
+    assert "s3cr3t" not in str(refused.value)

@@ -1,0 +1,1 @@
+"""The private side: stored events become orders, codes, confirmations and notifications."""

@@ -1,0 +1,54 @@
+"""Limits on calls, as rows: right for any number of processes, whatever becomes of the broker.
+
+A budget remembers the time of each call in its window, so that no window of that length ever
+holds more calls than allowed, wherever it begins. It is debited in the transaction that claims
+the work, under a lock on its row.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from sqlmodel import Session, col, select
+
+from receiver.database import insert_once
+from worker.models import Budget, table_of
+
+# Calls are debited before they travel, and do not all travel equally fast.
+_TRAVEL = timedelta(seconds=2)
+WINDOW = timedelta(seconds=60) + _TRAVEL
+_BUDGETS = table_of(Budget)
+
+
+def lock(session: Session, key: str) -> Budget:
+    """The budget ``key``, held by this transaction until it ends."""
+    insert_once(session, _BUDGETS, {"key": key, "spent": "[]"})
+    return session.exec(select(Budget).where(col(Budget.key) == key).with_for_update()).one()
+
+
+def available_at(budget: Budget, limit: int, now: datetime) -> datetime:
+    """When the next call may be made: ``now``, or a later time."""
+    if budget.blocked_until is not None and budget.blocked_until > now:
+        return budget.blocked_until
+    spent = _within_window(budget, now)
+    return now if len(spent) < limit else spent[-limit] + WINDOW
+
+
+def debit(budget: Budget, now: datetime) -> None:
+    """Count one call."""
+    spent = [*_within_window(budget, now), now]
+    budget.spent = json.dumps([round(moment.timestamp() * 1_000_000) for moment in spent])
+
+
+def block(session: Session, key: str, until: datetime) -> None:
+    """No call before ``until``: the other side asked for it."""
+    budget = lock(session, key)
+    if budget.blocked_until is None or budget.blocked_until < until:
+        budget.blocked_until = until
+
+
+def _within_window(budget: Budget, now: datetime) -> list[datetime]:
+    moments = [datetime.fromtimestamp(each / 1_000_000, UTC) for each in json.loads(budget.spent)]
+    # A call from the future was counted by a clock that has been set back since.
+    return sorted(moment for moment in moments if now - WINDOW < moment <= now + WINDOW)

@@ -1,0 +1,76 @@
+"""The Celery application of the worker's side: settings, and what happens around a fork."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from receiver import logs, queue
+from receiver.errors import ConfigurationError
+from receiver.settings import BrokerSettings, LogSettings, load
+from worker import processes
+from worker.runtime import process
+
+_log = structlog.get_logger(__name__)
+
+
+def make_app() -> Celery:
+    """The application with its tasks, on the broker that the environment names.
+
+    Raises:
+        ConfigurationError: no broker is configured.
+    """
+    broker_url = load(BrokerSettings).broker_url
+    if broker_url is None:
+        raise ConfigurationError("REDIS_URL: is required")
+    app = queue.celery_app(broker_url)
+    app.set_default()
+    app.conf.update(
+        task_queues=None,
+        task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},
+        # A task that dies with its process is delivered again; the row's lease decides whether
+        # there is anything left to do.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        # Ids in a prefetched message wait behind a slow task while others are idle.
+        worker_prefetch_multiplier=1,
+        # No task of ours takes this long: a stuck one frees its process.
+        task_soft_time_limit=50,
+        task_time_limit=60,
+        worker_soft_shutdown_timeout=20,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # The schedule is in the code, and nothing is worth remembering between two beats.
+        beat_scheduler="celery.beat:Scheduler",
+        beat_max_loop_interval=1,
+        beat_schedule={
+            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 2}},
+            "pulse": {"task": queue.PULSE, "schedule": 5.0, "options": {"expires": 10}},
+        },
+    )
+    app.conf.include = ["worker.tasks"]
+    app.loader.import_task_module("worker.tasks")
+    return app
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    logs.configure(load(LogSettings), part=os.environ.get("CODECATCH_PART", "worker"))
+
+
+@signals.worker_process_init.connect
+def _after_fork(**_: Any) -> None:
+    # Whatever the parent had, its connections are the parent's.
+    processes.die_with_parent()
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    process.close()

@@ -1,0 +1,115 @@
+"""Confirming an order with its provider, which charges it: never twice.
+
+A call whose outcome is unknown may have charged the order. So before it is repeated the provider
+is asked how the order stands; the same goes for a call whose maker vanished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from worker import orders, settling, verification
+from worker.followups import CONFIRM, VERIFY, Planner
+from worker.leases import LeaseLost
+from worker.models import DEAD, DONE, UNKNOWN, Confirmation, Order
+from worker.order_states import CANCELLED, CONFIRMED, EXPIRED
+from worker.providers.capabilities import Confirms
+from worker.providers.errors import (
+    InsufficientBalance,
+    OrderAlreadyConfirmed,
+    ProviderError,
+    Unauthorized,
+)
+from worker.runtime import Runtime
+from worker.settling import Outcome, OutOfBudget, Task
+
+_BUDGET_OF = {CONFIRM: "calls", VERIFY: "check"}
+# Errors that a person at the provider's dashboard can mend.
+_MENDABLE = (InsufficientBalance, Unauthorized)
+_MENDABLE_PAUSE = timedelta(minutes=5)
+_log = structlog.get_logger(__name__)
+
+
+def settle(runtime: Runtime, ids: Sequence[str]) -> None:
+    """Settle those of the confirmations ``ids`` that are due, affordable and in nobody's hand."""
+    for row_id in ids:
+        task = settling.take(runtime, row_id, _BUDGET_OF)
+        if task is None:
+            continue
+        structlog.contextvars.bind_contextvars(event_id=task.row.event_id)
+        attempt = verification.verify if task.row.action == VERIFY else _confirm
+        try:
+            settling.record(task, attempt(task))
+        except LeaseLost as lost:
+            _log.warning("confirmation.lease_lost", confirmation_id=row_id, reason=str(lost))
+
+
+def _confirm(task: Task) -> Outcome:
+    client = task.api.client
+    if not isinstance(client, Confirms):
+        return Outcome(DEAD, f"the API of {task.row.provider} confirms nothing")
+    if task.claimed.given_up:
+        return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
+    if _known_status(task) == CONFIRMED:
+        return Outcome(DONE)
+    unsure = task.row.unsure or task.claimed.repeated
+    try:
+        ended = _look_before_repeating(task, client) if unsure else None
+        if ended is not None:
+            return ended
+        unsure = False  # nothing was charged so far: the provider has just said so
+        client.confirm_order(task.row.order_id)
+    except OutOfBudget as spent:
+        return Outcome(None, str(spent), again=_until(task, spent), unsure=True)
+    except ProviderError as error:
+        return _after_error(task, error, unsure=unsure)
+    return Outcome(DONE, record=_confirmed(task.row))
+
+
+def _look_before_repeating(task: Task, client: Confirms) -> Outcome | None:
+    """How an order that may have been charged stands; None if it can be confirmed."""
+    stands = client.get_order(task.row.order_id).status
+    if stands == CONFIRMED:
+        return Outcome(DONE, record=_confirmed(task.row))
+    if stands in {CANCELLED, EXPIRED}:
+        return Outcome(DEAD, f"the order is {stands}")
+    task.pay_again()
+    return None
+
+
+def _after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
+    if isinstance(error, OrderAlreadyConfirmed):
+        return Outcome(DONE, record=_confirmed(task.row))
+    if isinstance(error, _MENDABLE):
+        if task.claimed.attempt >= settling.MOST_ATTEMPTS:
+            return Outcome(DEAD, f"{error}; given up")
+        return Outcome(None, str(error), again=_MENDABLE_PAUSE, unsure=unsure)
+    return settling.after_error(task, error, unsure=unsure)
+
+
+def _until(task: Task, spent: OutOfBudget) -> timedelta:
+    with task.runtime.database.reading() as session:
+        return max(spent.until - task.runtime.database.now(session), timedelta(0))
+
+
+def _known_status(task: Task) -> str | None:
+    with task.runtime.database.reading() as session:
+        order = orders.find(session, task.row.provider, task.row.order_id)
+        return order.status if order is not None else None
+
+
+def _confirmed(row: Confirmation) -> settling.Record:
+    def write(planner: Planner) -> None:
+        order: Order = orders.find_or_create(
+            planner.session, row.provider, row.order_id, now=planner.now
+        )
+        orders.advance(
+            planner.session, order, CONFIRMED,
+            kind="confirmed by us", event_id=row.event_id, at=planner.now, now=planner.now,
+        )  # fmt: skip
+        order.updated_at = planner.now
+
+    return write

@@ -1,0 +1,248 @@
+"""Telling destinations: claim one row, send it, record how that ended, go on with the next.
+
+At most :data:`IN_HAND` rows of one destination are being sent at once, so that a slow one holds
+nobody else up; whoever finishes one takes the destination's next. An answer that never came is
+repeated once and marked, since a doubled message is better than a lost code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import func, update
+from sqlmodel import Session, col, select
+
+from receiver import queue
+from receiver.vault import Vault
+from worker import backoff, budgets, codes, leases
+from worker.destinations.base import DeliveryError, Destination
+from worker.followups import OPERATORS, Planner
+from worker.leases import MARGIN, Claim, LeaseLost
+from worker.messages import Notification
+from worker.models import DEAD, DONE, PENDING, SENDING, UNKNOWN, Code, Delivery, table_of
+from worker.runtime import Runtime
+
+IN_HAND = 4
+MOST_ATTEMPTS = 15
+# After this long a task leaves the rest of a destination's rows to another.
+_CHAIN_SECONDS = 10.0
+_AFTER_UNKNOWN = timedelta(seconds=5)
+_TABLE = table_of(Delivery)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One row in hand, and what it says."""
+
+    row: Delivery
+    claimed: Claim
+    notification: Notification
+
+
+def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
+    """Send those of the deliveries ``ids`` that are due, and more for the same destinations."""
+    for row_id in ids:
+        with runtime.database.reading() as session:
+            row = session.get(Delivery, row_id)
+        if row is None or row.wake_at is None:
+            continue
+        destination = runtime.outside.destinations.get(row.destination)
+        if destination is None:
+            _bury(runtime, row)
+        else:
+            _chain(runtime, destination, row_id)
+
+
+def _chain(runtime: Runtime, destination: Destination, first: str) -> None:
+    until = time.monotonic() + _CHAIN_SECONDS
+    held = _take(runtime, destination, first)
+    while held is not None:
+        structlog.contextvars.bind_contextvars(event_id=held.row.event_id)
+        _send(runtime, destination, held)
+        structlog.contextvars.unbind_contextvars("event_id")
+        if time.monotonic() > until:
+            with runtime.database.reading() as session:
+                following = _next(session, destination.name, runtime.database.now(session))
+            runtime.waker.wake(queue.DELIVER, following)
+            return
+        held = _take(runtime, destination, None)
+
+
+def _take(runtime: Runtime, destination: Destination, row_id: str | None) -> _Held | None:
+    """Claim the row, or the destination's next one; None if there is none or too many in hand."""
+    lease = timedelta(seconds=destination.deadline) + MARGIN
+    with runtime.database.transaction() as session:
+        budget = budgets.lock(session, f"destination:{destination.name}")
+        now = runtime.database.now(session)
+        ids = [row_id] if row_id else _next(session, destination.name, now)
+        if budget.blocked_until is not None and budget.blocked_until > now:
+            _put_off(session, ids, budget.blocked_until)
+            return None
+        if not ids or _in_hand(session, destination.name, now) >= IN_HAND:
+            return None
+        won = leases.claim(session, _TABLE, ids, now=now, lease=lease, state=SENDING)
+        if not won:
+            return None
+        row = session.get_one(Delivery, won[0].id)
+        notification = _notification(session, runtime.vault, row, won[0])
+        session.expunge(row)
+        return _Held(row, won[0], notification)
+
+
+def _next(session: Session, destination: str, now: datetime) -> list[str]:
+    """The destination's oldest row that is due, if there is one."""
+    chosen = (
+        select(Delivery.id)
+        .where(
+            col(Delivery.destination) == destination,
+            col(Delivery.state).in_([PENDING, SENDING]),
+            leases.available(_TABLE, now),
+        )
+        .order_by(col(Delivery.id))
+        .limit(1)
+    )
+    return list(session.exec(chosen))
+
+
+def _in_hand(session: Session, destination: str, now: datetime) -> int:
+    return session.exec(
+        select(func.count()).where(
+            col(Delivery.destination) == destination,
+            col(Delivery.state) == SENDING,
+            col(Delivery.lease_until) > now,
+        )
+    ).one()
+
+
+def _put_off(session: Session, ids: Sequence[str], until: datetime) -> None:
+    session.connection().execute(
+        update(_TABLE)
+        .where(_TABLE.c.id.in_(ids), _TABLE.c.lease_until.is_(None), _TABLE.c.wake_at.is_not(None))
+        .values(wake_at=until)
+    )
+
+
+def _notification(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> Notification:
+    code = session.get(Code, row.code_id) if row.code_id else None
+    marks = []
+    if row.unsure or claimed.vanished:
+        marks.append("repeated")
+    if code is None:
+        return Notification(
+            delivery_id=row.id,
+            event_id=row.event_id,
+            type=row.type,
+            provider="codecatch",
+            marks=tuple(marks),
+            detail=row.detail,
+        )
+    if code.verified is False:
+        marks.append("not verified")
+    return Notification(
+        delivery_id=row.id,
+        event_id=row.event_id,
+        type=row.type,
+        provider=code.provider,
+        order_id=code.order_id,
+        phone_number=codes.open_field(vault, code, "phone_number"),
+        service=code.service,
+        country=code.country,
+        code=codes.open_field(vault, code, "code"),
+        text=codes.open_field(vault, code, "text"),
+        received_at=code.received_at,
+        marks=tuple(marks),
+        detail=row.detail,
+    )
+
+
+def _send(runtime: Runtime, destination: Destination, held: _Held) -> None:
+    error: DeliveryError | None = None
+    if held.claimed.given_up:
+        error = DeliveryError("processes died while sending it", permanent=True, unknown=True)
+    else:
+        try:
+            destination.send(held.notification)
+        except DeliveryError as refused:
+            error = refused
+        except Exception as broken:  # noqa: BLE001 - a bug in one destination must not stop others
+            _log.exception("destination.broke", destination=destination.name)
+            error = DeliveryError(f"the destination broke: {type(broken).__name__}", unknown=True)
+    try:
+        _record(runtime, destination, held, error)
+    except LeaseLost as lost:
+        _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
+
+
+def _record(
+    runtime: Runtime, destination: Destination, held: _Held, error: DeliveryError | None
+) -> None:
+    row, claimed = held.row, held.claimed
+    with runtime.database.transaction() as session:
+        now = runtime.database.now(session)
+        planner = Planner(session, now)
+        state = _end_state(row, claimed, error)
+        if error is None:
+            leases.finish(session, _TABLE, claimed, state=DONE, sent_at=now, error=None)
+        elif state is None:
+            if error.retry_after is not None:
+                until = now + timedelta(seconds=error.retry_after)
+                budgets.block(session, f"destination:{destination.name}", until)
+            else:
+                until = now + (_AFTER_UNKNOWN if error.unknown else backoff.after(claimed.attempt))
+            leases.postpone(
+                session, _TABLE, claimed, until,
+                state=PENDING, error=error.reason, unsure=row.unsure or error.unknown,
+            )  # fmt: skip
+        else:
+            leases.finish(session, _TABLE, claimed, state=state, error=error.reason)
+            _tell_operators(runtime, planner, row, error.reason)
+    planner.wake(runtime.waker)
+    log: Callable[..., Any] = _log.info if error is None else _log.warning
+    log(
+        "delivery.attempted",
+        delivery_id=row.id,
+        destination=row.destination,
+        state=state or PENDING,
+        attempt=claimed.attempt,
+        reason=error.reason if error else None,
+    )
+
+
+def _end_state(row: Delivery, claimed: Claim, error: DeliveryError | None) -> str | None:
+    """The state that an attempt ends in; None to be tried again."""
+    if error is None:
+        return DONE
+    if error.unknown and (row.unsure or claimed.vanished or error.permanent):
+        return UNKNOWN  # repeated once already: once more would be noise
+    if error.permanent or claimed.attempt >= MOST_ATTEMPTS:
+        return DEAD
+    return None
+
+
+def _bury(runtime: Runtime, row: Delivery) -> None:
+    with runtime.database.transaction() as session:
+        now = runtime.database.now(session)
+        won = leases.claim(session, _TABLE, [row.id], now=now, lease=MARGIN)
+        for claimed in won:
+            leases.finish(
+                session, _TABLE, claimed, state=DEAD, error="no such destination is configured"
+            )
+
+
+def _tell_operators(runtime: Runtime, planner: Planner, row: Delivery, reason: str) -> None:
+    if row.type == OPERATORS:  # a notice about a notice would never end
+        return
+    others = [name for name in runtime.policy.routing.operators() if name != row.destination]
+    planner.notice(
+        others,
+        f"dead:{row.destination}",
+        event_id=row.event_id,
+        detail=f"{row.destination} could not be told of a code or a balance: {reason}. "
+        f"Look: codecatch deliveries list --state dead; then: codecatch deliveries retry {row.id}",
+    )

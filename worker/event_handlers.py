@@ -1,0 +1,99 @@
+"""The effects of one event: rows, and planned follow-ups. No network, and no commit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from receiver.events import BalanceLow, Event, OrderEvent, SmsReceived, UnknownEvent
+from receiver.inbox import HANDLED, IGNORED
+from receiver.vault import Vault
+from worker import codes, orders
+from worker.followups import CONFIRM, VERIFY, Planner
+from worker.models import HELD, READY, Order
+from worker.order_states import CONFIRMED
+from worker.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an event is handled with; ``planner`` carries the transaction."""
+
+    planner: Planner
+    vault: Vault
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """What is known of a stored event without reading it."""
+
+    id: str
+    arrived_at: datetime
+
+
+def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
+    """Write the effects of ``event``; what is to be written to its own row when it ends.
+
+    Applying an event again changes nothing: every row it writes has a key.
+    """
+    result: dict[str, Any] = {
+        "state": HANDLED,
+        "type": event.type,
+        "received_at": event.at,
+        "error": None,
+    }
+    if isinstance(event, UnknownEvent):
+        result |= {"state": IGNORED, "error": "no document of the provider names this event"}
+    elif isinstance(event, SmsReceived):
+        result |= {"order_id": event.order_id, "code_id": _sms_received(context, stub, event)}
+    elif isinstance(event, OrderEvent):
+        _report(context, stub, event)
+        result["order_id"] = event.order_id
+    elif isinstance(event, BalanceLow):
+        balance = " ".join(filter(None, (event.balance, event.currency))) or "not said"
+        context.planner.deliveries_of(
+            context.policy.routing.of(event.type),
+            event.type,
+            event_id=stub.id,
+            detail=f"Balance: {balance}.",
+        )
+    return result
+
+
+def _report(context: Context, stub: Stub, event: OrderEvent) -> Order:
+    return orders.report(
+        context.planner.session,
+        context.vault,
+        event,
+        event_id=stub.id,
+        arrived=stub.arrived_at,
+        now=context.planner.now,
+    )
+
+
+def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> str:
+    order = _report(context, stub, event)
+    planner, policy = context.planner, context.policy
+    verifies = policy.verifies(event.provider)
+    code = codes.keep(
+        planner.session,
+        context.vault,
+        event,
+        event_id=stub.id,
+        state=HELD if verifies else READY,
+        now=planner.now,
+    )
+    if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
+        return code.id
+    if code.state == HELD:
+        planner.confirmation(VERIFY, code.id, code)
+    elif code.state == READY:
+        planner.deliveries_of(
+            policy.routing.of(event.type), event.type, event_id=stub.id, code_id=code.id
+        )
+        if order.status != CONFIRMED and policy.confirms(event.provider, order.service):
+            planner.confirmation(CONFIRM, order.id, code)
+    return code.id

@@ -1,0 +1,188 @@
+"""What the worker knows: orders, their codes, and the follow-ups that codes call for.
+
+Codes, texts and phone numbers are sealed with ``table|column|id`` as associated data; beside
+them stand keyed digests to search and compare by.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from receiver.database import UtcTime
+from receiver.followups import FollowUp, followup_indexes
+
+# States of a code.
+HELD = "held"  # the provider has yet to say that the code is its own
+READY = "ready"
+QUARANTINED = "quarantined"
+DISCARDED = "discarded"
+
+# States of a confirmation or a delivery.
+PENDING = "pending"
+SENDING = "sending"
+DONE = "done"
+DEAD = "dead"
+UNKNOWN = "unknown"
+
+
+class Order(SQLModel, table=True):
+    """A number bought for one service; ``status`` is the furthest state reported.
+
+    The number is that of the latest swap by the provider's clock (``number_at``), arrival
+    (``number_event_id``) breaking ties; a number no swap reported gives way to any swap's.
+    """
+
+    __tablename__ = "orders"
+    __table_args__ = (UniqueConstraint("provider", "order_id", name="uq_orders_order"),)
+
+    id: str = Field(primary_key=True)
+    provider: str
+    order_id: str
+    status: str
+    phone_number: bytes | None = Field(default=None, sa_type=LargeBinary)
+    phone_digest: str | None = Field(default=None, index=True)
+    number_swapped: bool = Field(default=False)
+    number_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    number_event_id: str | None = Field(default=None)
+    service: str | None = Field(default=None)
+    country: str | None = Field(default=None)
+    price: str | None = Field(default=None)
+    created_at: datetime = Field(sa_type=UtcTime)
+    updated_at: datetime = Field(sa_type=UtcTime)
+    confirmed_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class OrderNumber(SQLModel, table=True):
+    """A number that an order has or had: a late code on a former number still finds its order."""
+
+    __tablename__ = "order_numbers"
+    __table_args__ = (UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers_number"),)
+
+    id: str = Field(primary_key=True)
+    order_ref: str = Field(foreign_key="orders.id")
+    phone_number: bytes | None = Field(default=None, sa_type=LargeBinary)
+    phone_digest: str = Field(index=True)
+    since: datetime = Field(sa_type=UtcTime)
+
+
+class OrderTransition(SQLModel, table=True):
+    """One step of an order, with the event that caused it; ``at`` is the provider's clock."""
+
+    __tablename__ = "order_transitions"
+    __table_args__ = (UniqueConstraint("order_ref", "event_id", "to_status", name="uq_transitions"),)
+
+    id: str = Field(primary_key=True)
+    order_ref: str = Field(foreign_key="orders.id")
+    event_id: str | None = Field(default=None)
+    kind: str
+    from_status: str
+    to_status: str
+    at: datetime = Field(sa_type=UtcTime)
+    recorded_at: datetime = Field(sa_type=UtcTime)
+
+
+class Code(SQLModel, table=True):
+    """A one-time code, once for each order however often it is reported.
+
+    ``verified`` is None where nobody asked back, True where the provider confirmed the code and
+    False where it could not be asked in time. ``event_id`` is the first event that reported it.
+    """
+
+    __tablename__ = "codes"
+    __table_args__ = (
+        UniqueConstraint("provider", "order_id", "code_digest", name="uq_codes_code"),
+        Index("ix_codes_event", "event_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    provider: str
+    order_id: str
+    event_id: str
+    code: bytes | None = Field(default=None, sa_type=LargeBinary)
+    code_digest: str
+    text: bytes | None = Field(default=None, sa_type=LargeBinary)
+    phone_number: bytes | None = Field(default=None, sa_type=LargeBinary)
+    phone_digest: str | None = Field(default=None, index=True)
+    service: str | None = Field(default=None)
+    country: str | None = Field(default=None)
+    state: str
+    verified: bool | None = Field(default=None)
+    received_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    stored_at: datetime = Field(sa_type=UtcTime)
+
+
+class Confirmation(FollowUp, table=True):
+    """Something to settle with the provider about a code.
+
+    ``action`` is ``confirm`` (finish the order; once for an order) or ``verify`` (ask whether
+    the code is real; once for a code). ``asked_since`` is when the provider was first asked.
+    """
+
+    __tablename__ = "confirmations"
+    __table_args__ = (
+        UniqueConstraint("key", name="uq_confirmations_key"),
+        Index("ix_confirmations_order", "provider", "order_id"),
+        *followup_indexes("confirmations"),
+    )
+
+    id: str = Field(primary_key=True)
+    key: str
+    action: str
+    provider: str
+    order_id: str
+    event_id: str
+    code_id: str
+    state: str = Field(default=PENDING)
+    error: str | None = Field(default=None)
+    unsure: bool = Field(default=False)
+    asked_since: datetime | None = Field(default=None, sa_type=UtcTime)
+    created_at: datetime = Field(sa_type=UtcTime)
+    done_at: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class Delivery(FollowUp, table=True):
+    """One notification to one destination; ``sent_at`` is when its far side took it."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("key", name="uq_deliveries_key"),
+        Index("ix_deliveries_destination", "destination", "state"),
+        Index("ix_deliveries_event", "event_id"),
+        *followup_indexes("deliveries"),
+    )
+
+    id: str = Field(primary_key=True)
+    key: str
+    destination: str
+    type: str
+    event_id: str
+    code_id: str | None = Field(default=None)
+    detail: str | None = Field(default=None)
+    state: str = Field(default=PENDING)
+    error: str | None = Field(default=None)
+    unsure: bool = Field(default=False)
+    created_at: datetime = Field(sa_type=UtcTime)
+    sent_at: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class Budget(SQLModel, table=True):
+    """What was spent of a limit on calls, and until when its owner told us to stay away.
+
+    ``spent`` holds the times of the calls inside the window, as JSON microseconds.
+    """
+
+    __tablename__ = "budgets"
+
+    key: str = Field(primary_key=True)
+    spent: str = Field(default="[]")
+    blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+def table_of(model: type[SQLModel]) -> Table:
+    """The table behind a model, for statements that need no object."""
+    table: Table = model.__table__  # type: ignore[attr-defined]
+    return table

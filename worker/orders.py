@@ -1,0 +1,147 @@
+"""What one event says about an order, merged into what is known of it.
+
+Merging gives the same order whatever the sequence of events: the state is a maximum, the number
+that of the latest report, and everything descriptive is kept once it is known.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+from ulid import ULID
+
+from receiver.database import insert_once
+from receiver.events import OrderEvent, OrderSwapped
+from receiver.vault import Vault
+from worker import order_states
+from worker.models import Order, OrderNumber, OrderTransition, table_of
+
+_ORDERS = table_of(Order)
+_NUMBERS = table_of(OrderNumber)
+_TRANSITIONS = table_of(OrderTransition)
+
+
+def report(
+    session: Session,
+    vault: Vault,
+    event: OrderEvent,
+    *,
+    event_id: str,
+    arrived: datetime,
+    now: datetime,
+) -> Order:
+    """The order that ``event`` is about, locked, with everything merged that the event says."""
+    order = find_or_create(session, event.provider, event.order_id, now=now)
+    at = event.at or arrived
+    swapped = isinstance(event, OrderSwapped)
+    advance(
+        session,
+        order,
+        order_states.reported(event),
+        kind="swapped" if swapped else "reported",
+        event_id=event_id,
+        at=at,
+        now=now,
+    )
+    order.service = order.service or event.service
+    order.country = order.country or event.country
+    if event.phone_number:
+        rank = (swapped, at, event_id)
+        _merge_number(session, vault, order, event.phone_number, rank)
+    order.updated_at = now
+    session.flush()
+    return order
+
+
+def find(session: Session, provider: str, order_id: str) -> Order | None:
+    """What is known of an order, not locked."""
+    chosen = select(Order).where(col(Order.provider) == provider, col(Order.order_id) == order_id)
+    return session.exec(chosen).first()
+
+
+def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:
+    """The order, locked for this transaction; a new one has been ``created`` and nothing more."""
+    insert_once(
+        session,
+        _ORDERS,
+        {
+            "id": str(ULID()),
+            "provider": provider,
+            "order_id": order_id,
+            "status": order_states.CREATED,
+            "number_swapped": False,
+            "created_at": now,
+            "updated_at": now,
+        },
+    )
+    return session.exec(
+        select(Order)
+        .where(col(Order.provider) == provider, col(Order.order_id) == order_id)
+        .with_for_update()
+    ).one()
+
+
+def advance(
+    session: Session,
+    order: Order,
+    said: str,
+    *,
+    kind: str,
+    event_id: str | None,
+    at: datetime,
+    now: datetime,
+) -> None:
+    """Move ``order`` to the state ``said`` if that is further, and record the step.
+
+    A swap is recorded even where the state stays: the number is what it changed.
+    """
+    before = order.status
+    order.status = order_states.furthest(before, said)
+    if order.status == order_states.CONFIRMED and order.confirmed_at is None:
+        order.confirmed_at = at
+    if order.status == before and kind != "swapped":
+        return
+    insert_once(
+        session,
+        _TRANSITIONS,
+        {
+            "id": str(ULID()),
+            "order_ref": order.id,
+            "event_id": event_id,
+            "kind": kind,
+            "from_status": before,
+            "to_status": order.status,
+            "at": at,
+            "recorded_at": now,
+        },
+    )
+
+
+def _merge_number(
+    session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
+) -> None:
+    """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""
+    digest = vault.digest("phone", number)
+    row = str(ULID())
+    insert_once(
+        session,
+        _NUMBERS,
+        {
+            "id": row,
+            "order_ref": order.id,
+            "phone_number": vault.seal(number, table=_NUMBERS.name, column="phone_number", row=row),
+            "phone_digest": digest,
+            "since": rank[1],
+        },
+    )
+    if order.number_at is not None and order.number_event_id is not None:
+        known = (order.number_swapped, order.number_at, order.number_event_id)
+        if known >= rank:
+            return
+    order.number_swapped, order.number_at, order.number_event_id = rank
+    if order.phone_digest != digest:
+        order.phone_digest = digest
+        order.phone_number = vault.seal(
+            number, table=_ORDERS.name, column="phone_number", row=order.id
+        )

@@ -1,0 +1,1 @@
+"""What we ask a provider: one module for each, found by :mod:`worker.providers.registry`."""

@@ -1,0 +1,28 @@
+"""Which providers can be asked: whatever module of the package defines one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import worker.providers
+from worker.providers.base import ProviderApi
+
+
+@functools.cache
+def provider_apis() -> Mapping[str, type[ProviderApi]]:
+    """Every provider's API, by the provider's name, in the order of the names."""
+    found: dict[str, type[ProviderApi]] = {}
+    for module in pkgutil.iter_modules(worker.providers.__path__, "worker.providers."):
+        for member in vars(importlib.import_module(module.name)).values():
+            if (
+                isinstance(member, type)
+                and issubclass(member, ProviderApi)
+                and not inspect.isabstract(member)
+            ):
+                found[member.name] = member
+    return MappingProxyType(dict(sorted(found.items())))

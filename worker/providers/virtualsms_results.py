@@ -1,0 +1,152 @@
+"""What VirtualSMS answers about its catalogue and the account, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from worker.providers.fields import Fields, needed
+from worker.providers.results import Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(Result):
+    """A service that numbers are sold for."""
+
+    id: str
+    name: str | None = None
+    category: str | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Service:
+        """Read one; raises MissingFieldError without an id."""
+        item = Fields(payload)
+        return cls(
+            id=needed(item.text("id", "slug", "code"), "id"),
+            name=item.text("name"),
+            category=item.text("category"),
+            raw=item.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Country(Result):
+    """A country that numbers are sold in; ``in_stock`` is how many there are, if it says."""
+
+    iso2: str
+    name: str | None = None
+    in_stock: int | bool | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Country:
+        """Read one; raises MissingFieldError without its iso2."""
+        item = Fields(payload)
+        stock = item.raw.get("in_stock")
+        return cls(
+            iso2=needed(item.text("iso2", "iso", "code", "id"), "iso2"),
+            name=item.text("name"),
+            in_stock=stock if isinstance(stock, bool) else item.integer("in_stock"),
+            raw=item.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer(Result):
+    """A price: of a service in a country, whichever of them the call left open."""
+
+    price: Decimal
+    service: str | None = None
+    country: str | None = None
+    stock: int | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Offer:
+        """Read one; raises MissingFieldError without a price."""
+        item = Fields(payload)
+        return cls(
+            price=needed(item.number("price"), "price"),
+            service=item.text("service"),
+            country=item.text("country"),
+            stock=item.integer("stock"),
+            raw=item.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance(Result):
+    """What the account has to spend."""
+
+    balance: Decimal
+    currency: str | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Balance:
+        """Read it; raises MissingFieldError without the amount."""
+        item = Fields(payload)
+        amount = needed(item.number("balance", "amount"), "balance")
+        return cls(balance=amount, currency=item.text("currency"), raw=item.raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile(Result):
+    """The account that the key belongs to."""
+
+    email: str | None = field(default=None, repr=False)
+    balance: Decimal | None = None
+    plan: str | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Profile:
+        """Read it."""
+        item = Fields(payload)
+        return cls(
+            email=item.text("email"),
+            balance=item.number("balance"),
+            plan=item.text("plan"),
+            raw=item.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats(Result):
+    """What the account has bought in its life."""
+
+    lifetime_orders: int | None = None
+    lifetime_spend: Decimal | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Stats:
+        """Read it."""
+        item = Fields(payload)
+        return cls(
+            lifetime_orders=item.integer("lifetime_orders"),
+            lifetime_spend=item.number("lifetime_spend"),
+            raw=item.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction(Result):
+    """One line of the account's ledger."""
+
+    id: str | None = None
+    type: str | None = None
+    amount: Decimal | None = None
+    currency: str | None = None
+    order_id: str | None = None
+    created_at: datetime | None = None
+
+    @classmethod
+    def read(cls, payload: object) -> Transaction:
+        """Read one."""
+        item = Fields(payload)
+        return cls(
+            id=item.text("id", "transaction_id"),
+            type=item.text("type", "kind"),
+            amount=item.number("amount"),
+            currency=item.text("currency"),
+            order_id=item.text("order_id"),
+            created_at=item.time("created_at", "timestamp"),
+            raw=item.raw,
+        )

@@ -1,0 +1,79 @@
+"""What the worker's side reads from the environment, beside what the receiver's side reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, NoDecode
+
+from receiver.settings import Words
+
+
+def _auto_confirm(value: object) -> object:
+    words = value.strip().lower() if isinstance(value, str) else value
+    if words == "on":
+        return ("*",)
+    return () if words == "off" else value
+
+
+class ConfirmationSettings(BaseSettings):
+    """Whose orders are confirmed without asking: every service's, none's, or those named."""
+
+    auto_confirm: Annotated[Words, NoDecode, BeforeValidator(_auto_confirm)] = ("*",)
+
+    def confirms(self, service: str | None) -> bool:
+        """Whether an order for ``service`` is to be confirmed once its code is stored."""
+        return "*" in self.auto_confirm or service in self.auto_confirm
+
+
+def _limits(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    try:
+        return {name.strip(): int(number) for name, _, number in pairs}
+    except ValueError:
+        raise ValueError("CLASS=CALLS,… with calls a minute") from None
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("https://", "http://")):
+        raise ValueError("an https:// URL")
+    return value
+
+
+class ApiSettings(BaseSettings):
+    """How one provider's API is asked; every variable begins with the provider's name."""
+
+    api_url: Annotated[str | None, AfterValidator(_http_url)] = None
+    api_key: SecretStr | None = None
+    rate_limit: int | None = Field(default=None, ge=1)
+    rate_limits: Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_limits)] = {}
+    verify_back: Literal["auto", "on", "off"] = "auto"
+
+    def limit(self, budget: str, default: int) -> int:
+        """How many calls of the class ``budget`` may be made in a minute."""
+        return self.rate_limits.get(budget, self.rate_limit or default)
+
+
+def _https(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not value.get_secret_value().startswith(("https://", "http://")):
+        raise ValueError("an https:// URL")
+    return value
+
+
+def _smtp(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not value.get_secret_value().startswith(("smtp://", "smtps://")):
+        raise ValueError("smtp://USER:PASSWORD@HOST:PORT or smtps://…")
+    return value
+
+
+class DestinationSettings(BaseSettings):
+    """The destinations that need no configuration file, and the hosts that may be reached."""
+
+    slack_webhook_url: Annotated[SecretStr | None, AfterValidator(_https)] = None
+    smtp_url: Annotated[SecretStr | None, AfterValidator(_smtp)] = None
+    email_from: str | None = None
+    email_to: Annotated[Words, NoDecode] = ()
+    destination_allowed_hosts: Annotated[Words, NoDecode] = ()

@@ -1,0 +1,62 @@
+"""What is due and in nobody's hand is woken again: the database knows what the broker lost."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Table, or_, select, update
+from sqlmodel import Session
+
+from receiver import heartbeats, queue
+from receiver.database import Database
+from receiver.inbox import INBOX
+from receiver.queue import Waker
+from worker import leases
+from worker.models import Confirmation, Delivery, table_of
+
+BATCH: Final = 1_000
+# How long a woken row is left alone before it is woken once more.
+AGAIN: Final = timedelta(seconds=5)
+_WORK: Final = (
+    (INBOX, queue.HANDLE_EVENTS),
+    (table_of(Confirmation), queue.CONFIRM_ORDERS),
+    (table_of(Delivery), queue.DELIVER),
+)
+
+
+def sweep(database: Database, waker: Waker) -> int:
+    """Wake everything that is due, in any number of processes at once; how many rows that were.
+
+    A row whose holder vanished gets a message of its own: it may be what the holder died of.
+    """
+    woken = 0
+    for table, task in _WORK:
+        with database.transaction() as session:
+            due = _due(session, table, database.now(session))
+        together = [row for row, held in due if not held]
+        alone = [row for row, held in due if held]
+        waker.wake(task, together)
+        waker.wake(task, alone, alone=True)
+        woken += len(due)
+    with database.transaction() as session:
+        heartbeats.beat(session, "worker", database.now(session))
+    return woken
+
+
+def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]]:
+    chosen = (
+        select(table.c.id)
+        .where(or_(table.c.wake_at <= now, table.c.lease_until > now + leases.LONGEST_LEASE))
+        .order_by(table.c.wake_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(table)
+        .where(table.c.id.in_(chosen.scalar_subquery()))
+        .values(wake_at=now + AGAIN)
+        .returning(table.c.id, table.c.lease_until.is_not(None))
+    )
+    rows = session.connection().execute(statement)
+    return sorted((row, bool(held)) for row, held in rows)

@@ -1,0 +1,135 @@
+"""Asking back whether the code that an unsigned webhook reported is really the provider's.
+
+Nobody is told before the provider has vouched for the code, since anybody who learnt the URL
+could have sent it. A provider that is down must not keep a code from people for ever; one that
+contradicts the webhook does.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import timedelta
+
+from sqlalchemy import update
+from sqlmodel import Session
+
+from receiver.events import SmsReceived
+from receiver.inbox import HANDLED, INBOX, QUARANTINED
+from worker import codes, orders, settling
+from worker.followups import Planner
+from worker.models import DEAD, DONE, HELD, READY, Code
+from worker.models import QUARANTINED as CODE_QUARANTINED
+from worker.order_states import CONFIRMED
+from worker.providers.capabilities import Vouches
+from worker.providers.errors import NotFound, ProviderError, RateLimited
+from worker.routing import Routing
+from worker.settling import Outcome, Task
+
+# How long the provider may say "not yet", or nothing at all.
+PATIENCE = timedelta(seconds=30)
+_PAUSE = timedelta(seconds=3)
+_COMPLETED = "completed"
+
+
+def verify(task: Task) -> Outcome:
+    """Ask once about the code of a row in hand; the table of answers is in the order below."""
+    client = task.api.client
+    if not isinstance(client, Vouches):
+        return Outcome(DEAD, f"the API of {task.row.provider} vouches for nothing")
+    expected = _expected(task)
+    if expected is None:  # released or discarded by a person meanwhile, or purged
+        return Outcome(DONE)
+    if task.claimed.given_up:
+        return _release(task, verified=False)
+    try:
+        answer = client.check(task.row.order_id)
+    except ProviderError as error:
+        return _unanswered(task, error)
+    if answer.status.lower() != _COMPLETED:
+        if _patience_over(task):
+            return _quarantine(task, "the provider still waits for a code")
+        return Outcome(None, "the provider has no code yet", again=_PAUSE)
+    if not _equal(answer.code, expected):
+        return _quarantine(task, "the provider reports another code")
+    return _release(task, verified=True)
+
+
+def _unanswered(task: Task, error: ProviderError) -> Outcome:
+    if isinstance(error, NotFound):
+        return _quarantine(task, "the provider knows no such order")
+    if isinstance(error, RateLimited):  # held until it can be asked
+        return settling.after_error(task, error, unsure=False)
+    if _patience_over(task):
+        return _release(task, verified=False)
+    return Outcome(None, str(error), again=_PAUSE)
+
+
+def _expected(task: Task) -> str | None:
+    with task.runtime.database.reading() as session:
+        code = session.get(Code, task.row.code_id)
+        if code is None or code.state != HELD:
+            return None
+        return codes.open_field(task.runtime.vault, code, "code")
+
+
+def _equal(said: str | None, expected: str) -> bool:
+    return hmac.compare_digest((said or "").encode(), expected.encode("utf-8", "surrogatepass"))
+
+
+def _patience_over(task: Task) -> bool:
+    with task.runtime.database.reading() as session:
+        now = task.runtime.database.now(session)
+    return task.row.asked_since is not None and now - task.row.asked_since >= PATIENCE
+
+
+def _release(task: Task, *, verified: bool) -> Outcome:
+    def write(planner: Planner) -> None:
+        row = task.row
+        if verified:
+            order = orders.find_or_create(
+                planner.session, row.provider, row.order_id, now=planner.now
+            )
+            orders.advance(
+                planner.session, order, CONFIRMED,
+                kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
+            )  # fmt: skip
+            order.updated_at = planner.now
+        tell(planner, task.runtime.policy.routing, row.code_id, verified=verified)
+
+    return Outcome(DONE, None if verified else "told without the provider's word", record=write)
+
+
+def tell(planner: Planner, routing: Routing, code_id: str, *, verified: bool) -> None:
+    """Make a held or quarantined code an ordinary one, and plan to tell it."""
+    code = planner.session.get(Code, code_id)
+    if code is None:
+        return
+    code.state, code.verified = READY, verified
+    planner.deliveries_of(
+        routing.of(SmsReceived.type), SmsReceived.type, event_id=code.event_id, code_id=code.id
+    )
+
+
+def _quarantine(task: Task, reason: str) -> Outcome:
+    def write(planner: Planner) -> None:
+        code = planner.session.get(Code, task.row.code_id)
+        if code is not None:
+            code.state = CODE_QUARANTINED
+        _mark_event(planner.session, task.row.event_id, reason)
+        planner.notice(
+            task.runtime.policy.routing.operators(),
+            "quarantined",
+            event_id=task.row.event_id,
+            detail=f"A code of {task.row.provider} was quarantined: {reason}. Look: "
+            "codecatch events list --state quarantined",
+        )
+
+    return Outcome(DONE, reason, record=write)
+
+
+def _mark_event(session: Session, event_id: str, reason: str) -> None:
+    session.connection().execute(
+        update(INBOX)
+        .where(INBOX.c.id == event_id, INBOX.c.state == HANDLED)
+        .values(state=QUARANTINED, error=reason)
+    )
