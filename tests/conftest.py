@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 
 import pytest
 
+from tests.support import stores
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
@@ -153,3 +155,22 @@ def make_smtp_server() -> Iterator[Callable[..., SmtpServer]]:
 def smtp_server(make_smtp_server: Callable[..., SmtpServer]) -> SmtpServer:
     """One such SMTP server without TLS and login."""
     return make_smtp_server()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a migrated database, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'codecatch.db'}"
+        stores.prepare(url)
+        return url
+    clone: Callable[..., str] = request.getfixturevalue("clone_postgres")
+    return clone("migrated", stores.prepare)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[stores.Store]:
+    """A migrated database, opened, on either server."""
+    opened = stores.open_store(store_url)
+    yield opened
+    opened.database.dispose()

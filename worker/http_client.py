@@ -17,6 +17,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -24,7 +25,6 @@ from typing import Any, NoReturn
 import httpcore2
 import httpx2
 
-_MAX_CONNECTIONS = 100
 _IDLE_SECONDS = 30.0
 _RESOLVER_THREADS = 4
 _WRITE_BYTES = 16 * 1024
@@ -119,7 +119,7 @@ class HttpClient:
         self._network = _DeadlineBackend()
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
-            max_connections=_MAX_CONNECTIONS,
+            max_connections=None,  # there are as many as threads that ask
             keepalive_expiry=_IDLE_SECONDS,
             network_backend=self._network,
         )
@@ -153,8 +153,7 @@ class HttpClient:
             wanted["content-type"] = "application/json"
         wanted |= {name.lower(): value for name, value in (headers or {}).items()}
         answer = self._exchange(method, target, wanted, content, total)
-        # Raised out here, so that no exception of a library, which may quote a header, is its
-        # context.
+        # Raised out here: an error of the library, which may quote a header, is not its context.
         if isinstance(answer, HttpError):
             raise answer
         return answer
@@ -162,7 +161,7 @@ class HttpClient:
     def close(self) -> None:
         """Close every connection; requests still in flight end as failures."""
         self._pool.close()
-        self._network.close()
+        self._network.resolver.shutdown(wait=False, cancel_futures=True)
 
     def _admit(self, url: str) -> httpx2.URL:
         try:
@@ -190,64 +189,43 @@ class HttpClient:
         content: bytes | None,
         total: float,
     ) -> Response | HttpError:
-        host = url.host
         now = time.monotonic()
-        connect = min(self._connect_timeout, total)
-        instants = {"connect": now + connect, "read": now + total, "write": now + total}
+        end = now + total
+        instants = {"connect": min(now + self._connect_timeout, end), "read": end, "write": end}
+        address = httpcore2.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+        extensions = {"timeout": instants}
+        body = bytearray()
         try:
-            framed = httpx2.Request(method, url, headers=headers, content=content)
+            raw = httpx2.Request(method, url, headers=headers, content=content).headers.raw
             answer = self._pool.handle_request(
                 httpcore2.Request(
-                    framed.method,
-                    httpcore2.URL(
-                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                    ),
-                    headers=framed.headers.raw,
-                    content=content,
-                    extensions={"timeout": {"pool": connect, **instants}},
+                    method, address, headers=raw, content=content, extensions=extensions
                 )
             )
-            try:
-                body = self._read(answer)
-            finally:
-                answer.close()
-        except _FAILING as error:
-            return _failure(host, error)
-        if body is None:
-            return OutcomeUnknown(f"{host}: the answer is over {self._max_response_bytes} bytes")
-        return Response(answer.status, _joined(answer.headers), body)
-
-    def _read(self, answer: httpcore2.Response) -> bytes | None:
-        """The whole body; None, and the rest unread, where it is over the limit."""
-        body = bytearray()
-        for chunk in answer.iter_stream():
-            body += chunk
-            if len(body) > self._max_response_bytes:
-                return None
-        return bytes(body)
+            with closing(answer):
+                for chunk in answer.iter_stream():
+                    body += chunk
+                    if len(body) > self._max_response_bytes:
+                        return OutcomeUnknown(f"{url.host}: the answer is too long")
+        except tuple(error for error, _, _ in _FAILURES) as error:
+            _, kind, words = next(row for row in _FAILURES if isinstance(error, row[0]))
+            return kind(f"{url.host}: {words or error}")
+        return Response(answer.status, dict(httpx2.Headers(answer.headers).items()), bytes(body))
 
 
-_FAILING = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    UnicodeError,
+# What an error of the library lets us conclude; the first row that fits counts. Only what kept a
+# connection from being made is told in the library's words: others may quote a header.
+_FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
+    (httpcore2.LocalProtocolError, NotSent, "the request cannot be written as HTTP"),
+    (UnicodeError, NotSent, "the request cannot be written as HTTP"),
+    (httpcore2.ConnectTimeout, NotSent, "no connection in time"),
+    (httpcore2.ConnectError, NotSent, ""),
+    (httpcore2.TimeoutException, OutcomeUnknown, "no whole answer in time"),
+    (httpcore2.NetworkError, OutcomeUnknown, "the connection was cut"),
+    (httpcore2.ProtocolError, OutcomeUnknown, "the answer was cut short or is not HTTP"),
 )
-
-
-def _failure(host: str, error: Exception) -> HttpError:
-    """What an error of the library lets us conclude; only a refused connection is quoted."""
-    match error:
-        case httpcore2.LocalProtocolError() | UnicodeError():
-            return NotSent(f"{host}: the request cannot be written as HTTP")
-        case httpcore2.ConnectTimeout() | httpcore2.PoolTimeout():
-            return NotSent(f"{host}: no connection in time")
-        case httpcore2.ConnectError():
-            return NotSent(f"{host}: {error}")
-        case httpcore2.TimeoutException():
-            return OutcomeUnknown(f"{host}: no whole answer in time")
-        case _:
-            return OutcomeUnknown(f"{host}: the answer was cut short or is not HTTP")
 
 
 def _authority(name: str) -> tuple[str, int | None]:
@@ -263,14 +241,6 @@ def _authority(name: str) -> tuple[str, int | None]:
     return url.raw_host.decode("ascii").lower(), url.port
 
 
-def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    joined: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
-
-
 class _DeadlineBackend(httpcore2.NetworkBackend):
     """Makes the ``timeout`` of every operation the instant by which it must be over.
 
@@ -281,38 +251,28 @@ class _DeadlineBackend(httpcore2.NetworkBackend):
     def __init__(self) -> None:
         self._sockets = httpcore2.SyncBackend()
         # The system's resolver knows no deadline, so it is waited for from outside.
-        self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
-
-    def close(self) -> None:
-        self._resolver.shutdown(wait=False, cancel_futures=True)
+        self.resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
 
     def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore2.NetworkStream:
         addresses = self._addresses(host, port, timeout)
-        for waiting in range(len(addresses), 0, -1):
-            # A share for each, so that one address that swallows packets leaves time for others.
-            share = _left(timeout, httpcore2.ConnectTimeout) / waiting
+        failure: Exception = httpcore2.ConnectError("the name has no address")
+        for tried, address in enumerate(addresses):
+            # A share for each, so that one that swallows packets leaves time for the others.
+            share = _left(timeout, httpcore2.ConnectTimeout) / (len(addresses) - tried)
             try:
-                stream = self._sockets.connect_tcp(
-                    addresses[-waiting], port, share, local_address, socket_options
-                )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                if waiting == 1:
-                    raise
+                stream = self._sockets.connect_tcp(address, port, share, *rest, **more)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
             else:
                 return _DeadlineStream(stream)
-        raise httpcore2.ConnectError("the name has no address")
+        raise failure
 
     def _addresses(self, host: str, port: int, deadline: float | None) -> list[str]:
         """Where the host is, by address, each once; only these are connected to."""
         try:
-            found = self._resolver.submit(
+            found = self.resolver.submit(
                 socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
             ).result(_left(deadline, httpcore2.ConnectTimeout))
         except TimeoutError:

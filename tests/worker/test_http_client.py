@@ -530,7 +530,7 @@ def test_body_limit(framing: str, size: int) -> None:
         if size == 1000:
             assert client.request("GET", server.url()).body == body
         else:
-            with pytest.raises(OutcomeUnknown, match="the answer is over 1000 bytes"):
+            with pytest.raises(OutcomeUnknown, match="the answer is too long"):
                 client.request("GET", server.url())
 
 
@@ -555,7 +555,7 @@ def test_half_an_answer_leaves_the_outcome_unknown(said: bytes) -> None:
     with (
         serving(script) as server,
         asking() as client,
-        pytest.raises(OutcomeUnknown, match="cut short or is not HTTP") as failed,
+        pytest.raises(OutcomeUnknown, match="cut") as failed,
     ):
         client.request("POST", server.url())
     assert SECRET not in "".join(traceback.format_exception(failed.value))

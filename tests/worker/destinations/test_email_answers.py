@@ -57,7 +57,7 @@ def test_one_recipient_is_enough(
 ) -> None:
     """With one recipient accepted the delivery is done, and the log has numbers, no addresses."""
     for person, code in zip(PEOPLE, codes, strict=True):
-        scripted_smtp.answers[f"rcpt TO:<{person}>"] = f"{code} {person}"
+        scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
     with capture_logs() as logs:
         email(scripted_smtp.port, people=PEOPLE).send(SMS)
 
@@ -84,7 +84,7 @@ def test_no_recipient_accepted(
 ) -> None:
     """With nobody accepted it is final only if every refusal was."""
     for person, code in zip(PEOPLE, codes, strict=True):
-        scripted_smtp.answers[f"rcpt TO:<{person}>"] = f"{code} {person}"
+        scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
 
     assert failure(email(scripted_smtp.port, people=PEOPLE)).permanent is permanent
     assert scripted_smtp.bodies == []

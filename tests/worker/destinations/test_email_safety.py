@@ -65,7 +65,7 @@ def test_starttls_refused_is_no_reason_to_go_without(scripted_smtp: ScriptedSmtp
     error = failure(email(scripted_smtp.port))
 
     assert not error.permanent
-    assert not any(command.startswith("MAIL") for command in scripted_smtp.commands)
+    assert not any(command.upper().startswith("MAIL") for command in scripted_smtp.commands)
 
 
 def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
