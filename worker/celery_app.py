@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import structlog
 from celery import Celery, signals
 
 from receiver import logs, queue
@@ -14,7 +13,8 @@ from receiver.settings import BrokerSettings, LogSettings, load
 from worker import processes
 from worker.runtime import process
 
-_log = structlog.get_logger(__name__)
+# Which part this process is, for its log lines.
+PART = "CODECATCH_PART"
 
 
 def make_app() -> Celery:
@@ -29,7 +29,6 @@ def make_app() -> Celery:
     app = queue.celery_app(broker_url)
     app.set_default()
     app.conf.update(
-        task_queues=None,
         task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},
         # A task that dies with its process is delivered again; the row's lease decides whether
         # there is anything left to do.
@@ -41,6 +40,7 @@ def make_app() -> Celery:
         task_soft_time_limit=50,
         task_time_limit=60,
         worker_soft_shutdown_timeout=20,
+        worker_proc_alive_timeout=30,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -61,7 +61,7 @@ def make_app() -> Celery:
 
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    logs.configure(load(LogSettings), part=os.environ.get("CODECATCH_PART", "worker"))
+    logs.configure(load(LogSettings), part=os.environ.get(PART, "worker"))
 
 
 @signals.worker_process_init.connect

@@ -25,8 +25,6 @@ from typing import Any, NoReturn
 import httpcore2
 import httpx2
 
-_IDLE_SECONDS = 30.0
-_RESOLVER_THREADS = 4
 _WRITE_BYTES = 16 * 1024
 
 
@@ -120,7 +118,7 @@ class HttpClient:
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
             max_connections=None,  # there are as many as threads that ask
-            keepalive_expiry=_IDLE_SECONDS,
+            keepalive_expiry=30.0,
             network_backend=self._network,
         )
 
@@ -195,13 +193,12 @@ class HttpClient:
         address = httpcore2.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
-        extensions = {"timeout": instants}
         body = bytearray()
         try:
             raw = httpx2.Request(method, url, headers=headers, content=content).headers.raw
             answer = self._pool.handle_request(
                 httpcore2.Request(
-                    method, address, headers=raw, content=content, extensions=extensions
+                    method, address, headers=raw, content=content, extensions={"timeout": instants}
                 )
             )
             with closing(answer):
@@ -251,7 +248,7 @@ class _DeadlineBackend(httpcore2.NetworkBackend):
     def __init__(self) -> None:
         self._sockets = httpcore2.SyncBackend()
         # The system's resolver knows no deadline, so it is waited for from outside.
-        self.resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
+        self.resolver = ThreadPoolExecutor(4, thread_name_prefix="resolve")
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any

@@ -60,7 +60,9 @@ class OrderNumber(SQLModel, table=True):
     """A number that an order has or had: a late code on a former number still finds its order."""
 
     __tablename__ = "order_numbers"
-    __table_args__ = (UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers_number"),)
+    __table_args__ = (
+        UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers_number"),
+    )
 
     id: str = Field(primary_key=True)
     order_ref: str = Field(foreign_key="orders.id")
@@ -73,7 +75,9 @@ class OrderTransition(SQLModel, table=True):
     """One step of an order, with the event that caused it; ``at`` is the provider's clock."""
 
     __tablename__ = "order_transitions"
-    __table_args__ = (UniqueConstraint("order_ref", "event_id", "to_status", name="uq_transitions"),)
+    __table_args__ = (
+        UniqueConstraint("order_ref", "event_id", "to_status", name="uq_transitions"),
+    )
 
     id: str = Field(primary_key=True)
     order_ref: str = Field(foreign_key="orders.id")

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 # From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
+# Loaded now: between a fork and an exec there is no time for it.
+_LIBC = ctypes.CDLL(None)
 SUPERVISED = "CODECATCH_SUPERVISED"
 
 
@@ -21,6 +26,16 @@ def die_with_parent() -> None:
     """
     if not os.environ.get(SUPERVISED) or not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() == 1:  # the parent was gone before the kernel knew
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own, so that a Ctrl-C reaches only its supervisor.
+
+    On Linux it is killed when this process is gone, whatever the command is.
+    """
+    if sys.platform.startswith("linux"):
+        options["preexec_fn"] = die_with_parent
+    return subprocess.Popen(command, process_group=0, **options)  # noqa: S603 - our own words

@@ -1,0 +1,5 @@
+"""``python -m worker.cli``: the command, for a supervisor that knows its own interpreter."""
+
+from worker.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""``codecatch migrate``."""
+
+from __future__ import annotations
+
+import typer
+
+from receiver.database import Database
+from receiver.settings import StoreSettings, load
+from worker import schema
+from worker.installation import adopt
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("migrate", help="Bring the database to this version's schema.")(migrate)
+
+
+def migrate() -> None:
+    """Bring the database to this version's schema; does nothing where it is there."""
+    adopt()
+    settings = load(StoreSettings)
+    database = Database(settings.url)
+    try:
+        schema.migrate(database, settings.keys)
+    finally:
+        database.dispose()
+    typer.echo("the database is ready")

@@ -1,0 +1,101 @@
+"""The processes that codecatch is made of, each the one way to run it, wherever it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import uvicorn
+
+from receiver import logs, queue
+from receiver.errors import ConfigurationError
+from receiver.settings import LogSettings, WebSettings, load
+from receiver.web.app import create_app
+from worker import processes
+from worker.celery_app import PART, make_app
+from worker.runtime import connect
+
+# Threads that wait for the network cost little; each destination gets only a few of them.
+_SENDER_THREADS: Final = 16
+_KEEP_ALIVE_SECONDS: Final = 5
+_GRACE_SECONDS: Final = 15
+
+
+def run(part: str) -> None:
+    """Be one of the parts until told to stop.
+
+    Raises:
+        ConfigurationError: there is no such part, or a variable it needs cannot be used.
+    """
+    runner = PARTS.get(part)
+    if runner is None:
+        raise ConfigurationError(f"no part is called {part}: choose one of {', '.join(PARTS)}")
+    os.environ[PART] = part
+    processes.die_with_parent()
+    logs.configure(load(LogSettings), part=part)
+    runner()
+
+
+def web() -> None:
+    """Receive webhooks."""
+    settings = load(WebSettings)
+    create_app()  # a wrong setting shows here, in one line, and not in each of several processes
+    uvicorn.run(
+        "receiver.web.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_concurrency,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def worker() -> None:
+    """Handle stored events, and sweep."""
+    runtime = connect()
+    # SQLite has one writer: more processes would only wait for each other.
+    concurrency = (os.cpu_count() or 2) if runtime.database.is_postgresql else 2
+    runtime.close()
+    _celery_worker("prefork", concurrency, queue.WORKER_QUEUES)
+
+
+def sender() -> None:
+    """Confirm orders and tell destinations."""
+    connect().close()
+    _celery_worker("threads", _SENDER_THREADS, queue.SENDER_QUEUES)
+
+
+def beat() -> None:
+    """Give the clock's ticks to the worker and the sender."""
+    make_app().start(["beat", "--loglevel=INFO"])
+
+
+PARTS: Final[Mapping[str, Callable[[], None]]] = {
+    "web": web,
+    "worker": worker,
+    "sender": sender,
+    "beat": beat,
+}
+
+
+def _celery_worker(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
+    make_app().worker_main(
+        [
+            "worker",
+            f"--pool={pool}",
+            f"--concurrency={concurrency}",
+            f"--queues={','.join(queues)}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=INFO",
+        ]
+    )

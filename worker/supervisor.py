@@ -1,0 +1,224 @@
+"""``codecatch up``: every part on one machine, started in order, watched, and stopped in order."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from receiver import heartbeats, logs
+from receiver.database import Database
+from receiver.errors import ConfigurationError
+from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
+from worker import installation, processes, schema
+from worker.embedded_broker import EmbeddedBroker
+from worker.http_client import HttpClient, HttpError
+from worker.runtime import connect_outside
+
+# In the order they are started and, the broker apart, stopped.
+PARTS = ("web", "worker", "sender", "beat")
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 25.0
+_TICK_SECONDS = 0.1
+_LONGEST_PAUSE = 10.0
+# A part that ran this long was not broken from the start.
+_STEADY_SECONDS = 30.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Child:
+    """A part, and when it is to be started again after it died."""
+
+    name: str
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    pause: float = 0.5
+    again_at: float | None = None
+
+    def look(self) -> None:
+        """Start the part again if it died, a little later each time it dies young."""
+        now = time.monotonic()
+        if self.again_at is not None:
+            if now >= self.again_at:
+                self.process, self.started, self.again_at = self.start(), now, None
+            return
+        code = self.process.poll()
+        if code is None:
+            return
+        young = now - self.started < _STEADY_SECONDS
+        self.pause = min(self.pause * 2, _LONGEST_PAUSE) if young else 0.5
+        self.again_at = now + self.pause
+        _log.warning("part.died", name=self.name, exit_code=code, restart_in=self.pause)
+
+
+class _Stop(Exception):
+    """Somebody asked us to stop."""
+
+
+def up(say: Callable[[str], None]) -> None:
+    """Run everything until SIGINT or SIGTERM; ``say`` prints a line for the person who started it.
+
+    Raises:
+        ConfigurationError: something cannot work; nothing is left running.
+    """
+    logs.configure(load(LogSettings), part="up")
+    folder = installation.data_dir()
+    os.environ[processes.SUPERVISED] = "1"
+    web = load(WebSettings)
+    _check_port(web.host, web.port)
+    installation.prepare(folder)
+    store = load(StoreSettings)
+    connect_outside().http.close()
+    signal.signal(signal.SIGTERM, _ask_to_stop)
+    signal.signal(signal.SIGINT, _ask_to_stop)
+    children: list[_Child] = []
+    try:
+        with _only_one(folder):
+            _start(folder, store, children, say)
+            _wait_until_ready(store, web, children)
+            say("codecatch is ready")
+            while True:
+                for child in children:
+                    child.look()
+                time.sleep(_TICK_SECONDS)
+    except _Stop:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _stop(children)
+
+
+def _start(
+    folder: Path, store: StoreSettings, children: list[_Child], say: Callable[[str], None]
+) -> None:
+    if load(BrokerSettings).broker_url is None:
+        broker = EmbeddedBroker()
+        os.environ["REDIS_URL"] = broker.url
+        children.append(_Child("broker", broker.start, broker.start()))
+        installation.announce_broker(folder, broker.url)
+    database = Database(store.url)
+    schema.migrate(database, store.keys)
+    database.dispose()
+    for name in PARTS:
+        start = _starter(name)
+        children.append(_Child(name, start, start()))
+    _introduce(folder, say)
+
+
+def _starter(name: str) -> Callable[[], subprocess.Popen[bytes]]:
+    return lambda: processes.start([sys.executable, "-m", "worker.cli", "run", name])
+
+
+def _introduce(folder: Path, say: Callable[[str], None]) -> None:
+    web = load(WebSettings)
+    host = f"[{web.host}]" if ":" in web.host else web.host
+    base = f"http://{host}:{web.port}/webhooks"
+    token = os.environ["DAISYSIM_WEBHOOK_TOKENS"].partition(",")[0].strip()
+    command = sys.argv[0] if "/" in sys.argv[0] and not sys.argv[0].endswith(".py") else "codecatch"
+    say("Webhook URLs, to be pasted into the providers' dashboards behind your public address:")
+    say(f"  VirtualSMS  {base}/virtualsms")
+    say(f"              (the signing secret is VIRTUALSMS_WEBHOOK_SECRETS in {folder}/secrets.env")
+    say("              or your environment: set it to the one that the dashboard shows)")
+    say(f"  DaisySIM    {base}/daisysim/{token}")
+    say("Try it from another terminal:")
+    say(f"  {command} simulate virtualsms sms.received --order demo && {command} wait demo")
+
+
+def _wait_until_ready(store: StoreSettings, web: WebSettings, children: list[_Child]) -> None:
+    host = "127.0.0.1" if web.host in {"0.0.0.0", "::"} else web.host  # noqa: S104 - a comparison
+    authority = f"[{host}]:{web.port}" if ":" in host else f"{host}:{web.port}"
+    http = HttpClient(allowed_hosts=[authority], plain_http_hosts=[authority], total_timeout=2)
+    database = Database(store.url)
+    until = time.monotonic() + _READY_SECONDS
+    try:
+        while not (_web_ready(http, f"http://{authority}/readyz") and _sender_ready(database)):
+            for child in children:
+                if child.process.poll() is not None:
+                    raise ConfigurationError(
+                        f"{child.name} stopped at its start: see the log above"
+                    )
+            if time.monotonic() > until:
+                raise ConfigurationError(
+                    f"not ready within {_READY_SECONDS:.0f} s: see the log above"
+                )
+            time.sleep(_TICK_SECONDS)
+    finally:
+        http.close()
+        database.dispose()
+
+
+def _web_ready(http: HttpClient, url: str) -> bool:
+    try:
+        answer = http.request("GET", url)
+    except HttpError:
+        return False
+    return answer.status == 200 and json.loads(answer.body)["status"] == "ok"
+
+
+def _sender_ready(database: Database) -> bool:
+    with database.reading() as session:
+        return heartbeats.alive(session, "sender", database.now(session))
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"PORT: cannot listen on {host} port {port} ({error.strerror}): "
+                "stop what listens there, or set PORT to another"
+            ) from None
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the data directory: two supervisors over one would undo each other's work."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(
+                f"CODECATCH_DATA_DIR: another codecatch is running in {folder}"
+            ) from None
+        yield
+
+
+def _stop(children: list[_Child]) -> None:
+    """Ask the parts to stop, then make them; the broker last, since they need it for that."""
+    parts = [child.process for child in children if child.name != "broker"]
+    _end(parts)
+    _end([child.process for child in children if child.name == "broker"])
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+    until = time.monotonic() + _STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _ask_to_stop(*_: object) -> None:
+    raise _Stop
