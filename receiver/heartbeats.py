@@ -35,7 +35,13 @@ def beat(session: Session, part: str, now: datetime) -> None:
         session.execute(update(_TABLE).where(_TABLE.c.part == part).values(seen_at=now))
 
 
+def seen(session: Session, part: str) -> datetime | None:
+    """When ``part`` last gave a sign of life, if it ever did."""
+    row = session.get(Heartbeat, part)
+    return None if row is None else row.seen_at
+
+
 def alive(session: Session, part: str, now: datetime) -> bool:
     """Whether ``part`` gave a sign of life lately."""
-    row = session.get(Heartbeat, part)
-    return row is not None and now - row.seen_at < SILENCE
+    last = seen(session, part)
+    return last is not None and now - last < SILENCE

@@ -39,6 +39,7 @@ def configure(settings: LogSettings, *, part: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _adder(part),
+        _drop_colours,
     ]
     structlog.configure(
         processors=[
@@ -60,6 +61,7 @@ def configure(settings: LogSettings, *, part: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    logging.captureWarnings(capture=True)
     for name, level in _QUIETER.items():
         logging.getLogger(name).setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery"):
@@ -78,6 +80,14 @@ def _renderers(chosen: Literal["json", "console"] | None) -> list[Processor]:
         structlog.processors.ExceptionRenderer(_TRACEBACK),
         structlog.processors.JSONRenderer(),
     ]
+
+
+def _drop_colours(
+    _: object, __: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    # uvicorn says some things twice, the second time for terminals only.
+    line.pop("color_message", None)
+    return line
 
 
 def _adder(part: str) -> Processor:

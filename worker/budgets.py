@@ -1,6 +1,6 @@
 """Limits on calls, as rows: right for any number of processes, whatever becomes of the broker.
 
-A budget remembers the time of each call in its window, so that no window of that length ever
+A budget counts the calls of each second of its window, so that no window of that length ever
 holds more calls than allowed, wherever it begins. It is debited in the transaction that claims
 the work, under a lock on its row.
 """
@@ -31,14 +31,21 @@ def available_at(budget: Budget, limit: int, now: datetime) -> datetime:
     """When the next call may be made: ``now``, or a later time."""
     if budget.blocked_until is not None and budget.blocked_until > now:
         return budget.blocked_until
-    spent = _within_window(budget, now)
-    return now if len(spent) < limit else spent[-limit] + WINDOW
+    counted = 0
+    for second, calls in reversed(_within_window(budget, now)):
+        counted += calls
+        if counted >= limit:
+            # Once the calls of this second are out of the window, there is room again.
+            return datetime.fromtimestamp(second + 1, UTC) + WINDOW
+    return now
 
 
 def debit(budget: Budget, now: datetime) -> None:
     """Count one call."""
-    spent = [*_within_window(budget, now), now]
-    budget.spent = json.dumps([round(moment.timestamp() * 1_000_000) for moment in spent])
+    this_second = int(now.timestamp())
+    spent = dict(_within_window(budget, now))
+    spent[this_second] = spent.get(this_second, 0) + 1
+    budget.spent = json.dumps(sorted(spent.items()))
 
 
 def block(session: Session, key: str, until: datetime) -> None:
@@ -48,7 +55,12 @@ def block(session: Session, key: str, until: datetime) -> None:
         budget.blocked_until = until
 
 
-def _within_window(budget: Budget, now: datetime) -> list[datetime]:
-    moments = [datetime.fromtimestamp(each / 1_000_000, UTC) for each in json.loads(budget.spent)]
+def _within_window(budget: Budget, now: datetime) -> list[tuple[int, int]]:
+    """The seconds that may still count, with their calls, oldest first."""
+    window = WINDOW.total_seconds() + 1
     # A call from the future was counted by a clock that has been set back since.
-    return sorted(moment for moment in moments if now - WINDOW < moment <= now + WINDOW)
+    return [
+        (second, calls)
+        for second, calls in json.loads(budget.spent)
+        if abs(now.timestamp() - second) < window
+    ]

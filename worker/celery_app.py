@@ -51,7 +51,7 @@ def make_app() -> Celery:
         beat_max_loop_interval=1,
         beat_schedule={
             "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 2}},
-            "pulse": {"task": queue.PULSE, "schedule": 5.0, "options": {"expires": 10}},
+            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 4}},
         },
     )
     app.conf.include = ["worker.tasks"]

@@ -176,7 +176,7 @@ class Delivery(FollowUp, table=True):
 class Budget(SQLModel, table=True):
     """What was spent of a limit on calls, and until when its owner told us to stay away.
 
-    ``spent`` holds the times of the calls inside the window, as JSON microseconds.
+    ``spent`` is JSON: pairs of a Unix second and the calls made in it, oldest first.
     """
 
     __tablename__ = "budgets"

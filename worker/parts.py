@@ -75,7 +75,7 @@ def sender() -> None:
 
 def beat() -> None:
     """Give the clock's ticks to the worker and the sender."""
-    make_app().start(["beat", "--loglevel=INFO"])
+    make_app().start(["--quiet", "beat", "--loglevel=INFO"])
 
 
 PARTS: Final[Mapping[str, Callable[[], None]]] = {
@@ -87,9 +87,11 @@ PARTS: Final[Mapping[str, Callable[[], None]]] = {
 
 
 def _celery_worker(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
-    make_app().worker_main(
+    make_app().start(
         [
+            "--quiet",
             "worker",
+            f"--hostname={os.environ[PART]}@%h",
             f"--pool={pool}",
             f"--concurrency={concurrency}",
             f"--queues={','.join(queues)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -120,7 +120,10 @@ def _start(
 
 
 def _starter(name: str) -> Callable[[], subprocess.Popen[bytes]]:
-    return lambda: processes.start([sys.executable, "-m", "worker.cli", "run", name])
+    # Standard output is for the person who started us: what a part prints there is log.
+    return lambda: processes.start(
+        [sys.executable, "-m", "worker.cli", "run", name], stdout=sys.stderr
+    )
 
 
 def _introduce(folder: Path, say: Callable[[str], None]) -> None:
@@ -143,35 +146,34 @@ def _wait_until_ready(store: StoreSettings, web: WebSettings, children: list[_Ch
     authority = f"[{host}]:{web.port}" if ":" in host else f"{host}:{web.port}"
     http = HttpClient(allowed_hosts=[authority], plain_http_hosts=[authority], total_timeout=2)
     database = Database(store.url)
+    with database.reading() as session:
+        since = database.now(session)
     until = time.monotonic() + _READY_SECONDS
     try:
-        while not (_web_ready(http, f"http://{authority}/readyz") and _sender_ready(database)):
+        while not (_accepts(http, f"http://{authority}/readyz") and _handles(database, since)):
             for child in children:
                 if child.process.poll() is not None:
-                    raise ConfigurationError(
-                        f"{child.name} stopped at its start: see the log above"
-                    )
+                    raise ConfigurationError(f"{child.name} stopped at its start: see the log")
             if time.monotonic() > until:
-                raise ConfigurationError(
-                    f"not ready within {_READY_SECONDS:.0f} s: see the log above"
-                )
+                raise ConfigurationError(f"not ready within {_READY_SECONDS:.0f} s: see the log")
             time.sleep(_TICK_SECONDS)
     finally:
         http.close()
         database.dispose()
 
 
-def _web_ready(http: HttpClient, url: str) -> bool:
+def _accepts(http: HttpClient, url: str) -> bool:
     try:
-        answer = http.request("GET", url)
+        return http.request("GET", url).status == 200
     except HttpError:
         return False
-    return answer.status == 200 and json.loads(answer.body)["status"] == "ok"
 
 
-def _sender_ready(database: Database) -> bool:
+def _handles(database: Database, since: datetime) -> bool:
+    """Whether both kinds of worker did something since then: older signs are another run's."""
     with database.reading() as session:
-        return heartbeats.alive(session, "sender", database.now(session))
+        seen = [heartbeats.seen(session, part) for part in ("worker", "sender")]
+    return all(moment is not None and moment > since for moment in seen)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -93,7 +93,7 @@ class WebhookEndpoint:
                 notes=notes,
             )
         )
-        request.state.log["event"] = stored.id
+        request.state.log["event_id"] = stored.id
         if stored.duplicate:
             return JSONResponse({"status": "duplicate", "event": stored.id})
         if test:

@@ -115,7 +115,7 @@ def _order_tables() -> None:
         "order_numbers",
         _id(), sa.Column("order_ref", sa.String(), sa.ForeignKey("orders.id"), nullable=False),
         _sealed("phone_number"), _text("phone_digest"), _time("since"),
-        sa.UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers_number"),
+        sa.UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers"),
     )  # fmt: skip
     op.create_index("ix_order_numbers_phone_digest", "order_numbers", ["phone_digest"])
     op.create_table(
@@ -123,7 +123,7 @@ def _order_tables() -> None:
         _id(), sa.Column("order_ref", sa.String(), sa.ForeignKey("orders.id"), nullable=False),
         _text("event_id", null=True), _text("kind"), _text("from_status"), _text("to_status"),
         _time("at"), _time("recorded_at"),
-        sa.UniqueConstraint("order_ref", "event_id", "to_status", name="uq_transitions"),
+        sa.UniqueConstraint("order_ref", "event_id", "to_status", name="uq_order_transitions"),
     )  # fmt: skip
     op.create_table(
         "codes",

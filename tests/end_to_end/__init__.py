@@ -1,0 +1,1 @@
+"""The whole of codecatch, run as its users run it."""

@@ -1,0 +1,198 @@
+"""An installation run by ``codecatch up``, between stand-ins for everything outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from tests.support import webhooks
+from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.ports import free_port
+from tests.support.processes import leashed
+from tests.support.smtp_server import SmtpServer
+from tests.support.waiting import eventually
+from tests.support.webhooks import Webhook
+
+API_KEY = "sk_live_made-up-0123456789"
+DAISY_KEY = "daisy-made-up-0123456789"
+MAILBOX = "team@example.com"
+READY = "codecatch is ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver answered."""
+
+    status: int
+    content: Any
+
+
+class Outside:
+    """The providers' APIs, Slack and a mailbox, all on this machine."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.api = self._stack.enter_context(HttpServer())
+        self.slack = self._stack.enter_context(HttpServer())
+        self.smtp = self._stack.enter_context(SmtpServer())
+        self.codes: dict[str, str] = {}
+        self.api.on("POST", "/api/v2/orders/*/confirm", handler=_confirmed)
+        self.api.on("GET", "/daisy/check/*", handler=self._checked)
+        self.slack.on("POST", "/services/*", body=b"ok")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that point an installation here."""
+        return {
+            "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
+            "VIRTUALSMS_API_URL": f"{self.api.url}/api/v2",
+            "VIRTUALSMS_API_KEY": API_KEY,
+            "DAISYSIM_WEBHOOK_TOKENS": webhooks.TOKEN,
+            "DAISYSIM_API_URL": f"{self.api.url}/daisy",
+            "DAISYSIM_API_KEY": DAISY_KEY,
+            "SLACK_WEBHOOK_URL": f"{self.slack.url}/services/T0/B0/made-up",
+            "DESTINATION_ALLOWED_HOSTS": f"127.0.0.1:{self.slack.port}",
+            "SMTP_URL": self.smtp.url,
+            "EMAIL_FROM": "codecatch@example.com",
+            "EMAIL_TO": MAILBOX,
+        }
+
+    def told_by_slack(self, code: str) -> int:
+        """How many Slack messages told ``code``."""
+        return sum(f"code {code} " in r.json()["text"] for r in self.slack.requests("POST"))
+
+    def told_by_mail(self, code: str) -> int:
+        """How many mails told ``code``."""
+        return sum(f"code {code} " in mail.message["Subject"] for mail in self.smtp.mails())
+
+    def confirmations(self, order: str) -> list[Request]:
+        """The calls that confirmed ``order``."""
+        return self.api.requests("POST", f"/api/v2/orders/{order}/confirm")
+
+    def _checked(self, request: Request) -> Reply:
+        code = self.codes.get(request.path.rpartition("/")[2], webhooks.CODE)
+        return Reply(json={"data": {"status": "Completed", "code": code}})
+
+
+def _confirmed(request: Request) -> Reply:
+    order = request.path.split("/")[-2]
+    return Reply(json={"order_id": order, "status": "confirmed"})
+
+
+class Installation:
+    """``codecatch up`` in a directory of its own; :meth:`start` returns when it is ready."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self._settings = {"PORT": str(self.port), "LOG_FORMAT": "json", **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "up.log"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes and commands run with."""
+        return {**os.environ, **self._settings}
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                leashed([sys.executable, "-m", "worker.cli", "up"]),
+                cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        before = self.output.count(READY)
+        eventually(lambda: self._look() > before, within=60)
+
+    def _look(self) -> int:
+        assert self._process is not None
+        assert self._process.poll() is None, self.output
+        return self.output.count(READY)
+
+    def kill(self) -> None:
+        """Kill the supervisor and everything under it, with SIGKILL."""
+        assert self._process is not None
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        self._process.wait()
+        psutil.wait_procs(family, timeout=10)
+
+    def stop(self) -> int:
+        """Ask it to stop, as systemd would; its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(30)
+
+    @property
+    def output(self) -> str:
+        """What it has printed and logged."""
+        return self._log.read_text("utf-8", "replace")
+
+    def send(self, webhook: Webhook) -> Answer:
+        """POST a webhook to it."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{webhook.path}", webhook.body, webhook.headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=15) as response:
+                return Answer(response.status, json.load(response))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, json.load(error))
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a ``codecatch`` command beside it."""
+        return subprocess.run(
+            [sys.executable, "-m", "worker.cli", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def json(self, *words: str) -> Any:
+        """What a command prints with ``--json``."""
+        done = self.command(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def event(self, event_id: str, state: str) -> dict[str, Any]:
+        """The event, once it is in ``state``."""
+
+        def look() -> dict[str, Any] | None:
+            found: dict[str, Any] = self.json("events", "show", event_id)
+            return found if found["state"] == state else None
+
+        found = eventually(look, within=20, every=0.2)
+        assert found is not None
+        return found

@@ -1,0 +1,81 @@
+"""The plug is pulled in the middle of a burst, and every acknowledged code is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.installation import Installation, Outside
+from tests.support import webhooks
+from tests.support.waiting import eventually
+
+EVENTS = 500
+KILLED_AFTER = 200
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    """Stand-ins for everything that codecatch talks to."""
+    with Outside() as outside:
+        yield outside
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_when_everything_is_killed(outside: Outside, tmp_path: Path) -> None:
+    """Killed amid 500 events and started again: 500 codes, 500 confirmations, each code told.
+
+    The sender does what a provider does: it repeats what was not acknowledged.
+    """
+    settings = {**outside.environment(), "VIRTUALSMS_RATE_LIMIT": "100000"}
+    for name in ("SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
+        del settings[name]
+    expected = {f"ord-{number}": f"{100_000 + number}" for number in range(EVENTS)}
+    pending = {
+        order: webhooks.virtualsms_v1(order=order, code=code) for order, code in expected.items()
+    }
+    acknowledged: dict[str, int] = {}
+    enough = threading.Event()
+
+    with Installation(tmp_path, settings) as installation:
+
+        def send(order: str) -> None:
+            try:
+                acknowledged[order] = installation.send(pending[order]).status
+            except (OSError, HTTPException):
+                return  # not acknowledged: to be sent again
+            if len(acknowledged) >= KILLED_AFTER:
+                enough.set()
+
+        with ThreadPoolExecutor(8) as senders:
+            first = [senders.submit(send, order) for order in pending]
+            assert enough.wait(60)
+            installation.kill()
+            for attempt in first:
+                attempt.result()
+        assert KILLED_AFTER <= len(acknowledged) < EVENTS
+        installation.start()
+        with ThreadPoolExecutor(8) as senders:
+            list(senders.map(send, [order for order in pending if order not in acknowledged]))
+        assert set(acknowledged.values()) <= {200, 202}
+        assert len(acknowledged) == EVENTS
+
+        def settled() -> bool:
+            stats = installation.json("stats")
+            deliveries, confirmations = stats["deliveries"], stats["confirmations"]
+            done = deliveries.get("done", 0) == EVENTS == confirmations.get("done", 0)
+            return done and stats["acknowledged_unhandled"] == 0
+
+        eventually(settled, within=150, every=1)
+        codes = installation.json("codes", "list", "--limit", "1000", "--reveal")
+        assert {code["order_id"]: code["code"] for code in codes} == expected
+        assert len(codes) == EVENTS
+        assert all(len(outside.confirmations(order)) == 1 for order in expected)
+        told = [outside.told_by_slack(code) for code in expected.values()]
+        assert min(told) == 1
+        # A message may be doubled only where the kill fell between its sending and its record.
+        assert sum(told) - EVENTS <= 4

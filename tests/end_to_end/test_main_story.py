@@ -1,0 +1,177 @@
+"""From a webhook to a code, a confirmed order, a Slack message and a mail."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.end_to_end.installation import API_KEY, MAILBOX, Installation, Outside
+from tests.support import webhooks
+from tests.support.stores import ENCRYPTION_KEYS
+from tests.support.waiting import eventually
+from tests.support.webhooks import Webhook
+
+pytestmark = pytest.mark.xdist_group("installation")
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Outside]:
+    """Stand-ins for everything that codecatch talks to."""
+    with Outside() as outside:
+        yield outside
+
+
+@pytest.fixture(scope="module", params=["embedded", "servers"])
+def installation(
+    request: pytest.FixtureRequest, outside: Outside, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """An installation on SQLite and its own broker, and one on PostgreSQL and an outside broker."""
+    settings = outside.environment()
+    with ExitStack() as stack:
+        if request.param == "servers":
+            postgres = request.getfixturevalue("postgres")
+            settings["DATABASE_URL"] = stack.enter_context(postgres.database())
+            settings["REDIS_URL"] = request.getfixturevalue("valkey").url_of(0)
+            settings["ENCRYPTION_KEYS"] = ENCRYPTION_KEYS
+        folder = tmp_path_factory.mktemp(request.param)
+        yield stack.enter_context(Installation(folder, settings))
+
+
+VIRTUALSMS: dict[str, Callable[..., Webhook]] = {
+    "v2": webhooks.virtualsms_v2,
+    "v1": webhooks.virtualsms_v1,
+    "flat": webhooks.virtualsms_flat,
+}
+
+
+@pytest.mark.parametrize("dialect", VIRTUALSMS)
+def test_a_virtualsms_code_reaches_everybody_once(
+    installation: Installation, outside: Outside, dialect: str, request: pytest.FixtureRequest
+) -> None:
+    """Each dialect: stored, listed, printed by wait, told once by each medium, confirmed once."""
+    order, code = _fresh(request, dialect)
+    webhook = VIRTUALSMS[dialect](order=order, code=code)
+    first = installation.send(webhook)
+    assert (first.status, first.content["status"]) == (202, "accepted")
+
+    waited = installation.command("wait", order, "--timeout", "20")
+    assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
+    (listed,) = installation.json("codes", "list", "--order", order, "--reveal")
+    assert (listed["code"], listed["phone_number"]) == (code, webhooks.UK_PHONE)
+    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
+    (confirmed,) = eventually(lambda: outside.confirmations(order))
+    assert confirmed.headers["authorization"] == f"Bearer {API_KEY}"
+    assert {mail.recipients[0] for mail in outside.smtp.mails()} == {MAILBOX}
+    eventually(
+        lambda: installation.json("orders", "show", order)["status"] == "confirmed", every=0.2
+    )
+
+    again = installation.send(webhook)
+    assert (again.status, again.content["status"]) == (200, "duplicate")
+    assert again.content["event"] == first.content["event"]
+    _nothing_more(installation, outside, order, code)
+
+
+def test_a_daisysim_code_is_vouched_for_and_told_once(
+    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+) -> None:
+    """The provider is asked back first; then the code is printed and told once."""
+    order, code = _fresh(request, "daisysim")
+    outside.codes[order] = code
+    webhook = webhooks.daisysim(activation=order, code=code)
+    assert installation.send(webhook).status == 202
+    waited = installation.command("wait", order, "--provider", "daisysim", "--timeout", "20")
+    assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
+    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
+    assert len(outside.api.requests("GET", f"/daisy/check/{order}")) == 1
+    assert installation.send(webhook).content["status"] == "duplicate"
+    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (1, 1)
+
+
+def test_a_forged_daisysim_code_is_told_to_nobody(
+    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+) -> None:
+    """A code that the provider contradicts is quarantined, and wait never prints it."""
+    order, code = _fresh(request, "forged")
+    outside.codes[order] = "000000"
+    sent = installation.send(webhooks.daisysim(activation=order, code=code))
+    event = installation.event(sent.content["event"], "quarantined")
+    assert "another code" in event["error"]
+    waited = installation.command("wait", order, "--timeout", "1")
+    assert (waited.returncode, waited.stdout) == (3, "")
+    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (0, 0)
+
+
+def test_the_same_code_under_another_event_is_linked_and_told_to_nobody(
+    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+) -> None:
+    """Two events that report one SMS are one code, told and confirmed once."""
+    order, code = _fresh(request, "twice")
+    first = installation.send(webhooks.virtualsms_v1(order=order, code=code))
+    eventually(lambda: outside.told_by_slack(code) and outside.confirmations(order))
+    second = installation.send(webhooks.virtualsms_v1(order=order, code=code))
+    assert second.status == 202
+    linked = installation.event(second.content["event"], "handled")
+    reported = installation.event(first.content["event"], "handled")
+    assert linked["code_id"] == reported["code_id"]
+    _nothing_more(installation, outside, order, code)
+
+
+def test_an_unforeseen_shape_is_kept_and_fails_in_words(
+    installation: Installation, request: pytest.FixtureRequest
+) -> None:
+    """A number where text was expected: 202, failed, a reason, and nothing of the value."""
+    order, _ = _fresh(request, "shape")
+    body = webhooks.encode(
+        {"type": "order.sms_received", "data": {"order_id": order, "code": 777123}}
+    )
+    sent = installation.send(webhooks.signed(body))
+    assert sent.status == 202
+    event = installation.event(sent.content["event"], "failed")
+    assert event["error"] == "code: expected text, found a number"
+    done = installation.command("events", "replay", sent.content["event"])
+    assert done.returncode == 0, done.stderr
+    assert installation.event(sent.content["event"], "failed")["attempts"] >= 1
+
+
+def test_a_refused_request_leaves_a_trace(installation: Installation) -> None:
+    """A wrong signature is 401 as a problem document, and listed with its reason."""
+    forged: Webhook = webhooks.virtualsms_v2(secret="not-the-secret")
+    answer = installation.send(forged)
+    assert (answer.status, answer.content["status"]) == (401, 401)
+    rejected = eventually(lambda: installation.json("rejected", "list"), every=0.2)
+    assert any("does not fit" in each["reason"] for each in rejected)
+
+
+def test_one_event_can_be_followed_through_the_log(
+    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+) -> None:
+    """The request, the handling and every delivery log the event's id, and never the code."""
+    order, code = _fresh(request, "log")
+    sent = installation.send(webhooks.virtualsms_v1(order=order, code=code))
+    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
+
+    def lines() -> list[str]:
+        return [line for line in installation.output.splitlines() if sent.content["event"] in line]
+
+    for name in ("request.answered", "event.handled", "delivery.attempted"):
+        eventually(lambda name=name: any(name in line for line in lines()))  # type: ignore[misc]
+    assert code not in installation.output
+    assert webhooks.UK_PHONE not in installation.output
+
+
+def _fresh(request: pytest.FixtureRequest, word: str) -> tuple[str, str]:
+    """An order and a code that no other test uses."""
+    number = zlib.crc32(f"{request.node.nodeid} {word}".encode()) % 10**8
+    return f"ord-{word}-{number}", f"{number:08d}"
+
+
+def _nothing_more(installation: Installation, outside: Outside, order: str, code: str) -> None:
+    """Nothing is on its way any more, and each effect happened once."""
+    eventually(lambda: installation.json("stats")["acknowledged_unhandled"] == 0, every=0.2)
+    assert len(installation.json("codes", "list", "--order", order)) == 1
+    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (1, 1)
+    assert len(outside.confirmations(order)) == 1
