@@ -79,7 +79,7 @@ def parse_url(text_: str) -> URL:
     wanted = "DATABASE_URL: wants sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
     try:
         url = make_url(text_)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: the port, whose text may be a password's
         raise ConfigurationError(wanted) from None
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url

@@ -42,6 +42,6 @@ def seen(session: Session, part: str) -> datetime | None:
 
 
 def alive(session: Session, part: str, now: datetime) -> bool:
-    """Whether ``part`` gave a sign of life lately."""
+    """Whether ``part`` gave a sign of life lately; one from the future is no such sign."""
     last = seen(session, part)
-    return last is not None and now - last < SILENCE
+    return last is not None and abs(now - last) < SILENCE

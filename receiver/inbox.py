@@ -8,7 +8,7 @@ can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
@@ -77,7 +77,7 @@ class Arrival:
     """
 
     provider: str
-    body: bytes
+    body: bytes = field(repr=False)
     arrived_at: datetime
     key: str | None = None
     test: bool = False

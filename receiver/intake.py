@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver import inbox
@@ -44,6 +44,7 @@ class Intake:
         self._writers = ThreadPoolExecutor(self._flights, thread_name_prefix="intake")
         self._waiting: deque[_Waiting] = deque()
         self._flying = 0
+        self._closed = False
 
     async def store(self, arrival: Arrival) -> Stored:
         """Where ``arrival`` ended; returns only when that is on durable storage.
@@ -51,6 +52,8 @@ class Intake:
         Raises:
             StoreUnavailable: it could not be written, or too many are waiting already.
         """
+        if self._closed:
+            raise StoreUnavailable("the receiver is stopping")
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
@@ -59,8 +62,13 @@ class Intake:
         return await future
 
     def close(self) -> None:
-        """Wait for what is being written; nothing may be stored afterwards."""
+        """Wait for what is being written; what is still waiting, or comes later, is refused."""
+        self._closed = True
         self._writers.shutdown(wait=True)
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(StoreUnavailable("the receiver is stopping"))
+        self._waiting.clear()
 
     def _launch(self) -> None:
         while self._waiting and self._flying < self._flights:
@@ -80,7 +88,7 @@ class Intake:
         outcomes: Sequence[Stored | StoreUnavailable]
         if writing.cancelled() or error is not None:
             _log.error("intake.write_broke", error=type(error).__name__)
-            outcomes = [StoreUnavailable("the event could not be stored")] * len(batch)
+            outcomes = [StoreUnavailable("the event could not be stored") for _ in batch]
         else:
             outcomes = writing.result()
         for (_, future), outcome in zip(batch, outcomes, strict=True):
@@ -96,10 +104,10 @@ class Intake:
         """Runs in a writer thread: all of a batch in one commit, or each for itself."""
         try:
             return [*self._commit(arrivals)]
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - drivers raise more than SQLAlchemy wraps
             _log.warning("intake.commit_failed", events=len(arrivals), error=type(error).__name__)
             if len(arrivals) == 1 or _connection_trouble(error):
-                return [StoreUnavailable("the database did not take the event")] * len(arrivals)
+                return [StoreUnavailable("the database did not take the event") for _ in arrivals]
         # One of them is to blame: the others must not suffer for it.
         return [outcome for arrival in arrivals for outcome in self._write([arrival])]
 
@@ -116,6 +124,6 @@ class Intake:
         raise AssertionError("unreachable")
 
 
-def _connection_trouble(error: SQLAlchemyError) -> bool:
+def _connection_trouble(error: Exception) -> bool:
     """Whether the database, and not one of the rows, is what failed."""
     return isinstance(error, (OperationalError, InterfaceError, PoolTimeout))

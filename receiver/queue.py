@@ -148,11 +148,11 @@ def publish(app: Celery, task: str, ids: Sequence[str]) -> None:
 
 def reachable(app: Celery) -> bool:
     """Whether the broker answers within about a second."""
-    connection = app.connection_for_write()
     try:
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=1)
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(
+                max_retries=1, interval_start=0, interval_step=0, timeout=1
+            )
     except Exception:  # noqa: BLE001 - whatever a broker's client raises, it is not reachable
         return False
-    finally:
-        connection.release()
     return True

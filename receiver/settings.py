@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
@@ -46,9 +47,19 @@ def _broker_url(value: SecretStr | None) -> SecretStr | None:
         "unix://",
         "redis+socket://",
     )
-    if value is not None and not value.get_secret_value().startswith(schemes):
-        raise ValueError("redis://HOST:PORT/0 or another Celery broker URL")
+    wanted = "redis://HOST:PORT/0 or another Celery broker URL"
+    # Several brokers may be named, separated by semicolons.
+    for url in value.get_secret_value().split(";") if value is not None else ():
+        if not url.startswith(schemes) or not _has_usable_port(url):
+            raise ValueError(wanted)
     return value
+
+
+def _has_usable_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 BrokerUrl = Annotated[SecretStr | None, AfterValidator(_broker_url)]
@@ -123,4 +134,5 @@ def load(group: type[_Settings], prefix: str = "") -> _Settings:
 
 
 def _in_words(message: str) -> str:
-    return message.removeprefix("Input should be ").removeprefix("a valid ").split(", unable")[0]
+    words = message.removeprefix("Input should be ").split(", unable")[0]
+    return f"a number {words}" if words.startswith(("greater", "less")) else words

@@ -9,7 +9,6 @@ as the digits.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -52,7 +51,7 @@ def parse_keys(text: str) -> list[bytes]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
             key = base64.b64decode(part, validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
             raise ConfigurationError(wanted)

@@ -39,22 +39,22 @@ def settle(runtime: Runtime, ids: Sequence[str]) -> None:
         task = settling.take(runtime, row_id, _BUDGET_OF)
         if task is None:
             continue
-        structlog.contextvars.bind_contextvars(event_id=task.row.event_id)
         attempt = verification.verify if task.row.action == VERIFY else _confirm
-        try:
-            settling.record(task, attempt(task))
-        except LeaseLost as lost:
-            _log.warning("confirmation.lease_lost", confirmation_id=row_id, reason=str(lost))
+        with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
+            try:
+                settling.record(task, attempt(task))
+            except LeaseLost as lost:
+                _log.warning("confirmation.lease_lost", confirmation_id=row_id, reason=str(lost))
 
 
 def _confirm(task: Task) -> Outcome:
     client = task.api.client
     if not isinstance(client, Confirms):
         return Outcome(DEAD, f"the API of {task.row.provider} confirms nothing")
-    if task.claimed.given_up:
-        return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
     if _known_status(task) == CONFIRMED:
         return Outcome(DONE)
+    if task.claimed.given_up:
+        return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
     unsure = task.row.unsure or task.claimed.repeated
     try:
         ended = _look_before_repeating(task, client) if unsure else None
@@ -63,7 +63,8 @@ def _confirm(task: Task) -> Outcome:
         unsure = False  # nothing was charged so far: the provider has just said so
         client.confirm_order(task.row.order_id)
     except OutOfBudget as spent:
-        return Outcome(None, str(spent), again=_until(task, spent), unsure=True)
+        # The answer that nothing was charged still holds: only the second call was not made.
+        return Outcome(None, str(spent), again=_until(task, spent), unsure=False)
     except ProviderError as error:
         return _after_error(task, error, unsure=unsure)
     return Outcome(DONE, record=_confirmed(task.row))

@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, update
+from sqlalchemy import func, not_, update
 from sqlmodel import Session, col, select
 
 from receiver import queue
+from receiver.errors import CodecatchError
 from receiver.vault import Vault
 from worker import backoff, budgets, codes, leases
 from worker.destinations.base import DeliveryError, Destination
@@ -32,17 +33,20 @@ MOST_ATTEMPTS = 15
 # After this long a task leaves the rest of a destination's rows to another.
 _CHAIN_SECONDS = 10.0
 _AFTER_UNKNOWN = timedelta(seconds=5)
+_SHORTEST_PAUSE = timedelta(seconds=1)
+# A destination that asks for pauses is alive: such attempts do not count, for this long.
+_LONGEST_PAUSED = timedelta(hours=24)
 _TABLE = table_of(Delivery)
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One row in hand, and what it says."""
+    """One row in hand, and what it says, or why that cannot be told."""
 
     row: Delivery
     claimed: Claim
-    notification: Notification
+    notification: Notification | DeliveryError
 
 
 def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
@@ -63,9 +67,8 @@ def _chain(runtime: Runtime, destination: Destination, first: str) -> None:
     until = time.monotonic() + _CHAIN_SECONDS
     held = _take(runtime, destination, first)
     while held is not None:
-        structlog.contextvars.bind_contextvars(event_id=held.row.event_id)
-        _send(runtime, destination, held)
-        structlog.contextvars.unbind_contextvars("event_id")
+        with structlog.contextvars.bound_contextvars(event_id=held.row.event_id):
+            _send(runtime, destination, held)
         if time.monotonic() > until:
             with runtime.database.reading() as session:
                 following = _next(session, destination.name, runtime.database.now(session))
@@ -90,7 +93,11 @@ def _take(runtime: Runtime, destination: Destination, row_id: str | None) -> _He
         if not won:
             return None
         row = session.get_one(Delivery, won[0].id)
-        notification = _notification(session, runtime.vault, row, won[0])
+        notification: Notification | DeliveryError
+        try:
+            notification = _notification(session, runtime.vault, row, won[0])
+        except CodecatchError as error:
+            notification = DeliveryError(str(error), permanent=True)
         session.expunge(row)
         return _Held(row, won[0], notification)
 
@@ -115,7 +122,7 @@ def _in_hand(session: Session, destination: str, now: datetime) -> int:
         select(func.count()).where(
             col(Delivery.destination) == destination,
             col(Delivery.state) == SENDING,
-            col(Delivery.lease_until) > now,
+            not_(leases.expired(_TABLE, now)),
         )
     ).one()
 
@@ -165,6 +172,8 @@ def _send(runtime: Runtime, destination: Destination, held: _Held) -> None:
     error: DeliveryError | None = None
     if held.claimed.given_up:
         error = DeliveryError("processes died while sending it", permanent=True, unknown=True)
+    elif isinstance(held.notification, DeliveryError):
+        error = held.notification
     else:
         try:
             destination.send(held.notification)
@@ -186,12 +195,12 @@ def _record(
     with runtime.database.transaction() as session:
         now = runtime.database.now(session)
         planner = Planner(session, now)
-        state = _end_state(row, claimed, error)
+        state = _end_state(row, claimed, error, now)
         if error is None:
             leases.finish(session, _TABLE, claimed, state=DONE, sent_at=now, error=None)
         elif state is None:
             if error.retry_after is not None:
-                until = now + timedelta(seconds=error.retry_after)
+                until = now + max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
                 budgets.block(session, f"destination:{destination.name}", until)
             else:
                 until = now + (_AFTER_UNKNOWN if error.unknown else backoff.after(claimed.attempt))
@@ -214,15 +223,19 @@ def _record(
     )
 
 
-def _end_state(row: Delivery, claimed: Claim, error: DeliveryError | None) -> str | None:
+def _end_state(
+    row: Delivery, claimed: Claim, error: DeliveryError | None, now: datetime
+) -> str | None:
     """The state that an attempt ends in; None to be tried again."""
     if error is None:
         return DONE
     if error.unknown and (row.unsure or claimed.vanished or error.permanent):
         return UNKNOWN  # repeated once already: once more would be noise
-    if error.permanent or claimed.attempt >= MOST_ATTEMPTS:
+    if error.permanent:
         return DEAD
-    return None
+    if error.retry_after is not None:
+        return DEAD if now - row.created_at > _LONGEST_PAUSED else None
+    return DEAD if claimed.attempt >= MOST_ATTEMPTS else None
 
 
 def _bury(runtime: Runtime, row: Delivery) -> None:

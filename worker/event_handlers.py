@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from receiver.events import BalanceLow, Event, OrderEvent, SmsReceived, UnknownEvent
-from receiver.inbox import HANDLED, IGNORED
+from receiver.inbox import HANDLED, IGNORED, QUARANTINED
 from receiver.vault import Vault
 from worker import codes, orders
 from worker.followups import CONFIRM, VERIFY, Planner
-from worker.models import HELD, READY, Order
+from worker.models import HELD, READY, Code, Order
+from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.order_states import CONFIRMED
 from worker.policy import Policy
 
@@ -48,7 +49,10 @@ def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
     if isinstance(event, UnknownEvent):
         result |= {"state": IGNORED, "error": "no document of the provider names this event"}
     elif isinstance(event, SmsReceived):
-        result |= {"order_id": event.order_id, "code_id": _sms_received(context, stub, event)}
+        code = _sms_received(context, stub, event)
+        result |= {"order_id": event.order_id, "code_id": code.id}
+        if code.event_id == stub.id and code.state == CODE_QUARANTINED:  # replayed, not released
+            result |= {"state": QUARANTINED, "error": "its code is quarantined"}
     elif isinstance(event, OrderEvent):
         _report(context, stub, event)
         result["order_id"] = event.order_id
@@ -74,7 +78,7 @@ def _report(context: Context, stub: Stub, event: OrderEvent) -> Order:
     )
 
 
-def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> str:
+def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
     order = _report(context, stub, event)
     planner, policy = context.planner, context.policy
     verifies = policy.verifies(event.provider)
@@ -87,7 +91,7 @@ def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> str:
         now=planner.now,
     )
     if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
-        return code.id
+        return code
     if code.state == HELD:
         planner.confirmation(VERIFY, code.id, code)
     elif code.state == READY:
@@ -96,4 +100,4 @@ def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> str:
         )
         if order.status != CONFIRMED and policy.confirms(event.provider, order.service):
             planner.confirmation(CONFIRM, order.id, code)
-    return code.id
+    return code

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import col, select
 
 from receiver import inbox
@@ -29,7 +30,8 @@ from worker.leases import Claim, LeaseLost
 from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
-_AFTER_TROUBLE = timedelta(seconds=2)
+# What says nothing about the events.
+DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
 _log = structlog.get_logger(__name__)
 
 
@@ -50,7 +52,7 @@ def handle(runtime: Runtime, ids: Sequence[str]) -> None:
         return
     try:
         _commit(runtime, held)
-    except (OperationalError, InterfaceError):
+    except DATABASE_TROUBLE:
         raise  # the database is in trouble, not the events: their leases run out, others follow
     except Exception as error:  # noqa: BLE001 - whatever a handler raises must not stop its neighbours
         _log.warning("events.batch_broke", events=len(held), error=type(error).__name__)
@@ -92,15 +94,16 @@ def _read(runtime: Runtime, claimed: Claim, row: InboxEvent) -> _Held:
 
 def _handle_alone(runtime: Runtime, held: _Held) -> None:
     try:
-        _commit(runtime, [held])
+        try:
+            _commit(runtime, [held])
+        except (LeaseLost, *DATABASE_TROUBLE):
+            raise
+        except Exception as error:  # noqa: BLE001 - a handler's bug: this event waits for its fix
+            _log.exception("event.handler_broke", event_id=held.row.id)
+            reason = f"the handler broke: {type(error).__name__}"
+            _commit(runtime, [_Held(held.claimed, held.row, failure=reason)])
     except LeaseLost as lost:
         _log.warning("event.lease_lost", event_id=held.row.id, reason=str(lost))
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception as error:  # noqa: BLE001 - a bug in a handler: this event waits for its fix
-        _log.exception("event.handler_broke", event_id=held.row.id)
-        reason = f"the handler broke: {type(error).__name__}"
-        _commit(runtime, [_Held(held.claimed, held.row, failure=reason)])
 
 
 def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
@@ -109,7 +112,8 @@ def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
     with runtime.database.transaction() as session:
         planner = Planner(session, runtime.database.now(session))
         context = Context(planner, runtime.vault, runtime.policy)
-        # Orders are locked in one sequence by everybody, or two batches could wait for each other.
+        # Everybody locks in one sequence, or two batches could wait for each other: the orders
+        # first, then the notices, whose keys are shared by all events of a kind.
         for held in sorted(batch, key=_lock_order):
             values = _end(context, held)
             leases.finish(session, INBOX, held.claimed, handled_at=planner.now, **values)
@@ -128,8 +132,10 @@ def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
         )
 
 
-def _lock_order(held: _Held) -> tuple[str, str, str]:
-    return (held.row.provider, getattr(held.event, "order_id", ""), held.row.id)
+def _lock_order(held: _Held) -> tuple[bool, bool, str, str, str]:
+    order_id = getattr(held.event, "order_id", "")
+    quarantined = held.row.state == QUARANTINED
+    return (held.event is None, quarantined, held.row.provider, order_id, held.row.id)
 
 
 def _end(context: Context, held: _Held) -> Mapping[str, Any]:

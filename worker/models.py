@@ -61,7 +61,7 @@ class OrderNumber(SQLModel, table=True):
 
     __tablename__ = "order_numbers"
     __table_args__ = (
-        UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers_number"),
+        UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers"),
     )
 
     id: str = Field(primary_key=True)
@@ -76,7 +76,7 @@ class OrderTransition(SQLModel, table=True):
 
     __tablename__ = "order_transitions"
     __table_args__ = (
-        UniqueConstraint("order_ref", "event_id", "to_status", name="uq_transitions"),
+        UniqueConstraint("order_ref", "event_id", "to_status", name="uq_order_transitions"),
     )
 
     id: str = Field(primary_key=True)

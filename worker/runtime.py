@@ -118,7 +118,12 @@ def connect() -> Runtime:
         raise ConfigurationError("REDIS_URL: is required")
     outside = connect_outside()
     database = Database(store.url)
-    vault = index_key.open_vault(database, store.keys)
+    try:
+        vault = index_key.open_vault(database, store.keys)
+    except BaseException:
+        database.dispose()
+        outside.http.close()
+        raise
     return Runtime(database, vault, Waker(queue.celery_app(broker_url)), outside)
 
 
@@ -149,14 +154,15 @@ def _http_client(chosen: DestinationSettings, apis: Mapping[str, ApiSettings]) -
     urls = [urlsplit(api.api_url) for api in apis.values() if api.api_url]
     defaults = [urlsplit(api.default_url) for api in provider_apis().values()]
     named = chosen.destination_allowed_hosts
-    return HttpClient(
-        allowed_hosts=[
-            _SLACK_HOST,
-            *named,
-            *(url.netloc.rpartition("@")[2] for url in [*urls, *defaults]),
-        ],
-        plain_http_hosts=[*named, *(url.netloc for url in urls if url.scheme == "http")],
-    )
+    try:
+        return HttpClient(
+            allowed_hosts=[_SLACK_HOST, *named, *(url.netloc for url in [*urls, *defaults])],
+            plain_http_hosts=[*named, *(url.netloc for url in urls if url.scheme == "http")],
+        )
+    except ValueError as error:
+        variables = [f"{name.upper()}_API_URL" for name, api in apis.items() if api.api_url]
+        at_fault = ", ".join(["DESTINATION_ALLOWED_HOSTS", *variables])
+        raise ConfigurationError(f"{at_fault}: {error}") from None
 
 
 def _client(name: str, http: HttpClient, settings: ApiSettings) -> ProviderApi:
@@ -172,11 +178,14 @@ def _destinations(chosen: DestinationSettings, http: HttpClient) -> dict[str, De
     built: dict[str, Destination] = {}
     if chosen.slack_webhook_url is not None:
         url = chosen.slack_webhook_url.get_secret_value()
-        host = urlsplit(url).netloc.lower()
+        scheme, host = urlsplit(url)[:2]
+        names = {host.lower(), (urlsplit(url).hostname or "").lower()}
         allowed = {name.lower() for name in chosen.destination_allowed_hosts}
-        if host != _SLACK_HOST and not {host, host.rpartition(":")[0]} & allowed:
+        if scheme == "https":
+            allowed.add(_SLACK_HOST)
+        if not names & allowed:
             raise ConfigurationError(
-                "SLACK_WEBHOOK_URL: wants a hooks.slack.com URL, "
+                "SLACK_WEBHOOK_URL: wants an https://hooks.slack.com URL, "
                 "or its host in DESTINATION_ALLOWED_HOSTS"
             )
         built["slack"] = Slack("slack", url=url, http=http)

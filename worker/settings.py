@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.settings import Words
+
+
+# A name or an address, the port if one is meant; an IPv6 address with a port in brackets.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:?#%\[\]]+)(:[0-9]{1,5})?|[0-9A-Fa-f:.]+")
 
 
 def _auto_confirm(value: object) -> object:
@@ -37,8 +43,17 @@ def _limits(value: object) -> object:
         raise ValueError("CLASS=CALLS,… with calls a minute") from None
 
 
+def _is_http_url(value: str) -> bool:
+    try:
+        url = urlsplit(value)
+        usable = bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return usable and url.scheme in {"https", "http"} and "@" not in url.netloc
+
+
 def _http_url(value: str | None) -> str | None:
-    if value is not None and not value.startswith(("https://", "http://")):
+    if value is not None and not _is_http_url(value):
         raise ValueError("an https:// URL")
     return value
 
@@ -58,8 +73,14 @@ class ApiSettings(BaseSettings):
 
 
 def _https(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not value.get_secret_value().startswith(("https://", "http://")):
-        raise ValueError("an https:// URL")
+    if value is not None:
+        _http_url(value.get_secret_value())
+    return value
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(_HOST.fullmatch, value)):
+        raise ValueError("host or host:port, separated by commas")
     return value
 
 
@@ -76,4 +97,4 @@ class DestinationSettings(BaseSettings):
     smtp_url: Annotated[SecretStr | None, AfterValidator(_smtp)] = None
     email_from: str | None = None
     email_to: Annotated[Words, NoDecode] = ()
-    destination_allowed_hosts: Annotated[Words, NoDecode] = ()
+    destination_allowed_hosts: Annotated[Words, NoDecode, AfterValidator(_hosts)] = ()

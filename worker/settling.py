@@ -135,11 +135,12 @@ def record(task: Task, outcome: Outcome) -> None:
                     state=PENDING, error=outcome.error, unsure=outcome.unsure,
                 )  # fmt: skip
             else:
+                # In the sequence in which events are handled: the order first, then this row.
+                outcome.record(planner)
                 leases.finish(
                     session, _TABLE, task.claimed,
                     state=outcome.state, error=outcome.error, done_at=now,
                 )  # fmt: skip
-                outcome.record(planner)
     except LeaseLost as lost:
         _log.warning("confirmation.lease_lost", confirmation_id=row.id, reason=str(lost))
         return

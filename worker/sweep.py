@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Table, or_, select, update
+from sqlalchemy import Table, and_, or_, select, update
 from sqlmodel import Session
 
 from receiver import heartbeats, queue
@@ -45,9 +45,14 @@ def sweep(database: Database, waker: Waker) -> int:
 
 
 def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]]:
+    # A time further ahead than any that is ever written was written under a clock that has jumped.
+    ahead = now + leases.LONGEST_LEASE
+    new_from_the_future = and_(
+        table.c.wake_at > ahead, table.c.attempt == 0, table.c.next_attempt_at > ahead
+    )
     chosen = (
         select(table.c.id)
-        .where(or_(table.c.wake_at <= now, table.c.lease_until > now + leases.LONGEST_LEASE))
+        .where(or_(table.c.wake_at <= now, table.c.lease_until > ahead, new_from_the_future))
         .order_by(table.c.wake_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from sqlalchemy import update
 from sqlmodel import Session
 
+from receiver.errors import CodecatchError
 from receiver.events import SmsReceived
 from receiver.inbox import HANDLED, INBOX, QUARANTINED
 from worker import codes, orders, settling
@@ -21,7 +22,13 @@ from worker.models import DEAD, DONE, HELD, READY, Code
 from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.order_states import CONFIRMED
 from worker.providers.capabilities import Vouches
-from worker.providers.errors import NotFound, ProviderError, RateLimited
+from worker.providers.errors import (
+    InvalidRequest,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    UnknownProviderError,
+)
 from worker.routing import Routing
 from worker.settling import Outcome, Task
 
@@ -29,6 +36,8 @@ from worker.settling import Outcome, Task
 PATIENCE = timedelta(seconds=30)
 _PAUSE = timedelta(seconds=3)
 _COMPLETED = "completed"
+# The same without a word that a document lists, as what stands before an API may answer.
+_DENIALS = frozenset({400, 404, 410, 422})
 
 
 def verify(task: Task) -> Outcome:
@@ -36,7 +45,10 @@ def verify(task: Task) -> Outcome:
     client = task.api.client
     if not isinstance(client, Vouches):
         return Outcome(DEAD, f"the API of {task.row.provider} vouches for nothing")
-    expected = _expected(task)
+    try:
+        expected = _expected(task)
+    except CodecatchError as error:
+        return _quarantine(task, str(error))
     if expected is None:  # released or discarded by a person meanwhile, or purged
         return Outcome(DONE)
     if task.claimed.given_up:
@@ -55,13 +67,20 @@ def verify(task: Task) -> Outcome:
 
 
 def _unanswered(task: Task, error: ProviderError) -> Outcome:
-    if isinstance(error, NotFound):
+    if _denies(error):
         return _quarantine(task, "the provider knows no such order")
     if isinstance(error, RateLimited):  # held until it can be asked
         return settling.after_error(task, error, unsure=False)
     if _patience_over(task):
         return _release(task, verified=False)
     return Outcome(None, str(error), again=_PAUSE)
+
+
+def _denies(error: ProviderError) -> bool:
+    """Whether it says that there is no such order, or that nothing is ever called so."""
+    if isinstance(error, UnknownProviderError):
+        return error.status in _DENIALS
+    return isinstance(error, NotFound | InvalidRequest)
 
 
 def _expected(task: Task) -> str | None:
@@ -73,7 +92,8 @@ def _expected(task: Task) -> str | None:
 
 
 def _equal(said: str | None, expected: str) -> bool:
-    return hmac.compare_digest((said or "").encode(), expected.encode("utf-8", "surrogatepass"))
+    left, right = ((text or "").encode("utf-8", "surrogatepass") for text in (said, expected))
+    return hmac.compare_digest(left, right)
 
 
 def _patience_over(task: Task) -> bool:
@@ -94,7 +114,8 @@ def _release(task: Task, *, verified: bool) -> Outcome:
                 kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
             )  # fmt: skip
             order.updated_at = planner.now
-        tell(planner, task.runtime.policy.routing, row.code_id, verified=verified)
+        if _still_held(planner.session, row.code_id) is not None:
+            tell(planner, task.runtime.policy.routing, row.code_id, verified=verified)
 
     return Outcome(DONE, None if verified else "told without the provider's word", record=write)
 
@@ -112,9 +133,10 @@ def tell(planner: Planner, routing: Routing, code_id: str, *, verified: bool) ->
 
 def _quarantine(task: Task, reason: str) -> Outcome:
     def write(planner: Planner) -> None:
-        code = planner.session.get(Code, task.row.code_id)
-        if code is not None:
-            code.state = CODE_QUARANTINED
+        code = _still_held(planner.session, task.row.code_id)
+        if code is None:
+            return
+        code.state = CODE_QUARANTINED
         _mark_event(planner.session, task.row.event_id, reason)
         planner.notice(
             task.runtime.policy.routing.operators(),
@@ -125,6 +147,12 @@ def _quarantine(task: Task, reason: str) -> Outcome:
         )
 
     return Outcome(DONE, reason, record=write)
+
+
+def _still_held(session: Session, code_id: str) -> Code | None:
+    """The code, locked, unless a person has decided about it while the provider was asked."""
+    code = session.get(Code, code_id, with_for_update=True)
+    return code if code is not None and code.state == HELD else None
 
 
 def _mark_event(session: Session, event_id: str, reason: str) -> None:

@@ -8,6 +8,7 @@ more spellings are published: an envelope with ``id``, ``type`` and ``data`` (ap
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -65,7 +66,8 @@ class VirtualSMS(Provider):
 
     def __init__(self, settings: VirtualSMSSettings) -> None:
         self._secrets = [
-            secret.get_secret_value().encode() for secret in settings.virtualsms_webhook_secrets
+            secret.get_secret_value().encode("utf-8", "surrogateescape")
+            for secret in settings.virtualsms_webhook_secrets
         ]
         self._tolerance = settings.virtualsms_timestamp_tolerance
 
@@ -122,9 +124,10 @@ class VirtualSMS(Provider):
 
 def _age(values: list[bytes], at: datetime) -> float | None:
     try:
-        return at.timestamp() - float(values[0]) if len(values) == 1 else None
+        age = at.timestamp() - float(values[0]) if len(values) == 1 else math.nan
     except ValueError:
         return None
+    return age if math.isfinite(age) else None
 
 
 def _order_fields(fields: Payload, at: datetime | None) -> dict[str, Any]:

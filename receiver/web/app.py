@@ -22,6 +22,7 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
 from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
+from receiver.web.readiness import Readiness
 
 _log = structlog.get_logger(__name__)
 
@@ -42,11 +43,12 @@ def create_app() -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        waker = queue.Waker(queue.celery_app(broker_url))
         services = Services(
-            database=database,
             intake=Intake(database, vault),
-            waker=queue.Waker(queue.celery_app(broker_url)),
+            waker=waker,
             rejections=Rejections(database, vault),
+            readiness=Readiness(database, waker),
         )
         app.state.services = services
         services.rejections.start()
@@ -55,7 +57,7 @@ def create_app() -> Starlette:
         finally:
             services.intake.close()
             await services.rejections.close()
-            services.waker.close()
+            waker.close()
             database.dispose()
 
     for provider in providers:

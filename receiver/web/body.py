@@ -20,7 +20,8 @@ async def read_body(request: Request) -> bytes:
         PayloadTooLarge: it is over 64 KiB, by its announced or by its real length.
         BodyTooSlow: it was not whole within 5 seconds.
     """
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    encodings = {name.strip().lower() for name in request.headers.getlist("content-encoding")}
+    if encodings - {"", "identity"}:
         raise UnsupportedEncoding(
             "a content encoding is not accepted: send the body as it was signed"
         )

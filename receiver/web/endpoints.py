@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from receiver import clock, heartbeats, queue
-from receiver.database import Database
+from receiver import clock, queue
 from receiver.errors import CodecatchError, StoreUnavailable
 from receiver.inbox import Arrival
 from receiver.intake import Intake
@@ -22,22 +18,20 @@ from receiver.queue import Waker
 from receiver.rejections import Rejection, Rejections
 from receiver.web.body import read_body
 from receiver.web.problems import refuse, status_of
+from receiver.web.readiness import Readiness
 
 # The providers hang up after 10 seconds; whoever gets no answer by then gets a clear one.
 DEADLINE_SECONDS = 8.0
-_CHECK_SECONDS = 2.0
-_Asked = TypeVar("_Asked")
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the endpoints work with, made when the process starts."""
 
-    database: Database
     intake: Intake
     waker: Waker
     rejections: Rejections
+    readiness: Readiness
 
 
 class WebhookEndpoint:
@@ -112,28 +106,8 @@ async def readyz(request: Request) -> Response:
     """Whether a webhook would be accepted (200), and handled soon (``ok``)."""
     request.state.log["route"] = "readyz"
     services: Services = request.app.state.services
-    (stores, works), broker = await asyncio.gather(
-        _answer(_check_store, services.database, otherwise=(False, False)),
-        _answer(queue.reachable, services.waker.app, otherwise=False),
-    )
-    parts = {"database": stores, "broker": broker, "worker": works}
+    parts = await services.readiness.parts()
+    stores = parts["database"]
     status = "ok" if all(parts.values()) else "degraded" if stores else "unready"
     words = {part: "ok" if good else "away" for part, good in parts.items()}
     return JSONResponse({"status": status, "parts": words}, 200 if stores else 503)
-
-
-def _check_store(database: Database) -> tuple[bool, bool]:
-    """Whether the database answers, and whether a worker lately wrote to it."""
-    try:
-        with database.reading() as session:
-            return True, heartbeats.alive(session, "worker", database.now(session))
-    except SQLAlchemyError:
-        return False, False
-
-
-async def _answer(check: Callable[[_Asked], _Answer], of: _Asked, *, otherwise: _Answer) -> _Answer:
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            return await asyncio.to_thread(check, of)
-    except TimeoutError:
-        return otherwise

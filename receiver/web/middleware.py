@@ -8,6 +8,8 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = structlog.get_logger("receiver.access")
+# An exception that nobody expected is answered outside of all middleware.
+_ANSWER_TO_A_BUG = 503
 # Asked every few seconds by whoever supervises us: only trouble is worth a line.
 _QUIET_ROUTES = {"healthz", "readyz"}
 
@@ -37,16 +39,20 @@ class AccessLog:
                 status = message["status"]
             await send(message)
 
-        await self._app(scope, receive, observe)
-        route = details.pop("route", "other")
-        if route in _QUIET_ROUTES and status < 500:
-            return
-        log = _log.info if status < 400 else _log.warning
-        log(
-            "request.answered",
-            method=scope["method"],
-            route=route,
-            status=status,
-            ms=round((time.perf_counter() - started) * 1000, 1),
-            **details,
-        )
+        try:
+            await self._app(scope, receive, observe)
+        except Exception:
+            status = status or _ANSWER_TO_A_BUG
+            raise
+        finally:
+            ms = round((time.perf_counter() - started) * 1000, 1)
+            _write_line(scope["method"], status, ms, details)
+
+
+def _write_line(method: str, status: int, ms: float, details: dict[str, object]) -> None:
+    route = details.pop("route", "other")
+    good = 0 < status < 400
+    if route in _QUIET_ROUTES and good:
+        return
+    log = _log.info if good else _log.warning
+    log("request.answered", method=method, route=route, status=status, ms=ms, **details)

@@ -22,6 +22,11 @@ from receiver.errors import (
 )
 
 RETRY_AFTER_SECONDS = 5
+_BODY_UNREAD = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
 _log = structlog.get_logger(__name__)
 
 _STATUS: Mapping[type[CodecatchError], int] = {
@@ -57,7 +62,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     all_headers = dict(headers or {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         all_headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
-    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+    if status in _BODY_UNREAD:
         # The rest of the body is still on its way, and nobody will read it.
         all_headers["Connection"] = "close"
     return JSONResponse(content, status, all_headers, media_type="application/problem+json")

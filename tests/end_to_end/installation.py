@@ -48,6 +48,7 @@ class Outside:
         self.smtp = self._stack.enter_context(SmtpServer())
         self.codes: dict[str, str] = {}
         self.api.on("POST", "/api/v2/orders/*/confirm", handler=_confirmed)
+        self.api.on("GET", "/api/v2/orders/*", handler=self._order)
         self.api.on("GET", "/daisy/check/*", handler=self._checked)
         self.slack.on("POST", "/services/*", body=b"ok")
 
@@ -84,6 +85,11 @@ class Outside:
     def confirmations(self, order: str) -> list[Request]:
         """The calls that confirmed ``order``."""
         return self.api.requests("POST", f"/api/v2/orders/{order}/confirm")
+
+    def _order(self, request: Request) -> Reply:
+        order = request.path.rpartition("/")[2]
+        status = "confirmed" if self.confirmations(order) else "received"
+        return Reply(json={"order_id": order, "status": status})
 
     def _checked(self, request: Request) -> Reply:
         code = self.codes.get(request.path.rpartition("/")[2], webhooks.CODE)

@@ -68,7 +68,7 @@ def test_nothing_is_lost_when_everything_is_killed(outside: Outside, tmp_path: P
             stats = installation.json("stats")
             deliveries, confirmations = stats["deliveries"], stats["confirmations"]
             done = deliveries.get("done", 0) == EVENTS == confirmations.get("done", 0)
-            return done and stats["acknowledged_unhandled"] == 0
+            return bool(done and stats["acknowledged_unhandled"] == 0)
 
         eventually(settled, within=150, every=1)
         codes = installation.json("codes", "list", "--limit", "1000", "--reveal")

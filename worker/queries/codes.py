@@ -1,0 +1,108 @@
+"""Codes: lists, one, the newest of an order, and those that come while somebody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import Select
+
+from receiver.vault import Vault
+from worker import codes
+from worker.models import HELD, QUARANTINED, READY, Code, Order
+from worker.queries.filters import (
+    Conditions,
+    Filters,
+    Row,
+    first_id,
+    newest,
+    of_order,
+    phone_digests,
+    span,
+)
+
+# A row may be committed after one with a later id; a later look finds it within this long.
+_WINDOW = timedelta(seconds=60)
+_MOST_WATCHED = 1_000
+
+
+def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
+    """The newest codes that fit."""
+    statement = _with_status().where(*_conditions(vault, filters))
+    return [_row(vault, *found) for found in newest(session, statement, Code.id, filters)]
+
+
+def one(session: Session, vault: Vault, code_id: str) -> Row | None:
+    """Everything about one code."""
+    found = session.exec(_with_status().where(col(Code.id) == code_id)).first()
+    if found is None:
+        return None
+    code = found[0]
+    return {**_row(vault, *found), "verified": code.verified, "event": code.event_id}
+
+
+def of(session: Session, vault: Vault, order: Order) -> list[Row]:
+    """Every code of an order, newest first."""
+    statement = _with_status().where(
+        col(Code.provider) == order.provider, col(Code.order_id) == order.order_id
+    )
+    found = session.exec(statement.order_by(col(Code.id).desc())).all()
+    return [{**_row(vault, *pair), "verified": pair[0].verified} for pair in found]
+
+
+def newest_ready(session: Session, vault: Vault, filters: Filters) -> str | None:
+    """The newest code that may be told and was not purged, of the order in ``filters``.
+
+    Of codes that were stored in one transaction, the newest by the provider's clock.
+    """
+    code = session.exec(
+        select(Code)
+        .where(
+            *of_order(Code.provider, Code.order_id, filters),
+            col(Code.state) == READY,
+            col(Code.code).is_not(None),
+        )
+        .order_by(
+            col(Code.stored_at).desc(),
+            col(Code.received_at).desc().nulls_last(),
+            col(Code.id).desc(),
+        )
+        .limit(1)
+    ).first()
+    return None if code is None else codes.open_field(vault, code, "code")
+
+
+class Tail:
+    """The codes that become ready after ``now``, or that were stored since ``since``; each once.
+
+    A code that is held or quarantined is watched, and comes once it is ready.
+    """
+
+    def __init__(
+        self, session: Session, vault: Vault, filters: Filters, *, now: datetime
+    ) -> None:
+        self._conditions = _conditions(vault, filters)
+        self._seen: set[str] = set()
+        self._watched: dict[str, None] = {}
+        if filters.since is None:
+            self._become_ready(session, now)
+
+    def fresh(self, session: Session, vault: Vault, now: datetime) -> list[Row]:
+        """What has become ready since the last call, oldest first."""
+        ids = self._become_ready(session, now)
+        if not ids:
+            return []
+        found = session.exec(_with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id)))
+        return [_row(vault, *pair) for pair in found]
+
+    def _become_ready(self, session: Session, now: datetime) -> Sequence[str]:
+        floor = first_id(now, -_WINDOW)
+        states = {**self._states(session, floor), **self._states_of_watched(session)}
+        ready = sorted(id_ for id_, state in states.items() if state == READY)
+        new = [id_ for id_ in ready if id_ not in self._seen]
+        watched = sorted(id_ for id_, state in states.items() if state in {HELD, QUARANTINED})
+        self._watched = dict.fromkeys(watched[-_MOST_WATCHED:])
+        self._seen = {id_ for id_ in self._seen if id_ >= floor}.union(new)
+        return new
