@@ -5,7 +5,6 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -108,7 +107,6 @@ class WebSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     web_concurrency: int = Field(default=1, ge=1, le=64)
-    spool_dir: Path | None = None
 
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)

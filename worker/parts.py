@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import uvicorn
@@ -40,9 +40,10 @@ def run(part: str) -> None:
 def web() -> None:
     """Receive webhooks."""
     settings = load(WebSettings)
-    create_app()  # a wrong setting shows here, in one line, and not in each of several processes
+    if settings.web_concurrency > 1:
+        create_app()  # a wrong setting shows here, once, and not in each of the processes
     uvicorn.run(
-        "receiver.web.app:create_app",
+        f"{__name__}:web_application",
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -56,6 +57,13 @@ def web() -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+
+
+def web_application() -> Callable[..., Awaitable[None]]:
+    """The receiver's application in one of the web processes, which uvicorn may have started."""
+    processes.die_with_parent()
+    logs.configure(load(LogSettings), part="web")
+    return create_app()
 
 
 def worker() -> None:

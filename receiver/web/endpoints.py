@@ -84,7 +84,7 @@ class WebhookEndpoint:
                 arrived_at=arrived_at,
                 key=self._provider.event_key(payload),
                 test=test,
-                notes=notes,
+                notes=(*notes, "the provider's test event") if test else notes,
             )
         )
         request.state.log["event_id"] = stored.id
