@@ -84,6 +84,8 @@ def claim(
     if len(ids) > 1:
         chosen = chosen.where(table.c.lease_until.is_(None))
     chosen = chosen.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
+    # Evaluated once: as a subquery it may run for each row, and each time skip what it took.
+    once = chosen.cte("chosen")
     held: dict[str, Any] = {
         "attempt": table.c.attempt + 1,
         "vanished": table.c.vanished + case((table.c.lease_until.is_not(None), 1), else_=0),
@@ -92,7 +94,7 @@ def claim(
     }
     statement = (
         update(table)
-        .where(table.c.id.in_(chosen.scalar_subquery()))
+        .where(table.c.id.in_(select(once.c.id)))
         .values({**values, **held})
         .returning(table.c.id, table.c.attempt, table.c.vanished)
     )

@@ -11,7 +11,6 @@ from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.settings import Words
 
-
 # A name or an address, the port if one is meant; an IPv6 address with a port in brackets.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:?#%\[\]]+)(:[0-9]{1,5})?|[0-9A-Fa-f:.]+")
 

@@ -20,6 +20,7 @@ import structlog
 from receiver import heartbeats, logs
 from receiver.database import Database
 from receiver.errors import ConfigurationError
+from receiver.providers import registry
 from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
 from worker import installation, processes, schema
 from worker.embedded_broker import EmbeddedBroker
@@ -81,7 +82,7 @@ def up(say: Callable[[str], None]) -> None:
     _check_port(web.host, web.port)
     installation.prepare(folder)
     store = load(StoreSettings)
-    connect_outside().http.close()
+    _check_settings()
     signal.signal(signal.SIGTERM, _ask_to_stop)
     signal.signal(signal.SIGINT, _ask_to_stop)
     children: list[_Child] = []
@@ -174,6 +175,14 @@ def _handles(database: Database, since: datetime) -> bool:
     with database.reading() as session:
         seen = [heartbeats.seen(session, part) for part in ("worker", "sender")]
     return all(moment is not None and moment > since for moment in seen)
+
+
+def _check_settings() -> None:
+    """Find what no part could start with, before any part is started."""
+    load(BrokerSettings)
+    for provider in registry().values():
+        load(provider.settings_type)
+    connect_outside().http.close()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -56,10 +56,11 @@ def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]
         .order_by(table.c.wake_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
+        .cte("chosen")  # evaluated once, so that the limit holds whatever the plan
     )
     statement = (
         update(table)
-        .where(table.c.id.in_(chosen.scalar_subquery()))
+        .where(table.c.id.in_(select(chosen.c.id)))
         .values(wake_at=now + AGAIN)
         .returning(table.c.id, table.c.lease_until.is_not(None))
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_
@@ -80,16 +79,17 @@ class Tail:
     A code that is held or quarantined is watched, and comes once it is ready.
     """
 
-    def __init__(
-        self, session: Session, vault: Vault, filters: Filters, *, now: datetime
-    ) -> None:
+    def __init__(self, session: Session, vault: Vault, filters: Filters, *, now: datetime) -> None:
         self._conditions = _conditions(vault, filters)
         self._seen: set[str] = set()
-        self._watched: dict[str, None] = {}
-        if filters.since is None:
+        self._watched: list[str] = []
+        self._floor: str | None = None
+        if filters.since is not None:
+            self._floor = first_id(filters.since, -_WINDOW)
+        else:
             self._become_ready(session, now)
 
-    def fresh(self, session: Session, vault: Vault, now: datetime) -> list[Row]:
+    def fresh(self, session: Session, vault: Vault, *, now: datetime) -> list[Row]:
         """What has become ready since the last call, oldest first."""
         ids = self._become_ready(session, now)
         if not ids:
@@ -97,12 +97,51 @@ class Tail:
         found = session.exec(_with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id)))
         return [_row(vault, *pair) for pair in found]
 
-    def _become_ready(self, session: Session, now: datetime) -> Sequence[str]:
-        floor = first_id(now, -_WINDOW)
-        states = {**self._states(session, floor), **self._states_of_watched(session)}
-        ready = sorted(id_ for id_, state in states.items() if state == READY)
-        new = [id_ for id_ in ready if id_ not in self._seen]
-        watched = sorted(id_ for id_, state in states.items() if state in {HELD, QUARANTINED})
-        self._watched = dict.fromkeys(watched[-_MOST_WATCHED:])
-        self._seen = {id_ for id_ in self._seen if id_ >= floor}.union(new)
+    def _become_ready(self, session: Session, now: datetime) -> list[str]:
+        window = first_id(now, -_WINDOW)
+        looked = select(Code.id, Code.state).where(*self._conditions)
+        states = dict(session.exec(looked.where(col(Code.id) >= (self._floor or window))).all())
+        if self._watched:
+            states |= dict(session.exec(looked.where(col(Code.id).in_(self._watched))).all())
+        new = sorted(i for i, state in states.items() if state == READY and i not in self._seen)
+        watched = sorted(i for i, state in states.items() if state in {HELD, QUARANTINED})
+        self._watched = watched[-_MOST_WATCHED:]
+        self._seen = {i for i in self._seen if i >= window} | set(new)
+        self._floor = None
         return new
+
+
+def _conditions(vault: Vault, filters: Filters) -> Conditions:
+    conditions = [
+        *of_order(Code.provider, Code.order_id, filters),
+        *span(Code.id, Code.stored_at, filters),
+    ]
+    if filters.service is not None:
+        conditions.append(col(Code.service) == filters.service)
+    if filters.state is not None:
+        conditions.append(col(Code.state) == filters.state)
+    if filters.phone is not None:
+        conditions.append(col(Code.phone_digest).in_(phone_digests(vault, filters.phone)))
+    return conditions
+
+
+def _with_status() -> Select[tuple[Code, str | None]]:
+    same = and_(col(Order.provider) == Code.provider, col(Order.order_id) == Code.order_id)
+    return select(Code, Order.status).join(Order, same, isouter=True)
+
+
+def _row(vault: Vault, code: Code, order_status: str | None) -> Row:
+    return {
+        "id": code.id,
+        "provider": code.provider,
+        "order_id": code.order_id,
+        "phone_number": codes.open_field(vault, code, "phone_number"),
+        "service": code.service,
+        "country": code.country,
+        "code": codes.open_field(vault, code, "code"),
+        "text": codes.open_field(vault, code, "text"),
+        "received_at": code.received_at,
+        "stored_at": code.stored_at,
+        "order_status": order_status,
+        "state": code.state,
+    }
