@@ -149,8 +149,8 @@ def _insert(session: Session, vault: Vault, rows: Sequence[_Row]) -> list[_Outco
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
     values = [_values(vault, firsts[place]) for place in sorted(firsts)]
     insert = insert_unless_taken(session, INBOX, index=["provider", "key"])
-    statement = insert.values(values).returning(INBOX.c.id)
-    won = set(session.connection().scalars(statement))
+    # As parameters, and not as part of the statement, which would be compiled anew each time.
+    won = set(session.connection().scalars(insert.returning(INBOX.c.id), values))
     holders = {
         place: _Outcome(row.id, row.digest) for place, row in firsts.items() if row.id in won
     }

@@ -64,42 +64,41 @@ def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
 
 
 def _chain(runtime: Runtime, destination: Destination, first: str) -> None:
+    """Send one row after the other; how one ended and which is next are one transaction."""
     until = time.monotonic() + _CHAIN_SECONDS
-    held = _take(runtime, destination, first)
+    with runtime.database.transaction() as session:
+        held = _take(runtime, session, destination, first)
     while held is not None:
         with structlog.contextvars.bound_contextvars(event_id=held.row.event_id):
-            _send(runtime, destination, held)
-        if time.monotonic() > until:
-            with runtime.database.reading() as session:
-                following = _next(session, destination.name, runtime.database.now(session))
-            runtime.waker.wake(queue.DELIVER, following)
-            return
-        held = _take(runtime, destination, None)
+            error = _send(destination, held)
+            go_on = time.monotonic() < until
+            held = _record(runtime, destination, held, error, take_next=go_on)
 
 
-def _take(runtime: Runtime, destination: Destination, row_id: str | None) -> _Held | None:
+def _take(
+    runtime: Runtime, session: Session, destination: Destination, row_id: str | None
+) -> _Held | None:
     """Claim the row, or the destination's next one; None if there is none or too many in hand."""
     lease = timedelta(seconds=destination.deadline) + MARGIN
-    with runtime.database.transaction() as session:
-        budget = budgets.lock(session, f"destination:{destination.name}")
-        now = runtime.database.now(session)
-        ids = [row_id] if row_id else _next(session, destination.name, now)
-        if budget.blocked_until is not None and budget.blocked_until > now:
-            _put_off(session, ids, budget.blocked_until)
-            return None
-        if not ids or _in_hand(session, destination.name, now) >= IN_HAND:
-            return None
-        won = leases.claim(session, _TABLE, ids, now=now, lease=lease, state=SENDING)
-        if not won:
-            return None
-        row = session.get_one(Delivery, won[0].id)
-        notification: Notification | DeliveryError
-        try:
-            notification = _notification(session, runtime.vault, row, won[0])
-        except CodecatchError as error:
-            notification = DeliveryError(str(error), permanent=True)
-        session.expunge(row)
-        return _Held(row, won[0], notification)
+    budget = budgets.lock(session, f"destination:{destination.name}")
+    now = runtime.database.now(session)
+    ids = [row_id] if row_id else _next(session, destination.name, now)
+    if budget.blocked_until is not None and budget.blocked_until > now:
+        _put_off(session, ids, budget.blocked_until)
+        return None
+    if not ids or _in_hand(session, destination.name, now) >= IN_HAND:
+        return None
+    won = leases.claim(session, _TABLE, ids, now=now, lease=lease, state=SENDING)
+    if not won:
+        return None
+    row = session.get_one(Delivery, won[0].id)
+    notification: Notification | DeliveryError
+    try:
+        notification = _notification(session, runtime.vault, row, won[0])
+    except CodecatchError as error:
+        notification = DeliveryError(str(error), permanent=True)
+    session.expunge(row)
+    return _Held(row, won[0], notification)
 
 
 def _next(session: Session, destination: str, now: datetime) -> list[str]:
@@ -168,59 +167,86 @@ def _notification(session: Session, vault: Vault, row: Delivery, claimed: Claim)
     )
 
 
-def _send(runtime: Runtime, destination: Destination, held: _Held) -> None:
-    error: DeliveryError | None = None
+def _send(destination: Destination, held: _Held) -> DeliveryError | None:
+    """Tell the destination; what went wrong, if something did."""
     if held.claimed.given_up:
-        error = DeliveryError("processes died while sending it", permanent=True, unknown=True)
-    elif isinstance(held.notification, DeliveryError):
-        error = held.notification
-    else:
-        try:
-            destination.send(held.notification)
-        except DeliveryError as refused:
-            error = refused
-        except Exception as broken:  # noqa: BLE001 - a bug in one destination must not stop others
-            _log.exception("destination.broke", destination=destination.name)
-            error = DeliveryError(f"the destination broke: {type(broken).__name__}", unknown=True)
+        return DeliveryError("processes died while sending it", permanent=True, unknown=True)
+    if isinstance(held.notification, DeliveryError):
+        return held.notification
     try:
-        _record(runtime, destination, held, error)
-    except LeaseLost as lost:
-        _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
+        destination.send(held.notification)
+    except DeliveryError as refused:
+        return refused
+    except Exception as broken:  # noqa: BLE001 - a bug in one destination must not stop others
+        _log.exception("destination.broke", destination=destination.name)
+        return DeliveryError(f"the destination broke: {type(broken).__name__}", unknown=True)
+    return None
 
 
 def _record(
-    runtime: Runtime, destination: Destination, held: _Held, error: DeliveryError | None
-) -> None:
-    row, claimed = held.row, held.claimed
-    with runtime.database.transaction() as session:
-        now = runtime.database.now(session)
-        planner = Planner(session, now)
-        state = _end_state(row, claimed, error, now)
-        if error is None:
-            leases.finish(session, _TABLE, claimed, state=DONE, sent_at=now, error=None)
-        elif state is None:
-            if error.retry_after is not None:
-                until = now + max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
-                budgets.block(session, f"destination:{destination.name}", until)
+    runtime: Runtime,
+    destination: Destination,
+    held: _Held,
+    error: DeliveryError | None,
+    *,
+    take_next: bool,
+) -> _Held | None:
+    """Write how a sending ended; the destination's next row in hand, if one was asked for."""
+    following: _Held | None = None
+    left: list[str] = []
+    try:
+        with runtime.database.transaction() as session:
+            # The lock on the destination comes first, as it does for everybody.
+            budgets.lock(session, f"destination:{destination.name}")
+            planner = Planner(session, runtime.database.now(session))
+            state = _write(runtime, planner, destination, held, error)
+            if take_next:
+                following = _take(runtime, session, destination, None)
             else:
-                until = now + (_AFTER_UNKNOWN if error.unknown else backoff.after(claimed.attempt))
-            leases.postpone(
-                session, _TABLE, claimed, until,
-                state=PENDING, error=error.reason, unsure=row.unsure or error.unknown,
-            )  # fmt: skip
-        else:
-            leases.finish(session, _TABLE, claimed, state=state, error=error.reason)
-            _tell_operators(runtime, planner, row, error.reason)
+                left = _next(session, destination.name, planner.now)
+    except LeaseLost as lost:
+        _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
+        return None
     planner.wake(runtime.waker)
+    runtime.waker.wake(queue.DELIVER, left)
     log: Callable[..., Any] = _log.info if error is None else _log.warning
     log(
         "delivery.attempted",
-        delivery_id=row.id,
-        destination=row.destination,
+        delivery_id=held.row.id,
+        destination=destination.name,
         state=state or PENDING,
-        attempt=claimed.attempt,
+        attempt=held.claimed.attempt,
         reason=error.reason if error else None,
     )
+    return following
+
+
+def _write(
+    runtime: Runtime,
+    planner: Planner,
+    destination: Destination,
+    held: _Held,
+    error: DeliveryError | None,
+) -> str | None:
+    """Write the row's end, or when it is tried again; the end state, if it has one."""
+    row, claimed, session, now = held.row, held.claimed, planner.session, planner.now
+    state = _end_state(row, claimed, error, now)
+    if error is None:
+        leases.finish(session, _TABLE, claimed, state=DONE, sent_at=now, error=None)
+    elif state is not None:
+        leases.finish(session, _TABLE, claimed, state=state, error=error.reason)
+        _tell_operators(runtime, planner, row, error.reason)
+    else:
+        if error.retry_after is not None:
+            until = now + max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
+            budgets.block(session, f"destination:{destination.name}", until)
+        else:
+            until = now + (_AFTER_UNKNOWN if error.unknown else backoff.after(claimed.attempt))
+        leases.postpone(
+            session, _TABLE, claimed, until,
+            state=PENDING, error=error.reason, unsure=row.unsure or error.unknown,
+        )  # fmt: skip
+    return state
 
 
 def _end_state(

@@ -52,12 +52,13 @@ class Claim:
 def available(table: Table, now: datetime) -> ColumnElement[bool]:
     """Rows that have something left to do, are due, and are in nobody's hand.
 
-    The first attempt does not look at the clock: the row was written under another host's.
+    The first attempt does not look at the clock: the row was written under another host's. Nor
+    does the one after a holder that vanished: the row was due when that one took it.
     """
+    due = or_(table.c.attempt == 0, table.c.next_attempt_at <= now)
     return and_(
         table.c.wake_at.is_not(None),
-        or_(table.c.attempt == 0, table.c.next_attempt_at <= now),
-        or_(table.c.lease_until.is_(None), expired(table, now)),
+        or_(and_(table.c.lease_until.is_(None), due), expired(table, now)),
     )
 
 

@@ -62,7 +62,8 @@ def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]
         update(table)
         .where(table.c.id.in_(select(chosen.c.id)))
         .values(wake_at=now + AGAIN)
-        .returning(table.c.id, table.c.lease_until.is_not(None))
+        # The column itself: SQLite 3.40 finds every value NOT NULL in what an UPDATE returns.
+        .returning(table.c.id, table.c.lease_until)
     )
     rows = session.connection().execute(statement)
-    return sorted((row, bool(held)) for row, held in rows)
+    return sorted((row, lease_until is not None) for row, lease_until in rows)

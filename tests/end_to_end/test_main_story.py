@@ -171,7 +171,13 @@ def _fresh(request: pytest.FixtureRequest, word: str) -> tuple[str, str]:
 
 def _nothing_more(installation: Installation, outside: Outside, order: str, code: str) -> None:
     """Nothing is on its way any more, and each effect happened once."""
+
+    def states() -> list[str]:
+        listed = installation.json("deliveries", "list", "--order", order)
+        return [delivery["state"] for delivery in listed]
+
     eventually(lambda: installation.json("stats")["acknowledged_unhandled"] == 0, every=0.2)
+    eventually(lambda: states() == ["done", "done"], every=0.2)
     assert len(installation.json("codes", "list", "--order", order)) == 1
     assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (1, 1)
     assert len(outside.confirmations(order)) == 1

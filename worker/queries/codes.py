@@ -25,6 +25,7 @@ from worker.queries.filters import (
 # A row may be committed after one with a later id; a later look finds it within this long.
 _WINDOW = timedelta(seconds=60)
 _MOST_WATCHED = 1_000
+_BATCH = 500
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
@@ -87,28 +88,37 @@ class Tail:
         if filters.since is not None:
             self._floor = first_id(filters.since, -_WINDOW)
         else:
-            self._become_ready(session, now)
+            self._remember(self._look(session, now), now)
 
     def fresh(self, session: Session, vault: Vault, *, now: datetime) -> list[Row]:
-        """What has become ready since the last call, oldest first."""
-        ids = self._become_ready(session, now)
-        if not ids:
-            return []
-        found = session.exec(_with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id)))
-        return [_row(vault, *pair) for pair in found]
+        """What has become ready since the last call that succeeded, oldest first."""
+        states = self._look(session, now)
+        rows: list[Row] = []
+        unseen = self._unseen(states)
+        for start in range(0, len(unseen), _BATCH):
+            ids = unseen[start : start + _BATCH]
+            wanted = _with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id))
+            rows += [_row(vault, *pair) for pair in session.exec(wanted)]
+        self._remember(states, now)
+        return rows
 
-    def _become_ready(self, session: Session, now: datetime) -> list[str]:
-        window = first_id(now, -_WINDOW)
+    def _look(self, session: Session, now: datetime) -> dict[str, str]:
+        floor = self._floor or first_id(now, -_WINDOW)
         looked = select(Code.id, Code.state).where(*self._conditions)
-        states = dict(session.exec(looked.where(col(Code.id) >= (self._floor or window))).all())
+        states = dict(session.exec(looked.where(col(Code.id) >= floor)).all())
         if self._watched:
             states |= dict(session.exec(looked.where(col(Code.id).in_(self._watched))).all())
-        new = sorted(i for i, state in states.items() if state == READY and i not in self._seen)
+        return states
+
+    def _unseen(self, states: dict[str, str]) -> list[str]:
+        return sorted(i for i, state in states.items() if state == READY and i not in self._seen)
+
+    def _remember(self, states: dict[str, str], now: datetime) -> None:
+        window = first_id(now, -_WINDOW)
         watched = sorted(i for i, state in states.items() if state in {HELD, QUARANTINED})
+        self._seen = {i for i in self._seen if i >= window}.union(self._unseen(states))
         self._watched = watched[-_MOST_WATCHED:]
-        self._seen = {i for i in self._seen if i >= window} | set(new)
         self._floor = None
-        return new
 
 
 def _conditions(vault: Vault, filters: Filters) -> Conditions:
@@ -125,7 +135,7 @@ def _conditions(vault: Vault, filters: Filters) -> Conditions:
     return conditions
 
 
-def _with_status() -> Select[tuple[Code, str | None]]:
+def _with_status() -> Select[Code, str]:
     same = and_(col(Order.provider) == Code.provider, col(Order.order_id) == Code.order_id)
     return select(Code, Order.status).join(Order, same, isouter=True)
 

@@ -1,0 +1,102 @@
+"""What the receiver's tests share: a quick database, and the log as it is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from receiver import logs
+from receiver.settings import LogSettings
+from tests.support import stores
+
+
+class Log:
+    """Everything that this process logged since the test began, as an operator would see it."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+
+    @property
+    def text(self) -> str:
+        """The log as it was written."""
+        return self.stream.getvalue()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Each line, read as the JSON object that it must be."""
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The lines of one kind."""
+        return [line for line in self.lines if line["event"] == event]
+
+
+@pytest.fixture
+def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
+    """Start the real log pipeline, writing to memory; everything is put back afterwards."""
+    root = logging.getLogger()
+    before = structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    loggers = [
+        logger
+        for logger in logging.Logger.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)
+    ]
+    states = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    # What basicConfig finds it closes, and pytest's own must stay open.
+    root.handlers = []
+
+    def start(**settings: Any) -> Log:
+        log = Log()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", log.stream)
+            logs.configure(LogSettings(**{"log_format": "json", **settings}), part="web")
+        # A module's logger must not remember this test's pipeline for ever.
+        structlog.configure(cache_logger_on_first_use=False)
+        return log
+
+    yield start
+    structlog.configure(**before)
+    logging.captureWarnings(capture=False)
+    root.handlers = handlers
+    root.setLevel(level)
+    for logger, old_level, old_handlers, propagate in states:
+        logger.setLevel(old_level)
+        logger.handlers = old_handlers
+        logger.propagate = propagate
+
+
+@pytest.fixture
+def log(start_log: Callable[..., Log]) -> Log:
+    """The real log pipeline at its defaults, in JSON."""
+    return start_log()
+
+
+@pytest.fixture(scope="session")
+def _prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    path = tmp_path_factory.mktemp("prepared") / "codecatch.db"
+    stores.prepare(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(_prepared_sqlite: Path, tmp_path: Path) -> str:
+    """The address of a migrated SQLite database, for what does not depend on the server."""
+    return f"sqlite:///{shutil.copy(_prepared_sqlite, tmp_path)}"
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[stores.Store]:
+    """That database, opened."""
+    opened = stores.open_store(sqlite_url)
+    yield opened
+    opened.database.dispose()

@@ -1,0 +1,219 @@
+"""What holds for every provider in the registry, the next one included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
+from receiver.events import Event, UnknownEvent
+from receiver.json_object import parse_object
+from receiver.providers import registry
+from receiver.providers.base import Provider, WebhookRequest
+from receiver.settings import load
+from tests.support import webhooks
+from tests.support.webhooks import Webhook
+
+AT = datetime.now(UTC)
+# By provider: the variable that makes it trust somebody, and an authentic webhook of its own.
+CASES: dict[str, tuple[str, str, Webhook]] = {
+    "virtualsms": ("VIRTUALSMS_WEBHOOK_SECRETS", webhooks.SECRET, webhooks.virtualsms_v1()),
+    "daisysim": ("DAISYSIM_WEBHOOK_TOKENS", webhooks.TOKEN, webhooks.daisysim()),
+}
+FIELDS = [
+    *("type", "event", "id", "data", "order_id", "activation_id", "phone_number", "service"),
+    *("country", "code", "sms_code", "full_text", "received_at", "created_at", "test", "amount"),
+    *("balance", "currency", "reason", "new_phone_number", "timestamp"),
+]
+NAMES = [
+    *("order.sms_received", "order.confirmed", "order.cancelled", "order.swapped"),
+    *("balance.deposited", "sms.received", "order.expired", "balance.low", "sms_received"),
+    *("order_expired", "deposit_confirmed", "code.received"),
+]
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**63), 10**63)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(), max_size=30)
+    | st.sampled_from([*NAMES, "ord_1", "483921", "\x00", "\ud800", "x" * 5_000, "1e999"])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=6)
+    ),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), VALUES, max_size=8)
+NAMED = st.builds(
+    lambda fields, key, name: {**fields, key: name},
+    OBJECTS,
+    st.sampled_from(["type", "event"]),
+    st.sampled_from(NAMES),
+)
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A provider that is configured, and a webhook that it sent."""
+
+    provider: Provider
+    webhook: Webhook
+
+    def request(self, webhook: Webhook | None = None) -> WebhookRequest:
+        """The webhook as the HTTP side hands it over."""
+        sent = webhook or self.webhook
+        prefix = f"/webhooks/{self.provider.name}"
+        return WebhookRequest(
+            headers=[(k.lower().encode(), v.encode("latin-1")) for k, v in sent.headers.items()],
+            body=sent.body,
+            token=sent.path.removeprefix(prefix).removeprefix("/") or None,
+            at=AT,
+        )
+
+
+@pytest.fixture(params=sorted(registry()))
+def kind(request: pytest.FixtureRequest) -> type[Provider]:
+    """One provider's class after the other."""
+    return registry()[request.param]
+
+
+@pytest.fixture
+def sender(kind: type[Provider], monkeypatch: pytest.MonkeyPatch) -> Sender:
+    """One configured provider after the other."""
+    variable, value, webhook = CASES[kind.name]
+    monkeypatch.setenv(variable, value)
+    return Sender(kind(load(kind.settings_type)), webhook)
+
+
+def test_every_provider_is_known_to_these_tests() -> None:
+    """A new provider must bring a case of its own."""
+    assert set(CASES) == set(registry())
+
+
+def test_it_is_named_after_its_module(kind: type[Provider]) -> None:
+    """Name, module and class belong together, so that a name leads to its code."""
+    assert kind.__module__ == f"receiver.providers.{kind.name}"
+    assert kind.name.isidentifier()
+
+
+def test_it_can_be_made_without_any_settings(kind: type[Provider]) -> None:
+    """Unconfigured it refuses to judge, and so accepts nothing."""
+    provider = kind(load(kind.settings_type))
+    request = Sender(provider, CASES[kind.name][2]).request()
+    assert not provider.configured
+    with pytest.raises(ProviderNotConfigured):
+        provider.authenticate(request)
+
+
+@pytest.mark.parametrize("empty", [" ", ",", " , ,"])
+def test_an_empty_secret_is_no_secret(
+    kind: type[Provider], empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commas and blanks configure nothing: an empty secret would let everybody in."""
+    monkeypatch.setenv(CASES[kind.name][0], empty)
+    assert not kind(load(kind.settings_type)).configured
+
+
+def test_it_knows_its_own_webhook(sender: Sender) -> None:
+    """The authentic request passes, without notes."""
+    assert sender.provider.configured
+    assert sender.provider.authenticate(sender.request()) == ()
+
+
+def test_any_of_several_secrets_will_do(
+    kind: type[Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a secret is being replaced both are good, and a removed one is not."""
+    variable, value, webhook = CASES[kind.name]
+    for configured in (f"{value},another-secret-of-length", f"another-secret-of-length , {value}"):
+        monkeypatch.setenv(variable, configured)
+        provider = kind(load(kind.settings_type))
+        provider.authenticate(Sender(provider, webhook).request())
+    monkeypatch.setenv(variable, "another-secret-of-length")
+    provider = kind(load(kind.settings_type))
+    with pytest.raises(InvalidSignature):
+        provider.authenticate(Sender(provider, webhook).request())
+
+
+def test_a_secret_may_hold_any_bytes(kind: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is no UTF-8 is used byte for byte as it was written."""
+    monkeypatch.setenv(CASES[kind.name][0], "\udcff" * 20)
+    assert kind(load(kind.settings_type)).configured
+
+
+def test_a_stranger_is_refused_without_a_word_of_the_secret(sender: Sender) -> None:
+    """Without credentials the request is refused, and the reason holds no secret."""
+    stranger = Webhook(f"/webhooks/{sender.provider.name}", {}, sender.webhook.body)
+    with pytest.raises(InvalidSignature) as refused:
+        sender.provider.authenticate(sender.request(stranger))
+    assert CASES[sender.provider.name][1] not in repr(refused.value)
+
+
+def test_nothing_of_a_provider_shows_its_secret(sender: Sender) -> None:
+    """Neither a provider nor its settings print what they verify with."""
+    settings = load(type(sender.provider).settings_type)
+    shown = f"{sender.provider!r} {settings!r} {settings}"
+    assert CASES[sender.provider.name][1] not in shown
+
+
+def test_every_sample_is_read(kind: type[Provider]) -> None:
+    """Each published event is read, named, and attributed to its provider."""
+    paths: list[Path] = webhooks.samples(kind.name)
+    assert paths
+    for path in paths:
+        event = kind.read(parse_object(path.read_bytes()))
+        assert event.provider == kind.name
+        assert not isinstance(event, UnknownEvent), path.name
+
+
+def test_an_event_of_unknown_name_is_an_event(kind: type[Provider]) -> None:
+    """What a provider invents tomorrow is kept under its name, whatever else it holds."""
+    event = kind.read({"event": "moon.landed", "received_at": "2026-06-11T09:14:27Z"})
+    assert event == UnknownEvent(
+        provider=kind.name, at=datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC), name="moon.landed"
+    )
+    assert kind.read({}) == UnknownEvent(provider=kind.name)
+
+
+@given(payload=OBJECTS | NAMED)
+def test_no_object_crashes_a_provider(payload: dict[str, Any]) -> None:
+    """Any JSON object is read, or refused in words; its key is one a database can hold."""
+    for kind in registry().values():
+        key = kind.event_key(payload)
+        if key is not None:
+            assert 0 < len(key) <= 200
+            assert "\x00" not in key
+            key.encode()
+        assert kind.is_test(payload) in (True, False)
+        assert read(kind, payload)
+
+
+def read(kind: type[Provider], payload: dict[str, Any]) -> Event | str:
+    """The event, or the words why there is none."""
+    try:
+        return kind.read(payload)
+    except MalformedPayload as refused:
+        return str(refused)
+
+
+@given(headers=st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=80)), max_size=4))
+def test_no_headers_crash_a_provider(headers: list[tuple[bytes, bytes]]) -> None:
+    """Arbitrary headers, under the names that matter too, are refused and nothing else."""
+    environment = pytest.MonkeyPatch()
+    with environment.context() as patch:
+        for name, kind in registry().items():
+            patch.setenv(CASES[name][0], CASES[name][1])
+            provider = kind(load(kind.settings_type))
+            for real in (b"x-virtualsms-signature", b"x-signature", b"x-codecatch-token"):
+                named = [(real if i == 0 else key, v) for i, (key, v) in enumerate(headers)]
+                request = WebhookRequest(headers=named, body=b"{}", token=None, at=AT)
+                with pytest.raises(InvalidSignature):
+                    provider.authenticate(request)

@@ -1,0 +1,332 @@
+"""VirtualSMS: three dialects, one meaning."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from receiver.errors import InvalidSignature, MalformedPayload
+from receiver.events import (
+    BalanceDeposited,
+    BalanceLow,
+    Event,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderExpired,
+    OrderSwapped,
+    SmsReceived,
+    UnknownEvent,
+)
+from receiver.json_object import parse_object
+from receiver.providers.base import WebhookRequest
+from receiver.providers.virtualsms import VirtualSMS, VirtualSMSSettings
+from receiver.settings import load
+from tests.support import webhooks
+from tests.support.webhooks import Webhook
+
+NOW = datetime(2026, 6, 11, 9, 14, 28, tzinfo=UTC)
+AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
+
+
+def on_day(hour: int, minute: int, second: int, microsecond: int = 0) -> datetime:
+    """A moment of the day that all samples are of."""
+    return datetime(2026, 6, 11, hour, minute, second, microsecond, tzinfo=UTC)
+
+
+def order(
+    order_id: str, phone: str, service: str, country: str | None, at: datetime | None
+) -> dict[str, Any]:
+    """What every event of an order says."""
+    return {
+        "provider": "virtualsms",
+        "order_id": order_id,
+        "phone_number": phone,
+        "service": service,
+        "country": country,
+        "at": at,
+    }
+
+
+SAMPLES: dict[str, Event] = {
+    "flat_deposit_confirmed": BalanceDeposited(
+        provider="virtualsms", amount="25.00", currency="USD"
+    ),
+    "flat_order_expired": OrderExpired(
+        **order("ord_4b8e0f18", "+447700900129", "google", None, None)
+    ),
+    "flat_sms_received": SmsReceived(
+        code="G-559310",
+        text="G-559310 is your Google verification code.",
+        **order("ord_4b8e0f17", "+447700900128", "google", None, AT),
+    ),
+    "v1_balance_low": BalanceLow(
+        provider="virtualsms", at=on_day(10, 0, 0), balance="1.20", currency="USD"
+    ),
+    "v1_order_cancelled": OrderCancelled(
+        reason="timeout_no_sms",
+        **order("ord_9c20d4e2", "+12025550148", "telegram", "US", on_day(9, 20, 0)),
+    ),
+    "v1_order_expired": OrderExpired(
+        **order("ord_9c20d4e3", "+12025550149", "telegram", "US", on_day(9, 34, 27))
+    ),
+    "v1_order_swapped": OrderSwapped(
+        **order("ord_9c20d4e4", "+12025550151", "telegram", "US", on_day(9, 16, 11, 730000))
+    ),
+    "v1_sms_received": SmsReceived(
+        code="902-114",
+        text="Your WhatsApp code: 902-114\nDon't share this code with others",
+        **order("ord_9c20d4e1", "+12025550147", "whatsapp", "US", on_day(9, 14, 26, 950000)),
+    ),
+    "v1_sms_received_test": SmsReceived(
+        code="123456",
+        text="This is a test event",
+        **order("ord_test", "+12025550100", "telegram", "US", on_day(10, 1, 30)),
+    ),
+    "v2_balance_deposited": BalanceDeposited(provider="virtualsms", amount="25.00", currency="USD"),
+    "v2_order_cancelled": OrderCancelled(
+        reason="user_cancelled",
+        **order("ord_7f3a91c4", "+447700900125", "whatsapp", "GB", None),
+    ),
+    "v2_order_confirmed": OrderConfirmed(
+        **order("ord_7f3a91c2", "+447700900123", "telegram", "GB", None)
+    ),
+    "v2_order_sms_received": SmsReceived(
+        code="483921",
+        text="Telegram code: 483921. Do not give this code to anyone.",
+        **order("ord_7f3a91c2", "+447700900123", "telegram", "GB", on_day(9, 14, 27, 318000)),
+    ),
+    "v2_order_sms_received_beside": SmsReceived(
+        code="771204",
+        text="Telegram code: 771204",
+        **order("ord_7f3a91c3", "+447700900124", "telegram", "GB", on_day(9, 15, 2)),
+    ),
+    "v2_order_swapped": OrderSwapped(
+        **order("ord_7f3a91c5", "+447700900127", "google", "GB", None)
+    ),
+}
+
+
+def provider(monkeypatch: pytest.MonkeyPatch, **variables: str) -> VirtualSMS:
+    """The provider as these variables configure it, with the tests' secret."""
+    monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", webhooks.SECRET)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return VirtualSMS(load(VirtualSMSSettings))
+
+
+def request(webhook: Webhook, at: datetime | None = None) -> WebhookRequest:
+    """A webhook as the HTTP side hands it over."""
+    headers = [(k.lower().encode(), v.encode()) for k, v in webhook.headers.items()]
+    return WebhookRequest(
+        headers=headers, body=webhook.body, token=None, at=at or datetime.now(UTC)
+    )
+
+
+def sms(**fields: Any) -> dict[str, Any]:
+    """A flat report of an SMS, changed in some fields."""
+    document = {"event": "order.sms_received", "order_id": "ord_1", "code": "483921"}
+    return {**document, **fields}
+
+
+def test_there_is_an_expectation_for_each_sample() -> None:
+    """No sample is left out below."""
+    assert {path.stem for path in webhooks.samples("virtualsms")} == set(SAMPLES)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_a_sample_is_read_field_by_field(name: str) -> None:
+    """Each published body says exactly this."""
+    assert VirtualSMS.read(parse_object(webhooks.sample("virtualsms", name))) == SAMPLES[name]
+
+
+@pytest.mark.parametrize(
+    "webhook",
+    [
+        webhooks.virtualsms_v1(),
+        webhooks.virtualsms_v2(),
+        webhooks.virtualsms_v2(nested=False, name_key="event"),
+        webhooks.virtualsms_v2(name_key="event"),
+        webhooks.virtualsms_v2(nested=False),
+        webhooks.virtualsms_flat(),
+        *(webhooks.virtualsms_v1(style=style) for style in webhooks.SIGNATURE_STYLES),
+        *(webhooks.virtualsms_v2(style=style) for style in webhooks.SIGNATURE_STYLES),
+        *(webhooks.virtualsms_flat(style=style) for style in webhooks.SIGNATURE_STYLES),
+    ],
+)
+def test_every_dialect_and_spelling_is_known_and_means_the_same(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One SMS told in any dialect is authentic and gives the same code of the same order."""
+    provider(monkeypatch).authenticate(request(webhook))
+    event = VirtualSMS.read(parse_object(webhook.body))
+    assert isinstance(event, SmsReceived)
+    assert (event.order_id, event.code) == (webhooks.ORDER, webhooks.CODE)
+    assert (event.phone_number, event.service) == (webhooks.UK_PHONE, "telegram")
+    assert event.at is not None
+
+
+def test_signature_headers_of_two_dialects_at_once_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two headers leave open which one counts, so neither does."""
+    webhook = webhooks.virtualsms_v2()
+    both = webhook.with_headers(X_Signature=webhook.headers["X-VirtualSMS-Signature"])
+    with pytest.raises(InvalidSignature, match="more than one"):
+        provider(monkeypatch).authenticate(request(both))
+
+
+def test_the_secret_is_used_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix in front of the secret is part of the key."""
+    bare = webhooks.virtualsms_v2(secret=webhooks.SECRET.removeprefix("whsec_"))
+    with pytest.raises(InvalidSignature):
+        provider(monkeypatch).authenticate(request(bare))
+
+
+@pytest.mark.parametrize("offset", [-3_600, -301, 301, 3_600])
+def test_a_stale_timestamp_is_noted_and_not_refused(
+    offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unsigned timestamp proves nothing, so by default it only leaves a note."""
+    webhook = webhooks.virtualsms_v1(timestamp=int((NOW + timedelta(seconds=offset)).timestamp()))
+    (note,) = provider(monkeypatch).authenticate(request(webhook, NOW))
+    assert note == f"X-VirtualSMS-Timestamp is {-offset} s behind our clock"
+
+
+@pytest.mark.parametrize(
+    "timestamp", [None, "", "soon", "nan", "inf", "-inf", "1e400", "2026-06-11T09:14:27Z"]
+)
+def test_a_timestamp_that_says_nothing_is_passed_over(
+    timestamp: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a number there is nothing to note, and nothing to refuse."""
+    webhook = webhooks.virtualsms_v1().with_headers(X_VirtualSMS_Timestamp=timestamp)
+    strict = provider(monkeypatch, VIRTUALSMS_TIMESTAMP_TOLERANCE="300")
+    assert strict.authenticate(request(webhook, NOW)) == ()
+
+
+def test_a_tolerance_makes_a_stale_timestamp_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the operator asks for it, what is out of bounds is refused and the rest is not."""
+    strict = provider(monkeypatch, VIRTUALSMS_TIMESTAMP_TOLERANCE="60")
+    seconds = int(NOW.timestamp())
+    for offset in (-60, 0, 60):
+        webhook = webhooks.virtualsms_v1(timestamp=seconds + offset)
+        assert strict.authenticate(request(webhook, NOW)) == ()
+    for offset in (-61, 61):
+        webhook = webhooks.virtualsms_v1(timestamp=seconds + offset)
+        with pytest.raises(InvalidSignature, match="VIRTUALSMS_TIMESTAMP_TOLERANCE"):
+            strict.authenticate(request(webhook, NOW))
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("evt_01JXF3M8Q2V7R4T6W9Y0Z1A2BC", "evt_01JXF3M8Q2V7R4T6W9Y0Z1A2BC"),
+        ("é", "é"),
+        ("x" * 200, "x" * 200),
+        ("x" * 201, None),
+        ("", None),
+        (None, None),
+        (7, None),
+        (["evt_1"], None),
+        ("a\x00b", None),
+        ("a\nb", None),
+        ("\ud800", None),
+    ],
+)
+def test_the_key_is_the_envelope_id_where_it_can_be_one(value: Any, key: str | None) -> None:
+    """An id that no index could hold is no key: the body stands for the event then."""
+    assert VirtualSMS.event_key({"id": value}) == key
+    assert VirtualSMS.event_key({}) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "test"),
+    [
+        ({"data": {"test": True}}, True),
+        ({"data": {"test": 1}}, False),
+        ({"data": {"test": "true"}}, False),
+        ({"data": {"test": False}}, False),
+        ({"data": [{"test": True}]}, False),
+        ({"test": True}, False),
+        ({}, False),
+    ],
+)
+def test_only_the_documented_mark_makes_a_test_event(payload: dict[str, Any], test: bool) -> None:
+    """A real event is never taken for a test."""
+    assert VirtualSMS.is_test(payload) is test
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (sms(code=483921), "code: expected text, found a number"),
+        (sms(code=None, sms_code=483921), "sms_code: expected text, found a number"),
+        (sms(code=["483921"]), "code: expected text, found a list"),
+        (sms(order_id=483921), "order_id: expected text, found a number"),
+        (sms(order_id=None), "order_id: missing or empty"),
+        (sms(order_id="a\x00483921"), "order_id: too long, or with characters that no name has"),
+        (sms(order_id="483921" * 50), "order_id: too long, or with characters that no name has"),
+        (sms(phone_number=483921), "phone_number: expected text, found a number"),
+        (sms(full_text={"483921": 1}), "full_text: expected text, found an object"),
+        (sms(code=""), "code or sms_code: missing, and full_text has no digits for one"),
+        (
+            sms(code="", full_text="48 39 21"),
+            "code or sms_code: missing, and full_text has no digits for one",
+        ),
+        (sms(event=483921), "event: expected text, found a number"),
+        ({"type": True}, "type: expected text, found a truth value"),
+        (
+            {"type": "order.confirmed", "data": {"code": "483921"}},
+            "order_id: missing or empty",
+        ),
+        ({"type": "order.swapped", "data": 483921}, "order_id: missing or empty"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_words(payload: dict[str, Any], words: str) -> None:
+    """The refusal names field and trouble, and shows no value."""
+    with pytest.raises(MalformedPayload) as refused:
+        VirtualSMS.read(payload)
+    assert str(refused.value) == words
+    assert "483921" not in repr(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Your code is 483921.", "483921"),
+        ("In 5 min: 0042", "0042"),
+        ("12345678901 then 1234567890", "1234567890"),
+        ("G-559310 is your code", "559310"),
+    ],
+)
+def test_without_a_code_the_first_digits_of_the_text_are_one(text: str, code: str) -> None:
+    """A report that left the code out still gives it, leading zeros and all."""
+    event = VirtualSMS.read(sms(code=None, full_text=text))
+    assert isinstance(event, SmsReceived)
+    assert event.code == code
+
+
+def test_a_swap_tells_the_new_number() -> None:
+    """Where old and new number are both named, the new one counts."""
+    event = VirtualSMS.read(
+        {
+            "type": "order.swapped",
+            "data": {"order_id": "o", "phone_number": "+1", "new_phone_number": "+2"},
+        }
+    )
+    assert isinstance(event, OrderSwapped)
+    assert event.phone_number == "+2"
+
+
+def test_amounts_may_be_numbers() -> None:
+    """Money is kept as decimal text, however it was written."""
+    event = VirtualSMS.read({"type": "balance.deposited", "data": {"amount": 25.5}})
+    assert event == BalanceDeposited(provider="virtualsms", amount="25.5")
+
+
+def test_an_unknown_name_is_kept_even_with_a_broken_time() -> None:
+    """What is not understood is not refused either."""
+    event = VirtualSMS.read({"type": "order.teleported", "received_at": "whenever"})
+    assert event == UnknownEvent(provider="virtualsms", name="order.teleported")

@@ -1,0 +1,367 @@
+"""Group commit: shared transactions, an answer for each, and a loop that never waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, select
+
+from receiver import clock, database, inbox, intake
+from receiver.errors import StoreUnavailable
+from receiver.inbox import Arrival, InboxEvent, Stored
+from receiver.intake import Intake
+from receiver.vault import Vault
+from tests.receiver.conftest import Log
+from tests.receiver.locks import inbox_locked
+from tests.support.stores import Store, open_store
+from tests.support.waiting import eventually
+
+# No text encoding takes half a surrogate pair, so no database takes this key.
+POISON = "\ud800"
+Batches = list[list[str | None]]
+
+
+def arrival(key: str | None, body: bytes = b"{}") -> Arrival:
+    """An authentic webhook."""
+    return Arrival(provider="virtualsms", body=body, arrived_at=clock.now(), key=key)
+
+
+def kept(store: Store) -> dict[str, str]:
+    """The ids of all rows by their keys."""
+    with store.database.reading() as session:
+        return {row.key: row.id for row in session.exec(select(InboxEvent))}
+
+
+@pytest.fixture
+def taken(store: Store) -> Iterator[Intake]:
+    """The way into a database on either server."""
+    made = Intake(store.database, store.vault)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """The keys of every transaction that is tried."""
+    seen: Batches = []
+    really = inbox.store_many
+
+    def watched(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
+        seen.append([arrival.key for arrival in arrivals])
+        return really(session, vault, arrivals)
+
+    monkeypatch.setattr(inbox, "store_many", watched)
+    return seen
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have either server give up soon on a lock that somebody else holds."""
+    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.1)
+    options = database.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
+    monkeypatch.setattr(database, "POSTGRESQL_OPTIONS", options)
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110 -- the check is of the database, which sets no event
+            await asyncio.sleep(0.01)
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    """Run a story on a loop that has nothing to complain about."""
+    complaints: list[object] = []
+
+    async def listen() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        return await story
+
+    result = asyncio.run(listen())
+    assert complaints == []
+    return result
+
+
+async def store_all(taken: Intake, arrivals: Sequence[Arrival]) -> list[Stored | BaseException]:
+    """Store at once, and return each outcome or exception."""
+    return await asyncio.gather(*map(taken.store, arrivals), return_exceptions=True)
+
+
+def test_the_answer_comes_after_the_commit(store: Store, taken: Intake) -> None:
+    """In the moment of the answer another connection finds the row."""
+    stored = run(taken.store(arrival("evt_1")))
+    other = open_store(store.url)
+    assert kept(other) == {"evt_1": stored.id}
+    other.database.dispose()
+
+
+def test_a_lone_event_is_written_at_once(taken: Intake, batches: Batches) -> None:
+    """Nothing waits for company."""
+    run(taken.store(arrival("evt_1")))
+    assert batches == [["evt_1"]]
+
+
+def test_events_at_once_share_transactions(store: Store, taken: Intake, batches: Batches) -> None:
+    """Three hundred events at once are a handful of commits, and each gets its own id."""
+    keys = [f"evt_{number}" for number in range(300)]
+    outcomes = run(store_all(taken, [arrival(key) for key in keys]))
+    assert len(batches) <= 4
+    assert max(map(len, batches)) <= intake.LARGEST_BATCH
+    assert kept(store) == {key: outcome.id for key, outcome in zip(keys, outcomes, strict=True)}
+
+
+def test_equal_events_at_once_are_one_row(store: Store, taken: Intake) -> None:
+    """Of a hundred only one is new, and all are told the same id."""
+    outcomes = run(store_all(taken, [arrival("evt_1")] * 100))
+    assert sum(not outcome.duplicate for outcome in outcomes) == 1
+    assert {outcome.id for outcome in outcomes} == {kept(store)["evt_1"]}
+
+
+@pytest.mark.parametrize("poison", [POISON, "a\x00b"])
+def test_a_poisonous_event_does_not_hurt_its_neighbours(
+    store: Store, taken: Intake, log: Log, poison: str
+) -> None:
+    """What the database cannot take fails alone, and the rest of its batch is stored."""
+    if poison != POISON and not store.database.is_postgresql:
+        pytest.skip("SQLite takes a NUL in text")
+    keys = [f"evt_{number}" for number in range(20)]
+    arrivals = [*map(arrival, keys[:10]), arrival(poison), *map(arrival, keys[10:])]
+    outcomes = run(store_all(taken, arrivals))
+    assert isinstance(outcomes.pop(10), StoreUnavailable)
+    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    assert sorted(kept(store)) == sorted(keys)
+    assert log.of("intake.commit_failed")
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_trouble_of_the_database_refuses_the_batch_once(
+    store_url: str, batches: Batches, log: Log
+) -> None:
+    """While the database takes nothing, everybody is told so, without a try for each."""
+    store = open_store(store_url)
+    taken = Intake(store.database, store.vault)
+    with inbox_locked(store_url):
+        outcomes = run(store_all(taken, [arrival(f"evt_{number}") for number in range(50)]))
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+    assert len({id(outcome) for outcome in outcomes}) == 50
+    assert len(batches) <= 4
+    assert log.of("intake.commit_failed")
+    (good,) = run(store_all(taken, [arrival("evt_1")]))
+    assert kept(store) == {"evt_1": good.id}
+    taken.close()
+    store.database.dispose()
+
+
+def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: Intake) -> None:
+    """While the write waits for a lock the loop goes on, and afterwards the event is stored."""
+
+    async def story() -> Stored:
+        with ExitStack() as stack:
+            stack.enter_context(inbox_locked(store.url))
+            storing = asyncio.create_task(taken.store(arrival("evt_1")))
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            assert not storing.done()
+        return await storing
+
+    stored = run(story())
+    assert kept(store) == {"evt_1": stored.id}
+
+
+def test_the_queue_has_an_end(store: Store, taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too many waiting the next one is refused at once, and the waiting ones are stored."""
+    monkeypatch.setattr(intake, "DEEPEST_QUEUE", 5)
+    in_hand = 5 + (2 if store.database.is_postgresql else 1)
+
+    async def story() -> None:
+        with ExitStack() as stack:
+            stack.enter_context(inbox_locked(store.url))
+            storing = [
+                asyncio.create_task(taken.store(arrival(f"evt_{number}")))
+                for number in range(in_hand)
+            ]
+            await asyncio.sleep(0)
+            with pytest.raises(StoreUnavailable, match="too many"):
+                await taken.store(arrival("one too many"))
+        await asyncio.gather(*storing)
+
+    run(story())
+    assert len(kept(store)) == in_hand
+
+
+def test_an_event_whose_request_gave_up_is_stored_all_the_same(store: Store, taken: Intake) -> None:
+    """After the deadline nobody waits for the event, in flight or queued, but it is not lost."""
+
+    async def story() -> None:
+        with ExitStack() as stack:
+            stack.enter_context(inbox_locked(store.url))
+            storing = [
+                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
+            ]
+            _, waiting = await asyncio.wait(storing, timeout=0.05)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*storing, return_exceptions=True)
+        await until(lambda: len(kept(store)) == 5)
+
+    run(story())
+
+
+def test_a_failure_that_nobody_waits_for_makes_no_noise(
+    taken: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that breaks after its request gave up leaves no unheard exception behind."""
+    go_on = threading.Event()
+
+    def broken(*_: object) -> list[Stored]:
+        go_on.wait(10)
+        raise RuntimeError
+
+    monkeypatch.setattr(inbox, "store_many", broken)
+
+    async def story() -> None:
+        storing = asyncio.create_task(taken.store(arrival("evt_1")))
+        await asyncio.wait([storing], timeout=0.05)
+        storing.cancel()
+        await asyncio.gather(storing, return_exceptions=True)
+        go_on.set()
+        with pytest.raises(StoreUnavailable):
+            await taken.store(arrival("evt_2"))
+
+    run(story())
+
+
+def test_even_a_broken_writer_answers(
+    taken: Intake, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """Whatever ends a write, each of its requests hears of it."""
+
+    def broken(_: Intake, __: object) -> list[Stored | StoreUnavailable]:
+        raise RuntimeError
+
+    monkeypatch.setattr(Intake, "_write", broken)
+    outcomes = run(store_all(taken, [arrival(str(number)) for number in range(5)]))
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+    assert {line["error"] for line in log.of("intake.write_broke")} == {"RuntimeError"}
+
+
+def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None:
+    """The event in flight is stored and answered; who waits or comes later is told to go."""
+    taken = Intake(store.database, store.vault)
+    flights = 2 if store.database.is_postgresql else 1
+
+    async def story() -> list[Stored | BaseException]:
+        with ExitStack() as stack:
+            stack.enter_context(inbox_locked(store.url))
+            storing = [
+                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(6)
+            ]
+            await asyncio.sleep(0)
+            storing[-1].cancel()
+            releasing = threading.Timer(0.1, stack.pop_all().close)
+            releasing.start()
+            taken.close()
+            releasing.join()
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await taken.store(arrival("too late"))
+        return await asyncio.gather(*storing, return_exceptions=True)
+
+    outcomes = run(story())
+    assert all(isinstance(outcome, Stored) for outcome in outcomes[:flights])
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes[flights:-1])
+    assert isinstance(outcomes[-1], asyncio.CancelledError)
+    assert len(kept(store)) == flights
+
+
+def postgresql_only(store: Store) -> None:
+    """Skip where rows are not locked one by one."""
+    if not store.database.is_postgresql:
+        pytest.skip("SQLite has one writer, so no deadlocks")
+
+
+def test_equal_keys_in_opposite_order_are_stored_once(store: Store) -> None:
+    """Two processes that write the same events at once, from both ends, both succeed."""
+    keys = [f"evt_{number}" for number in range(40)]
+
+    def write(process: int) -> list[bool]:
+        mine = open_store(store.url)
+        taken = Intake(mine.database, mine.vault)
+        seen: list[bool] = []
+        for turn in range(10):
+            batch = [arrival(f"{turn}-{key}") for key in (keys if process else keys[::-1])]
+            outcomes = asyncio.run(store_all(taken, batch))
+            seen += [isinstance(outcome, Stored) for outcome in outcomes]
+        taken.close()
+        mine.database.dispose()
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [outcome for seen in pool.map(write, range(2)) for outcome in seen]
+    assert len(outcomes) == 800
+    assert all(outcomes)
+    assert len(kept(store)) == 400
+
+
+def test_a_deadlock_is_tried_again(store: Store, taken: Intake, batches: Batches) -> None:
+    """A batch that the server picked as a deadlock's victim is stored at the next attempt."""
+    postgresql_only(store)
+    columns = (
+        "id, provider, key, body_digest, source, state, attempt, vanished, next_attempt_at, "
+        "arrived_at, stored_at"
+    )
+
+    def insert(connection: psycopg.Connection, key: str) -> None:
+        connection.execute(
+            f"INSERT INTO inbox_events ({columns}) VALUES "
+            "(%(key)s, 'virtualsms', %(key)s, %(digest)s, 'webhook', 'pending', 0, 0, "
+            "now(), now(), now())",
+            {"key": key, "digest": store.vault.digest("body", b"{}")},
+        )
+
+    with psycopg.connect(store.url) as other, psycopg.connect(store.url) as watching:
+        watching.autocommit = True
+        # The other side never looks for deadlocks, so that ours is the victim.
+        other.execute("SET deadlock_timeout = '60s'")
+        insert(other, "b")
+        with ThreadPoolExecutor(1) as pool:
+            story = lambda: asyncio.run(plugged(taken))  # noqa: E731
+            storing = pool.submit(story)
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            eventually(lambda: watching.execute(waiting).fetchone(), every=0.01)
+            insert(other, "a")
+            other.commit()
+            outcomes = storing.result(20)
+    assert [outcome.duplicate for outcome in outcomes] == [False, False, True, True]
+    assert [batch for batch in batches if "a" in batch] == [["a", "b"]] * 2
+
+
+async def plugged(taken: Intake) -> list[Stored]:
+    """Store two events in one batch, after as many as may be in flight."""
+    names = ["plug_1", "plug_2", "a", "b"]
+    return await asyncio.gather(*(taken.store(arrival(name)) for name in names))
+
+
+def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three attempts the sender is asked to come again."""
+    attempts: list[int] = []
+
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def deadlocked(*_: object) -> list[Stored]:
+        attempts.append(1)
+        raise OperationalError("INSERT", {}, Deadlock())
+
+    monkeypatch.setattr(inbox, "store_many", deadlocked)
+    with pytest.raises(StoreUnavailable):
+        run(taken.store(arrival("evt_1")))
+    assert len(attempts) == 3

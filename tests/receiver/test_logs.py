@@ -1,0 +1,138 @@
+"""Logs: one pipeline, one line for each event, and nothing that was not said."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+import structlog
+
+from tests.receiver.conftest import Log
+
+CANARY = "canary-483921"
+
+
+def fail_with_a_secret_at_hand() -> None:
+    """Raise where a local variable holds what must not be shown."""
+    code = "-".join(["canary", "483921"])
+    raise RuntimeError(f"went wrong with {len(code)} characters")
+
+
+def test_our_lines_are_json_objects(log: Log) -> None:
+    """A line has its event, level, part, time and what was said with it."""
+    structlog.get_logger("receiver.test").info("thing.done", event_id="01J", count=3)
+    (line,) = log.lines
+    at = datetime.fromisoformat(line.pop("timestamp"))
+    assert at.tzinfo is not None
+    assert line == {
+        "event": "thing.done",
+        "level": "info",
+        "part": "web",
+        "event_id": "01J",
+        "count": 3,
+    }
+
+
+def test_a_library_logs_through_the_same_pipeline(log: Log) -> None:
+    """A line of the standard library's logging looks like one of ours."""
+    logging.getLogger("somebody.else").warning("took %d ms", 12, extra={"shard": 3})
+    logging.getLogger("uvicorn.error").error("broke")
+    first, second = log.lines
+    assert (first["event"], first["level"], first["part"]) == ("took 12 ms", "warning", "web")
+    assert first["shard"] == 3
+    assert second["event"] == "broke"
+
+
+def test_a_warning_of_python_becomes_a_line(log: Log) -> None:
+    """What would be printed between the lines is a line too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old ways", UserWarning, stacklevel=1)
+    (line,) = log.lines
+    assert "old ways" in line["event"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_traceback_shows_no_locals(
+    start_log: Callable[..., Log], log_format: str, foreign: bool
+) -> None:
+    """The exception is told with its frames, and without what their variables held."""
+    log = start_log(log_format=log_format)
+    try:
+        fail_with_a_secret_at_hand()
+    except RuntimeError:
+        if foreign:
+            logging.getLogger("somebody.else").exception("it.broke")
+        else:
+            structlog.get_logger("receiver.test").exception("it.broke")
+    assert "fail_with_a_secret_at_hand" in log.text
+    assert "went wrong with 13 characters" in log.text
+    assert CANARY not in log.text
+    if log_format == "json":
+        (line,) = log.lines
+        assert line["exception"][0]["exc_type"] == "RuntimeError"
+
+
+def test_a_line_break_in_a_value_makes_no_second_line(log: Log) -> None:
+    """Nobody can write a line of their own by sending a line break."""
+    structlog.get_logger("receiver.test").info("thing.done", name='x\n{"event":"forged"}\r\n')
+    assert len(log.text.splitlines()) == 1
+
+
+def test_what_json_cannot_hold_is_still_a_line(log: Log) -> None:
+    """An odd value never costs the line, nor the request that logs it."""
+    structlog.get_logger("receiver.test").info("thing.done", odd=object(), raw=b"\xff")
+    assert log.lines[0]["event"] == "thing.done"
+
+
+def test_the_level_holds_for_everybody(start_log: Callable[..., Log]) -> None:
+    """Below the chosen level neither we nor a library say anything."""
+    log = start_log(log_level="error")
+    structlog.get_logger("receiver.test").warning("thing.done")
+    logging.getLogger("somebody.else").warning("thing done")
+    structlog.get_logger("receiver.test").error("thing.failed")
+    assert [line["event"] for line in log.lines] == ["thing.failed"]
+
+
+def test_libraries_that_chatter_are_quieter(start_log: Callable[..., Log]) -> None:
+    """Paths and payloads that a library would log stay out, at the lowest level too."""
+    log = start_log(log_level="debug")
+    logging.getLogger("uvicorn.access").info('"POST /webhooks/daisysim/%s HTTP/1.1" 202', CANARY)
+    logging.getLogger("sqlalchemy.engine").info("INSERT %s", CANARY)
+    logging.getLogger("httpx2").info("POST %s", CANARY)
+    logging.getLogger("kombu").debug("%s", CANARY)
+    assert log.text == ""
+
+
+def test_a_line_for_terminals_is_said_once(log: Log) -> None:
+    """The coloured doubles of the web server's lines are dropped."""
+    logging.getLogger("uvicorn.error").info("ready", extra={"color_message": "\x1b[1mready"})
+    assert "color_message" not in log.text
+
+
+def test_configuring_again_replaces_and_does_not_double(start_log: Callable[..., Log]) -> None:
+    """One line stays one line, however often a process is configured."""
+    first, second = start_log(), start_log()
+    logging.getLogger("uvicorn.error").info("ready")
+    assert first.text == ""
+    assert len(second.lines) == 1
+
+
+def test_without_a_terminal_the_log_is_json(start_log: Callable[..., Log]) -> None:
+    """A process that nobody watches writes JSON unasked."""
+    log = start_log(log_format=None)
+    structlog.get_logger("receiver.test").info("thing.done")
+    assert log.lines[0]["event"] == "thing.done"
+
+
+def test_a_person_can_ask_for_plain_words(start_log: Callable[..., Log]) -> None:
+    """The console format is no JSON and says the same."""
+    log = start_log(log_format="console")
+    structlog.get_logger("receiver.test").info("thing.done", event_id="01J")
+    assert "thing.done" in log.text
+    assert "event_id=01J" in log.text
+    assert not log.text.startswith("{")

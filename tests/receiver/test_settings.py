@@ -1,0 +1,154 @@
+"""Settings: what cannot work is said at once, in one line, and without the value."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from receiver.errors import ConfigurationError
+from receiver.providers.virtualsms import VirtualSMSSettings
+from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
+
+SECRET = "hunter2"
+KEY = base64.b64encode(bytes(32)).decode()
+STORE = {"DATABASE_URL": "sqlite:///x.db", "ENCRYPTION_KEYS": KEY}
+
+
+def refusal(
+    group: type[BaseSettings], monkeypatch: pytest.MonkeyPatch, **variables: str
+) -> ConfigurationError:
+    """The error that loading a group ends with."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refused:
+        load(group)
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
+    return refused.value
+
+
+@pytest.mark.parametrize("missing", sorted(STORE))
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_required_variable_is_named(
+    missing: str, empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not set and empty are the same, and the line says which one it is."""
+    variables = {name: value for name, value in STORE.items() if name != missing}
+    if empty:
+        variables[missing] = ""
+    assert str(refusal(StoreSettings, monkeypatch, **variables)) == f"{missing}: is required"
+
+
+@pytest.mark.parametrize(
+    ("group", "variable", "value", "wanted"),
+    [
+        (StoreSettings, "DATABASE_URL", SECRET, "sqlite:///PATH or postgresql://"),
+        (StoreSettings, "DATABASE_URL", f"mysql://u:{SECRET}@h/d", "sqlite:///PATH or"),
+        (StoreSettings, "DATABASE_URL", f"postgresql://u:p@ss:{SECRET}@h/d", "sqlite:///PATH or"),
+        (StoreSettings, "DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d", "sqlite:///PATH or"),
+        (StoreSettings, "DATABASE_URL", "sqlite://", "sqlite:///PATH or"),
+        (StoreSettings, "DATABASE_URL", "sqlite:///:memory:", "sqlite:///PATH or"),
+        (BrokerSettings, "REDIS_URL", SECRET, "redis://HOST:PORT/0"),
+        (BrokerSettings, "REDIS_URL", f"http://:{SECRET}@h/0", "redis://HOST:PORT/0"),
+        (BrokerSettings, "REDIS_URL", f"redis://:p@ss:{SECRET}/0", "redis://HOST:PORT/0"),
+        (BrokerSettings, "REDIS_URL", f"redis://h:{SECRET}/0", "redis://HOST:PORT/0"),
+        (BrokerSettings, "REDIS_URL", "redis://h:1/0;redis://h:x/0", "redis://HOST:PORT/0"),
+        (BrokerSettings, "CELERY_BROKER_URL", SECRET, "redis://HOST:PORT/0"),
+        (BrokerSettings, "CELERY_BROKER_URL", "memory://", "redis://HOST:PORT/0"),
+        (WebSettings, "PORT", SECRET, "integer"),
+        (WebSettings, "PORT", "65536", "a number less than or equal to 65535"),
+        (WebSettings, "PORT", "-1", "a number greater than or equal to 0"),
+        (WebSettings, "WEB_CONCURRENCY", "0", "a number greater than or equal to 1"),
+        (WebSettings, "WEB_CONCURRENCY", "65", "a number less than or equal to 64"),
+        (LogSettings, "LOG_LEVEL", SECRET, "'debug', 'info', 'warning' or 'error'"),
+        (LogSettings, "LOG_FORMAT", SECRET, "'json' or 'console'"),
+        (VirtualSMSSettings, "VIRTUALSMS_TIMESTAMP_TOLERANCE", SECRET, "integer"),
+        (VirtualSMSSettings, "VIRTUALSMS_TIMESTAMP_TOLERANCE", "-1", "a number greater than"),
+    ],
+)
+def test_a_value_that_cannot_work_is_said_in_one_line(
+    group: type[BaseSettings],
+    variable: str,
+    value: str,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line names the variable and what it wants, and holds nothing of the value."""
+    others = {k: v for k, v in STORE.items() if group is StoreSettings and k != variable}
+    text = str(refusal(group, monkeypatch, **others, **{variable: value}))
+    assert text.startswith(f"{variable}: wants ")
+    assert wanted in text
+    assert "\n" not in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize("keys", [SECRET, f"{KEY},{SECRET}", f"{SECRET}é" * 6, ","])
+def test_keys_that_cannot_be_used_are_said_in_one_line(
+    keys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking for the keys tells what the variable wants, and not what it holds."""
+    monkeypatch.setenv("DATABASE_URL", STORE["DATABASE_URL"])
+    monkeypatch.setenv("ENCRYPTION_KEYS", keys)
+    settings = load(StoreSettings)
+    with pytest.raises(ConfigurationError, match=r"\AENCRYPTION_KEYS: wants [^\n]*\Z") as refused:
+        _ = settings.keys
+    assert SECRET not in str(refused.value)
+
+
+def test_good_values_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URL and keys come out as they went in, and neither shows in a print."""
+    monkeypatch.setenv("DATABASE_URL", f"postgres://u:{SECRET}@h:5432/d?sslmode=require")
+    monkeypatch.setenv("ENCRYPTION_KEYS", KEY)
+    settings = load(StoreSettings)
+    assert settings.url == f"postgres://u:{SECRET}@h:5432/d?sslmode=require"
+    assert settings.keys == [bytes(32)]
+    assert SECRET not in f"{settings} {settings!r}"
+    assert KEY not in f"{settings} {settings!r}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, None),
+        ({"REDIS_URL": "redis://a/0"}, "redis://a/0"),
+        ({"CELERY_BROKER_URL": "amqp://b"}, "amqp://b"),
+        ({"REDIS_URL": "redis://a/0", "CELERY_BROKER_URL": "amqp://b"}, "amqp://b"),
+        ({"REDIS_URL": "redis://a/0", "CELERY_BROKER_URL": ""}, "redis://a/0"),
+        ({"REDIS_URL": "redis://a:1/0;redis://b:2/0"}, "redis://a:1/0;redis://b:2/0"),
+        ({"REDIS_URL": "redis://[::1]:6379/0"}, "redis://[::1]:6379/0"),
+    ],
+)
+def test_the_celery_variable_wins(
+    variables: dict[str, str], url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two broker variables the more particular one counts, if it holds anything."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert load(BrokerSettings).broker_url == url
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    """With an empty environment the receiver is for this machine only."""
+    web, log = load(WebSettings), load(LogSettings)
+    assert (web.host, web.port, web.web_concurrency) == ("127.0.0.1", 8000, 1)
+    assert (log.log_level, log.log_format) == ("info", None)
+
+
+def test_secrets_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several secrets stand in one variable, blanks around them do not count."""
+    monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", f" a , {SECRET} ,, ")
+    settings = load(VirtualSMSSettings)
+    secrets = [secret.get_secret_value() for secret in settings.virtualsms_webhook_secrets]
+    assert secrets == ["a", SECRET]
+    assert SECRET not in repr(settings)
+
+
+def test_a_prefix_stands_before_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group can be read once for each of several owners, and an error names the owner's."""
+    monkeypatch.setenv("SECOND_PORT", "9000")
+    assert load(WebSettings, "second_").port == 9000
+    monkeypatch.setenv("SECOND_PORT", SECRET)
+    with pytest.raises(ConfigurationError, match=r"^SECOND_PORT: wants "):
+        load(WebSettings, "second_")

@@ -1,0 +1,169 @@
+"""A receiver as it runs in production, in a thread of this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+
+from receiver.web.app import create_app
+from tests.receiver.conftest import Log
+from tests.support import stores, webhooks
+from tests.support.waiting import eventually
+from tests.support.webhooks import Webhook
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, read as JSON."""
+        return json.loads(self.body)
+
+    def problem(self, status: int) -> str:
+        """The words of a problem document, after checking that it is a whole one."""
+        assert self.status == status, self
+        assert self.headers["content-type"] == "application/problem+json"
+        document = self.json()
+        assert set(document) == {"type", "title", "status", "detail"}
+        assert document["type"] == "about:blank"
+        assert document["status"] == status
+        assert document["title"]
+        return str(document["detail"])
+
+
+class Receiver:
+    """uvicorn with httptools on a port of 127.0.0.1."""
+
+    def __init__(self, app: Starlette, store: stores.Store) -> None:
+        self.app = app
+        self.store = store
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=5,
+                timeout_graceful_shutdown=10,
+            )
+        )
+        sockets = {"sockets": [self._socket]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=sockets, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        eventually(lambda: self._server.started)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        self._socket.close()
+        self.store.database.dispose()
+
+    def stop(self) -> None:
+        """Ask it to stop, as a signal does, and do not wait."""
+        self._server.should_exit = True
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request on a connection of its own."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)) as connection:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+
+    def send(self, webhook: Webhook) -> Answer:
+        """What a provider does."""
+        return self.ask("POST", webhook.path, webhook.body, webhook.headers)
+
+    def connect(self) -> socket.socket:
+        """A connection to write anything to."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=15)
+
+    def raw(self, *parts: bytes) -> bytes:
+        """Everything that comes back for these bytes until the connection is closed."""
+        with self.connect() as connection:
+            for part in parts:
+                connection.sendall(part)
+            return read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    received = b""
+    while True:
+        try:
+            chunk = connection.recv(65_536)
+        except ConnectionResetError:
+            return received
+        if not chunk:
+            return received
+        received += chunk
+
+
+Start = Callable[..., Receiver]
+
+
+@pytest.fixture
+def start(
+    monkeypatch: pytest.MonkeyPatch, valkey_url: str, sqlite_url: str, log: Log
+) -> Iterator[Start]:
+    """Start a receiver whose environment may be changed; SQLite unless told otherwise."""
+    assert log.text == ""
+    with ExitStack() as stack:
+
+        def begin(url: str = sqlite_url, **environment: str) -> Receiver:
+            variables = {
+                "DATABASE_URL": url,
+                "ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS,
+                "REDIS_URL": valkey_url,
+                "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
+                "DAISYSIM_WEBHOOK_TOKENS": webhooks.TOKEN,
+                **environment,
+            }
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value)
+            return stack.enter_context(Receiver(create_app(), stores.open_store(url)))
+
+        yield begin
+
+
+@pytest.fixture
+def receiver(start: Start) -> Receiver:
+    """A receiver with a secret and a token, on SQLite and a broker that works."""
+    return start()

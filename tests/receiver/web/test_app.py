@@ -1,0 +1,91 @@
+"""Starting: a receiver that could not work does not start, and says why in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from receiver.errors import CodecatchError, ConfigurationError
+from receiver.providers import registry
+from receiver.web import problems
+from receiver.web.app import create_app
+from tests.support import stores
+
+GOOD = {"ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS, "REDIS_URL": "redis://127.0.0.1:1/0"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL: is required"),
+        ({"ENCRYPTION_KEYS": ""}, "ENCRYPTION_KEYS: is required"),
+        ({"REDIS_URL": ""}, "REDIS_URL: is required"),
+        ({"ENCRYPTION_KEYS": "hunter2"}, "ENCRYPTION_KEYS: wants base64"),
+        ({"REDIS_URL": "hunter2"}, "REDIS_URL: wants redis://"),
+        ({"DAISYSIM_WEBHOOK_TOKENS": "hunter2"}, "DAISYSIM_WEBHOOK_TOKENS: wants tokens"),
+        (
+            {"ENCRYPTION_KEYS": base64.b64encode(b"x" * 32).decode()},
+            "ENCRYPTION_KEYS: cannot open this database: ",
+        ),
+        ({"DATABASE_URL": "sqlite:///{empty}"}, "DATABASE_URL: the database is not prepared"),
+    ],
+)
+def test_a_variable_that_cannot_work_stops_it(
+    variables: dict[str, str],
+    words: str,
+    sqlite_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one line names the variable, and holds nothing of its value."""
+    empty = str(tmp_path_factory.mktemp("empty") / "x.db")
+    for name, value in {**GOOD, "DATABASE_URL": sqlite_url, **variables}.items():
+        monkeypatch.setenv(name, value.replace("{empty}", empty))
+    with pytest.raises(ConfigurationError) as refused:
+        create_app()
+    assert str(refused.value).startswith(words)
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_there_is_a_route_for_every_provider_and_nothing_else(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The routes are those of the registry and the two questions."""
+    for name, value in {**GOOD, "DATABASE_URL": sqlite_url}.items():
+        monkeypatch.setenv(name, value)
+    paths = {getattr(route, "path", None) for route in create_app().routes}
+    assert {f"/webhooks/{name}" for name in registry()} <= paths
+    assert paths == {
+        "/webhooks/virtualsms",
+        "/webhooks/daisysim",
+        "/webhooks/daisysim/{token}",
+        "/healthz",
+        "/readyz",
+    }
+
+
+@pytest.mark.parametrize("error", CodecatchError.__subclasses__())
+def test_every_error_of_ours_has_a_status(error: type[CodecatchError]) -> None:
+    """Whatever is raised on the way of a request is answered with a documented status."""
+    answered = {400, 401, 408, 413, 415, 503}
+    never_in_a_request = {"ConfigurationError", "UnknownKey", "BrokenSeal"}
+    status = problems.status_of(error("in words"))
+    assert status in answered or (
+        error.__module__.startswith("worker") or error.__name__ in never_in_a_request
+    )
+
+
+def test_other_http_refusals_are_problems_too() -> None:
+    """A status that the framework raises keeps its words and headers."""
+    request = Request({"type": "http", "headers": []})
+    error = HTTPException(417, "not here", {"X-Why": "so"})
+    answer = asyncio.run(problems.on_http_exception(request, error))
+    assert (answer.status_code, answer.headers["x-why"]) == (417, "so")
+    assert answer.media_type == "application/problem+json"
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(problems.on_http_exception(request, ZeroDivisionError()))

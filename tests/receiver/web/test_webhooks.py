@@ -1,0 +1,272 @@
+"""Webhooks over real sockets: what is authentic is stored, then answered."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlmodel import select
+
+from receiver import inbox
+from receiver.inbox import InboxEvent
+from receiver.intake import Intake
+from tests.receiver.conftest import Log
+from tests.receiver.locks import inbox_locked
+from tests.receiver.web.conftest import Receiver, Start, read_all
+from tests.support import webhooks
+from tests.support.waiting import eventually
+from tests.support.webhooks import Webhook
+
+DIALECTS = {
+    "v1": webhooks.virtualsms_v1(),
+    "v2": webhooks.virtualsms_v2(),
+    "v2 beside": webhooks.virtualsms_v2(nested=False, name_key="event"),
+    "flat": webhooks.virtualsms_flat(),
+    "token in the path": webhooks.daisysim(),
+    "token in a header": webhooks.daisysim(token_in="header"),
+}
+# Objects that no document foresees.
+SHAPES = [
+    b"{}",
+    b" { } ",
+    b'{"type": 7, "data": []}',
+    b'{"type": null, "event": {}, "data": {"order_id": []}}',
+    b'{"id": ["evt"], "data": {"test": "yes"}}',
+    b'{"id": "a\\u0000b"}',
+    b'{"id": "\\ud800", "type": "\\udfff"}',
+    b'{"id": ""}',
+    b'{"id": "' + b"x" * 300 + b'"}',
+    b'{"type": "order.sms_received", "data": {"code": 483921}}',
+    b'{"type": "moon.landed"}',
+    b'{"a": 1e999, "b": "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}',
+    b'{"": ""}',
+    '{"text": "\u202e\U0001f511 \u0000"}'.replace("\x00", "\\u0000").encode(),
+    json.dumps({str(number): number for number in range(4_000)}).encode(),
+]
+
+
+def kept(receiver: Receiver) -> list[InboxEvent]:
+    """Every row, by another connection than the receiver's."""
+    with receiver.store.database.reading() as session:
+        return [*session.exec(select(InboxEvent))]
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_every_dialect_is_accepted_once_and_then_a_duplicate(
+    receiver: Receiver, dialect: str
+) -> None:
+    """The first is 202 and stored as it came, the second is 200 and points to the first."""
+    webhook = DIALECTS[dialect]
+    first, again = receiver.send(webhook), receiver.send(webhook)
+    (row,) = kept(receiver)
+    assert (first.status, first.json()) == (202, {"status": "accepted", "event": row.id})
+    assert (again.status, again.json()) == (200, {"status": "duplicate", "event": row.id})
+    assert first.headers["content-type"] == "application/json"
+    assert inbox.open_body(receiver.store.vault, row) == webhook.body
+    assert row.state == "pending"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*webhooks.samples("virtualsms"), *webhooks.samples("daisysim")],
+    ids=lambda path: path.stem,
+)
+def test_every_sample_is_accepted(receiver: Receiver, path: Path) -> None:
+    """Each published body is stored byte for byte, pretty-printed as it is."""
+    body = path.read_bytes()
+    webhook = (
+        webhooks.daisysim().with_body(body)
+        if path.parent.name == "daisysim"
+        else webhooks.signed(body)
+    )
+    answer = receiver.send(webhook)
+    (row,) = kept(receiver)
+    assert answer.json()["event"] == row.id
+    assert (answer.status, answer.json()["status"]) == (
+        (200, "test") if path.stem.endswith("_test") else (202, "accepted")
+    )
+    assert inbox.open_body(receiver.store.vault, row) == body
+
+
+def test_both_databases_are_the_same_to_a_sender(store_url: str, start: Start) -> None:
+    """New, seen, test and conflicting events are answered alike on SQLite and PostgreSQL."""
+    receiver = start(store_url)
+    first = webhooks.virtualsms_v1(event_id="evt_1", code="111111")
+    other = webhooks.virtualsms_v1(event_id="evt_1", code="222222")
+    test = webhooks.virtualsms_v1(test=True)
+    answers = [receiver.send(webhook) for webhook in (first, first, other, other, test, test)]
+    assert [(answer.status, answer.json()["status"]) for answer in answers] == [
+        (202, "accepted"),
+        (200, "duplicate"),
+        (202, "accepted"),
+        (200, "duplicate"),
+        (200, "test"),
+        (200, "duplicate"),
+    ]
+    assert sorted(row.state for row in kept(receiver)) == ["ignored", "pending", "quarantined"]
+
+
+def test_the_answer_comes_only_after_the_commit(
+    store_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the commit there is no byte of an answer; with it, the row is there for others."""
+    committing, go_on = threading.Event(), threading.Event()
+    receiver = start(store_url)
+    commit = Intake._commit
+
+    def slow(taken: Intake, arrivals: list[inbox.Arrival]) -> list[inbox.Stored]:
+        committing.set()
+        go_on.wait(10)
+        return commit(taken, arrivals)
+
+    monkeypatch.setattr(Intake, "_commit", slow)
+    webhook = webhooks.virtualsms_v1()
+    with receiver.connect() as connection:
+        connection.sendall(request_bytes(webhook))
+        assert committing.wait(10)
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert kept(receiver) == []
+        go_on.set()
+        connection.settimeout(10)
+        assert connection.recv(12) == b"HTTP/1.1 202"
+        assert len(kept(receiver)) == 1
+
+
+def request_bytes(webhook: Webhook) -> bytes:
+    """A webhook as it goes over the wire."""
+    headers = {"Host": "x", "Content-Length": str(len(webhook.body)), **webhook.headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {webhook.path} HTTP/1.1\r\n{lines}\r\n".encode() + webhook.body
+
+
+def test_a_hundred_equal_events_at_once_are_one_row(store_url: str, start: Start) -> None:
+    """All are answered 2xx with the one id, and exactly one of them is new."""
+    receiver = start(store_url)
+    webhook = webhooks.virtualsms_v1()
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(lambda _: receiver.send(webhook), range(100)))
+    (row,) = kept(receiver)
+    assert sorted(answer.status for answer in answers) == [200] * 99 + [202]
+    assert {answer.json()["event"] for answer in answers} == {row.id}
+
+
+def test_secrets_can_be_rotated_without_a_refusal(start: Start) -> None:
+    """While both secrets are configured, senders with either are heard."""
+    receiver = start(VIRTUALSMS_WEBHOOK_SECRETS=f"new-secret,{webhooks.SECRET}")
+    for secret in ("new-secret", webhooks.SECRET):
+        assert receiver.send(webhooks.virtualsms_v1(secret=secret)).status == 202
+
+
+def test_an_authentic_object_is_never_refused_for_its_shape(store_url: str, start: Start) -> None:
+    """Whatever it says, it is stored first; reading it comes later, from either provider."""
+    receiver = start(store_url)
+    for body in SHAPES:
+        for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
+            assert receiver.send(webhook).status == 202, body
+    bodies = sorted(inbox.open_body(receiver.store.vault, row) or b"" for row in kept(receiver))
+    assert bodies == sorted(SHAPES * 2)
+
+
+@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/xml", "a;b;;c"])
+def test_the_content_type_does_not_matter(receiver: Receiver, content_type: str | None) -> None:
+    """The signature says what the body is, not a header."""
+    webhook = webhooks.virtualsms_v1().with_headers(Content_Type=content_type)
+    assert receiver.send(webhook).status == 202
+
+
+@pytest.mark.parametrize("encoding", ["identity", "", " Identity "])
+def test_no_encoding_may_be_said_in_words(receiver: Receiver, encoding: str) -> None:
+    """A proxy that names the absence of an encoding changes nothing."""
+    webhook = webhooks.virtualsms_v1().with_headers(Content_Encoding=encoding)
+    assert receiver.send(webhook).status == 202
+
+
+def test_a_body_may_come_in_pieces(receiver: Receiver) -> None:
+    """A chunked body within the limits is the same event as a whole one."""
+    webhook = webhooks.virtualsms_v1()
+    pieces = (webhook.body[at : at + 7] for at in range(0, len(webhook.body), 7))
+    chunked = receiver.ask("POST", webhook.path, pieces, webhook.headers)
+    assert chunked.status == 202
+    assert receiver.send(webhook).json() == {
+        "status": "duplicate",
+        "event": chunked.json()["event"],
+    }
+
+
+def test_one_connection_may_carry_many_events(receiver: Receiver) -> None:
+    """Requests that are sent ahead of the answers are answered in order, each once."""
+    hooks = [webhooks.virtualsms_v1(code=f"00{number}") for number in range(5)]
+    with receiver.connect() as connection:
+        connection.sendall(b"".join(map(request_bytes, hooks[:-1])))
+        last = request_bytes(hooks[-1]).replace(b"Host: x", b"Host: x\r\nConnection: close")
+        connection.sendall(last)
+        received = read_all(connection)
+    assert received.count(b"HTTP/1.1 202") == 5
+    assert len(kept(receiver)) == 5
+
+
+def test_an_accepted_event_wakes_the_worker_with_its_id_only(start: Start, broker_url: str) -> None:
+    """The broker learns the id and nothing of the content; a duplicate wakes nobody."""
+    receiver = start(REDIS_URL=broker_url)
+    webhook = webhooks.virtualsms_v1()
+    event = receiver.send(webhook).json()["event"]
+    receiver.send(webhook)
+    receiver.send(webhooks.virtualsms_v1(test=True))
+    with redis.Redis.from_url(broker_url) as client:
+        name = "codecatch:codecatch.events"
+        eventually(lambda: client.llen(name))
+        message: Any = client.lrange(name, 0, -1)
+    (body,) = [base64.b64decode(json.loads(one)["body"]) for one in message]
+    assert json.loads(body)[:2] == [[[event]], {}]
+    assert webhooks.CODE.encode() not in body
+
+
+def test_without_a_broker_events_are_accepted_as_fast(start: Start, log: Log) -> None:
+    """A broker that is away is nothing to a sender."""
+    receiver = start(REDIS_URL="redis://127.0.0.1:1/0")
+    for number in range(20):
+        assert receiver.send(webhooks.virtualsms_v1(code=f"00{number}")).status == 202
+    eventually(lambda: log.of("queue.wake_failed"))
+
+
+def test_other_questions_are_answered_while_a_commit_waits(receiver: Receiver) -> None:
+    """A locked database holds the event's own request and no other."""
+    with ThreadPoolExecutor(1) as pool, inbox_locked(receiver.store.url):
+        waiting = pool.submit(receiver.send, webhooks.virtualsms_v1())
+        for _ in range(5):
+            assert receiver.ask("GET", "/healthz").status == 200
+            assert receiver.send(webhooks.virtualsms_v1().with_body(b"{}")).status == 401
+        assert not waiting.done()
+    assert waiting.result(10).status == 202
+
+
+def test_stopping_ends_what_was_begun(receiver: Receiver) -> None:
+    """An event that is being written when the receiver is told to stop is still answered."""
+    with ThreadPoolExecutor(1) as pool, inbox_locked(receiver.store.url):
+        waiting = pool.submit(receiver.send, webhooks.virtualsms_v1())
+        taken: Intake = receiver.app.state.services.intake
+        eventually(lambda: taken._flying == 1)
+        receiver.stop()
+        with pytest.raises(OSError, match=r"refused|reset"):
+            eventually_refused(receiver)
+    assert waiting.result(10).status == 202
+    assert len(kept(receiver)) == 1
+
+
+def eventually_refused(receiver: Receiver) -> None:
+    """Connect until nobody listens any more."""
+    for _ in range(500):
+        with receiver.connect() as connection:
+            connection.settimeout(0.02)
+            try:
+                connection.recv(1)
+            except TimeoutError:
+                continue

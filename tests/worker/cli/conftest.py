@@ -1,0 +1,57 @@
+"""The command, called in this process as a shell would call it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stores import ENCRYPTION_KEYS, Store
+from worker import cli
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output read as JSON, of a command that succeeded."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def bare(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Run:
+    """Call the command where nothing is configured, with an empty data directory."""
+    monkeypatch.setenv("CODECATCH_DATA_DIR", str(tmp_path / "var"))
+
+    def run(*words: str) -> Answer:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(words))
+        said = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def run(bare: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command where the test's database is configured."""
+    monkeypatch.setenv("DATABASE_URL", store.url)
+    monkeypatch.setenv("ENCRYPTION_KEYS", ENCRYPTION_KEYS)
+    return bare

@@ -1,0 +1,289 @@
+"""``codecatch codes``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from tests.support import webhooks
+from tests.support.stores import ENCRYPTION_KEYS, Store
+from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
+from tests.worker.cli.conftest import Run
+from tests.worker.support import World, change, everything, handle, now, on_sqlite
+from worker.models import HELD, QUARANTINED, READY, Code
+from worker.queries import codes
+from worker.queries.filters import Filters
+
+KEYS = [
+    *("id", "provider", "order_id", "phone_number", "service", "country"),
+    *("code", "text", "received_at", "stored_at", "order_status"),
+]
+
+
+def test_list_has_the_promised_keys_newest_first(world: World, run: Run) -> None:
+    """Programs get exactly the keys of the contract, in UTC, the newest code first."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="ord_1", received_at="2026-06-11T11:14:27.318+02:00"))
+    handle(made, daisysim(activation="4711", code="001122"))
+    second, first = run("codes", "list", "--json", "--reveal").json
+    assert list(first) == KEYS
+    assert (second["order_id"], second["code"]) == ("4711", "001122")
+    assert first | {"id": 0, "stored_at": 0} == {
+        "id": 0,
+        "provider": "virtualsms",
+        "order_id": "ord_1",
+        "phone_number": webhooks.UK_PHONE,
+        "service": "telegram",
+        "country": "GB",
+        "code": webhooks.CODE,
+        "text": f"Your telegram code is {webhooks.CODE}",
+        "received_at": "2026-06-11T09:14:27.318Z",
+        "stored_at": 0,
+        "order_status": "received",
+    }
+    assert first["stored_at"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_secrets_are_masked_unless_revealed(world: World, run: Run, form: tuple[str, ...]) -> None:
+    """No form of the list shows a code, a text or a number unasked."""
+    handle(world.connect(), virtualsms_v2())
+    masked = run("codes", "list", *form).out
+    revealed = run("codes", "list", *form, "--reveal").out
+    for secret in (webhooks.CODE, webhooks.UK_PHONE):
+        assert secret not in masked
+        assert secret in revealed
+    assert "Your telegram" not in masked
+
+
+def test_masks(world: World, run: Run) -> None:
+    """A masked code and number can still be recognised by whoever knows them."""
+    handle(world.connect(), virtualsms_v2())
+    (row,) = run("codes", "list", "--json").json
+    assert (row["code"], row["phone_number"]) == ("48••••", "+4477•••••123")
+    assert row["text"] == "••••••••"
+
+
+def test_csv_has_the_keys_as_its_header(world: World, run: Run) -> None:
+    """CSV holds the same as JSON, each value on one line."""
+    handle(world.connect(), virtualsms_v2(text="Code:\n483921, \x1b[31mkeep it"))
+    header, row = csv.reader(io.StringIO(run("codes", "list", "--csv", "--reveal").out))
+    assert header == KEYS
+    assert dict(zip(header, row, strict=True))["text"] == "Code: 483921, keep it"
+
+
+def test_text_for_a_pipe_is_aligned_and_inert(world: World, run: Run) -> None:
+    """People see columns without colour, and nothing that a stranger wrote moves the cursor."""
+    handle(world.connect(), virtualsms_v2(order="ord[red]1", code="12\x1b[2J34\u202e56"))
+    out = run("codes", "list", "--reveal").out
+    title, row = out.splitlines()
+    assert row.index("123456") == title.index("CODE")
+    assert "ord[red]1" in row
+    assert not set(out) & {"\x1b", "\u202e"}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--provider", "daisysim"), {"4711"}),
+        (("--service", "telegram"), {"ord_1", "ord_2"}),
+        (("--order", "ord_2"), {"ord_2"}),
+        (("--phone", webhooks.US_PHONE), {"4711"}),
+        (("--phone", "1 (202) 555-0147"), {"4711"}),
+        (("--state", "ready"), {"ord_1", "ord_2", "4711"}),
+        (("--state", "held"), set()),
+        (("--since", "1h"), {"ord_1", "ord_2", "4711"}),
+        (("--until", "1h"), set()),
+        (("--since", "2020-01-01", "--until", "2021-01-01T00:00:00+01:00"), set()),
+        (("--since", "0001-01-01", "--until", "9999-12-31"), {"ord_1", "ord_2", "4711"}),
+        (("--limit", "1"), {"4711"}),
+        (("--order", "ord_1' OR 1=1 --"), set()),
+    ],
+)
+def test_filters(world: World, run: Run, words: tuple[str, ...], found: set[str]) -> None:
+    """Each filter narrows the list."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="ord_1"))
+    handle(made, virtualsms_v2(order="ord_2", phone="+447700900124"))
+    handle(made, daisysim(activation="4711"))
+    assert {row["order_id"] for row in run("codes", "list", "--json", *words).json} == found
+
+
+def test_since_is_inclusive_and_until_is_not(world: World, run: Run) -> None:
+    """A row's own time, as the list shows it, draws the line."""
+    made = world.connect()
+    handle(made, virtualsms_v2())
+    (row,) = everything(made, Code)
+    stored = row.stored_at.isoformat()
+    assert len(run("codes", "list", "--json", "--since", stored).json) == 1
+    assert run("codes", "list", "--json", "--until", stored).json == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--since", "yesterday"),
+        ("--since", "999999999w"),
+        ("--until", "0001-01-01T00:00:00+14:00"),
+        ("--provider", "nobody"),
+        ("--phone", "x"),
+        ("--order", "\udcff"),
+        ("--state", "good"),
+        ("--limit", "0"),
+        ("--json", "--csv"),
+    ],
+)
+def test_bad_options_are_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
+    """What cannot be meant is refused with exit code 2 and no traceback."""
+    answer = run("codes", "list", *words)
+    assert answer.code == 2
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+@pytest.mark.parametrize("state", [HELD, QUARANTINED])
+def test_a_code_that_is_not_ready_is_revealed_only_on_purpose(
+    world: World, run: Run, state: str
+) -> None:
+    """A list has no state for programs, so what nobody vouched for stays masked in it."""
+    made = world.connect()
+    handle(made, virtualsms_v2())
+    (row,) = everything(made, Code)
+    change(made, row, state=state)
+    (listed,) = run("codes", "list", "--json", "--reveal").json
+    (asked,) = run("codes", "list", "--json", "--reveal", "--state", state).json
+    shown = run("codes", "show", row.id, "--json", "--reveal").json
+    assert (listed["code"], listed["text"]) == ("48••••", "••••••••")
+    assert asked["code"] == webhooks.CODE
+    assert (shown["code"], shown["state"]) == (webhooks.CODE, state)
+
+
+def test_show(world: World, run: Run) -> None:
+    """One code is one object, with its state and the event that reported it first."""
+    made = world.connect()
+    (event,) = handle(made, virtualsms_v2())
+    (row,) = everything(made, Code)
+    shown = run("codes", "show", row.id.lower(), "--json").json
+    assert set(KEYS) < set(shown)
+    assert (shown["state"], shown["verified"], shown["event"]) == ("ready", None, event)
+    assert shown["code"] == "48••••"
+    assert "code:" in run("codes", "show", row.id).out
+
+
+@pytest.mark.parametrize("unknown", ["01M816XHE0VTM669TFZS1HA804", "nonsense", "\udcff"])
+def test_show_of_an_unknown_code(run: Run, unknown: str) -> None:
+    """An id that is not there is said to be so."""
+    answer = run("codes", "show", unknown)
+    assert answer.code in {1, 2}
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+
+
+def test_a_purged_code_is_listed_without_its_content(world: World, run: Run) -> None:
+    """What retention took is null, and the row stays."""
+    made = world.connect()
+    handle(made, virtualsms_v2())
+    (row,) = everything(made, Code)
+    change(made, row, code=None, text=None, phone_number=None)
+    (listed,) = run("codes", "list", "--json", "--reveal").json
+    assert (listed["code"], listed["text"], listed["phone_number"]) == (None, None, None)
+    assert run("codes", "list").code == 0
+
+
+def test_tail_prints_an_object_a_line_and_ends_at_its_limit(world: World, run: Run) -> None:
+    """What came since a time is told first, oldest first."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="ord_1"))
+    handle(made, virtualsms_v1(order="ord_2"))
+    answer = run("codes", "tail", "--since", "1h", "--limit", "2", "--json", "--reveal")
+    first, second = (line for line in answer.out.splitlines())
+    assert '"ord_1"' in first
+    assert '"ord_2"' in second
+    with_header = run("codes", "tail", "--since", "1h", "--limit", "1", "--csv").out.splitlines()
+    assert with_header[0] == ",".join(KEYS)
+    assert len(with_header) == 2
+    assert "48••••" in run("codes", "tail", "--since", "1h", "--limit", "1").out
+
+
+def test_a_follower_sees_each_code_once_and_a_held_one_when_it_is_ready(world: World) -> None:
+    """Old codes are not repeated, held ones wait, and released ones come after all."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="old"))
+
+    def fresh() -> list[str]:
+        with made.database.reading() as session:
+            rows = following.fresh(session, made.vault, now=now(made))
+        return [row["order_id"] for row in rows]
+
+    with made.database.reading() as session:
+        following = codes.Tail(session, made.vault, Filters(), now=now(made))
+    assert fresh() == []
+    handle(made, virtualsms_v2(order="held"), virtualsms_v2(order="new"))
+    held = next(row for row in everything(made, Code) if row.order_id == "held")
+    change(made, held, state=HELD)
+    assert fresh() == ["new"]
+    assert fresh() == []
+    change(made, held, state=READY)
+    assert fresh() == ["held"]
+    assert fresh() == []
+
+
+def test_a_follower_remembers_what_is_held_for_long(world: World) -> None:
+    """A code that is released after a long time is told, though it is older than any window."""
+    made = world.connect()
+    handle(made, virtualsms_v2())
+    (row,) = everything(made, Code)
+    change(made, row, state=QUARANTINED)
+    with made.database.reading() as session:
+        following = codes.Tail(session, made.vault, Filters(), now=now(made))
+    later = now(made) + timedelta(hours=2)
+    with made.database.reading() as session:
+        assert following.fresh(session, made.vault, now=later) == []
+    change(made, row, state=READY)
+    with made.database.reading() as session:
+        assert len(following.fresh(session, made.vault, now=later)) == 1
+        assert following.fresh(session, made.vault, now=later) == []
+
+
+def _command(store: Store, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", *words],
+        env={**os.environ, "DATABASE_URL": store.url, "ENCRYPTION_KEYS": ENCRYPTION_KEYS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@on_sqlite
+def test_an_interrupt_is_the_ordinary_end_of_tail(world: World) -> None:
+    """SIGINT ends tail with exit code 0 and without a word."""
+    handle(world.connect(), virtualsms_v2())
+    with _command(world.store, "codes", "tail", "--since", "1h", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert '"code"' in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+@on_sqlite
+def test_a_closed_pipe_is_quiet(world: World) -> None:
+    """Nobody is told of it when the reader of a long list has seen enough."""
+    made = world.connect()
+    handle(made, *(virtualsms_v2(order=f"ord_{n}", text="x" * 4000) for n in range(30)))
+    with _command(world.store, "codes", "list", "--json", "--reveal") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.wait(20)
+        assert process.stderr.read() == ""

@@ -1,0 +1,84 @@
+"""``codecatch deliveries``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from receiver import queue
+from tests.support import webhooks
+from tests.support.webhooks import daisysim, virtualsms_v2
+from tests.worker.cli.conftest import Run
+from tests.worker.support import World, change, deliver, everything, fetch, handle, now, only, woken
+from worker.models import Delivery
+
+KEYS = [
+    *("id", "event", "destination", "state", "attempts"),
+    *("next_attempt_at", "sent_at", "error"),
+]
+
+
+def test_list_has_the_promised_keys(world: World, run: Run) -> None:
+    """Programs get exactly the keys of the contract; what is over has no next attempt."""
+    made = world.connect(slack=True)
+    (event_id,) = handle(made, virtualsms_v2())
+    (waiting,) = run("deliveries", "list", "--json").json
+    assert list(waiting) == KEYS
+    assert (waiting["state"], waiting["event"]) == ("pending", event_id)
+    assert waiting["next_attempt_at"].endswith("Z")
+    deliver(made, only(made, Delivery))
+    (sent,) = run("deliveries", "list", "--json").json
+    assert (sent["state"], sent["next_attempt_at"]) == ("done", None)
+    assert sent["sent_at"].endswith("Z")
+    assert "slack" in run("deliveries", "list").out
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (("--provider", "daisysim"), 1),
+        (("--service", "telegram"), 1),
+        (("--order", "ord_1"), 1),
+        (("--phone", webhooks.US_PHONE), 1),
+        (("--phone", webhooks.US_PHONE, "--provider", "virtualsms"), 0),
+        (("--state", "pending"), 2),
+        (("--state", "dead"), 0),
+        (("--since", "5m", "--limit", "1"), 1),
+        (("--until", "5m"), 0),
+    ],
+)
+def test_filters(world: World, run: Run, words: tuple[str, ...], count: int) -> None:
+    """Each filter narrows the list; all but state and time are those of the event."""
+    handle(world.connect(slack=True), virtualsms_v2(order="ord_1"), daisysim())
+    assert len(run("deliveries", "list", "--json", *words).json) == count
+
+
+@pytest.mark.parametrize("state", ["dead", "unknown", "pending"])
+def test_retry_sends_once_more(world: World, run: Run, state: str) -> None:
+    """A delivery that was given up is due again, and the sender hears of it."""
+    made = world.connect(slack=True)
+    handle(made, virtualsms_v2())
+    row = only(made, Delivery)
+    change(made, row, state=state, error="410", attempt=3, wake_at=None)
+    assert run("deliveries", "retry", row.id).code == 0
+    again = fetch(made, Delivery, row.id)
+    assert (again.state, again.error) == ("pending", None)
+    woken(world, queue.DELIVER, [row.id])
+    deliver(made, again)
+    assert fetch(made, Delivery, row.id).state == "done"
+    assert len(world.sent_to()) == 1
+
+
+def test_retry_refuses_what_was_sent_or_is_in_hand(world: World, run: Run) -> None:
+    """Nothing is sent twice by mistake."""
+    made = world.connect(slack=True)
+    handle(made, virtualsms_v2(order="ord_1"), virtualsms_v2(order="ord_2"))
+    sent, held = everything(made, Delivery)
+    change(made, sent, state="done", wake_at=None)
+    change(made, held, state="sending", lease_until=now(made) + timedelta(seconds=9))
+    answer = run("deliveries", "retry", sent.id, held.id, "nonsense")
+    assert (answer.code, answer.out) == (1, "")
+    assert "is done already" in answer.err
+    assert "is being sent right now" in answer.err
+    assert "there is no delivery nonsense" in answer.err

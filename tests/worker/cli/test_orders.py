@@ -1,0 +1,96 @@
+"""``codecatch orders``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import webhooks
+from tests.support.webhooks import daisysim, virtualsms_v2
+from tests.worker.cli.conftest import Run
+from tests.worker.support import World, handle
+
+KEYS = [
+    *("provider", "order_id", "phone_number", "service", "country"),
+    *("status", "price", "created_at", "updated_at", "confirmed_at"),
+]
+SECOND_PHONE = "+447700900555"
+
+
+def test_list_has_the_promised_keys(world: World, run: Run) -> None:
+    """Programs get exactly the keys of the contract; the number is masked unless revealed."""
+    handle(world.connect(), virtualsms_v2(order="ord_1"))
+    (row,) = run("orders", "list", "--json").json
+    assert list(row) == KEYS
+    assert (row["status"], row["phone_number"]) == ("received", "+4477•••••123")
+    (revealed,) = run("orders", "list", "--json", "--reveal").json
+    assert revealed["phone_number"] == webhooks.UK_PHONE
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--provider", "daisysim"), {"4711"}),
+        (("--service", "WhatsApp"), {"4711"}),
+        (("--order", "ord_1"), {"ord_1"}),
+        (("--state", "waiting"), {"ord_2"}),
+        (("--phone", webhooks.UK_PHONE), {"ord_1", "ord_2"}),
+        (("--phone", SECOND_PHONE), {"ord_2"}),
+        (("--since", "1h", "--limit", "2"), {"4711", "ord_2"}),
+        (("--until", "2020-01-01"), set()),
+    ],
+)
+def test_filters(world: World, run: Run, words: tuple[str, ...], found: set[str]) -> None:
+    """Each filter narrows the list, and a former number finds its order."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="ord_1"))
+    handle(made, virtualsms_v2(order="ord_2", event="order.swapped", received_at=None))
+    handle(
+        made,
+        virtualsms_v2(order="ord_2", event="order.swapped", phone=SECOND_PHONE, event_id="evt_2"),
+    )
+    handle(made, daisysim(activation="4711"))
+    assert {row["order_id"] for row in run("orders", "list", "--json", *words).json} == found
+
+
+def test_show_tells_the_whole_story(world: World, run: Run) -> None:
+    """One object holds the order, its codes, its steps and its confirmation."""
+    made = world.connect(virtualsms=True)
+    (event,) = handle(made, virtualsms_v2(order="ord_1"))
+    shown = run("orders", "show", "ord_1", "--json").json
+    assert set(KEYS) < set(shown)
+    (code,) = shown["codes"]
+    assert (code["code"], code["state"]) == ("48••••", "ready")
+    (step,) = shown["transitions"]
+    assert (step["from_status"], step["to_status"]) == ("created", "received")
+    assert step["event"] == event
+    confirmation = shown["confirmation"]
+    assert (confirmation["action"], confirmation["state"]) == ("confirm", "pending")
+    assert [number["phone_number"] for number in shown["numbers"]] == ["+4477•••••123"]
+    text = run("orders", "show", "ord_1", "--reveal").out
+    assert webhooks.CODE in text
+
+
+def test_show_without_anything_to_tell(world: World, run: Run) -> None:
+    """An order without codes and confirmation says so."""
+    handle(world.connect(), virtualsms_v2(order="ord_1", event="order.cancelled"))
+    shown = run("orders", "show", "ord_1", "--json").json
+    assert (shown["codes"], shown["confirmation"]) == ([], None)
+    assert "none" in run("orders", "show", "ord_1").out
+
+
+def test_show_of_an_unknown_order(run: Run) -> None:
+    """An order that nobody reported is said to be so."""
+    answer = run("orders", "show", "nope")
+    assert (answer.code, answer.out) == (1, "")
+    assert "nope" in answer.err
+
+
+def test_show_wants_to_know_which_of_two_providers(world: World, run: Run) -> None:
+    """An id that two providers use is not guessed about."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="4711"), daisysim(activation="4711"))
+    answer = run("orders", "show", "4711")
+    assert answer.code == 1
+    assert "--provider" in answer.err
+    shown = run("orders", "show", "4711", "--provider", "daisysim", "--json").json
+    assert shown["provider"] == "daisysim"

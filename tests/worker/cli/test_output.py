@@ -1,0 +1,80 @@
+"""How answers look on a terminal and elsewhere, and ``codecatch keys generate``."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from receiver.vault import parse_keys
+from tests.worker.cli.conftest import Run
+from worker.cli import _output
+from worker.cli._output import Output
+
+
+class Terminal(io.StringIO):
+    """Standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:  # noqa: D102
+        return True
+
+
+def test_a_terminal_gets_a_table_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets and sequences of a stranger's are text, nothing more."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    Output().rows(["a"], ["a", "b_c"], [{"a": "[red]x[/red]", "b_c": "y\x1b[2J\nz"}])
+    said = terminal.getvalue()
+    assert "[red]x[/red]" in said
+    assert "y z" in said
+    assert "\x1b[2J" not in said
+    assert "B C" in said
+
+
+def test_an_encoding_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of another age sees a question mark instead of a traceback."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    _output.write("48••••")
+    assert raw.getvalue() == b"48????\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "masked"),
+    [("483921", "48••••"), ("G-559310", "G-••••••"), ("1234", "1•••"), ("123", "•••"), ("", "")],
+)
+def test_masked_codes(code: str, masked: str) -> None:
+    """Two characters of six are shown, and none of three."""
+    assert _output.mask_code(code) == masked
+
+
+@pytest.mark.parametrize(
+    ("phone", "masked"),
+    [
+        ("+447700900123", "+4477•••••123"),
+        ("+12025550147", "+1202••••147"),
+        ("202555014", "202••••14"),
+        ("12345", "•••••"),
+        ("1" * 40, "11111••••••••111"),
+    ],
+)
+def test_masked_numbers(phone: str, masked: str) -> None:
+    """Country and ending are shown of a long number, nothing of a short one."""
+    assert _output.mask_phone(phone) == masked
+
+
+def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs get every character, and a terminal none that it would act upon."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    Output(json=True, reveal=True).record({"text": "é\x9b31m\u202e\ud800"})
+    assert out.getvalue() == '{\n  "text": "\\u00e9\\u009b31m\\u202e\\ud800"\n}\n'
+
+
+def test_keys_generate(bare: Run) -> None:
+    """Each call prints another key that ENCRYPTION_KEYS takes."""
+    first, second = bare("keys", "generate"), bare("keys", "generate")
+    assert parse_keys(first.out.strip())
+    assert first.out != second.out

@@ -1,0 +1,169 @@
+"""``codecatch simulate``: what it sends is what the receiver accepts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from receiver.events import Event, OrderEvent, SmsReceived
+from receiver.providers import registry
+from receiver.providers.base import WebhookRequest
+from receiver.settings import load
+from tests.support.http_server import HttpServer, Request
+from tests.support.webhooks import SECRET, TOKEN
+from tests.worker.cli.conftest import Run
+from worker import simulation
+from worker.messages import plain
+
+EVERY = [
+    (provider, dialect, event)
+    for provider, dialects in simulation.EVENTS.items()
+    for dialect, events in dialects.items()
+    for event in events
+]
+FICTIONAL = re.compile(r"\+447700900[0-9]{3}|\+120255501[0-9]{2}")
+
+
+@pytest.fixture(autouse=True)
+def _configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", f"{SECRET},another-one")
+    monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", TOKEN)
+
+
+@pytest.fixture
+def receiver(http_server: HttpServer) -> HttpServer:
+    """A receiver that accepts everything."""
+    http_server.on("POST", "/webhooks/**", status=202, json={"status": "accepted", "event": "E1"})
+    return http_server
+
+
+def authentic(request: Request) -> Event:
+    """The event of a request that the receiver's own providers know for authentic."""
+    name, _, token = request.path.removeprefix("/webhooks/").partition("/")
+    kind = registry()[name]
+    provider = kind(load(kind.settings_type))
+    headers = [(key.encode(), value.encode()) for key, value in request.headers.items()]
+    notes = provider.authenticate(
+        WebhookRequest(
+            headers=headers, body=request.body, token=token or None, at=datetime.now(UTC)
+        )
+    )
+    assert notes == ()
+    return provider.read(request.json())
+
+
+@pytest.mark.parametrize(("provider", "dialect", "event"), EVERY)
+def test_every_event_of_every_dialect_is_authentic(
+    bare: Run, receiver: HttpServer, provider: str, dialect: str, event: str
+) -> None:
+    """The receiver's own verifier and reader take what is sent for what was asked for."""
+    words = (provider, event, "--dialect", dialect, "--order", "4711", "--code", "902-114")
+    answer = bare("simulate", *words, "--url", receiver.url)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("202 accepted E1")
+    (request,) = receiver.requests()
+    sent = authentic(request)
+    assert (sent.type, sent.provider) == (event, provider)
+    if isinstance(sent, OrderEvent):
+        assert sent.order_id == "4711"
+        assert FICTIONAL.fullmatch(sent.phone_number or "")
+    if isinstance(sent, SmsReceived):
+        assert sent.code == "902-114"
+        assert sent.at is not None
+
+
+def test_many_orders_are_all_different(bare: Run, receiver: HttpServer) -> None:
+    """A count sends that many, each about an order and a code of its own, with a summary."""
+    answer = bare("simulate", "daisysim", "sms.received", "--count", "5", "--url", receiver.url)
+    events = [authentic(request) for request in receiver.requests()]
+    assert len({event.order_id for event in events if isinstance(event, SmsReceived)}) == 5
+    *lines, summary = answer.out.splitlines()
+    assert len(lines) == 5
+    assert "5 x 202 accepted" in summary
+    assert TOKEN not in answer.out
+
+
+def test_the_rate_is_kept(bare: Run, receiver: HttpServer) -> None:
+    """Requests leave no faster than asked for."""
+    words = ("simulate", "virtualsms", "balance.low", "--count", "3", "--rate", "20")
+    assert bare(*words, "--url", receiver.url).code == 0
+    first, _, last = (request.clock for request in receiver.requests())
+    assert last - first >= 0.09
+
+
+def test_the_default_is_the_receiver_of_this_machine(
+    bare: Run, receiver: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a URL, PORT says where the receiver is."""
+    monkeypatch.setenv("PORT", str(receiver.port))
+    assert bare("simulate", "virtualsms", "order.expired").code == 0
+    (request,) = receiver.requests("POST", "/webhooks/virtualsms")
+    assert "x-virtualsms-delivery" in request.headers
+
+
+def test_a_refusal_is_a_failure(bare: Run, http_server: HttpServer) -> None:
+    """Whatever is not 2xx ends with exit code 1, and the reason is made inert."""
+    problem = {"title": "Unauthorized", "detail": "no\x1b[31m such signature"}
+    http_server.on("POST", "/webhooks/**", status=401, json=problem)
+    answer = bare("simulate", "virtualsms", "sms.received", "--url", http_server.url)
+    assert answer.code == 1
+    assert answer.out.startswith("401 no such signature")
+    assert plain(answer.out) == answer.out.strip()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"not json"])
+def test_an_answer_that_says_nothing(bare: Run, http_server: HttpServer, body: bytes) -> None:
+    """The status alone decides."""
+    http_server.on("POST", "/webhooks/**", status=200, body=body)
+    answer = bare(
+        "simulate", "virtualsms", "sms.received", "--order", "o", "--url", http_server.url
+    )
+    assert (answer.code, answer.out) == (0, "200 order o\n")
+
+
+def test_nobody_answers(bare: Run) -> None:
+    """A receiver that is away is said to be so, without the token in its URL."""
+    answer = bare("simulate", "daisysim", "sms.received", "--url", "http://127.0.0.1:1")
+    assert answer.code == 1
+    assert answer.out.startswith("no answer 127.0.0.1")
+    assert TOKEN not in answer.out + answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("daisysim", "order.confirmed"), "reports no order.confirmed"),
+        (("daisysim", "sms.received", "--dialect", "v1"), "has no dialect v1"),
+        (("virtualsms", "order.confirmed", "--dialect", "flat"), "reports no order.confirmed"),
+        (("virtualsms", "unknown"), "reports no unknown"),
+        (("nobody", "sms.received"), "no provider nobody"),
+        (("virtualsms", "sms.received", "--url", "ftp://host"), "wants http"),
+        (("virtualsms", "sms.received", "--url", "http://u:p@host"), "wants http"),
+        (("virtualsms", "sms.received", "--url", "http://host:99999"), "wants http"),
+        (("virtualsms", "sms.received", "--rate", "0"), "webhooks a second"),
+        (("virtualsms", "sms.received", "--rate", "nan"), "webhooks a second"),
+        (("virtualsms", "sms.received", "--count", "0"), "--count"),
+        (("virtualsms", "sms.received", "--order", "\udcff"), "UTF-8"),
+    ],
+)
+def test_what_does_not_exist_is_wrong_usage(bare: Run, words: tuple[str, ...], says: str) -> None:
+    """A combination that no document mentions is refused before anything is sent."""
+    answer = bare("simulate", *words)
+    assert answer.code == 2
+    assert says in " ".join(answer.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [("virtualsms", "VIRTUALSMS_WEBHOOK_SECRETS"), ("daisysim", "DAISYSIM_WEBHOOK_TOKENS")],
+)
+def test_without_a_secret_nothing_can_be_signed(
+    bare: Run, monkeypatch: pytest.MonkeyPatch, provider: str, variable: str
+) -> None:
+    """The missing variable is named."""
+    monkeypatch.delenv(variable)
+    answer = bare("simulate", provider, "sms.received")
+    assert answer.code == 1
+    assert variable in answer.err

@@ -1,0 +1,65 @@
+"""``codecatch stats``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from receiver.inbox import InboxEvent
+from tests.support.stores import Store
+from tests.support.webhooks import virtualsms_v2
+from tests.worker.cli.conftest import Run
+from tests.worker.support import World, change, deliver, fetch, handle, now, only, receive
+from worker.models import Delivery
+
+
+def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
+    """Every state is there from the start, and nothing was measured."""
+    assert store.url
+    numbers = run("stats", "--json").json
+    states = {"pending", "handled", "failed", "quarantined", "ignored"}
+    assert numbers["events"] == dict.fromkeys(states, 0)
+    assert numbers["oldest_unhandled_seconds"] == 0
+    assert numbers["acknowledged_unhandled"] == 0
+    nothing = {"p50": None, "p95": None, "p99": None}
+    spans = ("arrived_to_stored", "stored_to_handled", "arrived_to_sent")
+    assert numbers["latency_ms"] == dict.fromkeys(spans, nothing)
+
+
+def test_counts_and_latencies(world: World, run: Run) -> None:
+    """What is stored is counted by its state, and what was measured by its rank."""
+    made = world.connect(virtualsms=True, slack=True)
+    done = handle(made, *(virtualsms_v2(order=f"ord_{n}") for n in range(4)))
+    begin = now(made) - timedelta(hours=1)
+    for place, event_id in enumerate(done, start=1):
+        change(
+            made,
+            fetch(made, InboxEvent, event_id),
+            arrived_at=begin,
+            stored_at=begin + timedelta(milliseconds=10 * place),
+            handled_at=begin + timedelta(milliseconds=1000),
+        )
+    (waiting,) = receive(made, virtualsms_v2(order="ord_9"))
+    past = now(made) - timedelta(seconds=90)
+    change(made, fetch(made, InboxEvent, waiting), stored_at=past)
+    numbers = run("stats", "--json").json
+    assert (numbers["events"]["handled"], numbers["events"]["pending"]) == (4, 1)
+    assert numbers["orders"]["received"] == 4
+    assert numbers["codes"]["ready"] == 4
+    assert numbers["confirmations"]["pending"] == 4
+    assert numbers["deliveries"]["pending"] == 4
+    assert numbers["acknowledged_unhandled"] == 1
+    assert 90 <= numbers["oldest_unhandled_seconds"] < 150
+    assert numbers["latency_ms"]["arrived_to_stored"] == {"p50": 20.0, "p95": 40.0, "p99": 40.0}
+    assert numbers["latency_ms"]["stored_to_handled"]["p50"] == 970.0
+
+
+def test_deliveries_are_measured_from_the_event(world: World, run: Run) -> None:
+    """What a person waits for is the time from the webhook to the message."""
+    made = world.connect(slack=True)
+    (event_id,) = handle(made, virtualsms_v2())
+    delivery = only(made, Delivery)
+    deliver(made, delivery)
+    arrived = fetch(made, InboxEvent, event_id).arrived_at
+    change(made, delivery, sent_at=arrived + timedelta(milliseconds=250))
+    assert run("stats", "--json").json["latency_ms"]["arrived_to_sent"]["p99"] == 250.0
+    assert "acknowledged_unhandled:" in run("stats").out

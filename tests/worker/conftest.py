@@ -1,0 +1,26 @@
+"""Fixtures of the worker's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.http_server import HttpServer
+from tests.support.smtp_server import SmtpServer
+from tests.support.stores import Store
+from tests.worker.support import World
+
+
+@pytest.fixture
+def world(
+    store: Store,
+    broker_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    make_http_server: Callable[[], HttpServer],
+    make_smtp_server: Callable[..., SmtpServer],
+) -> Iterator[World]:
+    """A migrated database, an empty broker, and far sides that start when first asked for."""
+    world = World(store, broker_url, monkeypatch, make_http_server, make_smtp_server)
+    with world.stack:
+        yield world

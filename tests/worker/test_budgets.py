@@ -1,0 +1,114 @@
+"""Budgets: never more calls in any window than allowed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.stores import Store
+from tests.worker.support import HOUR, SECOND, at_once, now, only
+from worker import budgets
+from worker.models import Budget
+
+START = datetime(2025, 11, 22, 7, 51, 2, 250_000, tzinfo=UTC)
+MINUTE = timedelta(seconds=60)
+
+
+def test_a_budget_is_made_once(store: Store) -> None:
+    """Whoever asks first makes the row, and everybody gets the same one."""
+
+    def ask() -> str:
+        with store.database.transaction() as session:
+            return budgets.lock(session, "virtualsms:calls").key
+
+    assert at_once([ask] * 6) == ["virtualsms:calls"] * 6
+    assert only(store, Budget).spent == "[]"
+
+
+def test_calls_at_once_do_not_overspend(store: Store) -> None:
+    """The row's lock makes one decision follow another."""
+
+    def spend() -> int:
+        with store.database.transaction() as session:
+            at = store.database.now(session)
+            budget = budgets.lock(session, "k")
+            if budgets.available_at(budget, 5, at) > at:
+                return 0
+            budgets.debit(budget, at)
+            return 1
+
+    assert sum(sum(at_once([spend] * 6)) for _ in range(2)) == 5
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(
+    limit=st.integers(min_value=1, max_value=8),
+    pauses=st.lists(st.floats(min_value=0, max_value=30), min_size=1, max_size=80),
+)
+def test_no_window_holds_more_calls_than_allowed(limit: int, pauses: list[float]) -> None:
+    """Wherever a minute begins, and however impatiently calls are asked for."""
+    budget, at = Budget(key="k"), START
+    made: list[datetime] = []
+    for pause in pauses:
+        at += timedelta(seconds=pause)
+        if budgets.available_at(budget, limit, at) <= at:
+            budgets.debit(budget, at)
+            made.append(at)
+
+    for first in made:
+        assert sum(first <= call < first + MINUTE for call in made) <= limit
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(limit=st.integers(min_value=1, max_value=5), calls=st.integers(min_value=1, max_value=30))
+def test_a_promised_time_is_kept(limit: int, calls: int) -> None:
+    """Whoever comes back when told to finds the budget open, and none waits for two windows."""
+    budget, at = Budget(key="k"), START
+    for _ in range(calls):
+        until = budgets.available_at(budget, limit, at)
+        assert at <= until <= at + budgets.WINDOW + 2 * SECOND
+        at = until
+        assert budgets.available_at(budget, limit, at) == at
+        budgets.debit(budget, at)
+
+
+def test_calls_of_a_clock_that_was_ahead_do_not_count() -> None:
+    """An hour lost by a clock set back is not an hour of waiting."""
+    budget = Budget(key="k")
+    budgets.debit(budget, START + HOUR)
+
+    assert budgets.available_at(budget, 1, START) == START
+
+
+def test_what_a_budget_remembers_is_bounded() -> None:
+    """Calls outside of the window are forgotten, and those of one second share an entry."""
+    budget = Budget(key="k")
+    for second in range(600):
+        for _ in range(3):
+            budgets.debit(budget, START + second * SECOND)
+
+    assert len(budget.spent) < 1_200
+
+
+def test_a_block_keeps_every_call_away(store: Store) -> None:
+    """Until its time, whatever is left of the budget; a shorter block does not shorten it."""
+    at = now(store)
+    with store.database.transaction() as session:
+        budgets.block(session, "k", at + HOUR)
+        budgets.block(session, "k", at + SECOND)
+
+    budget = only(store, Budget)
+    assert budgets.available_at(budget, 10, at) == at + HOUR
+    assert budgets.available_at(budget, 10, at + 2 * HOUR) == at + 2 * HOUR
+
+
+def test_a_later_block_prolongs_an_earlier_one(store: Store) -> None:
+    """The last word of the other side counts if it asks for more."""
+    at = now(store)
+    with store.database.transaction() as session:
+        budgets.block(session, "k", at + SECOND)
+        budgets.block(session, "k", at + HOUR)
+
+    assert only(store, Budget).blocked_until == at + HOUR

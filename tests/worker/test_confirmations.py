@@ -1,0 +1,661 @@
+"""Confirming orders: charged once, whatever happens to the call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import structlog
+from sqlalchemy import text
+
+from receiver.inbox import InboxEvent
+from tests.support import webhooks
+from tests.support.http_server import Reply, Request
+from tests.support.waiting import eventually
+from tests.worker.support import (
+    CONFIRM_PATH,
+    HOUR,
+    ORDER_PATH,
+    SECOND,
+    VIRTUALSMS_KEY,
+    World,
+    again,
+    at_once,
+    change,
+    everything,
+    handle,
+    lapse,
+    make_due,
+    now,
+    on_postgresql,
+    only,
+    planned,
+    receive,
+    settle,
+)
+from worker import codes, confirmations, handling, leases, settling
+from worker.http_client import HttpClient
+from worker.leases import LeaseLost
+from worker.models import Budget, Confirmation, Order, OrderTransition, table_of
+from worker.providers.errors import ProviderOutcomeUnknown
+from worker.providers.virtualsms import VirtualSMS
+from worker.runtime import Api, Runtime
+
+SMS = webhooks.virtualsms_v1()
+CONFIRMED = {"order_id": webhooks.ORDER, "status": "confirmed"}
+
+
+def posts(world: World) -> list[Request]:
+    """The calls that would have charged somebody."""
+    return world.api.requests("POST", CONFIRM_PATH)
+
+
+def gets(world: World) -> list[Request]:
+    """The questions how an order stands."""
+    return world.api.requests("GET", ORDER_PATH)
+
+
+def problem(status: int, slug: str, **headers: str) -> Reply:
+    """An error as the provider's documents show it."""
+    document = {"type": f"https://virtualsms.io/problems/{slug}", "title": slug, "status": status}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status=status, json=document, headers=named)
+
+
+def standing(world: World, status: str) -> None:
+    """Let the provider say from now on that every order stands so."""
+    world.api.on("GET", ORDER_PATH, json={"order_id": webhooks.ORDER, "status": status})
+
+
+@pytest.fixture
+def made(world: World) -> Runtime:
+    """A worker that confirms; the provider agrees to everything until told otherwise."""
+    world.api.on("POST", CONFIRM_PATH, json=CONFIRMED)
+    return world.connect(virtualsms=True)
+
+
+def test_an_order_is_confirmed_by_one_call(world: World, made: Runtime) -> None:
+    """With the key, about this order; then the order is confirmed here too."""
+    row = planned(made, SMS)
+    for _ in range(3):
+        confirmations.settle(made, [row.id])
+
+    (call,) = posts(world)
+    assert call.headers["authorization"] == f"Bearer {VIRTUALSMS_KEY}"
+    assert call.path.split("/")[-2] == webhooks.ORDER
+    done = again(made, row)
+    assert (done.state, done.error, done.wake_at, done.lease_until) == ("done", None, None, None)
+    assert done.done_at is not None
+    order = only(made, Order)
+    assert order.status == "confirmed"
+    assert order.confirmed_at is not None
+    assert "confirmed by us" in {step.kind for step in everything(made, OrderTransition)}
+    assert gets(world) == []
+
+
+def test_unknown_ids_are_passed_over(world: World, made: Runtime) -> None:
+    """A message about a row that is no more changes nothing."""
+    confirmations.settle(made, ["nobody"])
+    assert world.api.requests() == []
+
+
+def test_workers_at_once_make_one_call(world: World, made: Runtime) -> None:
+    """The same message ten times, and the order is charged once."""
+    row = planned(made, SMS)
+    at_once([lambda: confirmations.settle(made, [row.id])] * 6)
+
+    assert len(posts(world)) == 1
+    assert again(made, row).state == "done"
+
+
+def test_an_order_that_the_provider_reported_as_confirmed(world: World, made: Runtime) -> None:
+    """There is nothing left to call for."""
+    row = planned(made, SMS)
+    handle(made, webhooks.virtualsms_v2(event="order.confirmed"))
+    settle(made, row)
+
+    assert again(made, row).state == "done"
+    assert world.api.requests() == []
+
+
+ENDS = {
+    "already confirmed": (problem(409, "order-already-confirmed"), "done", None, "confirmed"),
+    "expired": (problem(410, "order-expired"), "dead", "order-expired", "received"),
+    "not found": (problem(404, "order-not-found"), "dead", "order-not-found", "received"),
+    "no reason": (Reply(status=404), "dead", "404", "received"),
+    "invalid": (problem(400, "validation"), "dead", "validation", "received"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_an_answer_that_settles_it(world: World, made: Runtime, case: str) -> None:
+    """One call, an end state, and the reason where it is dead."""
+    reply, state, reason, status = ENDS[case]
+    world.api.once("POST", CONFIRM_PATH, reply)
+    row = planned(made, SMS)
+    settle(made, row)
+
+    ended = again(made, row)
+    assert (ended.state, ended.wake_at) == (state, None)
+    assert (reason or "") in (ended.error or "")
+    assert only(made, Order).status == status
+    confirmations.settle(made, [row.id])
+    assert len(posts(world)) == 1
+
+
+@pytest.mark.parametrize(
+    "reply", [problem(402, "insufficient-balance"), problem(401, "unauthorized")]
+)
+def test_what_a_person_can_mend_is_tried_again(world: World, made: Runtime, reply: Reply) -> None:
+    """After some minutes, and without asking first: nothing was charged."""
+    world.api.once("POST", CONFIRM_PATH, reply)
+    row = planned(made, SMS)
+    settle(made, row)
+    waiting = again(made, row)
+    assert waiting.state == "pending"
+    assert not waiting.unsure
+    assert waiting.wake_at == waiting.next_attempt_at
+    assert timedelta(minutes=4) < waiting.next_attempt_at - now(made) <= timedelta(minutes=5)
+
+    settle(made, waiting)
+    assert again(made, row).state == "done"
+    assert gets(world) == []
+
+
+def test_what_nobody_mends_is_given_up(world: World, made: Runtime) -> None:
+    """After the last attempt it is dead, with its reason."""
+    world.api.on("POST", CONFIRM_PATH, handler=lambda _: problem(402, "insufficient-balance"))
+    row = planned(made, SMS)
+    change(made, row, attempt=settling.MOST_ATTEMPTS - 1)
+    settle(made, row)
+
+    ended = again(made, row)
+    assert ended.state == "dead"
+    assert (ended.error or "").endswith("given up")
+
+
+def test_a_rate_limit_keeps_everybody_away(world: World, made: Runtime) -> None:
+    """For as long as the provider asked, and only from this class of calls of this provider."""
+    world.api.once("POST", CONFIRM_PATH, problem(429, "rate-limited", Retry_After="90"))
+    first, second = plan_two(made)
+    settle(made, first, second)
+
+    assert len(posts(world)) == 1
+    waiting, put_off = again(made, first), again(made, second)
+    for row in (waiting, put_off):
+        assert row.state == "pending"
+        assert row.wake_at is not None
+        assert timedelta(seconds=80) < row.wake_at - now(made) <= timedelta(seconds=90)
+    assert put_off.attempt == 0
+    assert not waiting.unsure
+    blocked = {budget.key for budget in everything(made, Budget) if budget.blocked_until}
+    assert blocked == {"virtualsms:calls"}
+
+    change_budget(made, blocked_until=now(made) - SECOND)
+    settle(made, waiting, put_off)
+    assert [again(made, row).state for row in (first, second)] == ["done", "done"]
+    assert gets(world) == []
+
+
+@pytest.mark.parametrize("header", [{}, {"Retry_After": "0"}, {"Retry_After": "soon"}])
+def test_a_rate_limit_without_a_time_means_some_seconds(
+    world: World, made: Runtime, header: dict[str, str]
+) -> None:
+    """Never at once."""
+    world.api.once("POST", CONFIRM_PATH, problem(429, "rate-limited", **header))
+    row = planned(made, SMS)
+    settle(made, row)
+
+    assert timedelta(seconds=5) < again(made, row).next_attempt_at - now(made)
+
+
+def plan_two(made: Runtime) -> list[Confirmation]:
+    """Two orders to be confirmed."""
+    handle(made, webhooks.virtualsms_v1(order="ord_1"), webhooks.virtualsms_v1(order="ord_2"))
+    return everything(made, Confirmation)
+
+
+def change_budget(made: Runtime, **values: object) -> None:
+    """Write to the provider's budget."""
+    with made.database.transaction() as session:
+        budget = session.get_one(Budget, "virtualsms:calls")
+        for name, value in values.items():
+            setattr(budget, name, value)
+
+
+def refill(made: Runtime) -> None:
+    """Let the window of the budget pass."""
+    change_budget(made, spent="[]")
+
+
+UNSURE: dict[str, Reply] = {
+    "500": Reply(status=500),
+    "502 without a document": Reply(status=502, body=b"<html>Bad gateway</html>"),
+    "cut": Reply(cut=True),
+    "half an answer": Reply(json=CONFIRMED, truncate=True),
+}
+
+
+@pytest.mark.parametrize("fault", UNSURE)
+def test_an_unknown_outcome_is_asked_about_first(world: World, made: Runtime, fault: str) -> None:
+    """The order turns out to be confirmed: no second call charges it."""
+    world.api.once("POST", CONFIRM_PATH, UNSURE[fault])
+    standing(world, "confirmed")
+    row = planned(made, SMS)
+    settle(made, row)
+    unsure = again(made, row)
+    assert (unsure.state, unsure.unsure) == ("pending", True)
+    assert unsure.next_attempt_at > now(made) - SECOND
+
+    settle(made, unsure)
+
+    assert (len(posts(world)), len(gets(world))) == (1, 1)
+    assert again(made, row).state == "done"
+    assert only(made, Order).status == "confirmed"
+
+
+@pytest.mark.parametrize("status", ["waiting", "received", "created"])
+def test_an_order_that_was_not_charged_is_confirmed_again(
+    world: World, made: Runtime, status: str
+) -> None:
+    """The provider says so itself, within the same attempt."""
+    world.api.once("POST", CONFIRM_PATH, Reply(status=500))
+    standing(world, status)
+    row = planned(made, SMS)
+    settle(made, row)
+    settle(made, again(made, row))
+
+    assert (len(posts(world)), len(gets(world))) == (2, 1)
+    assert again(made, row).state == "done"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+def test_an_order_that_is_over_is_not_confirmed(world: World, made: Runtime, status: str) -> None:
+    """The reason says how it stands."""
+    world.api.once("POST", CONFIRM_PATH, Reply(status=500))
+    standing(world, status)
+    row = planned(made, SMS)
+    settle(made, row)
+    settle(made, again(made, row))
+
+    ended = again(made, row)
+    assert (ended.state, ended.error) == ("dead", f"the order is {status}")
+    assert len(posts(world)) == 1
+
+
+def test_the_doubt_stays_while_the_question_fails(world: World, made: Runtime) -> None:
+    """However often asking fails, nothing is charged before there is an answer."""
+    world.api.once("POST", CONFIRM_PATH, Reply(cut=True))
+    world.api.once("GET", ORDER_PATH, Reply(status=503), times=2)
+    world.api.once("GET", ORDER_PATH, problem(429, "rate-limited", Retry_After="1"))
+    world.api.once("GET", ORDER_PATH, problem(401, "unauthorized"))
+    standing(world, "confirmed")
+    row = planned(made, SMS)
+    for _ in range(6):
+        settle(made, again(made, row))
+        change_budget(made, blocked_until=None)
+
+    assert (len(posts(world)), len(gets(world))) == (1, 5)
+    assert again(made, row).state == "done"
+
+
+def test_a_call_that_takes_too_long_is_unsure(world: World, made: Runtime) -> None:
+    """A hanging provider is given up on in time, and asked before anything is repeated."""
+    world.api.once("POST", CONFIRM_PATH, Reply(json=CONFIRMED, hang=5))
+    row = planned(made, SMS)
+    hosts = [world.api.url.removeprefix("http://")]
+    client = HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts, total_timeout=0.2)
+    api = made.outside.apis["virtualsms"]
+    hurried = Api(
+        VirtualSMS(client, base_url=f"{world.api.url}/virtualsms", api_key=VIRTUALSMS_KEY),
+        api.settings,
+    )
+    impatient = replace(made, outside=replace(made.outside, apis={"virtualsms": hurried}))
+    settle(impatient, row)
+    client.close()
+
+    waiting = again(made, row)
+    assert (waiting.state, waiting.unsure) == ("pending", True)
+    assert "no whole answer in time" in (waiting.error or "")
+
+
+def test_a_provider_that_is_not_there_was_not_asked(world: World, made: Runtime) -> None:
+    """Nothing reached it, so there is nothing to be unsure of."""
+    row = planned(made, SMS)
+    world.api.close()
+    settle(made, row)
+
+    waiting = again(made, row)
+    assert (waiting.state, waiting.unsure) == ("pending", False)
+
+
+def test_a_caller_that_vanished_may_have_charged(world: World, made: Runtime) -> None:
+    """Whoever takes over asks first."""
+    row = planned(made, SMS)
+    standing(world, "confirmed")
+    abandon(made, row)
+    confirmations.settle(made, [row.id])
+
+    assert (len(posts(world)), len(gets(world))) == (0, 1)
+    assert again(made, row).state == "done"
+
+
+def abandon(made: Runtime, row: Confirmation, times: int = 1) -> None:
+    """Let holders of the row die."""
+    for _ in range(times):
+        with made.database.transaction() as session:
+            at = made.database.now(session)
+            table = table_of(Confirmation)
+            assert leases.claim(
+                session, table, [row.id], now=at, lease=settling.LEASE, state="sending"
+            )
+        lapse(made, again(made, row))
+
+
+def test_an_order_that_nobody_survived_is_given_up(world: World, made: Runtime) -> None:
+    """What became of it is unknown, and no further call is made."""
+    row = planned(made, SMS)
+    abandon(made, row, times=5)
+    confirmations.settle(made, [row.id])
+
+    assert again(made, row).state == "unknown"
+    assert world.api.requests() == []
+
+
+def test_an_order_that_nobody_survived_may_be_known_to_be_confirmed(
+    world: World, made: Runtime
+) -> None:
+    """Then there is nothing unknown about it."""
+    row = planned(made, SMS)
+    handle(made, webhooks.virtualsms_v2(event="order.confirmed"))
+    abandon(made, row, times=5)
+    confirmations.settle(made, [row.id])
+
+    assert again(made, row).state == "done"
+    assert world.api.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"), [(Reply(status=500), "unknown"), (Reply(status=425), "dead")]
+)
+def test_the_last_attempt_ends_it(world: World, made: Runtime, fault: Reply, state: str) -> None:
+    """As unknown where it may have been charged, else as dead."""
+    world.api.on("POST", CONFIRM_PATH, handler=lambda _: fault)
+    row = planned(made, SMS)
+    change(made, row, attempt=settling.MOST_ATTEMPTS - 1)
+    settle(made, row)
+
+    ended = again(made, row)
+    assert (ended.state, ended.wake_at) == (state, None)
+    assert (ended.error or "").endswith("given up")
+
+
+def test_no_more_calls_than_the_budget_has(world: World) -> None:
+    """What cannot be paid for waits for its turn, unclaimed."""
+    world.api.on("POST", CONFIRM_PATH, json=CONFIRMED)
+    made = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT="2")
+    handle(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(6)))
+    rows = everything(made, Confirmation)
+    ids = [row.id for row in rows]
+    at_once([lambda share=ids[at::3]: confirmations.settle(made, share) for at in range(3)])
+    confirmations.settle(made, ids)
+
+    assert len(posts(world)) == 2
+    waiting = [row for row in everything(made, Confirmation) if row.state == "pending"]
+    assert len(waiting) == 4
+    for row in waiting:
+        assert (row.attempt, row.lease_until) == (0, None)
+        assert row.wake_at is not None
+        assert timedelta(seconds=50) < row.wake_at - now(made) < timedelta(seconds=70)
+
+    refill(made)
+    confirmations.settle(made, ids)
+    assert len(posts(world)) == 4
+
+
+@pytest.mark.parametrize("limit", ["1", "2"])
+def test_a_small_budget_pays_for_asking_and_then_for_confirming(world: World, limit: str) -> None:
+    """Neither call is made unpaid, and the order is confirmed in the end."""
+    world.api.once("POST", CONFIRM_PATH, Reply(status=500))
+    world.api.on("POST", CONFIRM_PATH, json=CONFIRMED)
+    standing(world, "received")
+    made = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT=limit)
+    row = planned(made, SMS)
+    calls = []
+    for _ in range(8):
+        settle(made, again(made, row))
+        calls.append(len(world.api.requests()))
+        if again(made, row).state == "done":
+            break
+        refill(made)
+        world.api.forget()
+
+    assert again(made, row).state == "done"
+    assert max(calls) <= int(limit)
+
+
+def test_asking_is_put_off_when_the_confirmation_cannot_be_paid(world: World) -> None:
+    """The row waits until there is room in the budget, and knows that nothing was charged."""
+    standing(world, "received")
+    made = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT="1")
+    row = planned(made, SMS)
+    change(made, row, unsure=True)
+    settle(made, row)
+
+    waiting = again(made, row)
+    assert (len(gets(world)), len(posts(world))) == (1, 0)
+    assert (waiting.state, waiting.error, waiting.unsure) == (
+        "pending",
+        "the budget is spent",
+        False,
+    )
+    assert timedelta(seconds=50) < waiting.next_attempt_at - now(made) < timedelta(seconds=70)
+
+
+def test_without_a_key_a_confirmation_waits(made: Runtime) -> None:
+    """Until the key is back: it was planned when there was one."""
+    row = planned(made, SMS)
+    keyless = replace(made, outside=replace(made.outside, apis={}))
+    settle(keyless, row)
+    waiting = again(made, row)
+    assert (waiting.state, waiting.attempt) == ("pending", 0)
+    assert waiting.wake_at is not None
+    assert waiting.wake_at - now(made) > 30 * SECOND
+
+    settle(made, waiting)
+    assert again(made, row).state == "done"
+
+
+def test_a_provider_without_such_a_call_ends_it(world: World) -> None:
+    """An order of a provider whose orders finish by themselves."""
+    made = world.connect(virtualsms=True, daisysim=True)
+    row = planned(made, SMS)
+    other = replace(
+        made.outside.apis["daisysim"], settings=made.outside.apis["virtualsms"].settings
+    )
+
+    class Limits(type(other.client)):  # type: ignore[misc] - as if it had this class of calls
+        limits = {"calls": 60}  # noqa: RUF012 - as the base has it
+
+    client = Limits(made.outside.http, base_url=world.api.url, api_key="k")
+    swapped = replace(made.outside, apis={"virtualsms": replace(other, client=client)})
+    settle(replace(made, outside=swapped), row)
+
+    ended = again(made, row)
+    assert ended.state == "dead"
+    assert "confirms nothing" in (ended.error or "")
+
+
+def test_no_transaction_is_open_during_a_call(world: World, made: Runtime) -> None:
+    """While the provider takes its time everybody can write, to the same order too."""
+    row = planned(made, SMS)
+
+    def slow(_: Request) -> Reply:
+        change(made, only(made, Order), price="0.18")
+        handle(made, webhooks.virtualsms_v1(code="999999"))
+        return Reply(json=CONFIRMED)
+
+    world.api.on("POST", CONFIRM_PATH, handler=slow)
+    settle(made, row)
+
+    assert again(made, row).state == "done"
+    order = only(made, Order)
+    assert (order.status, order.price) == ("confirmed", "0.18")
+
+
+def test_a_late_answer_counts_no_more(world: World, made: Runtime) -> None:
+    """Whoever was frozen past its lease leaves the row to its successor."""
+    row = planned(made, SMS)
+
+    def frozen(_: Request) -> Reply:
+        lapse(made, again(made, row))
+        standing(world, "confirmed")
+        confirmations.settle(made, [row.id])
+        return Reply(json=CONFIRMED)
+
+    world.api.on("POST", CONFIRM_PATH, handler=frozen)
+    with structlog.testing.capture_logs() as lines:
+        settle(made, row)
+
+    done = again(made, row)
+    assert (done.state, done.attempt) == ("done", 2)
+    assert len(posts(world)) == 1
+    assert "confirmation.lease_lost" in {line["event"] for line in lines}
+
+
+def test_whoever_lost_the_row_while_asking_does_not_charge(world: World, made: Runtime) -> None:
+    """The second call of an attempt is paid for only by the row's holder."""
+    row = planned(made, SMS)
+    change(made, row, unsure=True)
+
+    def frozen(_: Request) -> Reply:
+        current = again(made, row)
+        change(made, current, attempt=current.attempt + 1)
+        return Reply(json={"order_id": webhooks.ORDER, "status": "received"})
+
+    world.api.on("GET", ORDER_PATH, handler=frozen)
+    with structlog.testing.capture_logs() as lines:
+        settle(made, row)
+
+    assert posts(world) == []
+    assert "confirmation.lease_lost" in {line["event"] for line in lines}
+
+
+def test_paying_again_needs_the_row(world: World, made: Runtime) -> None:
+    """An attempt that ended cannot pay for another call."""
+    row = planned(made, SMS)
+    task = settling.take(made, row.id, {"confirm": "calls"})
+    assert task is not None
+    settling.record(task, settling.Outcome("done"))
+
+    with pytest.raises(LeaseLost):
+        task.pay_again()
+    assert world.api.requests() == []
+
+
+def test_the_log_tells_of_the_event_and_leaves_nothing_behind(made: Runtime) -> None:
+    """Lines of one task carry its event; the next task of the thread starts without it."""
+    row = planned(made, SMS)
+    with structlog.testing.capture_logs() as lines:
+        settle(made, row)
+
+    (line,) = [line for line in lines if line["event"] == "confirmation.attempted"]
+    assert line["event_id"] == only(made, InboxEvent).id
+    assert VIRTUALSMS_KEY not in repr(lines)
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+def test_nothing_is_bound_after_a_call_broke(
+    world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug goes up, the lease runs out, and the next one asks first."""
+    row = planned(made, SMS)
+    standing(world, "confirmed")
+
+    def broken(*_: Any) -> None:
+        raise KeyError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VirtualSMS, "confirm_order", broken)
+        with pytest.raises(KeyError):
+            settle(made, row)
+    assert structlog.contextvars.get_contextvars() == {}
+    lapse(made, again(made, row))
+    confirmations.settle(made, [row.id])
+
+    assert (len(gets(world)), len(posts(world))) == (1, 0)
+    assert again(made, row).state == "done"
+
+
+@on_postgresql
+def test_recording_and_handling_lock_in_one_sequence(
+    made: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second code arrives while the confirmation of its order is being recorded."""
+    row = planned(made, SMS)
+    (second,) = receive(made, webhooks.virtualsms_v1(code="999999"))
+    keep: Callable[..., Any] = codes.keep
+    order_locked = threading.Event()
+
+    def keep_slowly(*args: Any, **options: Any) -> Any:
+        order_locked.set()
+        eventually(lambda: waiting_for_a_lock(made))
+        return keep(*args, **options)
+
+    monkeypatch.setattr(codes, "keep", keep_slowly)
+
+    def record() -> None:
+        assert order_locked.wait(10)
+        confirmations.settle(made, [row.id])
+
+    at_once([lambda: handling.handle(made, [second]), record])
+
+    assert again(made, row).state == "done"
+    assert {event.state for event in everything(made, InboxEvent)} == {"handled"}
+    assert only(made, Order).status == "confirmed"
+
+
+def waiting_for_a_lock(made: Runtime) -> bool:
+    """Whether somebody in this database waits for somebody else."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with made.database.reading() as session:
+        return bool(session.connection().scalar(text(query)))
+
+
+def test_an_error_with_a_time_is_tried_again_then(world: World, made: Runtime) -> None:
+    """A provider that is down for maintenance says for how long."""
+    world.api.once("POST", CONFIRM_PATH, problem(503, "no-stock", Retry_After="120"))
+    row = planned(made, SMS)
+    settle(made, row)
+
+    assert timedelta(seconds=100) < again(made, row).next_attempt_at - now(made)
+
+
+def test_a_row_that_is_not_due_is_left_alone(world: World, made: Runtime) -> None:
+    """A doubled message neither calls nor spends."""
+    row = planned(made, SMS)
+    change(made, row, attempt=1, next_attempt_at=now(made) + HOUR)
+    confirmations.settle(made, [row.id])
+    assert posts(world) == []
+    assert [budget.spent for budget in everything(made, Budget)] == ["[]"]
+
+    make_due(made, row)
+    confirmations.settle(made, [row.id])
+    assert len(posts(world)) == 1
+
+
+def test_an_unsure_error_is_told_apart(made: Runtime) -> None:
+    """What may have been charged is remembered as such, whatever the error itself says."""
+    row = planned(made, SMS)
+    task = settling.take(made, row.id, {"confirm": "calls"})
+    assert task is not None
+    outcome = settling.after_error(task, ProviderOutcomeUnknown("x"), unsure=False)
+
+    assert (outcome.state, outcome.unsure) == (None, True)

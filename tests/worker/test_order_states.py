@@ -1,0 +1,56 @@
+"""The order's state machine, as data."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from receiver.events import (
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderExpired,
+    OrderSwapped,
+    SmsReceived,
+)
+from worker import order_states
+
+ORDER = {"provider": "virtualsms", "order_id": "ord_1"}
+
+
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        (SmsReceived(**ORDER, code="1234"), "received"),
+        (OrderConfirmed(**ORDER), "confirmed"),
+        (OrderCancelled(**ORDER), "cancelled"),
+        (OrderExpired(**ORDER), "expired"),
+        (OrderSwapped(**ORDER), "waiting"),
+    ],
+    ids=lambda value: getattr(value, "type", value),
+)
+def test_every_event_of_an_order_reports_a_state(event: OrderEvent, state: str) -> None:
+    """A swap is no state of its own: the order waits again."""
+    assert order_states.reported(event) == state
+
+
+def test_states_are_ranked() -> None:
+    """From the least to the furthest, as agreed with the outside."""
+    assert sorted(order_states.RANKS, key=order_states.RANKS.__getitem__) == [
+        "created",
+        "waiting",
+        "expired",
+        "cancelled",
+        "received",
+        "confirmed",
+    ]
+
+
+def test_the_furthest_state_does_not_depend_on_the_order_of_reports() -> None:
+    """A maximum: commutative, associative, and the same when taken twice."""
+    furthest = order_states.furthest
+    for a, b, c in itertools.product(order_states.RANKS, repeat=3):
+        assert furthest(a, b) == furthest(b, a)
+        assert furthest(furthest(a, b), c) == furthest(a, furthest(b, c))
+        assert furthest(a, a) == a

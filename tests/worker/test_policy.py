@@ -1,0 +1,37 @@
+"""What an installation does about an event."""
+
+from __future__ import annotations
+
+from worker.policy import Policy
+from worker.routing import Routing
+from worker.settings import ConfirmationSettings
+
+POLICY = Policy(
+    confirming=frozenset({"virtualsms"}),
+    verifying=frozenset({"daisysim"}),
+    auto_confirm=ConfirmationSettings(auto_confirm=("telegram",)),
+    routing=Routing(["slack", "mail"]),
+)
+
+
+def test_orders_are_confirmed_where_that_is_possible_and_wanted() -> None:
+    """The provider must be able to, and the service be named."""
+    assert POLICY.confirms("virtualsms", "telegram")
+    assert not POLICY.confirms("virtualsms", "whatsapp")
+    assert not POLICY.confirms("virtualsms", None)
+    assert not POLICY.confirms("daisysim", "telegram")
+
+
+def test_codes_are_verified_where_that_is_possible() -> None:
+    """A provider that signs what it sends needs no asking."""
+    assert POLICY.verifies("daisysim")
+    assert not POLICY.verifies("virtualsms")
+
+
+def test_without_routes_everybody_hears_of_codes_and_low_balances() -> None:
+    """And of nothing else; the operators are everybody too."""
+    everybody = ["mail", "slack"]
+    assert POLICY.routing.of("sms.received") == everybody
+    assert POLICY.routing.of("balance.low") == everybody
+    assert POLICY.routing.of("order.confirmed") == []
+    assert POLICY.routing.operators() == everybody

@@ -1,0 +1,209 @@
+"""What ``codecatch doctor`` looks at, one function for each subject; none shows a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session
+
+from receiver import heartbeats, index_key, queue
+from receiver.database import Database
+from receiver.errors import ConfigurationError
+from receiver.inbox import FAILED, PENDING
+from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
+from receiver.providers import registry
+from receiver.settings import BrokerSettings, StoreSettings, load
+from worker import schema
+from worker.cli._store import DatabaseTrouble, check_exists
+from worker.models import DEAD, UNKNOWN
+from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.registry import provider_apis
+from worker.queries import statistics
+from worker.runtime import Outside, connect_outside
+from worker.settings import ApiSettings, ConfirmationSettings
+
+FINE: Final = "ok"
+NOTICE: Final = "notice"
+BROKEN: Final = "broken"
+_RECENTLY: Final = timedelta(hours=24)
+_LONG_UNHANDLED_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: ``notice`` may be as wanted, ``broken`` is essential."""
+
+    level: str
+    name: str
+    says: str
+
+
+def examine() -> list[Finding]:
+    """Everything about this installation, as its environment describes it."""
+    findings = [*_database(), _broker(), *_providers()]
+    try:
+        outside = connect_outside()
+    except ConfigurationError as error:
+        return [*findings, Finding(BROKEN, "destinations", str(error))]
+    outside.http.close()
+    return [*findings, _destinations(outside)]
+
+
+def _database() -> Iterator[Finding]:
+    try:
+        settings = load(StoreSettings)
+        keys = settings.keys
+        check_exists(settings.url)
+    except ConfigurationError as error:
+        yield Finding(BROKEN, "database", str(error))
+        return
+    database = Database(settings.url)
+    try:
+        yield from _opened(database, keys)
+    except SQLAlchemyError as error:
+        kind = DatabaseTrouble.kind_of(error)
+        yield Finding(BROKEN, "database", f"DATABASE_URL: it does not answer ({kind})")
+    finally:
+        database.dispose()
+
+
+def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
+    kind = "PostgreSQL" if database.is_postgresql else "SQLite"
+    if not schema.is_current(database):
+        says = f"{kind} answers, but has another schema than this version: codecatch migrate"
+        yield Finding(BROKEN, "database", says)
+        return
+    yield Finding(FINE, "database", f"{kind} answers and is migrated")
+    try:
+        index_key.open_vault(database, keys)
+    except ConfigurationError as error:
+        yield Finding(BROKEN, "encryption", str(error))
+    else:
+        says = "ENCRYPTION_KEYS open the database"
+        more = f"; {len(keys)} keys, the first seals" if len(keys) > 1 else ""
+        yield Finding(FINE, "encryption", says + more)
+    with database.reading() as session:
+        yield from _parts(session, database)
+        yield from _attention(session, database)
+
+
+def _parts(session: Session, database: Database) -> Iterator[Finding]:
+    now = database.now(session)
+    work = {"worker": "handles events", "sender": "confirms orders and tells destinations"}
+    for part, does in work.items():
+        if heartbeats.alive(session, part, now):
+            yield Finding(FINE, part, f"is alive: it {does}")
+        else:
+            says = f"gave no sign of life lately: nothing {does}; start it: codecatch run {part}"
+            yield Finding(BROKEN, part, says)
+
+
+def _attention(session: Session, database: Database) -> Iterator[Finding]:
+    now = database.now(session)
+    waits = statistics.oldest_unhandled_seconds(session, now)
+    pending = statistics.count_events(session, PENDING)
+    if waits > _LONG_UNHANDLED_SECONDS:
+        says = f"{pending} stored and not handled yet, the oldest for {waits:.0f} seconds"
+        yield Finding(NOTICE, "events", says)
+    for state, then in (
+        (FAILED, "then, once the reason is gone: codecatch events replay --state failed"),
+        (EVENT_QUARANTINED, "then: codecatch events release ID, or discard ID"),
+    ):
+        count = statistics.count_events(session, state)
+        if count:
+            says = f"{count} {state}; look: codecatch events list --state {state}; {then}"
+            yield Finding(NOTICE, "events", says)
+    given_up = statistics.count_deliveries(session, (DEAD, UNKNOWN))
+    if given_up:
+        says = f"{given_up} dead or unknown; look: codecatch deliveries list --state dead; then: "
+        yield Finding(NOTICE, "deliveries", says + "codecatch deliveries retry ID")
+    refused = statistics.count_rejected(session, now - _RECENTLY)
+    if refused:
+        says = f"{refused} requests refused in 24 hours; look: codecatch rejected list"
+        yield Finding(NOTICE, "rejected", says)
+    stale = statistics.count_stale(session, now - _RECENTLY)
+    if stale:
+        says = (
+            f"{stale} webhooks in 24 hours with a timestamp far from our clock: look at the "
+            "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE refuses them)"
+        )
+        yield Finding(NOTICE, "timestamps", says)
+
+
+def _broker() -> Finding:
+    try:
+        url = load(BrokerSettings).broker_url
+    except ConfigurationError as error:
+        return Finding(BROKEN, "broker", str(error))
+    if url is None:
+        return Finding(BROKEN, "broker", "REDIS_URL: is required: without a broker nobody works")
+    app = queue.celery_app(url)
+    try:
+        if queue.reachable(app):
+            return Finding(FINE, "broker", "answers")
+    finally:
+        app.close()
+    return Finding(BROKEN, "broker", "does not answer: webhooks are kept, and handled once it does")
+
+
+def _providers() -> Iterator[Finding]:
+    receiving = 0
+    for name, provider in sorted(registry().items()):
+        try:
+            configured = provider(load(provider.settings_type)).configured
+        except ConfigurationError as error:
+            yield Finding(BROKEN, name, str(error))
+            continue
+        receiving += configured
+        if configured:
+            yield Finding(FINE, name, "its webhooks can be verified, and are received")
+        else:
+            variable = next(f for f in provider.settings_type.model_fields if "webhook" in f)
+            says = f"{variable.upper()} is not set: its webhooks are answered with 503"
+            yield Finding(NOTICE, name, says)
+        if name in provider_apis():
+            yield _api(name)
+    if not receiving:
+        yield Finding(BROKEN, "webhooks", "no provider is configured: nothing can be received")
+
+
+def _api(name: str) -> Finding:
+    """Whether a provider is asked anything, and what it means if not."""
+    api, variable = provider_apis()[name], f"{name.upper()}_API_KEY"
+    try:
+        settings = load(ApiSettings, f"{name}_")
+        confirming = load(ConfirmationSettings).auto_confirm
+    except ConfigurationError as error:
+        return Finding(BROKEN, f"{name} API", str(error))
+    vouches, confirms = issubclass(api, Vouches), issubclass(api, Confirms)
+    if settings.api_key is None:
+        missing = [
+            *(["no order is confirmed"] if confirms else []),
+            *(["no code is verified: whoever learns the URL can report one"] if vouches else []),
+        ]
+        says = f"{variable} is not set: {' and '.join(missing) or 'it is asked nothing'}"
+        level = BROKEN if settings.verify_back == "on" else NOTICE
+        return Finding(level, f"{name} API", says)
+    does = []
+    if confirms:
+        named = "every order" if "*" in confirming else f"orders for {', '.join(confirming)}"
+        does.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
+    if vouches:
+        off = settings.verify_back == "off"
+        does.append(
+            "codes are told unverified" if off else "codes are verified before they are told"
+        )
+    return Finding(FINE, f"{name} API", f"{variable} is set: {'; '.join(does)}")
+
+
+def _destinations(outside: Outside) -> Finding:
+    names = ", ".join(sorted(outside.destinations))
+    if names:
+        return Finding(FINE, "destinations", names)
+    return Finding(
+        NOTICE, "destinations", "none: nobody is told; read codes with codecatch codes list or wait"
+    )

@@ -1,0 +1,205 @@
+"""How answers look: a table for people, plain aligned text for pipes, JSON or CSV for programs.
+
+Whatever came from outside is inert: people see it as one line of visible characters, and JSON
+writes all but ASCII as escapes. Codes, texts, numbers and addresses are masked unless revealed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from worker.messages import plain, shorten, timestamp
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
+Reveal = Annotated[
+    bool, typer.Option("--reveal", help="Show codes, texts and phone numbers as they are.")
+]
+
+Row = Mapping[str, Any]
+_DOT = "•"
+_MOST_DOTS = 8
+_WIDEST_CELL = 80
+_NOTHING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was asked for: the form of the answer, and whether secrets may be in it.
+
+    Raises:
+        typer.BadParameter: two forms at once.
+    """
+
+    json: bool = False
+    csv: bool = False
+    reveal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.csv:
+            raise typer.BadParameter("--json and --csv cannot both be meant")
+
+    def rows(self, keys: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """A list: programs get ``keys``, people ``columns``."""
+        shown = [self.masked(row) for row in rows]
+        if self.json:
+            write(_json([{key: row[key] for key in keys} for row in shown]))
+        elif self.csv:
+            write(_csv(keys, shown, header=True))
+        else:
+            _table(columns, [[_cell(row[column]) for column in columns] for row in shown])
+
+    def follow(self, keys: Sequence[str], columns: Sequence[str], row: Row, *, first: bool) -> None:
+        """One more row of a list that does not end."""
+        shown = self.masked(row)
+        if self.json:
+            write(_json({key: shown[key] for key in keys}, indent=None))
+        elif self.csv:
+            write(_csv(keys, [shown], header=first))
+        else:
+            write("  ".join(_cell(shown[column]) for column in columns))
+
+    def record(self, row: Row) -> None:
+        """Everything about one thing."""
+        shown = self.masked(row)
+        write(_json(shown) if self.json else "\n".join(_lines(shown)))
+
+    def masked(self, row: Row) -> dict[str, Any]:
+        """The row with what is secret masked, unless it may be seen."""
+        return {key: self._masked(key, value) for key, value in row.items()}
+
+    def _masked(self, key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self.masked(value)
+        if isinstance(value, list):
+            return [self._masked(key, item) for item in value]
+        if self.reveal or value is None or key not in _MASKS:
+            return value
+        return _MASKS[key](str(value))
+
+
+def write(text: str) -> None:
+    """Write a line to standard output at once, in whatever its encoding can spell."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Write a line to standard error."""
+    typer.echo(f"codecatch: {plain(text)}", err=True)
+
+
+def mask_code(code: str) -> str:
+    """A code by which its owner knows it: two characters of six or more, one of four or five."""
+    visible = 2 if len(code) >= 6 else 1 if len(code) >= 4 else 0
+    return code[:visible] + _dots(len(code) - visible)
+
+
+def mask_phone(phone: str) -> str:
+    """A phone number without what tells it from its neighbours."""
+    head, tail = (5, 3) if len(phone) >= 12 else (3, 2) if len(phone) >= 9 else (0, 0)
+    return phone[:head] + _dots(len(phone) - head - tail) + phone[len(phone) - tail :]
+
+
+def _dots(count: int) -> str:
+    return _DOT * min(count, _MOST_DOTS)
+
+
+def _hide(_: str) -> str:
+    return _DOT * _MOST_DOTS
+
+
+_MASKS = {
+    "code": mask_code,
+    "phone_number": mask_phone,
+    "text": _hide,
+    "body": _hide,
+    "origin": _hide,
+}
+
+
+def iso(moment: datetime) -> str:
+    """UTC ISO 8601 to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(value: Any, indent: int | None = 2) -> str:
+    # ASCII only: no escape sequence and no bidirectional mark reaches a terminal as itself.
+    return json.dumps(value, default=iso, indent=indent)
+
+
+def _csv(keys: Sequence[str], rows: Iterable[Row], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(keys)
+    for row in rows:
+        values = (row[key] for key in keys)
+        writer.writerow(
+            iso(v) if isinstance(v, datetime) else "" if v is None else plain(str(v))
+            for v in values
+        )
+    return text.getvalue().removesuffix("\n")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return timestamp(value)
+    return _NOTHING if value is None else shorten(plain(str(value)), _WIDEST_CELL) or _NOTHING
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    titles = [column.replace("_", " ").upper() for column in columns]
+    if sys.stdout.isatty():
+        _rich_table(titles, rows)
+        return
+    from rich.cells import cell_len  # noqa: PLC0415 - programs that ask for JSON need no rich
+
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        cells = (f"{cell}{' ' * (w - cell_len(cell))}" for cell, w in zip(row, widths, strict=True))
+        write("  ".join(cells).rstrip())
+
+
+def _rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box  # noqa: PLC0415 - only where a person watches
+    from rich.console import Console  # noqa: PLC0415 - the same
+    from rich.table import Table  # noqa: PLC0415 - the same
+    from rich.text import Text  # noqa: PLC0415 - the same
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # as text, so that no bracket in it is read as markup
+    Console(file=sys.stdout).print(table)
+
+
+def _lines(row: Row, depth: int = 0) -> Iterable[str]:
+    """``name: value`` lines; what holds more is indented below its name."""
+    indent = "  " * depth
+    width = max((len(key) for key in row), default=0) + 1
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _lines(value, depth + 1)
+        elif isinstance(value, list):
+            yield f"{indent}{key}:" if value else f"{indent}{f'{key}:':<{width}} none"
+            for item in value:
+                first, *rest = _lines(item, depth + 2)
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            text = timestamp(value) if isinstance(value, datetime) else value
+            shown = _NOTHING if text is None else plain(str(text)) or _NOTHING
+            yield f"{indent}{f'{key}:':<{width}} {shown}"

@@ -1,0 +1,93 @@
+"""Opening what the commands work on: the database, its vault, and a way to wake the workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from receiver import index_key, queue
+from receiver.database import Database, parse_url
+from receiver.errors import CodecatchError, ConfigurationError
+from receiver.queue import Waker
+from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.vault import Vault
+from worker.installation import adopt
+
+
+class DatabaseTrouble(CodecatchError):
+    """The database did not do what was asked; the text names the kind of trouble only."""
+
+    def __init__(self, error: SQLAlchemyError) -> None:
+        says = f"the database is in trouble ({self.kind_of(error)}): codecatch doctor says more"
+        super().__init__(says)
+
+    @staticmethod
+    def kind_of(error: SQLAlchemyError) -> str:
+        """What the driver calls the trouble; its whole message may quote what was sent."""
+        return type(getattr(error, "orig", None) or error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open database and the vault that opens what is sealed in it."""
+
+    database: Database
+    vault: Vault
+
+
+@contextmanager
+def opened() -> Iterator[Store]:
+    """The store of this installation: as the environment says, or as ``up`` made it.
+
+    Raises:
+        CodecatchError: it is not configured, not prepared, or in trouble.
+    """
+    adopt()
+    # Standard output is the answer's: whatever is logged on the way goes beside it.
+    structlog.configure(logger_factory=_log_to_stderr)
+    settings = load(StoreSettings)
+    check_exists(settings.url)
+    database = Database(settings.url)
+    try:
+        yield Store(database, index_key.open_vault(database, settings.keys))
+    except SQLAlchemyError as error:
+        raise DatabaseTrouble(error) from None
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def waking() -> Iterator[Waker | None]:
+    """A way to wake the workers; None without a broker, where the sweep finds what is due."""
+    url = load(BrokerSettings).broker_url
+    if url is None:
+        yield None
+        return
+    waker = Waker(queue.celery_app(url))
+    try:
+        yield waker
+    finally:
+        waker.close()
+        waker.app.close()
+
+
+def check_exists(url: str) -> None:
+    """Refuse a SQLite file that is not there, since opening it would make it.
+
+    Raises:
+        ConfigurationError: there is no such file.
+    """
+    parsed = parse_url(url)
+    if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
+        raise ConfigurationError("DATABASE_URL: the database is not prepared: codecatch migrate")
+
+
+def _log_to_stderr(*_: Any) -> structlog.PrintLogger:
+    return structlog.PrintLogger(sys.stderr)

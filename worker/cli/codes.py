@@ -1,0 +1,134 @@
+"""``codecatch codes``: the one-time codes that came."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Annotated, Literal
+
+import typer
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from worker.cli import _filters, _output
+from worker.cli._output import Output
+from worker.cli._store import opened
+from worker.models import READY
+from worker.queries import codes
+from worker.queries.filters import DEFAULT_LIMIT, Filters, Row
+
+KEYS = (
+    *("id", "provider", "order_id", "phone_number", "service", "country"),
+    *("code", "text", "received_at", "stored_at", "order_status"),
+)
+_COLUMNS = ("stored_at", "code", "service", "phone_number", "provider", "order_id", "state", "id")
+_POLL_SECONDS = 0.25
+_PAUSE_SECONDS = 1.0
+State = Annotated[
+    Literal["held", "ready", "quarantined", "discarded"] | None,
+    typer.Option("--state", help="Only codes in this state."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    nouns = typer.Typer(help="The one-time codes that came.", no_args_is_help=True)
+    nouns.command("list", help="List codes, newest first.")(list_codes)
+    nouns.command("show", help="Show one code.")(show)
+    nouns.command("tail", help="Print codes as they become ready, until stopped.")(tail)
+    app.add_typer(nouns, name="codes")
+
+
+def list_codes(
+    *,
+    provider: _filters.Provider = None,
+    service: _filters.Service = None,
+    phone: _filters.Phone = None,
+    order: _filters.Order = None,
+    state: State = None,
+    since: _filters.Since = None,
+    until: _filters.Until = None,
+    limit: _filters.Limit = DEFAULT_LIMIT,
+    as_json: _output.AsJson = False,
+    as_csv: _output.AsCsv = False,
+    reveal: _output.Reveal = False,
+) -> None:
+    """The newest codes; one that is not ready stays masked unless its state was asked for."""
+    output = Output(as_json, as_csv, reveal)
+    filters = Filters(
+        provider=provider, service=service, phone=phone, order=order, state=state,
+        since=since, until=until, limit=limit,
+    )  # fmt: skip
+    with opened() as store, store.database.reading() as session:
+        rows = codes.listed(session, store.vault, filters)
+    if state is None:
+        rows = [row if row["state"] == READY else _kept_back(row) for row in rows]
+    output.rows(KEYS, _COLUMNS, rows)
+
+
+def show(
+    code_id: _filters.RowId,
+    as_json: _output.AsJson = False,
+    reveal: _output.Reveal = False,
+) -> None:
+    """Everything about one code."""
+    output = Output(as_json, reveal=reveal)
+    with opened() as store, store.database.reading() as session:
+        row = codes.one(session, store.vault, code_id)
+    if row is None:
+        _output.complain(f"there is no code {code_id}")
+        raise typer.Exit(1)
+    output.record(row)
+
+
+def tail(
+    *,
+    provider: _filters.Provider = None,
+    service: _filters.Service = None,
+    phone: _filters.Phone = None,
+    order: _filters.Order = None,
+    since: _filters.Since = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="End after so many codes.")
+    ] = None,
+    as_json: _output.AsJson = False,
+    as_csv: _output.AsCsv = False,
+    reveal: _output.Reveal = False,
+) -> None:
+    """Codes as they become ready; an interrupt is the ordinary end."""
+    output = Output(as_json, as_csv, reveal)
+    filters = Filters(provider=provider, service=service, phone=phone, order=order, since=since)
+    try:
+        with closing(_arrivals(filters)) as arrivals:
+            for count, row in enumerate(arrivals, start=1):
+                output.follow(KEYS, _COLUMNS, row, first=count == 1)
+                if count == limit:
+                    return
+    except KeyboardInterrupt:
+        return
+
+
+def _kept_back(row: Row) -> Row:
+    """A code that nobody may take for a good one by mistake."""
+    masked = Output()
+    return {**row, **masked.masked({key: row[key] for key in ("code", "text")})}
+
+
+def _arrivals(filters: Filters) -> Generator[Row, None, None]:
+    with opened() as store:
+        database, away = store.database, False
+        with database.reading() as session:
+            following = codes.Tail(session, store.vault, filters, now=database.now(session))
+        while True:
+            try:
+                with database.reading() as session:
+                    now = database.now(session)
+                    rows = following.fresh(session, store.vault, now=now)
+                    away = False
+            except (OperationalError, InterfaceError):
+                # It may come back, and whoever watches wants to see what follows then.
+                if not away:
+                    _output.complain("the database does not answer: waiting for it")
+                rows, away = [], True
+            yield from rows
+            time.sleep(_PAUSE_SECONDS if away else _POLL_SECONDS)

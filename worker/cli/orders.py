@@ -1,0 +1,77 @@
+"""``codecatch orders``: the numbers that were bought, and how far each came."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from worker.cli import _filters, _output
+from worker.cli._output import Output
+from worker.cli._store import opened
+from worker.queries import orders
+from worker.queries.filters import DEFAULT_LIMIT, Filters
+
+KEYS = (
+    *("provider", "order_id", "phone_number", "service", "country"),
+    *("status", "price", "created_at", "updated_at", "confirmed_at"),
+)
+_COLUMNS = ("updated_at", "status", "service", "phone_number", "country", "provider", "order_id")
+State = Annotated[
+    Literal["created", "waiting", "received", "confirmed", "cancelled", "expired"] | None,
+    typer.Option("--state", help="Only orders in this state."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    nouns = typer.Typer(help="The numbers that were bought.", no_args_is_help=True)
+    nouns.command("list", help="List orders, newest first.")(list_orders)
+    nouns.command("show", help="Show one order with its codes, steps and confirmation.")(show)
+    app.add_typer(nouns, name="orders")
+
+
+def list_orders(
+    *,
+    provider: _filters.Provider = None,
+    service: _filters.Service = None,
+    phone: _filters.Phone = None,
+    order: _filters.Order = None,
+    state: State = None,
+    since: _filters.Since = None,
+    until: _filters.Until = None,
+    limit: _filters.Limit = DEFAULT_LIMIT,
+    as_json: _output.AsJson = False,
+    as_csv: _output.AsCsv = False,
+    reveal: _output.Reveal = False,
+) -> None:
+    """The newest orders."""
+    output = Output(as_json, as_csv, reveal)
+    filters = Filters(
+        provider=provider, service=service, phone=phone, order=order, state=state,
+        since=since, until=until, limit=limit,
+    )  # fmt: skip
+    with opened() as store, store.database.reading() as session:
+        rows = orders.listed(session, store.vault, filters)
+    output.rows(KEYS, _COLUMNS, rows)
+
+
+def show(
+    order: _filters.OrderArgument,
+    provider: _filters.Provider = None,
+    as_json: _output.AsJson = False,
+    reveal: _output.Reveal = False,
+) -> None:
+    """Everything about one order."""
+    output = Output(as_json, reveal=reveal)
+    filters = Filters(provider=provider, order=order)
+    with opened() as store, store.database.reading() as session:
+        found = orders.matching(session, store.vault, filters)
+    if not found:
+        _output.complain(f"there is no order {order}")
+        raise typer.Exit(1)
+    if len(found) > 1:
+        names = ", ".join(sorted(row["provider"] for row in found))
+        _output.complain(f"more than one provider has an order {order}: say --provider ({names})")
+        raise typer.Exit(1)
+    output.record(found[0])

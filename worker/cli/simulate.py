@@ -1,0 +1,131 @@
+"""``codecatch simulate``: a provider's webhook, signed and sent to a running receiver."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from contextlib import closing
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from receiver.settings import WebSettings, load
+from worker import simulation
+from worker.cli import _filters
+from worker.cli._output import write
+from worker.http_client import HttpClient, HttpError
+from worker.installation import adopt
+from worker.messages import plain, shorten
+from worker.simulation import NoSuchEvent, Webhook
+
+_MOST = 1_000_000
+_LONGEST_REASON = 200
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("simulate", help="Send a provider's signed webhook to a running receiver.")(
+        simulate
+    )
+
+
+def _base_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        usable = url.scheme in {"http", "https"} and url.hostname and (url.port or 1)
+    except ValueError:
+        usable = None
+    if not usable or "@" in value or "?" in value or "#" in value:
+        raise typer.BadParameter("wants http://HOST:PORT or https://HOST, where the receiver is")
+    return value.rstrip("/")
+
+
+def _rate(value: str) -> float:
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise typer.BadParameter("wants a number of webhooks a second")
+    return rate
+
+
+def simulate(
+    provider: Annotated[
+        str, typer.Argument(metavar="PROVIDER", help=" or ".join(simulation.EVENTS))
+    ],
+    event: Annotated[
+        str, typer.Argument(metavar="EVENT", help="sms.received, order.confirmed, balance.low, …")
+    ],
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url", parser=_base_url, metavar="URL", help="The receiver; http://127.0.0.1:PORT."
+        ),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", parser=_filters.text, help="An order; random.")
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option("--code", parser=_filters.text, help="A code; random.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option("--dialect", help="virtualsms: v2, v1 or flat.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=_MOST, help="How many to send.")] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", parser=_rate, metavar="N", help="At most so many a second."),
+    ] = None,
+) -> None:
+    """Send webhooks and print one line for each answer; exit code 1 if one is not 2xx."""
+    try:
+        simulation.choose(provider, event, dialect)
+    except NoSuchEvent as error:
+        raise typer.BadParameter(str(error)) from None
+    adopt()
+    secret = simulation.secret_of(provider)
+    base = url or f"http://127.0.0.1:{load(WebSettings).port}"
+    host = urlsplit(base).netloc
+    http = HttpClient(
+        allowed_hosts=[host], plain_http_hosts=[host] if base.startswith("http:") else []
+    )
+    outcomes: Counter[str] = Counter()
+    began = time.monotonic()
+    with closing(http):
+        for number in range(count):
+            if rate is not None:
+                time.sleep(max(began + number / rate - time.monotonic(), 0.0))
+            facts = simulation.invent(provider, order=order, code=code)
+            made = simulation.webhook(provider, event, dialect, facts, secret)
+            outcome, detail = _send(http, base, made)
+            about = "" if event.startswith("balance.") else f"  order {facts.order}"
+            write(plain(f"{outcome} {detail}{about}"))
+            outcomes[outcome] += 1
+    if count > 1:
+        seconds = time.monotonic() - began
+        told = ", ".join(f"{times} x {outcome}" for outcome, times in outcomes.most_common())
+        write(f"{count} sent in {seconds:.1f} s: {told}")
+    if any(not outcome.startswith("2") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _send(http: HttpClient, base: str, made: Webhook) -> tuple[str, str]:
+    """How one webhook was answered: status and word, then the event's id or the reason."""
+    try:
+        answer = http.request("POST", base + made.path, headers=made.headers, content=made.body)
+    except HttpError as error:
+        return "no answer", str(error)
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        said = {}
+    if 200 <= answer.status < 300:
+        return f"{answer.status} {said.get('status', '')}".strip(), str(said.get("event", ""))
+    reason = str(said.get("detail") or said.get("title") or "")
+    return str(answer.status), shorten(reason, _LONGEST_REASON)

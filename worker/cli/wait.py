@@ -1,0 +1,65 @@
+"""``codecatch wait``: a script's way to the code of an order."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from worker.cli import _filters, _output
+from worker.cli._store import Store, opened
+from worker.messages import plain
+from worker.queries import codes
+from worker.queries.filters import Filters
+
+TIMED_OUT = 3
+_POLL_SECONDS = 0.25
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("wait", help="Wait for the code of an order and print it alone.")(wait)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise typer.BadParameter("wants a number of seconds")
+    return seconds
+
+
+def wait(
+    order: _filters.OrderArgument,
+    provider: _filters.Provider = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", parser=_seconds, metavar="SECONDS", help="How long.")
+    ] = 180.0,
+) -> None:
+    """Print the newest code of the order as soon as there is one that may be told.
+
+    Exit code 3 if none comes within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    filters = Filters(provider=provider, order=order)
+    with opened() as store:
+        while (code := _look(store, filters)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                _output.complain(f"no code for order {order} within {timeout:g} seconds")
+                raise typer.Exit(TIMED_OUT)
+            time.sleep(min(_POLL_SECONDS, left))
+    _output.write(plain(code))
+
+
+def _look(store: Store, filters: Filters) -> str | None:
+    try:
+        with store.database.reading() as session:
+            return codes.newest_ready(session, store.vault, filters)
+    except (OperationalError, InterfaceError):
+        return None  # it may come back before the time is over

@@ -1,0 +1,97 @@
+"""Events and refused requests: what came in, and what became of it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, literal_column
+from sqlmodel import Session, col, select
+
+from receiver import inbox
+from receiver.inbox import FAILED, PENDING, QUARANTINED, InboxEvent
+from receiver.rejections import RejectedRequest
+from receiver.vault import Vault
+from worker.models import Code
+from worker.queries import followups
+from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
+
+_OPEN = {PENDING, FAILED, QUARANTINED}
+# SQLite uses a partial index only for a condition that is written as the index has it.
+_OPEN_AS_INDEXED = "inbox_events.state IN ('pending', 'failed', 'quarantined')"
+
+
+def in_state(state: str) -> Conditions:
+    """Events in one state; the few that are open have an index of their own."""
+    conditions: Conditions = [col(InboxEvent.state) == state]
+    if state in _OPEN:
+        conditions.append(literal_column(_OPEN_AS_INDEXED, Boolean()))
+    return conditions
+
+
+def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
+    """The newest events that fit."""
+    conditions = [
+        *of_event(vault, filters),
+        *span(InboxEvent.id, InboxEvent.stored_at, filters),
+        *(in_state(filters.state) if filters.state is not None else ()),
+    ]
+    statement = select(InboxEvent).where(*conditions)
+    return [_row(event) for event in newest(session, statement, InboxEvent.id, filters)]
+
+
+def one(session: Session, vault: Vault, event_id: str) -> Row | None:
+    """Everything about one event, with its raw body (None once it was purged)."""
+    event = session.get(InboxEvent, event_id)
+    if event is None:
+        return None
+    body = inbox.open_body(vault, event)
+    code = session.get(Code, event.code_id) if event.code_id else None
+    return {
+        **_row(event),
+        "order_id": event.order_id,
+        "source": event.source,
+        "notes": event.notes,
+        "code_id": event.code_id,
+        "code_state": code and code.state,
+        "first_event": code and code.event_id,
+        "arrived_at": event.arrived_at,
+        "next_attempt_at": None if event.wake_at is None else event.next_attempt_at,
+        "confirmations": followups.confirmations_of(session, event),
+        "deliveries": followups.deliveries_of(session, event.id),
+        "body": None if body is None else body.decode("utf-8", "replace"),
+    }
+
+
+def rejected(session: Session, vault: Vault, filters: Filters) -> list[Row]:
+    """The newest refused requests that fit."""
+    conditions = span(RejectedRequest.id, RejectedRequest.at, filters)
+    if filters.provider is not None:
+        conditions.append(col(RejectedRequest.provider) == filters.provider)
+    statement = select(RejectedRequest).where(*conditions)
+    return [
+        {
+            "id": row.id,
+            "at": row.at,
+            "provider": row.provider,
+            "status": row.status,
+            "reason": row.reason,
+            "origin": vault.open_text(
+                row.origin, table=RejectedRequest.__tablename__, column="origin", row=row.id
+            ),
+        }
+        for row in newest(session, statement, RejectedRequest.id, filters)
+    ]
+
+
+def _row(event: InboxEvent) -> Row:
+    return {
+        "id": event.id,
+        "provider": event.provider,
+        "type": event.type,
+        "key": event.key,
+        "state": event.state,
+        "attempts": event.attempt,
+        "error": event.error,
+        "received_at": event.received_at,
+        "stored_at": event.stored_at,
+        "handled_at": event.handled_at,
+        "order_id": event.order_id,
+    }

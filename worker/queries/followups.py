@@ -1,0 +1,75 @@
+"""Confirmations and deliveries: what events called for, and how far it got."""
+
+from __future__ import annotations
+
+from sqlmodel import Session, col, select
+
+from receiver.inbox import InboxEvent
+from receiver.vault import Vault
+from worker.models import Confirmation, Delivery
+from worker.queries.filters import Filters, Row, newest, of_event, span
+
+
+def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
+    """The newest deliveries that fit; provider, order, number and service are their event's."""
+    conditions = span(Delivery.id, Delivery.created_at, filters)
+    if filters.state is not None:
+        conditions.append(col(Delivery.state) == filters.state)
+    events = of_event(vault, filters)
+    if filters.order is not None or filters.phone is not None:
+        # Few events: found first, and their deliveries by them.
+        conditions.append(col(Delivery.event_id).in_(select(InboxEvent.id).where(*events)))
+    elif events:
+        # Most events: asked for one by one while the newest deliveries are read.
+        own = col(InboxEvent.id) == col(Delivery.event_id)
+        conditions.append(select(InboxEvent.id).where(own, *events).exists())
+    statement = select(Delivery).where(*conditions)
+    return [delivery(row) for row in newest(session, statement, Delivery.id, filters)]
+
+
+def deliveries_of(session: Session, event_id: str) -> list[Row]:
+    """Everything that was to be told about one event, oldest first."""
+    told = select(Delivery).where(col(Delivery.event_id) == event_id)
+    return [
+        {**delivery(row), "type": row.type, "created_at": row.created_at}
+        for row in session.exec(told.order_by(col(Delivery.id)))
+    ]
+
+
+def confirmations_of(session: Session, event: InboxEvent) -> list[Row]:
+    """Everything that was to be settled with the provider because of one event, oldest first."""
+    wanted = select(Confirmation).where(
+        col(Confirmation.provider) == event.provider,
+        col(Confirmation.order_id) == event.order_id,
+        col(Confirmation.event_id) == event.id,
+    )
+    return [confirmation(row) for row in session.exec(wanted.order_by(col(Confirmation.id)))]
+
+
+def delivery(row: Delivery) -> Row:
+    """One delivery; ``next_attempt_at`` is None once nothing is left to do."""
+    return {
+        "id": row.id,
+        "event": row.event_id,
+        "destination": row.destination,
+        "state": row.state,
+        "attempts": row.attempt,
+        "next_attempt_at": None if row.wake_at is None else row.next_attempt_at,
+        "sent_at": row.sent_at,
+        "error": row.error,
+    }
+
+
+def confirmation(row: Confirmation) -> Row:
+    """One confirmation; ``next_attempt_at`` is None once nothing is left to do."""
+    return {
+        "id": row.id,
+        "action": row.action,
+        "event": row.event_id,
+        "state": row.state,
+        "attempts": row.attempt,
+        "next_attempt_at": None if row.wake_at is None else row.next_attempt_at,
+        "done_at": row.done_at,
+        "error": row.error,
+        "created_at": row.created_at,
+    }

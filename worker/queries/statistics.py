@@ -1,0 +1,132 @@
+"""Counts by state, what waits, and how fast it went: computed when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, text
+from sqlmodel import Session, SQLModel, col, select
+
+from receiver.database import Database
+from receiver.inbox import FAILED, HANDLED, IGNORED, PENDING, QUARANTINED, InboxEvent
+from receiver.rejections import RejectedRequest
+from worker.followups import OPERATORS
+from worker.models import (
+    DEAD,
+    DISCARDED,
+    DONE,
+    HELD,
+    READY,
+    SENDING,
+    UNKNOWN,
+    Code,
+    Confirmation,
+    Delivery,
+    Order,
+)
+from worker.order_states import RANKS
+from worker.queries.events import in_state
+from worker.queries.filters import Row, first_id
+
+EVENT_STATES = (PENDING, HANDLED, FAILED, QUARANTINED, IGNORED)
+CODE_STATES = (HELD, READY, QUARANTINED, DISCARDED)
+FOLLOWUP_STATES = (PENDING, SENDING, DONE, DEAD, UNKNOWN)
+_SAMPLE = 1_000
+_PERCENTILES = (50, 95, 99)
+# Counting millions of rows takes longer than anything in a webhook's way may take.
+_PATIENCE = text("SET LOCAL statement_timeout = '60s'")
+
+
+def collect(database: Database) -> Row:
+    """The numbers of ``codecatch stats``; latencies are in milliseconds."""
+    with database.reading() as session:
+        if database.is_postgresql:
+            session.connection().execute(_PATIENCE)
+        return {
+            "events": _counts(session, InboxEvent, InboxEvent.state, EVENT_STATES),
+            "orders": _counts(session, Order, Order.status, tuple(RANKS)),
+            "codes": _counts(session, Code, Code.state, CODE_STATES),
+            "confirmations": _counts(session, Confirmation, Confirmation.state, FOLLOWUP_STATES),
+            "deliveries": _counts(session, Delivery, Delivery.state, FOLLOWUP_STATES),
+            "oldest_unhandled_seconds": oldest_unhandled_seconds(session, database.now(session)),
+            "acknowledged_unhandled": count_events(session, PENDING),
+            "latency_ms": {**_latency_of_events(session), **_latency_of_deliveries(session)},
+        }
+
+
+def oldest_unhandled_seconds(session: Session, now: datetime) -> float:
+    """How long the oldest pending event has been stored; 0 where none waits."""
+    stored = session.exec(
+        select(InboxEvent.stored_at).where(*in_state(PENDING)).order_by(col(InboxEvent.id)).limit(1)
+    ).first()
+    return 0.0 if stored is None else round(max((now - stored).total_seconds(), 0.0), 3)
+
+
+def count_events(session: Session, state: str) -> int:
+    """How many events are in one of the open states."""
+    counted = select(func.count()).select_from(InboxEvent).where(*in_state(state))
+    return session.exec(counted).one()
+
+
+def count_deliveries(session: Session, states: Iterable[str]) -> int:
+    """How many deliveries are in one of ``states``."""
+    counted = select(func.count()).select_from(Delivery)
+    return session.exec(counted.where(col(Delivery.state).in_(list(states)))).one()
+
+
+def count_stale(session: Session, since: datetime) -> int:
+    """How many webhooks came with a timestamp far from our clock since then."""
+    counted = select(func.count()).select_from(InboxEvent)
+    noted = col(InboxEvent.notes).contains("Timestamp")
+    return session.exec(counted.where(col(InboxEvent.id) >= first_id(since), noted)).one()
+
+
+def count_rejected(session: Session, since: datetime) -> int:
+    """How many refused requests were written down since then."""
+    counted = select(func.count()).select_from(RejectedRequest)
+    return session.exec(counted.where(col(RejectedRequest.id) >= first_id(since))).one()
+
+
+def _counts(
+    session: Session, model: type[SQLModel], state: str, states: Sequence[str]
+) -> dict[str, int]:
+    grouped = select(col(state), func.count()).select_from(model).group_by(col(state))
+    return {**dict.fromkeys(states, 0), **dict(session.exec(grouped).all())}
+
+
+def _latency_of_events(session: Session) -> Row:
+    rows = session.exec(
+        select(InboxEvent.arrived_at, InboxEvent.stored_at, InboxEvent.handled_at)
+        .where(col(InboxEvent.state) == HANDLED)
+        .order_by(col(InboxEvent.id).desc())
+        .limit(_SAMPLE)
+    ).all()
+    return {
+        "arrived_to_stored": _percentiles([stored - arrived for arrived, stored, _ in rows]),
+        "stored_to_handled": _percentiles([end - stored for _, stored, end in rows if end]),
+    }
+
+
+def _latency_of_deliveries(session: Session) -> Row:
+    rows = session.exec(
+        select(InboxEvent.arrived_at, Delivery.sent_at)
+        .join(InboxEvent, col(InboxEvent.id) == col(Delivery.event_id))
+        .where(col(Delivery.state) == DONE, col(Delivery.type) != OPERATORS)
+        .order_by(col(Delivery.id).desc())
+        .limit(_SAMPLE)
+    ).all()
+    return {"arrived_to_sent": _percentiles([sent - arrived for arrived, sent in rows if sent])}
+
+
+def _percentiles(spans: Sequence[timedelta]) -> dict[str, float | None]:
+    """By the nearest rank, in milliseconds; None where there is nothing to measure."""
+    ordered = sorted(max(span.total_seconds(), 0.0) * 1000 for span in spans)
+
+    def at(percent: int) -> float | None:
+        if not ordered:
+            return None
+        return round(ordered[math.ceil(percent / 100 * len(ordered)) - 1], 3)
+
+    return {f"p{percent}": at(percent) for percent in _PERCENTILES}
