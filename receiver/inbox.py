@@ -32,7 +32,8 @@ class InboxEvent(FollowUp, table=True):
     """One webhook as it came, and what became of it.
 
     ``received_at`` is the provider's clock; ``arrived_at`` is when the request was whole,
-    ``stored_at`` when it was written, ``handled_at`` when its effects were. ``source`` is
+    ``stored_at`` when the transaction that keeps it wrote it (its commit follows),
+    ``handled_at`` when its effects were written. ``source`` is
     ``webhook`` or ``reconciled``. ``code_id`` is the code it reported, first or again.
     """
 

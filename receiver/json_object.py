@@ -8,12 +8,16 @@ differently could be made to disagree about one signed body, so all of them are 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Never
 
 from receiver.errors import MalformedPayload
 
 DEEPEST = 32
 MOST_DIGITS = 64
+_TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_OPENING = {b"{", b"["}
+_CLOSING = {b"}", b"]"}
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         MalformedPayload: it is not JSON, not an object, or over a limit.
     """
-    if _nesting(body) > DEEPEST:
+    if _too_deep(body):
         raise MalformedPayload(f"the JSON is nested deeper than {DEEPEST} levels")
     try:
         value = json.loads(
@@ -38,29 +42,20 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _nesting(body: bytes) -> int:
-    # An upper bound by counting, so that the parser never sees what it could not stand. Text
-    # may hold brackets too; only then is the exact depth worth the walk.
+def _too_deep(body: bytes) -> bool:
+    # Counted before the parser sees what it could not stand. Text may hold brackets too; only
+    # where there are many of them is the exact depth worth the walk.
     if body.count(b"{") + body.count(b"[") <= DEEPEST:
-        return 0
-    depth = deepest = 0
-    in_text = escaped = False
-    for byte in body:
-        if in_text:
-            if escaped:
-                escaped = False
-            elif byte == ord("\\"):
-                escaped = True
-            elif byte == ord('"'):
-                in_text = False
-        elif byte == ord('"'):
-            in_text = True
-        elif byte in b"{[":
+        return False
+    depth = 0
+    for token in _TEXT_OR_BRACKET.finditer(body):
+        if token[0] in _OPENING:
             depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"}]":
+            if depth > DEEPEST:
+                return True
+        elif token[0] in _CLOSING:
             depth -= 1
-    return deepest
+    return False
 
 
 def _no_constant(name: str) -> Never:

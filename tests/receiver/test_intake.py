@@ -311,9 +311,16 @@ def test_equal_keys_in_opposite_order_are_stored_once(store: Store) -> None:
     assert len(kept(store)) == 400
 
 
-def test_a_deadlock_is_tried_again(store: Store, taken: Intake, batches: Batches) -> None:
+def test_a_deadlock_is_tried_again(
+    store: Store, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A batch that the server picked as a deadlock's victim is stored at the next attempt."""
     postgresql_only(store)
+    # Our side alone looks for deadlocks, long after the other one has walked into it.
+    options = "-c statement_timeout=20s -c lock_timeout=20s -c deadlock_timeout=2s"
+    monkeypatch.setattr(database, "POSTGRESQL_OPTIONS", options)
+    ours = open_store(store.url)
+    taken = Intake(ours.database, ours.vault)
     columns = (
         "id, provider, key, body_digest, source, state, attempt, vanished, next_attempt_at, "
         "arrived_at, stored_at"
@@ -329,17 +336,17 @@ def test_a_deadlock_is_tried_again(store: Store, taken: Intake, batches: Batches
 
     with psycopg.connect(store.url) as other, psycopg.connect(store.url) as watching:
         watching.autocommit = True
-        # The other side never looks for deadlocks, so that ours is the victim.
         other.execute("SET deadlock_timeout = '60s'")
         insert(other, "b")
         with ThreadPoolExecutor(1) as pool:
-            story = lambda: asyncio.run(plugged(taken))  # noqa: E731
-            storing = pool.submit(story)
+            storing = pool.submit(lambda: asyncio.run(plugged(taken)))
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             eventually(lambda: watching.execute(waiting).fetchone(), every=0.01)
             insert(other, "a")
             other.commit()
             outcomes = storing.result(20)
+    taken.close()
+    ours.database.dispose()
     assert [outcome.duplicate for outcome in outcomes] == [False, False, True, True]
     assert [batch for batch in batches if "a" in batch] == [["a", "b"]] * 2
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver import signatures
@@ -112,6 +112,7 @@ def test_a_refusal_quotes_nothing() -> None:
     assert not any(part in text for part in (SECRET.decode(), DIGEST.hex(), BODY.decode()))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100) | st.text(max_size=70).map(lambda text: text.encode("utf-8")))
 def test_no_header_value_crashes_the_parser(value: bytes) -> None:
     """Whatever bytes a header holds, the outcome is 32 bytes or nothing."""
@@ -119,6 +120,7 @@ def test_no_header_value_crashes_the_parser(value: bytes) -> None:
     assert digest is None or len(digest) == 32
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=70), max_size=3))
 def test_no_forged_headers_verify(values: list[bytes]) -> None:
     """Arbitrary headers are refused with the one exception that means so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from tests.support.http_server import HttpServer
 from tests.support.smtp_server import SmtpServer
@@ -22,5 +23,6 @@ def world(
 ) -> Iterator[World]:
     """A migrated database, an empty broker, and far sides that start when first asked for."""
     world = World(store, broker_url, monkeypatch, make_http_server, make_smtp_server)
-    with world.stack:
+    # Tracebacks drawn for a terminal would take longer than what is tested.
+    with structlog.testing.capture_logs(), world.stack:
         yield world

@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import update
 from sqlmodel import SQLModel, col, select
 
-from receiver import inbox, queue
+from receiver import clock, inbox, queue
 from receiver.followups import FollowUp
 from receiver.inbox import Arrival
 from receiver.providers import registry
@@ -149,7 +149,7 @@ class World:
         return [request.json() for request in self.slack.requests("POST", path)]
 
 
-def _list(client: redis.Redis, key: str) -> list[bytes]:
+def _list(client: redis.Redis, key: str) -> list[Any]:
     found = client.lrange(key, 0, -1)
     assert isinstance(found, list)
     return found
@@ -171,7 +171,7 @@ def arrival(webhook: Webhook) -> Arrival:
     return Arrival(
         provider=name,
         body=webhook.body,
-        arrived_at=inbox.clock.now(),
+        arrived_at=clock.now(),
         key=provider.event_key(payload),
         test=provider.is_test(payload),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from receiver.events import SmsReceived
 from tests.support.stores import Store
@@ -69,7 +70,7 @@ def test_codes_differ_by_provider_order_and_code(store: Store) -> None:
 
 def test_reports_at_once_keep_one_code(store: Store) -> None:
     """All of them get the same row, and it is one of theirs."""
-    kept = at_once([lambda each=each: keep(store, SMS, f"E{each}") for each in range(6)])
+    kept = at_once([partial(keep, store, SMS, f"E{each}") for each in range(6)])
 
     assert {code.id for code in kept} == {only(store, Code).id}
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -470,7 +471,7 @@ def test_few_messages_to_one_destination_are_in_hand_at_once(world: World, made:
     crowd = Crowd(seconds=0.15)
     reply(world, handler=crowd.answer)
     rows = plan(made, 12)
-    at_once([lambda row=row: deliveries.deliver(made, [row.id]) for row in rows[:7]])
+    at_once([partial(deliveries.deliver, made, [row.id]) for row in rows[:7]])
 
     assert crowd.most == deliveries.IN_HAND
     eventually(lambda: set(states(made, rows)) == {"done"})

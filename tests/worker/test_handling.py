@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_a_failed_event_is_handled_by_a_replay(
     assert len([row for row in everything(made, Delivery) if row.type != OPERATORS]) == 1
 
 
-UNREADABLE = {
+UNREADABLE: dict[str, dict[str, Any]] = {
     "order_id: missing or empty": {"order_id": ""},
     "code: expected text, found a number": {"code": 483921},
     "order_id: expected text, found a list": {"order_id": ["ord"]},
@@ -438,7 +439,7 @@ def test_batches_of_the_same_orders_at_once(world: World) -> None:
             )
             for step in (1, 6, 3, 5)
         ]
-        at_once([lambda batch=batch: handling.handle(made, batch) for batch in batches])
+        at_once([partial(handling.handle, made, batch) for batch in batches])
         for batch in batches:
             assert sorted(states(made, batch)) == ["failed"] + ["handled"] * 7
 

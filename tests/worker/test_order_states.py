@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from receiver.events import (
 )
 from worker import order_states
 
-ORDER = {"provider": "virtualsms", "order_id": "ord_1"}
+ORDER: dict[str, Any] = {"provider": "virtualsms", "order_id": "ord_1"}
 
 
 @pytest.mark.parametrize(

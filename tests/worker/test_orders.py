@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,7 +37,7 @@ from worker.runtime import Runtime
 
 START = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 FIRST, SECOND_NUMBER, THIRD = "+447700900001", "+447700900002", "+447700900003"
-ORDER = {"provider": "virtualsms", "order_id": "ord_1"}
+ORDER: dict[str, Any] = {"provider": "virtualsms", "order_id": "ord_1"}
 SMS = SmsReceived(**ORDER, at=START, phone_number=FIRST, code="1234")
 
 
@@ -144,12 +146,7 @@ def test_reports_at_once_make_one_order(store: Store) -> None:
         OrderSwapped(**ORDER, at=START + SECOND, phone_number=THIRD),
         OrderConfirmed(**ORDER, at=START),
     ]
-    at_once(
-        [
-            lambda event=event, index=index: report(store, event, f"E{index}")
-            for index, event in enumerate(events)
-        ]
-    )
+    at_once([partial(report, store, event, f"E{index}") for index, event in enumerate(events)])
 
     order = only(store, Order)
     assert (order.status, number(store, order)) == ("confirmed", THIRD)

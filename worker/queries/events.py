@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, literal_column
+from sqlalchemy import BindParameter, bindparam
 from sqlmodel import Session, col, select
 
 from receiver import inbox
@@ -13,16 +13,18 @@ from worker.models import Code
 from worker.queries import followups
 from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
 
-_OPEN = {PENDING, FAILED, QUARANTINED}
-# SQLite uses a partial index only for a condition that is written as the index has it.
-_OPEN_AS_INDEXED = "inbox_events.state IN ('pending', 'failed', 'quarantined')"
+# In the order of the partial index, which SQLite uses only for a condition that is written alike.
+_OPEN = (PENDING, FAILED, QUARANTINED)
 
 
 def in_state(state: str) -> Conditions:
     """Events in one state; the few that are open have an index of their own."""
     conditions: Conditions = [col(InboxEvent.state) == state]
     if state in _OPEN:
-        conditions.append(literal_column(_OPEN_AS_INDEXED, Boolean()))
+        written_out: BindParameter[str] = bindparam(
+            "open", _OPEN, expanding=True, literal_execute=True
+        )
+        conditions.append(col(InboxEvent.state).in_(written_out))
     return conditions
 
 

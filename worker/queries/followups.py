@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from receiver.inbox import InboxEvent
 from receiver.vault import Vault
-from worker.models import Confirmation, Delivery
-from worker.queries.filters import Filters, Row, newest, of_event, span
+from worker.models import DONE, Confirmation, Delivery
+from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
 
 
 def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """The newest deliveries that fit; provider, order, number and service are their event's."""
     conditions = span(Delivery.id, Delivery.created_at, filters)
     if filters.state is not None:
-        conditions.append(col(Delivery.state) == filters.state)
+        conditions += in_states(session, [filters.state])
     events = of_event(vault, filters)
     if filters.order is not None or filters.phone is not None:
         # Few events: found first, and their deliveries by them.
@@ -25,6 +28,14 @@ def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
         conditions.append(select(InboxEvent.id).where(own, *events).exists())
     statement = select(Delivery).where(*conditions)
     return [delivery(row) for row in newest(session, statement, Delivery.id, filters)]
+
+
+def in_states(session: Session, states: Sequence[str]) -> Conditions:
+    """Deliveries in one of ``states``; the few that are not done are found by their index."""
+    conditions: Conditions = [col(Delivery.state).in_(states)]
+    if DONE not in states:
+        conditions.append(col(Delivery.destination).in_(_destinations(session)))
+    return conditions
 
 
 def deliveries_of(session: Session, event_id: str) -> list[Row]:
@@ -58,6 +69,17 @@ def delivery(row: Delivery) -> Row:
         "sent_at": row.sent_at,
         "error": row.error,
     }
+
+
+def _destinations(session: Session) -> list[str]:
+    """Every destination that was ever told, each found by one step in the index."""
+    found: list[str] = []
+    first = select(func.min(Delivery.destination))
+    following = session.exec(first).one()
+    while following is not None:
+        found.append(following)
+        following = session.exec(first.where(col(Delivery.destination) > following)).one()
+    return found
 
 
 def confirmation(row: Confirmation) -> Row:

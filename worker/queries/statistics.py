@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, text
@@ -29,6 +29,7 @@ from worker.models import (
 from worker.order_states import RANKS
 from worker.queries.events import in_state
 from worker.queries.filters import Row, first_id
+from worker.queries.followups import in_states
 
 EVENT_STATES = (PENDING, HANDLED, FAILED, QUARANTINED, IGNORED)
 CODE_STATES = (HELD, READY, QUARANTINED, DISCARDED)
@@ -70,10 +71,10 @@ def count_events(session: Session, state: str) -> int:
     return session.exec(counted).one()
 
 
-def count_deliveries(session: Session, states: Iterable[str]) -> int:
+def count_deliveries(session: Session, states: Sequence[str]) -> int:
     """How many deliveries are in one of ``states``."""
-    counted = select(func.count()).select_from(Delivery)
-    return session.exec(counted.where(col(Delivery.state).in_(list(states)))).one()
+    counted = select(func.count()).select_from(Delivery).where(*in_states(session, states))
+    return session.exec(counted).one()
 
 
 def count_stale(session: Session, since: datetime) -> int:

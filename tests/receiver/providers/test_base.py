@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import MalformedPayload
@@ -125,6 +125,7 @@ def test_a_time_that_cannot_be_read_is_none(value: Any) -> None:
     assert time_of({"at": value, "then": "2026-06-11"}, "at", "then") == later
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])))
 def test_every_iso_time_is_read_back(moment: datetime) -> None:
     """Whatever moment is written as ISO 8601, that moment is read, or none beyond the calendar."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
@@ -183,6 +183,7 @@ def test_an_event_of_unknown_name_is_an_event(kind: type[Provider]) -> None:
     assert kind.read({}) == UnknownEvent(provider=kind.name)
 
 
+@settings(max_examples=60, deadline=None)
 @given(payload=OBJECTS | NAMED)
 def test_no_object_crashes_a_provider(payload: dict[str, Any]) -> None:
     """Any JSON object is read, or refused in words; its key is one a database can hold."""
@@ -204,6 +205,7 @@ def read(kind: type[Provider], payload: dict[str, Any]) -> Event | str:
         return str(refused)
 
 
+@settings(max_examples=40, deadline=None)
 @given(headers=st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=80)), max_size=4))
 def test_no_headers_crash_a_provider(headers: list[tuple[bytes, bytes]]) -> None:
     """Arbitrary headers, under the names that matter too, are refused and nothing else."""

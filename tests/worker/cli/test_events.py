@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import sqlalchemy
 
 from receiver import queue
 from receiver.inbox import InboxEvent
@@ -27,6 +28,7 @@ from tests.worker.support import (
 from worker import handling
 from worker.models import QUARANTINED, Code, Delivery
 from worker.operations import DISCARDED_BY_OPERATOR
+from worker.queries import statistics
 from worker.runtime import Runtime
 
 KEYS = [
@@ -75,6 +77,22 @@ def test_filters(world: World, run: Run, words: tuple[str, ...], count: int) -> 
     """Each filter narrows the list; number and service are those of the order."""
     handle(world.connect(), virtualsms_v2(order="ord_1"), UNREADABLE, daisysim())
     assert len(run("events", "list", "--json", *words).json) == count
+
+
+@on_sqlite
+@pytest.mark.parametrize("state", ["pending", "failed", "quarantined"])
+def test_open_events_are_found_by_their_index(store: Store, state: str) -> None:
+    """The few open events among a million are not looked for one by one."""
+    statements: list[str] = []
+
+    def note(*executed: object) -> None:
+        statements.append(str(executed[2]))
+
+    sqlalchemy.event.listen(store.database.engine, "before_cursor_execute", note)
+    with store.database.reading() as session:
+        statistics.count_events(session, state)
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[-1]}", (state,))
+        assert "ix_inbox_events_open" in str(plan.all())
 
 
 def test_show_links_what_the_event_led_to(world: World, run: Run) -> None:
