@@ -112,16 +112,24 @@ class Intake:
         return [outcome for arrival in arrivals for outcome in self._write([arrival])]
 
     def _commit(self, arrivals: Sequence[Arrival]) -> list[Stored]:
-        for attempt in range(1, _ATTEMPTS + 1):
+        left = _ATTEMPTS
+        while True:
+            left -= 1
             try:
                 with self._database.transaction() as session:
                     return inbox.store_many(session, self._vault, arrivals)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _DEADLOCK_STATES:
+                if not left or not _passing(error):
                     raise
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+
+
+def _passing(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed at once: it is idempotent, so it may be repeated.
+
+    A connection that was lost, in the commit even, is replaced by a new one.
+    """
+    deadlock = getattr(error.orig, "sqlstate", None) in _DEADLOCK_STATES
+    return deadlock or error.connection_invalidated
 
 
 def _connection_trouble(error: Exception) -> bool:

@@ -64,11 +64,17 @@ def _has_usable_port(url: str) -> bool:
 BrokerUrl = Annotated[SecretStr | None, AfterValidator(_broker_url)]
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 class LogSettings(BaseSettings):
     """How every process writes its log."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] | None = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        "info"
+    )
+    log_format: Annotated[Literal["json", "console"] | None, BeforeValidator(_lower)] = None
 
 
 class StoreSettings(BaseSettings):

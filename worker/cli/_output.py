@@ -177,9 +177,9 @@ def _rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table  # noqa: PLC0415 - the same
     from rich.text import Text  # noqa: PLC0415 - the same
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for title in titles:  # an id is there to be copied, so the others are folded first
+        table.add_column(title, overflow="fold", no_wrap=title == "ID")
     for row in rows:
         table.add_row(*map(Text, row))  # as text, so that no bracket in it is read as markup
     Console(file=sys.stdout).print(table)

@@ -31,7 +31,7 @@ def in_state(state: str) -> Conditions:
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """The newest events that fit."""
     conditions = [
-        *of_event(vault, filters),
+        *of_event(session, vault, filters),
         *span(InboxEvent.id, InboxEvent.stored_at, filters),
         *(in_state(filters.state) if filters.state is not None else ()),
     ]

@@ -12,16 +12,21 @@ from receiver.vault import Vault
 from worker.models import DONE, Confirmation, Delivery
 from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
 
+# One order has few events; of one that has more, the newest count.
+_MOST_EVENTS = 1_000
+
 
 def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """The newest deliveries that fit; provider, order, number and service are their event's."""
     conditions = span(Delivery.id, Delivery.created_at, filters)
     if filters.state is not None:
         conditions += in_states(session, [filters.state])
-    events = of_event(vault, filters)
+    events = of_event(session, vault, filters)
     if filters.order is not None or filters.phone is not None:
-        # Few events: found first, and their deliveries by them.
-        conditions.append(col(Delivery.event_id).in_(select(InboxEvent.id).where(*events)))
+        # Few events: looked up first, and their deliveries by them.
+        few = select(InboxEvent.id).where(*events).order_by(col(InboxEvent.id).desc())
+        found = session.exec(few.limit(_MOST_EVENTS)).all()
+        conditions.append(col(Delivery.event_id).in_(found))
     elif events:
         # Most events: asked for one by one while the newest deliveries are read.
         own = col(InboxEvent.id) == col(Delivery.event_id)

@@ -91,7 +91,9 @@ def test_open_events_are_found_by_their_index(store: Store, state: str) -> None:
     sqlalchemy.event.listen(store.database.engine, "before_cursor_execute", note)
     with store.database.reading() as session:
         statistics.count_events(session, state)
-        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[-1]}", (state,))
+        plan = session.connection().exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {statements[-1]}", (state,)
+        )
         assert "ix_inbox_events_open" in str(plan.all())
 
 
