@@ -25,7 +25,7 @@ HANDLED = "handled"
 FAILED = "failed"
 QUARANTINED = "quarantined"
 IGNORED = "ignored"
-_OPEN_STATES = text("state IN ('pending', 'failed', 'quarantined')")
+_OPEN_STATES = text("state <> 'handled'")
 
 
 class InboxEvent(FollowUp, table=True):

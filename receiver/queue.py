@@ -32,10 +32,11 @@ QUEUE_OF: Final = {
     PULSE: "codecatch.pulses",
 }
 
-# Events are handled many to a transaction; calls to the outside go side by side.
-IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 1, DELIVER: 1}
+# Events are handled many to a transaction. Calls to the outside go side by side, but a message for
+# each would cost more than the call.
+IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 4, DELIVER: 10}
 DEEPEST_BACKLOG = 20_000
-_Call = tuple[str, str, bool]  # task, row, alone
+_Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds.
 _PAUSE = 1.0
 _log = structlog.get_logger(__name__)
@@ -86,13 +87,13 @@ class Waker:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def wake(self, task: str, ids: Iterable[str], *, alone: bool = False) -> None:
+    def wake(self, task: str, ids: Iterable[str], *, group: str = "") -> None:
         """Ask for ``task`` to be done on the rows ``ids``, soon; from any thread, at no cost.
 
-        ``alone`` gives each row a message of its own.
+        Only rows of one ``group`` share a message.
         """
         with self._ready:
-            self._waiting.extend((task, row, alone) for row in ids)
+            self._waiting.extend((task, group, row) for row in ids)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
                 self._thread.start()
@@ -129,14 +130,11 @@ class Waker:
 
 def _messages(batch: Sequence[_Call]) -> Iterator[tuple[str, list[str]]]:
     """The batch as messages, each row once."""
-    together: dict[str, dict[str, None]] = {}
-    for task, row, alone in dict.fromkeys(batch):
-        if alone:
-            yield task, [row]
-        else:
-            together.setdefault(task, {})[row] = None
-    for task, rows in together.items():
-        ids, size = list(rows), IDS_PER_MESSAGE[task]
+    together: dict[tuple[str, str], list[str]] = {}
+    for task, group, row in dict.fromkeys(batch):
+        together.setdefault((task, group), []).append(row)
+    for (task, _), ids in together.items():
+        size = IDS_PER_MESSAGE[task]
         for start in range(0, len(ids), size):
             yield task, ids[start : start + size]
 

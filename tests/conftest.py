@@ -1,5 +1,6 @@
 """The fixtures that every test may ask for: real servers, each started when first asked for."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -157,13 +158,20 @@ def smtp_server(make_smtp_server: Callable[..., SmtpServer]) -> SmtpServer:
     return make_smtp_server()
 
 
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database to copy: that is fifty times as fast as to migrate one."""
+    file = tmp_path_factory.mktemp("migrated") / "codecatch.db"
+    stores.prepare(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a migrated database, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'codecatch.db'}"
-        stores.prepare(url)
-        return url
+        file = shutil.copy(request.getfixturevalue("_migrated_file"), tmp_path)
+        return f"sqlite:///{file}"
     clone: Callable[..., str] = request.getfixturevalue("clone_postgres")
     return clone("migrated", stores.prepare)
 

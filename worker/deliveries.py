@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import func, not_, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
 from receiver import queue
@@ -54,8 +55,9 @@ def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
     for row_id in ids:
         with runtime.database.reading() as session:
             row = session.get(Delivery, row_id)
-        if row is None or row.wake_at is None:
-            continue
+            now = runtime.database.now(session)
+        if row is None or row.wake_at is None or (row.lease_until or now) > now:
+            continue  # ended, or in hand: most of a message's rows are by the time it is read
         destination = runtime.outside.destinations.get(row.destination)
         if destination is None:
             _bury(runtime, row)
@@ -201,14 +203,14 @@ def _record(
             planner = Planner(session, runtime.database.now(session))
             state = _write(runtime, planner, destination, held, error)
             if take_next:
-                following = _take(runtime, session, destination, None)
+                following = _take_next(runtime, session, destination)
             else:
                 left = _next(session, destination.name, planner.now)
     except LeaseLost as lost:
         _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
         return None
     planner.wake(runtime.waker)
-    runtime.waker.wake(queue.DELIVER, left)
+    runtime.waker.wake(queue.DELIVER, left, group=destination.name)
     log: Callable[..., Any] = _log.info if error is None else _log.warning
     log(
         "delivery.attempted",
@@ -219,6 +221,16 @@ def _record(
         reason=error.reason if error else None,
     )
     return following
+
+
+def _take_next(runtime: Runtime, session: Session, destination: Destination) -> _Held | None:
+    # Whatever keeps the next row from being claimed must not take back the record before it.
+    try:
+        with session.begin_nested():
+            return _take(runtime, session, destination, None)
+    except SQLAlchemyError as error:
+        _log.warning("delivery.claim_failed", error=type(error).__name__)
+        return None
 
 
 def _write(

@@ -27,12 +27,15 @@ _DELIVERIES = table_of(Delivery)
 
 @dataclass(slots=True)
 class Planner:
-    """Plans within one transaction; :meth:`wake` what was planned after its commit."""
+    """Plans within one transaction; :meth:`wake` what was planned after its commit.
+
+    ``deliveries`` are the ids of the new ones by destination.
+    """
 
     session: Session
     now: datetime
     confirmations: list[str] = field(default_factory=list)
-    deliveries: list[str] = field(default_factory=list)
+    deliveries: dict[str, list[str]] = field(default_factory=dict)
 
     def confirmation(self, action: str, key: str, code: Code) -> None:
         """Plan to settle ``action`` with the provider."""
@@ -82,13 +85,15 @@ class Planner:
 
     def wake(self, waker: Waker) -> None:
         """Wake what was planned; call it after the commit."""
-        waker.wake(queue.DELIVER, self.deliveries)
+        for destination, rows in self.deliveries.items():
+            waker.wake(queue.DELIVER, rows, group=destination)
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
 
-    def _delivery(self, key: str, **values: str | None) -> None:
+    def _delivery(self, key: str, *, destination: str, **values: str | None) -> None:
         row = str(ULID())
-        if insert_once(self.session, _DELIVERIES, {**self._due(row, key), **values}):
-            self.deliveries.append(row)
+        all_values = {**self._due(row, key), "destination": destination, **values}
+        if insert_once(self.session, _DELIVERIES, all_values):
+            self.deliveries.setdefault(destination, []).append(row)
 
     def _due(self, row: str, key: str) -> dict[str, object]:
         return {

@@ -79,8 +79,9 @@ def read_env(path: Path) -> dict[str, str]:
     """The ``NAME=value`` lines of a file; none if it is not there."""
     if not path.exists():
         return {}
-    pairs = (line.partition("=") for line in path.read_text("utf-8").splitlines())
-    return {name.strip(): value.strip() for name, sign, value in pairs if sign and name[0] != "#"}
+    lines = (line.strip() for line in path.read_text("utf-8").splitlines())
+    pairs = (line.partition("=") for line in lines if not line.startswith("#"))
+    return {name.strip(): value.strip() for name, sign, value in pairs if sign and name}
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:

@@ -60,9 +60,7 @@ class OrderNumber(SQLModel, table=True):
     """A number that an order has or had: a late code on a former number still finds its order."""
 
     __tablename__ = "order_numbers"
-    __table_args__ = (
-        UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers"),
-    )
+    __table_args__ = (UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers"),)
 
     id: str = Field(primary_key=True)
     order_ref: str = Field(foreign_key="orders.id")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Table, and_, or_, select, update
+from sqlalchemy import ColumnElement, Table, and_, literal, or_, select, update
 from sqlmodel import Session
 
 from receiver import heartbeats, queue
@@ -18,10 +18,13 @@ from worker.models import Confirmation, Delivery, table_of
 BATCH: Final = 1_000
 # How long a woken row is left alone before it is woken once more.
 AGAIN: Final = timedelta(seconds=5)
+_DELIVERIES: Final = table_of(Delivery)
+# Each kind of work with what its messages are grouped by, so that one destination's rows do not
+# wait behind another's.
 _WORK: Final = (
-    (INBOX, queue.HANDLE_EVENTS),
-    (table_of(Confirmation), queue.CONFIRM_ORDERS),
-    (table_of(Delivery), queue.DELIVER),
+    (INBOX, queue.HANDLE_EVENTS, literal("")),
+    (table_of(Confirmation), queue.CONFIRM_ORDERS, literal("")),
+    (_DELIVERIES, queue.DELIVER, _DELIVERIES.c.destination),
 )
 
 
@@ -31,20 +34,24 @@ def sweep(database: Database, waker: Waker) -> int:
     A row whose holder vanished gets a message of its own: it may be what the holder died of.
     """
     woken = 0
-    for table, task in _WORK:
+    for table, task, grouped_by in _WORK:
         with database.transaction() as session:
-            due = _due(session, table, database.now(session))
-        together = [row for row, held in due if not held]
-        alone = [row for row, held in due if held]
-        waker.wake(task, together)
-        waker.wake(task, alone, alone=True)
+            due = _due(session, table, grouped_by, database.now(session))
+        groups: dict[str, list[str]] = {}
+        for row, held, group in due:
+            groups.setdefault(row if held else group, []).append(row)
+        for group, rows in groups.items():
+            waker.wake(task, rows, group=group)
         woken += len(due)
     with database.transaction() as session:
         heartbeats.beat(session, "worker", database.now(session))
     return woken
 
 
-def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]]:
+def _due(
+    session: Session, table: Table, grouped_by: ColumnElement[str], now: datetime
+) -> list[tuple[str, bool, str]]:
+    """The due rows, moved on: each with whether a holder vanished over it, and its group."""
     # A time further ahead than any that is ever written was written under a clock that has jumped.
     ahead = now + leases.LONGEST_LEASE
     new_from_the_future = and_(
@@ -63,7 +70,7 @@ def _due(session: Session, table: Table, now: datetime) -> list[tuple[str, bool]
         .where(table.c.id.in_(select(chosen.c.id)))
         .values(wake_at=now + AGAIN)
         # The column itself: SQLite 3.40 finds every value NOT NULL in what an UPDATE returns.
-        .returning(table.c.id, table.c.lease_until)
+        .returning(table.c.id, table.c.lease_until, grouped_by)
     )
     rows = session.connection().execute(statement)
-    return sorted((row, lease_until is not None) for row, lease_until in rows)
+    return sorted((row, lease_until is not None, group) for row, lease_until, group in rows)

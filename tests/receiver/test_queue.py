@@ -82,18 +82,22 @@ def test_rows_share_messages_up_to_a_limit_and_stand_in_one(
         (queue.DELIVER, "codecatch:codecatch.deliveries"),
     ],
 )
-def test_calls_to_the_outside_go_one_to_a_message(
+def test_calls_to_the_outside_go_few_to_a_message(
     make_waker: Make, broker_url: str, task: str, name: str
 ) -> None:
-    """A slow one holds no other, and each task has its queue."""
-    make_waker(broker_url).wake(task, ["a", "b"])
+    """A slow one holds few others, and each task has its queue."""
+    size = queue.IDS_PER_MESSAGE[task]
+    rows = [f"{number:02}" for number in range(2 * size)]
+    make_waker(broker_url).wake(task, rows)
     eventually(lambda: len(messages(broker_url, name)) == 2)
-    assert ids(broker_url, name) == ["a", "b"]
+    assert sorted(ids(broker_url, name)) == rows
 
 
-def test_a_row_may_ask_to_be_alone(make_waker: Make, broker_url: str) -> None:
-    """What is suspected of breaking its process shares no message."""
-    make_waker(broker_url).wake(queue.HANDLE_EVENTS, ["a", "b"], alone=True)
+def test_only_rows_of_one_group_share_a_message(make_waker: Make, broker_url: str) -> None:
+    """What is suspected of breaking its process, say, can be kept apart from the rest."""
+    waker = make_waker(broker_url)
+    waker.wake(queue.HANDLE_EVENTS, ["a"], group="a")
+    waker.wake(queue.HANDLE_EVENTS, ["b"], group="b")
     eventually(lambda: len(messages(broker_url)) == 2)
 
 

@@ -33,6 +33,7 @@ from tests.worker.support import (
     make_due,
     now,
     on_postgresql,
+    on_sqlite,
     only,
     planned,
     receive,
@@ -133,6 +134,7 @@ ENDS = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("case", ENDS)
 def test_an_answer_that_settles_it(world: World, made: Runtime, case: str) -> None:
     """One call, an end state, and the reason where it is dead."""
@@ -149,6 +151,7 @@ def test_an_answer_that_settles_it(world: World, made: Runtime, case: str) -> No
     assert len(posts(world)) == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "reply", [problem(402, "insufficient-balance"), problem(401, "unauthorized")]
 )
@@ -203,6 +206,7 @@ def test_a_rate_limit_keeps_everybody_away(world: World, made: Runtime) -> None:
     assert gets(world) == []
 
 
+@on_sqlite
 @pytest.mark.parametrize("header", [{}, {"Retry_After": "0"}, {"Retry_After": "soon"}])
 def test_a_rate_limit_without_a_time_means_some_seconds(
     world: World, made: Runtime, header: dict[str, str]
@@ -242,6 +246,7 @@ UNSURE: dict[str, Reply] = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("fault", UNSURE)
 def test_an_unknown_outcome_is_asked_about_first(world: World, made: Runtime, fault: str) -> None:
     """The order turns out to be confirmed: no second call charges it."""
@@ -260,6 +265,7 @@ def test_an_unknown_outcome_is_asked_about_first(world: World, made: Runtime, fa
     assert only(made, Order).status == "confirmed"
 
 
+@on_sqlite
 @pytest.mark.parametrize("status", ["waiting", "received", "created"])
 def test_an_order_that_was_not_charged_is_confirmed_again(
     world: World, made: Runtime, status: str
@@ -275,6 +281,7 @@ def test_an_order_that_was_not_charged_is_confirmed_again(
     assert again(made, row).state == "done"
 
 
+@on_sqlite
 @pytest.mark.parametrize("status", ["cancelled", "expired"])
 def test_an_order_that_is_over_is_not_confirmed(world: World, made: Runtime, status: str) -> None:
     """The reason says how it stands."""

@@ -10,7 +10,7 @@ from receiver.events import BalanceLow, Event, SmsReceived, UnknownEvent
 from receiver.inbox import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import Webhook
-from tests.worker.support import SLACK_PATH, World, everything, fetch, handle, now, only
+from tests.worker.support import SLACK_PATH, World, everything, fetch, handle, now, on_sqlite, only
 from worker import event_handlers
 from worker.event_handlers import Context, Stub
 from worker.followups import Planner
@@ -65,6 +65,7 @@ def test_the_providers_clock_is_kept(world: World) -> None:
         assert at.isoformat() == "2025-11-22T07:51:02.500000+00:00"
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("balance", "currency", "words"),
     [
@@ -142,6 +143,7 @@ def test_nothing_is_planned_that_nobody_can_do(world: World) -> None:
     assert everything(made, Delivery) == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("choice", "service", "expected"),
     [
@@ -169,6 +171,7 @@ def test_a_confirmed_order_is_not_confirmed_again(world: World) -> None:
     assert len(everything(made, Delivery)) == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("verify_back", "state", "action"),
     [("auto", "held", "verify"), ("on", "held", "verify"), ("off", "ready", None)],

@@ -26,6 +26,7 @@ from tests.worker.support import (
     handle,
     lapse,
     now,
+    on_sqlite,
     only,
     planned,
     settle,
@@ -114,6 +115,7 @@ CONTRADICTIONS = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_code_that_the_provider_contradicts_is_quarantined(
     world: World, made: Runtime, case: str
@@ -187,6 +189,7 @@ SILENCES = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("case", SILENCES)
 def test_a_provider_that_cannot_say_does_not_keep_a_code_for_ever(
     world: World, made: Runtime, case: str
@@ -257,6 +260,7 @@ def test_a_spent_budget_holds_a_code(world: World) -> None:
     assert len(world.api.requests()) == 4
 
 
+@on_sqlite
 @pytest.mark.parametrize("state", ["ready", "discarded", "quarantined"])
 def test_a_code_that_a_person_has_decided_about_is_not_asked_about(
     world: World, made: Runtime, state: str

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BindParameter, bindparam
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from receiver import inbox
-from receiver.inbox import FAILED, PENDING, QUARANTINED, InboxEvent
+from receiver.inbox import HANDLED, InboxEvent
 from receiver.rejections import RejectedRequest
 from receiver.vault import Vault
 from worker.models import Code
 from worker.queries import followups
 from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
 
-# In the order of the partial index, which SQLite uses only for a condition that is written alike.
-_OPEN = (PENDING, FAILED, QUARANTINED)
-
 
 def in_state(state: str) -> Conditions:
-    """Events in one state; the few that are open have an index of their own."""
+    """Events in one state; those that are not simply handled are few, and have an index."""
     conditions: Conditions = [col(InboxEvent.state) == state]
-    if state in _OPEN:
-        written_out: BindParameter[str] = bindparam(
-            "open", _OPEN, expanding=True, literal_execute=True
+    if state != HANDLED:
+        # SQLite uses the index only where the condition is spelled as the index has it.
+        conditions.append(
+            col(InboxEvent.state) != bindparam("handled", HANDLED, literal_execute=True)
         )
-        conditions.append(col(InboxEvent.state).in_(written_out))
     return conditions
 
 

@@ -88,8 +88,7 @@ def _receiver_tables() -> None:
         sa.UniqueConstraint("provider", "key", name="uq_inbox_events_key"),
     )  # fmt: skip
     _followup_indexes("inbox_events")
-    still_open = "state IN ('pending', 'failed', 'quarantined')"
-    _partial_index("inbox_events", "ix_inbox_events_open", ["state", "id"], still_open)
+    _partial_index("inbox_events", "ix_inbox_events_open", ["state", "id"], "state <> 'handled'")
     op.create_index("ix_inbox_events_order", "inbox_events", ["order_id"])
     op.create_table(
         "rejected_requests",
