@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -30,7 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
@@ -38,6 +40,10 @@ from receiver import clock
 from receiver.errors import ConfigurationError
 
 SQLITE_BUSY_SECONDS = 5.0
+# What says that the database is in trouble, and nothing about the rows.
+TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
+_PERSISTENCE = (0.1, 0.5)
+_Result = TypeVar("_Result")
 POSTGRESQL_OPTIONS = (
     "-c synchronous_commit=on -c statement_timeout=5s -c lock_timeout=2s "
     "-c idle_in_transaction_session_timeout=30s -c timezone=UTC"
@@ -92,7 +98,7 @@ def parse_url(text_: str) -> URL:
 class Database:
     """The database of one process; not to be carried over a fork (see :meth:`dispose`)."""
 
-    def __init__(self, url: str, *, pool_size: int = 4) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
         parsed = parse_url(url)
         self.is_postgresql = parsed.drivername.startswith("postgresql")
         # hide_parameters: an exception's text must never quote what was bound.
@@ -148,6 +154,22 @@ class Database:
     def dispose(self, *, close: bool = True) -> None:
         """Forget every connection; ``close=False`` in a forked child, whose parent owns them."""
         self.engine.dispose(close=close)
+
+
+def persist(work: Callable[[], _Result]) -> _Result:
+    """Do ``work``, a transaction of its own, again where it failed for no fault of its own.
+
+    For what must not be lost to a passing trouble: the record of an effect that was had.
+
+    Raises:
+        OperationalError, InterfaceError, TimeoutError: of SQLAlchemy; the trouble has not passed.
+    """
+    for pause in _PERSISTENCE:
+        try:
+            return work()
+        except TROUBLE:
+            time.sleep(pause)
+    return work()
 
 
 def insert_unless_taken(session: Session, table: Table, *, index: Sequence[str] = ()) -> Insert:

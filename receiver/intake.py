@@ -14,11 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
 
 from receiver import inbox
-from receiver.database import Database
+from receiver.database import TROUBLE, Database
 from receiver.errors import StoreUnavailable
 from receiver.inbox import Arrival, Stored
 from receiver.vault import Vault
@@ -134,4 +133,4 @@ def _passing(error: DBAPIError) -> bool:
 
 def _connection_trouble(error: Exception) -> bool:
     """Whether the database, and not one of the rows, is what failed."""
-    return isinstance(error, (OperationalError, InterfaceError, PoolTimeout))
+    return isinstance(error, TROUBLE)

@@ -111,7 +111,7 @@ class WebSettings(BaseSettings):
     """The public receiver's own."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=1, le=65535)
     web_concurrency: int = Field(default=1, ge=1, le=64)
 
 

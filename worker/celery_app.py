@@ -36,7 +36,8 @@ def make_app() -> Celery:
         task_reject_on_worker_lost=False,
         # Ids in a prefetched message wait behind a slow task while others are idle.
         worker_prefetch_multiplier=1,
-        # No task of ours takes this long: a stuck one frees its process.
+        # No task of ours takes this long: a stuck one frees its process (threads have no limit,
+        # but nothing they do lacks a deadline).
         task_soft_time_limit=50,
         task_time_limit=60,
         worker_soft_shutdown_timeout=20,
@@ -46,12 +47,14 @@ def make_app() -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        # Ticks expire, so that they do not pile up while nobody works; not so soon that hosts
+        # whose clocks differ by seconds would drop each other's.
         # The schedule is in the code, and nothing is worth remembering between two beats.
         beat_scheduler="celery.beat:Scheduler",
         beat_max_loop_interval=1,
         beat_schedule={
-            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 2}},
-            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 4}},
+            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}},
+            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}},
         },
     )
     app.conf.include = ["worker.tasks"]
@@ -66,7 +69,6 @@ def _configure_logs(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _after_fork(**_: Any) -> None:
-    # Whatever the parent had, its connections are the parent's.
     processes.die_with_parent()
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import structlog
 
+from receiver.database import TROUBLE
 from worker import orders, settling, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.leases import LeaseLost
@@ -26,7 +27,7 @@ from worker.providers.errors import (
 from worker.runtime import Runtime
 from worker.settling import Outcome, OutOfBudget, Task
 
-_BUDGET_OF = {CONFIRM: "calls", VERIFY: "check"}
+_CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
 # Errors that a person at the provider's dashboard can mend.
 _MENDABLE = (InsufficientBalance, Unauthorized)
 _MENDABLE_PAUSE = timedelta(minutes=5)
@@ -36,15 +37,22 @@ _log = structlog.get_logger(__name__)
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
     """Settle those of the confirmations ``ids`` that are due, affordable and in nobody's hand."""
     for row_id in ids:
-        task = settling.take(runtime, row_id, _BUDGET_OF)
+        task = settling.take(runtime, row_id, _CALL_OF)
         if task is None:
             continue
         attempt = verification.verify if task.row.action == VERIFY else _confirm
         with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
             try:
-                settling.record(task, attempt(task))
+                outcome = attempt(task)
             except LeaseLost as lost:
                 _log.warning("confirmation.lease_lost", confirmation_id=row_id, reason=str(lost))
+                continue
+            except TROUBLE:
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
+                _log.exception("confirmation.broke", confirmation_id=row_id)
+                outcome = Outcome(None, f"it broke: {type(error).__name__}", unsure=True)
+            settling.record(task, outcome)
 
 
 def _confirm(task: Task) -> Outcome:

@@ -19,14 +19,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, select
 
 from receiver import queue
+from receiver.database import persist
 from receiver.errors import CodecatchError
-from receiver.vault import Vault
-from worker import backoff, budgets, codes, leases
+from worker import backoff, budgets, leases, notifications
 from worker.destinations.base import DeliveryError, Destination
 from worker.followups import OPERATORS, Planner
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.messages import Notification
-from worker.models import DEAD, DONE, PENDING, SENDING, UNKNOWN, Code, Delivery, table_of
+from worker.models import DEAD, DONE, PENDING, SENDING, UNKNOWN, Delivery, table_of
 from worker.runtime import Runtime
 
 IN_HAND = 4
@@ -41,6 +41,11 @@ _TABLE = table_of(Delivery)
 _log = structlog.get_logger(__name__)
 
 
+def _lock_key(destination: str) -> str:
+    """The row by which one claims for a destination at a time, and which says when to stay away."""
+    return f"destination:{destination}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """One row in hand, and what it says, or why that cannot be told."""
@@ -52,7 +57,10 @@ class _Held:
 
 def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
     """Send those of the deliveries ``ids`` that are due, and more for the same destinations."""
-    for row_id in ids:
+    until = time.monotonic() + _CHAIN_SECONDS
+    for number, row_id in enumerate(ids):
+        if number and time.monotonic() > until:
+            return  # the sweep wakes what is left
         with runtime.database.reading() as session:
             row = session.get(Delivery, row_id)
             now = runtime.database.now(session)
@@ -62,12 +70,11 @@ def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
         if destination is None:
             _bury(runtime, row)
         else:
-            _chain(runtime, destination, row_id)
+            _chain(runtime, destination, row_id, until)
 
 
-def _chain(runtime: Runtime, destination: Destination, first: str) -> None:
+def _chain(runtime: Runtime, destination: Destination, first: str, until: float) -> None:
     """Send one row after the other; how one ended and which is next are one transaction."""
-    until = time.monotonic() + _CHAIN_SECONDS
     with runtime.database.transaction() as session:
         held = _take(runtime, session, destination, first)
     while held is not None:
@@ -82,7 +89,7 @@ def _take(
 ) -> _Held | None:
     """Claim the row, or the destination's next one; None if there is none or too many in hand."""
     lease = timedelta(seconds=destination.deadline) + MARGIN
-    budget = budgets.lock(session, f"destination:{destination.name}")
+    budget = budgets.lock(session, _lock_key(destination.name))
     now = runtime.database.now(session)
     ids = [row_id] if row_id else _next(session, destination.name, now)
     if budget.blocked_until is not None and budget.blocked_until > now:
@@ -96,7 +103,7 @@ def _take(
     row = session.get_one(Delivery, won[0].id)
     notification: Notification | DeliveryError
     try:
-        notification = _notification(session, runtime.vault, row, won[0])
+        notification = notifications.compose(session, runtime.vault, row, won[0])
     except CodecatchError as error:
         notification = DeliveryError(str(error), permanent=True)
     session.expunge(row)
@@ -109,7 +116,6 @@ def _next(session: Session, destination: str, now: datetime) -> list[str]:
         select(Delivery.id)
         .where(
             col(Delivery.destination) == destination,
-            col(Delivery.state).in_([PENDING, SENDING]),
             leases.available(_TABLE, now),
         )
         .order_by(col(Delivery.id))
@@ -133,39 +139,6 @@ def _put_off(session: Session, ids: Sequence[str], until: datetime) -> None:
         update(_TABLE)
         .where(_TABLE.c.id.in_(ids), _TABLE.c.lease_until.is_(None), _TABLE.c.wake_at.is_not(None))
         .values(wake_at=until)
-    )
-
-
-def _notification(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> Notification:
-    code = session.get(Code, row.code_id) if row.code_id else None
-    marks = []
-    if row.unsure or claimed.vanished:
-        marks.append("repeated")
-    if code is None:
-        return Notification(
-            delivery_id=row.id,
-            event_id=row.event_id,
-            type=row.type,
-            provider="codecatch",
-            marks=tuple(marks),
-            detail=row.detail,
-        )
-    if code.verified is False:
-        marks.append("not verified")
-    return Notification(
-        delivery_id=row.id,
-        event_id=row.event_id,
-        type=row.type,
-        provider=code.provider,
-        order_id=code.order_id,
-        phone_number=codes.open_field(vault, code, "phone_number"),
-        service=code.service,
-        country=code.country,
-        code=codes.open_field(vault, code, "code"),
-        text=codes.open_field(vault, code, "text"),
-        received_at=code.received_at,
-        marks=tuple(marks),
-        detail=row.detail,
     )
 
 
@@ -194,18 +167,19 @@ def _record(
     take_next: bool,
 ) -> _Held | None:
     """Write how a sending ended; the destination's next row in hand, if one was asked for."""
-    following: _Held | None = None
-    left: list[str] = []
-    try:
+
+    def write() -> tuple[str | None, Planner, _Held | None, list[str]]:
         with runtime.database.transaction() as session:
             # The lock on the destination comes first, as it does for everybody.
-            budgets.lock(session, f"destination:{destination.name}")
+            budgets.lock(session, _lock_key(destination.name))
             planner = Planner(session, runtime.database.now(session))
             state = _write(runtime, planner, destination, held, error)
             if take_next:
-                following = _take_next(runtime, session, destination)
-            else:
-                left = _next(session, destination.name, planner.now)
+                return state, planner, _take_next(runtime, session, destination), []
+            return state, planner, None, _next(session, destination.name, planner.now)
+
+    try:
+        state, planner, following, left = persist(write)
     except LeaseLost as lost:
         _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
         return None
@@ -246,12 +220,13 @@ def _write(
     if error is None:
         leases.finish(session, _TABLE, claimed, state=DONE, sent_at=now, error=None)
     elif state is not None:
-        leases.finish(session, _TABLE, claimed, state=state, error=error.reason)
+        unsure = row.unsure or error.unknown
+        leases.finish(session, _TABLE, claimed, state=state, error=error.reason, unsure=unsure)
         _tell_operators(runtime, planner, row, error.reason)
     else:
         if error.retry_after is not None:
             until = now + max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
-            budgets.block(session, f"destination:{destination.name}", until)
+            budgets.block(session, _lock_key(destination.name), until)
         else:
             until = now + (_AFTER_UNKNOWN if error.unknown else backoff.after(claimed.attempt))
         leases.postpone(

@@ -49,7 +49,12 @@ class EmbeddedBroker:
         if server.stdin is not None:
             server.stdin.write(config.encode())
             server.stdin.close()
-        self._wait()
+        try:
+            self._wait()
+        except ConfigurationError:
+            server.kill()
+            server.wait()
+            raise
         return server
 
     def _wait(self) -> None:

@@ -13,11 +13,10 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import col, select
 
 from receiver import inbox
+from receiver.database import TROUBLE, persist
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.inbox import FAILED, INBOX, QUARANTINED, InboxEvent
@@ -30,8 +29,6 @@ from worker.leases import Claim, LeaseLost
 from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
-# What says nothing about the events.
-DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
 _log = structlog.get_logger(__name__)
 
 
@@ -51,8 +48,8 @@ def handle(runtime: Runtime, ids: Sequence[str]) -> None:
     if not held:
         return
     try:
-        _commit(runtime, held)
-    except DATABASE_TROUBLE:
+        persist(lambda: _commit(runtime, held))
+    except TROUBLE:
         raise  # the database is in trouble, not the events: their leases run out, others follow
     except Exception as error:  # noqa: BLE001 - whatever a handler raises must not stop its neighbours
         _log.warning("events.batch_broke", events=len(held), error=type(error).__name__)
@@ -96,7 +93,7 @@ def _handle_alone(runtime: Runtime, held: _Held) -> None:
     try:
         try:
             _commit(runtime, [held])
-        except (LeaseLost, *DATABASE_TROUBLE):
+        except (LeaseLost, *TROUBLE):
             raise
         except Exception as error:  # noqa: BLE001 - a handler's bug: this event waits for its fix
             _log.exception("event.handler_broke", event_id=held.row.id)

@@ -45,17 +45,14 @@ def adopt() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the data directory and what is missing of its secrets, and put all into the environment.
+    """Make what is missing of the directory's secrets, and put all into the environment.
+
+    The caller holds the directory: two that made keys at once would lose one of them.
 
     Raises:
-        ConfigurationError: the directory cannot be used, or the database was sealed with keys
-            that are not here.
+        ConfigurationError: the database was sealed with keys that are not here.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = read_env(folder / _SECRETS)
-    except OSError as error:
-        raise ConfigurationError(f"{_DATA_DIR}: cannot be used: {error.strerror}") from None
+    kept = read_env(folder / _SECRETS)
     os.environ["DATABASE_URL"] = database_url()
     made = {
         "VIRTUALSMS_WEBHOOK_SECRETS": f"whsec_{secrets.token_urlsafe(32)}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint
+from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from receiver.database import UtcTime
@@ -152,10 +152,14 @@ class Delivery(FollowUp, table=True):
     __tablename__ = "deliveries"
     __table_args__ = (
         UniqueConstraint("key", name="uq_deliveries_key"),
-        Index("ix_deliveries_destination", "destination", "state"),
+        Index(
+            "ix_deliveries_destination", "destination", "id",
+            sqlite_where=text("wake_at IS NOT NULL"),
+            postgresql_where=text("wake_at IS NOT NULL"),
+        ),
         Index("ix_deliveries_event", "event_id"),
         *followup_indexes("deliveries"),
-    )
+    )  # fmt: skip
 
     id: str = Field(primary_key=True)
     key: str

@@ -12,18 +12,27 @@ from datetime import datetime
 from sqlmodel import Session, col, select
 
 from receiver.errors import CodecatchError
-from receiver.inbox import FAILED, HANDLED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
-from worker import leases, verification
-from worker.followups import Planner
-from worker.models import DEAD, DISCARDED, UNKNOWN, Code, Delivery, table_of
+from receiver.inbox import FAILED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
+from worker import leases
+from worker.models import (
+    DEAD,
+    DISCARDED,
+    HELD,
+    READY,
+    UNKNOWN,
+    Code,
+    Confirmation,
+    Delivery,
+    table_of,
+)
 from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.queries.events import in_state
 from worker.queries.filters import Conditions, Filters, of_order, span
-from worker.routing import Routing
 
 DISCARDED_BY_OPERATOR = "discarded by an operator"
 BATCH = 1_000
 _DELIVERIES = table_of(Delivery)
+_CONFIRMATIONS = table_of(Confirmation)
 _RETRIED = frozenset({PENDING, DEAD, UNKNOWN})
 
 
@@ -44,7 +53,11 @@ def replay(session: Session, event_id: str, *, now: datetime) -> None:
         raise Refused(f"event {event_id} is a test of the provider's, which has no effects")
     if event.body is None:
         raise Refused(f"event {event_id}: its body was purged, so there is nothing to read again")
+    code = session.get(Code, event.code_id) if event.code_id else None
+    if code is not None and code.state == HELD:
+        raise Refused(f"event {event_id}: the provider is being asked about its code")
     _revive(session, [event_id], now)
+    _revive_confirmations(session, event_id, now)
 
 
 def replay_failed(session: Session, filters: Filters, *, after: str, now: datetime) -> list[str]:
@@ -65,24 +78,21 @@ def replay_failed(session: Session, filters: Filters, *, after: str, now: dateti
     return _revive(session, list(session.exec(oldest.with_for_update(skip_locked=True))), now)
 
 
-def release(planner: Planner, routing: Routing, event_id: str) -> list[str]:
-    """End a quarantine because the event is good; the ids of the events to be handled.
+def release(session: Session, event_id: str, *, now: datetime) -> None:
+    """End a quarantine because the event is good, and have it handled again.
 
-    A code that the provider did not vouch for is told, marked as not verified. An event that
-    came under a known id is handled as an event of its own.
+    A code that the provider did not vouch for is then told, marked as not verified. An event
+    that came under a known id is handled as an event of its own.
 
     Raises:
         Refused: it is unknown, not quarantined, or in hand.
     """
-    session = planner.session
     event = _quarantined(session, event_id)
     code = _quarantined_code(session, event)
-    if code is None:
-        _revive(session, [event_id], planner.now)
-        return [event_id]
-    verification.tell(planner, routing, code.id, verified=False)
-    _end(event, HANDLED, None, planner.now)
-    return []
+    if code is not None:
+        code.state, code.verified = READY, False
+        session.flush()
+    _revive(session, [event_id], now)
 
 
 def discard(session: Session, event_id: str, *, now: datetime) -> None:
@@ -142,6 +152,15 @@ def _quarantined_code(session: Session, event: InboxEvent) -> Code | None:
 
 def _revive(session: Session, ids: Sequence[str], now: datetime) -> list[str]:
     return leases.revive(session, INBOX, ids, now=now, state=PENDING, error=None, handled_at=None)
+
+
+def _revive_confirmations(session: Session, event_id: str, now: datetime) -> None:
+    """What was given up at the provider is tried again; what was done is not."""
+    given_up = select(Confirmation.id).where(
+        col(Confirmation.event_id) == event_id, col(Confirmation.state).in_([DEAD, UNKNOWN])
+    )
+    ids = list(session.exec(given_up))
+    leases.revive(session, _CONFIRMATIONS, ids, now=now, state=PENDING, error=None)
 
 
 def _end(event: InboxEvent, state: str, error: str | None, now: datetime) -> None:

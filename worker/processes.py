@@ -27,7 +27,8 @@ def die_with_parent() -> None:
     if not os.environ.get(SUPERVISED) or not sys.platform.startswith("linux"):
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:  # the parent was gone before the kernel knew
+    # A parent that was gone before the kernel knew; in a container, process 1 may supervise us.
+    if os.getppid() == 1 and os.environ[SUPERVISED] != "1":
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -27,6 +27,8 @@ from worker.providers.registry import provider_apis
 from worker.routing import Routing
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
 
+# For calls whose provider names no limit.
+_UNLIMITED = 1_000
 _SLACK_HOST = "hooks.slack.com"
 
 
@@ -37,9 +39,14 @@ class Api:
     client: ProviderApi
     settings: ApiSettings
 
+    def budget_of(self, call: str) -> str:
+        """The class of calls that ``call`` is counted in."""
+        known = self.client.calls.get(call)
+        return (known.budget if known else None) or call
+
     def limit(self, budget: str) -> int:
         """Calls of the class ``budget`` that may be made in a minute."""
-        return self.settings.limit(budget, self.client.limits[budget])
+        return self.settings.limit(budget, self.client.limits.get(budget, _UNLIMITED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +95,7 @@ def connect_outside() -> Outside:
         if chosen.api_key is not None
     }
     for name, chosen in settings.items():
-        if chosen.verify_back == "on" and name not in apis:
-            raise ConfigurationError(
-                f"{name.upper()}_VERIFY_BACK: wants {name.upper()}_API_KEY as well"
-            )
+        _check_api(name, chosen, apis)
     built = _destinations(destinations, http)
     policy = Policy(
         confirming=frozenset(n for n, api in apis.items() if isinstance(api.client, Confirms)),
@@ -148,6 +152,19 @@ class _Process:
 
 
 process = _Process()
+
+
+def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
+    prefix, limits = name.upper(), provider_apis()[name].limits
+    if chosen.verify_back == "on":
+        if not issubclass(provider_apis()[name], Vouches):
+            raise ConfigurationError(
+                f"{prefix}_VERIFY_BACK: wants off: this API vouches for nothing"
+            )
+        if name not in apis:
+            raise ConfigurationError(f"{prefix}_VERIFY_BACK: wants {prefix}_API_KEY as well")
+    if not chosen.rate_limits.keys() <= limits.keys():
+        raise ConfigurationError(f"{prefix}_RATE_LIMITS: wants {'=…,'.join(limits)}=…")
 
 
 def _http_client(chosen: DestinationSettings, apis: Mapping[str, ApiSettings]) -> HttpClient:

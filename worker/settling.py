@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import update
 from sqlmodel import Session
 
+from receiver.database import persist
 from worker import backoff, budgets, leases
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
@@ -89,7 +90,7 @@ def budget_key(provider: str, budget: str) -> str:
     return f"{provider}:{budget}"
 
 
-def take(runtime: Runtime, row_id: str, budget_of: Mapping[str, str]) -> Task | None:
+def take(runtime: Runtime, row_id: str, call_of: Mapping[str, str]) -> Task | None:
     """Pay for a call about the row and claim it; None if it is in hand, over, or unaffordable."""
     with runtime.database.transaction() as session:
         row = session.get(Confirmation, row_id)
@@ -100,7 +101,7 @@ def take(runtime: Runtime, row_id: str, budget_of: Mapping[str, str]) -> Task | 
         if api is None:
             _put_off(session, row_id, now + timedelta(seconds=60))
             return None
-        budget_class = budget_of[row.action]
+        budget_class = api.budget_of(call_of[row.action])
         budget = budgets.lock(session, budget_key(row.provider, budget_class))
         until = budgets.available_at(budget, api.limit(budget_class), now)
         if until > now:
@@ -120,31 +121,13 @@ def take(runtime: Runtime, row_id: str, budget_of: Mapping[str, str]) -> Task | 
 
 def record(task: Task, outcome: Outcome) -> None:
     """Write how an attempt ended, unless the row was lost to somebody else meanwhile."""
-    runtime, row = task.runtime, task.row
-    planner: Planner | None = None
+    row = task.row
     try:
-        with runtime.database.transaction() as session:
-            now = runtime.database.now(session)
-            planner = Planner(session, now)
-            if outcome.block is not None:
-                budgets.block(session, budget_key(row.provider, task.budget), now + outcome.block)
-            if outcome.state is None:
-                again = outcome.again or backoff.after(task.claimed.attempt)
-                leases.postpone(
-                    session, _TABLE, task.claimed, now + again,
-                    state=PENDING, error=outcome.error, unsure=outcome.unsure,
-                )  # fmt: skip
-            else:
-                # In the sequence in which events are handled: the order first, then this row.
-                outcome.record(planner)
-                leases.finish(
-                    session, _TABLE, task.claimed,
-                    state=outcome.state, error=outcome.error, done_at=now,
-                )  # fmt: skip
+        planner = persist(lambda: _write(task, outcome))
     except LeaseLost as lost:
         _log.warning("confirmation.lease_lost", confirmation_id=row.id, reason=str(lost))
         return
-    planner.wake(runtime.waker)
+    planner.wake(task.runtime.waker)
     log: Callable[..., Any] = _log.info if outcome.error is None else _log.warning
     log(
         "confirmation.attempted",
@@ -155,6 +138,37 @@ def record(task: Task, outcome: Outcome) -> None:
         attempt=task.claimed.attempt,
         reason=outcome.error,
     )
+
+
+def _write(task: Task, outcome: Outcome) -> Planner:
+    runtime, row = task.runtime, task.row
+    with runtime.database.transaction() as session:
+        now = runtime.database.now(session)
+        planner = Planner(session, now)
+        if outcome.block is not None:
+            budgets.block(session, budget_key(row.provider, task.budget), now + outcome.block)
+        if outcome.state is None:
+            again = outcome.again or backoff.after(task.claimed.attempt)
+            leases.postpone(
+                session, _TABLE, task.claimed, now + again,
+                state=PENDING, error=outcome.error, unsure=outcome.unsure,
+            )  # fmt: skip
+            return planner
+        # In the sequence in which events are handled: the order first, then this row.
+        outcome.record(planner)
+        leases.finish(
+            session, _TABLE, task.claimed, state=outcome.state, error=outcome.error, done_at=now
+        )
+        if outcome.state in {DEAD, UNKNOWN}:
+            planner.notice(
+                runtime.policy.routing.operators(),
+                "unsettled",
+                event_id=row.event_id,
+                detail=f"Order {row.order_id} of {row.provider}: could not {row.action} it: "
+                f"{outcome.error}. Look: codecatch orders show {row.order_id}; then: "
+                f"codecatch events replay {row.event_id}",
+            )
+        return planner
 
 
 def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:

@@ -1,4 +1,4 @@
-"""``codecatch up``: every part on one machine, started in order, watched, and stopped in order."""
+"""``codecatch up``: every part on one machine, started in order, watched, and stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from worker.embedded_broker import EmbeddedBroker
 from worker.http_client import HttpClient, HttpError
 from worker.runtime import connect_outside
 
-# In the order they are started and, the broker apart, stopped.
+# In the order they are started; they are stopped together, and the broker after them.
 PARTS = ("web", "worker", "sender", "beat")
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 25.0
@@ -54,19 +55,24 @@ class _Child:
         now = time.monotonic()
         if self.again_at is not None:
             if now >= self.again_at:
-                self.process, self.started, self.again_at = self.start(), now, None
+                self._start_again(now)
             return
         code = self.process.poll()
         if code is None:
             return
+        self._plan_restart(now, f"exit code {code}")
+
+    def _start_again(self, now: float) -> None:
+        try:
+            self.process, self.started, self.again_at = self.start(), now, None
+        except (ConfigurationError, OSError) as error:
+            self._plan_restart(now, str(error))
+
+    def _plan_restart(self, now: float, why: str) -> None:
         young = now - self.started < _STEADY_SECONDS
         self.pause = min(self.pause * 2, _LONGEST_PAUSE) if young else 0.5
         self.again_at = now + self.pause
-        _log.warning("part.died", name=self.name, exit_code=code, restart_in=self.pause)
-
-
-class _Stop(Exception):
-    """Somebody asked us to stop."""
+        _log.warning("part.died", name=self.name, why=why, restart_in=self.pause)
 
 
 def up(say: Callable[[str], None]) -> None:
@@ -77,30 +83,24 @@ def up(say: Callable[[str], None]) -> None:
     """
     logs.configure(load(LogSettings), part="up")
     folder = installation.data_dir()
-    os.environ[processes.SUPERVISED] = "1"
+    os.environ[processes.SUPERVISED] = str(os.getpid())
     web = load(WebSettings)
     _check_port(web.host, web.port)
-    installation.prepare(folder)
-    store = load(StoreSettings)
-    _check_settings()
-    signal.signal(signal.SIGTERM, _ask_to_stop)
-    signal.signal(signal.SIGINT, _ask_to_stop)
+    stopping = _catch_signals()
     children: list[_Child] = []
-    try:
-        with _only_one(folder):
+    with _only_one(folder):
+        installation.prepare(folder)
+        store = load(StoreSettings)
+        _check_settings()
+        try:
             _start(folder, store, children, say)
-            _wait_until_ready(store, web, children)
-            say("codecatch is ready")
-            while True:
+            if _wait_until_ready(store, web, children, stopping):
+                say("codecatch is ready")
+            while not stopping.wait(_TICK_SECONDS):
                 for child in children:
                     child.look()
-                time.sleep(_TICK_SECONDS)
-    except _Stop:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _stop(children)
+        finally:
+            _stop(children)
 
 
 def _start(
@@ -142,7 +142,18 @@ def _introduce(folder: Path, say: Callable[[str], None]) -> None:
     say(f"  {command} simulate virtualsms sms.received --order demo && {command} wait demo")
 
 
-def _wait_until_ready(store: StoreSettings, web: WebSettings, children: list[_Child]) -> None:
+def _catch_signals() -> threading.Event:
+    """What is set once somebody asks us to stop; nothing is interrupted where it stands."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def _wait_until_ready(
+    store: StoreSettings, web: WebSettings, children: list[_Child], stopping: threading.Event
+) -> bool:
+    """Wait until a webhook would be accepted and handled; False if asked to stop before."""
     host = "127.0.0.1" if web.host in {"0.0.0.0", "::"} else web.host  # noqa: S104 - a comparison
     authority = f"[{host}]:{web.port}" if ":" in host else f"{host}:{web.port}"
     http = HttpClient(allowed_hosts=[authority], plain_http_hosts=[authority], total_timeout=2)
@@ -157,7 +168,9 @@ def _wait_until_ready(store: StoreSettings, web: WebSettings, children: list[_Ch
                     raise ConfigurationError(f"{child.name} stopped at its start: see the log")
             if time.monotonic() > until:
                 raise ConfigurationError(f"not ready within {_READY_SECONDS:.0f} s: see the log")
-            time.sleep(_TICK_SECONDS)
+            if stopping.wait(_TICK_SECONDS):
+                return False
+        return True
     finally:
         http.close()
         database.dispose()
@@ -201,7 +214,12 @@ def _check_port(host: str, port: int) -> None:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the data directory: two supervisors over one would undo each other's work."""
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise ConfigurationError(f"CODECATCH_DATA_DIR: cannot be used: {error.strerror}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -229,7 +247,3 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _ask_to_stop(*_: object) -> None:
-    raise _Stop

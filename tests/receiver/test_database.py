@@ -13,7 +13,7 @@ from sqlalchemy import column, select, table, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from receiver import clock, database, inbox
-from receiver.database import Database, UtcTime, insert_once, parse_url
+from receiver.database import Database, UtcTime, insert_once, parse_url, persist
 from receiver.errors import ConfigurationError
 from receiver.heartbeats import Heartbeat
 from receiver.inbox import Arrival, InboxEvent
@@ -205,3 +205,28 @@ def test_the_file_of_a_database_is_a_sqlite_file(plain: Database, tmp_path: Path
     with closing(sqlite3.connect(tmp_path / "new" / "folder" / "codecatch.db")) as connection:
         (micros,) = connection.execute("SELECT at FROM t").fetchone()
     assert isinstance(micros, int)
+
+
+def test_passing_trouble_does_not_lose_a_record() -> None:
+    """A transaction that fails for no fault of its own is done again, a few times."""
+    left = [OperationalError("x", None, Exception()), OperationalError("x", None, Exception())]
+
+    def work() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    assert persist(work) == "done"
+
+
+def test_lasting_trouble_is_told() -> None:
+    """What does not pass is raised in the end."""
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        raise OperationalError("x", None, Exception())
+
+    with pytest.raises(OperationalError):
+        persist(work)
+    assert len(calls) == 3

@@ -42,7 +42,7 @@ from tests.worker.support import (
 from worker import codes, confirmations, handling, leases, settling
 from worker.http_client import HttpClient
 from worker.leases import LeaseLost
-from worker.models import Budget, Confirmation, Order, OrderTransition, table_of
+from worker.models import Budget, Confirmation, Delivery, Order, OrderTransition, table_of
 from worker.providers.daisysim import DaisySIM
 from worker.providers.errors import ProviderOutcomeUnknown
 from worker.providers.virtualsms import VirtualSMS
@@ -552,7 +552,7 @@ def test_whoever_lost_the_row_while_asking_does_not_charge(world: World, made: R
 def test_paying_again_needs_the_row(world: World, made: Runtime) -> None:
     """An attempt that ended cannot pay for another call."""
     row = planned(made, SMS)
-    task = settling.take(made, row.id, {"confirm": "calls"})
+    task = settling.take(made, row.id, {"confirm": "confirm_order"})
     assert task is not None
     settling.record(task, settling.Outcome("done"))
 
@@ -576,7 +576,7 @@ def test_the_log_tells_of_the_event_and_leaves_nothing_behind(made: Runtime) -> 
 def test_nothing_is_bound_after_a_call_broke(
     world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug goes up, the lease runs out, and the next one asks first."""
+    """A bug stops nobody else, and the next attempt asks first."""
     row = planned(made, SMS)
     standing(world, "confirmed")
 
@@ -585,11 +585,10 @@ def test_nothing_is_bound_after_a_call_broke(
 
     with monkeypatch.context() as patch:
         patch.setattr(VirtualSMS, "confirm_order", broken)
-        with pytest.raises(KeyError):
-            settle(made, row)
+        settle(made, row)
     assert structlog.contextvars.get_contextvars() == {}
-    lapse(made, again(made, row))
-    confirmations.settle(made, [row.id])
+    assert (again(made, row).state, again(made, row).unsure) == ("pending", True)
+    settle(made, again(made, row))
 
     assert (len(gets(world)), len(posts(world))) == (1, 0)
     assert again(made, row).state == "done"
@@ -658,8 +657,20 @@ def test_a_row_that_is_not_due_is_left_alone(world: World, made: Runtime) -> Non
 def test_an_unsure_error_is_told_apart(made: Runtime) -> None:
     """What may have been charged is remembered as such, whatever the error itself says."""
     row = planned(made, SMS)
-    task = settling.take(made, row.id, {"confirm": "calls"})
+    task = settling.take(made, row.id, {"confirm": "confirm_order"})
     assert task is not None
     outcome = settling.after_error(task, ProviderOutcomeUnknown("x"), unsure=False)
 
     assert (outcome.state, outcome.unsure) == (None, True)
+
+
+def test_the_operators_hear_of_what_cannot_be_confirmed(world: World) -> None:
+    """A confirmation that dies needs a person, who is told how to try again."""
+    made = world.connect(virtualsms=True, slack=True)
+    row = planned(made, SMS)
+    world.api.on("POST", "/virtualsms/orders/*/confirm", status=410, json={})
+    settle(made, row)
+
+    assert again(made, row).state == "dead"
+    (notice,) = [each for each in everything(made, Delivery) if each.type == "operators"]
+    assert f"codecatch events replay {row.event_id}" in (notice.detail or "")

@@ -60,6 +60,8 @@ def test_limits_come_from_the_environment_or_the_provider(world: World) -> None:
         ("VIRTUALSMS_API_URL", "virtualsms.io"),
         ("VIRTUALSMS_API_KEY", "with spaces and secret"),
         ("DAISYSIM_RATE_LIMITS", "check"),
+        ("DAISYSIM_RATE_LIMITS", "chek=5"),
+        ("VIRTUALSMS_VERIFY_BACK", "on"),
         ("DAISYSIM_VERIFY_BACK", "maybe"),
         ("SLACK_WEBHOOK_URL", "slack.com/secret"),
         ("SMTP_URL", "mail.example.com"),

@@ -11,10 +11,8 @@ from worker import operations
 from worker.cli import _changes, _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import opened, waking
-from worker.followups import Planner
 from worker.queries import events
 from worker.queries.filters import DEFAULT_LIMIT, Filters
-from worker.runtime import connect_outside
 
 KEYS = (
     *("id", "provider", "type", "key", "state", "attempts", "error"),
@@ -117,14 +115,7 @@ def _replay_failed(filters: Filters) -> None:
 
 def release(event_ids: _filters.RowIds) -> None:
     """End the quarantine of events that are good."""
-    outside = connect_outside()
-    outside.http.close()
-    routing = outside.policy.routing
-
-    def change(planner: Planner, event_id: str) -> list[str]:
-        return operations.release(planner, routing, event_id)
-
-    _changes.planned(event_ids, change, done="was released")
+    _changes.each(event_ids, HANDLE_EVENTS, operations.release, done="was released")
 
 
 def discard(event_ids: _filters.RowIds) -> None:

@@ -26,7 +26,7 @@ from tests.worker.support import (
     woken,
 )
 from worker import handling
-from worker.models import QUARANTINED, Code, Delivery
+from worker.models import QUARANTINED, Code, Confirmation, Delivery
 from worker.operations import DISCARDED_BY_OPERATOR
 from worker.queries import statistics
 from worker.runtime import Runtime
@@ -222,6 +222,7 @@ def test_releasing_a_code_tells_it_as_not_verified(world: World, run: Run) -> No
             session.delete(row)
     assert run("wait", webhooks.ACTIVATION, "--timeout", "0").code == 3
     assert run("events", "release", event_id).code == 0
+    handling.handle(made, [event_id])
     code, event = fetch(made, Code, code_id), fetch(made, InboxEvent, event_id)
     assert (code.state, code.verified) == ("ready", False)
     assert (event.state, event.error) == ("handled", None)
@@ -277,3 +278,24 @@ def test_unknown_ids(store: Store, run: Run, verb: str) -> None:
     answer = run("events", verb, "nonsense")
     assert (answer.code, answer.out) == (1, "")
     assert "there is no event nonsense" in answer.err
+
+
+def test_a_replay_tries_again_what_was_given_up_at_the_provider(world: World, run: Run) -> None:
+    """A confirmation that died is put back to work; one that is done is left alone."""
+    made = world.connect(virtualsms=True)
+    (event_id,) = handle(made, virtualsms_v1())
+    row = only(made, Confirmation)
+    for state, revived in (("dead", "pending"), ("done", "done")):
+        change(made, row, state=state, wake_at=None)
+        assert run("events", "replay", event_id).code == 0
+        assert fetch(made, Confirmation, row.id).state == revived
+        handling.handle(made, [event_id])
+
+
+def test_a_code_that_is_being_asked_about_cannot_be_replayed(world: World, run: Run) -> None:
+    """Its event could otherwise end as handled beside a quarantined code."""
+    made = world.connect(daisysim=True)
+    (event_id,) = handle(made, daisysim())
+    done = run("events", "replay", event_id)
+    assert done.code == 1
+    assert "being asked" in done.err

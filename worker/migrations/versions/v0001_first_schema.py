@@ -157,7 +157,9 @@ def _followup_tables() -> None:
         sa.UniqueConstraint("key", name="uq_deliveries_key"),
     )  # fmt: skip
     _followup_indexes("deliveries")
-    op.create_index("ix_deliveries_destination", "deliveries", ["destination", "state"])
+    _partial_index(
+        "deliveries", "ix_deliveries_destination", ["destination", "id"], "wake_at IS NOT NULL"
+    )
     op.create_index("ix_deliveries_event", "deliveries", ["event_id"])
     op.create_table("budgets", _id("key"), _text("spent"), _time("blocked_until", null=True))
 

@@ -1,0 +1,49 @@
+"""From a planned delivery to what it says: the one place that opens codes for telling."""
+
+from __future__ import annotations
+
+from sqlmodel import Session
+
+from receiver.vault import Vault
+from worker import codes
+from worker.leases import Claim
+from worker.messages import Notification
+from worker.models import Code, Delivery
+
+
+def compose(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> Notification:
+    """The facts of the delivery in hand; what may be a repetition is marked as one.
+
+    Raises:
+        UnknownKey, BrokenSeal: its code cannot be opened.
+    """
+    code = session.get(Code, row.code_id) if row.code_id else None
+    marks = []
+    if row.unsure or claimed.vanished:
+        marks.append("repeated")
+    if code is None:
+        return Notification(
+            delivery_id=row.id,
+            event_id=row.event_id,
+            type=row.type,
+            provider="codecatch",
+            marks=tuple(marks),
+            detail=row.detail,
+        )
+    if code.verified is False:
+        marks.append("not verified")
+    return Notification(
+        delivery_id=row.id,
+        event_id=row.event_id,
+        type=row.type,
+        provider=code.provider,
+        order_id=code.order_id,
+        phone_number=codes.open_field(vault, code, "phone_number"),
+        service=code.service,
+        country=code.country,
+        code=codes.open_field(vault, code, "code"),
+        text=codes.open_field(vault, code, "text"),
+        received_at=code.received_at,
+        marks=tuple(marks),
+        detail=row.detail,
+    )
