@@ -113,7 +113,7 @@ class Database:
                 **common,
             )
         else:
-            Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(parsed.database or "").parent)
             self.engine = create_engine(
                 parsed,
                 connect_args={"timeout": SQLITE_BUSY_SECONDS},
@@ -154,6 +154,15 @@ class Database:
     def dispose(self, *, close: bool = True) -> None:
         """Forget every connection; ``close=False`` in a forked child, whose parent owns them."""
         self.engine.dispose(close=close)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"DATABASE_URL: wants a file whose directory can be made: {error.strerror}"
+        ) from None
 
 
 def persist(work: Callable[[], _Result]) -> _Result:

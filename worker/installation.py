@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from receiver import index_key, vault
 from receiver.database import Database
@@ -28,7 +29,11 @@ def data_dir() -> Path:
 
 def database_url() -> str:
     """``DATABASE_URL``, or that of the embedded database."""
-    return os.environ.get("DATABASE_URL") or f"sqlite:///{(data_dir() / 'codecatch.db').absolute()}"
+    given = os.environ.get("DATABASE_URL")
+    if given:
+        return given
+    file = (data_dir() / "codecatch.db").absolute()
+    return f"sqlite:///{quote(str(file))}"
 
 
 def adopt() -> None:

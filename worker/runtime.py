@@ -206,6 +206,8 @@ def _destinations(chosen: DestinationSettings, http: HttpClient) -> dict[str, De
                 "or its host in DESTINATION_ALLOWED_HOSTS"
             )
         built["slack"] = Slack("slack", url=url, http=http)
+    if chosen.smtp_url is None and chosen.email_to:
+        raise ConfigurationError("SMTP_URL: is required with EMAIL_TO")
     if chosen.smtp_url is not None:
         if not chosen.email_from or not chosen.email_to:
             raise ConfigurationError("SMTP_URL: wants EMAIL_FROM and EMAIL_TO as well")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from receiver import heartbeats, logs
+from receiver import heartbeats, index_key, logs
 from receiver.database import Database
 from receiver.errors import ConfigurationError
 from receiver.providers import registry
@@ -83,6 +84,7 @@ def up(say: Callable[[str], None]) -> None:
     """
     logs.configure(load(LogSettings), part="up")
     folder = installation.data_dir()
+    os.umask(0o077)  # what is kept here is for its owner only
     os.environ[processes.SUPERVISED] = str(os.getpid())
     web = load(WebSettings)
     _check_port(web.host, web.port)
@@ -113,6 +115,7 @@ def _start(
         installation.announce_broker(folder, broker.url)
     database = Database(store.url)
     schema.migrate(database, store.keys)
+    index_key.open_vault(database, store.keys)
     database.dispose()
     for name in PARTS:
         start = _starter(name)
@@ -205,9 +208,13 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                raise ConfigurationError(
+                    f"PORT: cannot listen on port {port} ({error.strerror}): "
+                    "stop what listens there, or set PORT to another"
+                ) from None
             raise ConfigurationError(
-                f"PORT: cannot listen on {host} port {port} ({error.strerror}): "
-                "stop what listens there, or set PORT to another"
+                f"HOST: wants an address of this machine ({error.strerror})"
             ) from None
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings
 
 from receiver.errors import MalformedPayload
-from receiver.events import Event
+from receiver.events import Event, UnknownEvent
 
 Payload = Mapping[str, Any]
 LONGEST_NAME = 200
@@ -113,6 +113,21 @@ def required_text(fields: Payload, *names: str) -> str:
         spelled = " or ".join(names)
         raise MalformedPayload(f"{spelled}: missing or empty")
     return value
+
+
+def unknown(
+    provider: str, fields: Payload, at: datetime | None, name: str | None, *, codes: Sequence[str]
+) -> UnknownEvent:
+    """An event whose name no document mentions, and which can be passed over.
+
+    Raises:
+        MalformedPayload: it carries a code (a field of ``codes``): a provider that renames its
+            events must not make codes vanish.
+    """
+    found = next((field for field in codes if fields.get(field)), None)
+    if found is not None:
+        raise MalformedPayload(f"no document names this event, but it has a {found}")
+    return UnknownEvent(provider=provider, at=at, name=name)
 
 
 def identifier_of(fields: Payload, *names: str) -> str:

@@ -7,27 +7,30 @@ proxy adds one. The webhook fires once: it must be stored at the first attempt o
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Annotated
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.errors import InvalidSignature, ProviderNotConfigured
-from receiver.events import Event, SmsReceived, UnknownEvent
+from receiver.events import Event, SmsReceived
 from receiver.providers.base import (
     Payload,
     Provider,
     WebhookRequest,
     identifier_of,
     label_of,
-    required_text,
     text_of,
     time_of,
+    unknown,
 )
 from receiver.settings import Secrets
 
 _TOKEN_HEADER = b"x-codecatch-token"
 _SHORTEST_TOKEN = 16
+# What a URL's path can hold as it is (RFC 3986, pchar): others would not come back as written.
+_TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_SHORTEST_TOKEN},}}")
 _CODE_RECEIVED = "code.received"
 
 
@@ -39,9 +42,10 @@ class DaisySIMSettings(BaseSettings):
     @field_validator("daisysim_webhook_tokens")
     @classmethod
     def _long_enough(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(token.get_secret_value()) < _SHORTEST_TOKEN for token in tokens):
+        if not all(_TOKEN.fullmatch(token.get_secret_value()) for token in tokens):
             raise ValueError(
-                f"tokens of at least {_SHORTEST_TOKEN} characters, separated by commas"
+                f"tokens of at least {_SHORTEST_TOKEN} characters that a URL can hold as they "
+                "are (no / ? # % or space), separated by commas"
             )
         return tokens
 
@@ -85,12 +89,12 @@ class DaisySIM(Provider):
         name = text_of(payload, "event")
         at = time_of(payload, "received_at")
         if name != _CODE_RECEIVED:
-            return UnknownEvent(provider=cls.name, at=at, name=name)
+            return unknown(cls.name, payload, at, name, codes=("code",))
         return SmsReceived(
             provider=cls.name,
             at=at,
             order_id=identifier_of(payload, "activation_id"),
             phone_number=text_of(payload, "phone_number"),
             service=label_of(payload, "service"),
-            code=required_text(payload, "code"),
+            code=identifier_of(payload, "code"),
         )

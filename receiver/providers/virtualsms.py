@@ -29,7 +29,6 @@ from receiver.events import (
     OrderExpired,
     OrderSwapped,
     SmsReceived,
-    UnknownEvent,
 )
 from receiver.providers.base import (
     LONGEST_NAME,
@@ -40,6 +39,7 @@ from receiver.providers.base import (
     label_of,
     text_of,
     time_of,
+    unknown,
 )
 from receiver.settings import Secrets
 
@@ -118,7 +118,7 @@ class VirtualSMS(Provider):
         at = time_of(fields, "received_at", "created_at", "timestamp")
         reader = _READERS.get(name or "")
         if reader is None:
-            return UnknownEvent(provider=_PROVIDER, at=at, name=name)
+            return unknown(_PROVIDER, fields, at, name, codes=("code", "sms_code", "full_text"))
         return reader(fields, at)
 
 
@@ -143,8 +143,9 @@ def _order_fields(fields: Payload, at: datetime | None) -> dict[str, Any]:
 
 def _sms(fields: Payload, at: datetime | None) -> Event:
     text = text_of(fields, "full_text", "text")
-    code = text_of(fields, "code", "sms_code")
-    if code is None:
+    if text_of(fields, "code", "sms_code") is not None:
+        code = identifier_of(fields, "code", "sms_code")
+    else:
         found = _DIGITS.search(text or "")
         if found is None:
             raise MalformedPayload("code or sms_code: missing, and full_text has no digits for one")

@@ -38,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CodecatchError as error:
         typer.echo(f"codecatch: {error}", err=True)
         sys.exit(1)
+    except Exception as error:
+        # SQLAlchemy is loaded only where a command has used it.
+        if not type(error).__module__.startswith("sqlalchemy."):
+            raise
+        typer.echo(
+            f"codecatch: DATABASE_URL: the database cannot be used ({type(error).__name__}): "
+            "is its server reachable, and its file writable?",
+            err=True,
+        )
+        sys.exit(1)
 
 
 def _root() -> None:

@@ -138,3 +138,21 @@ def test_another_event_is_kept_under_its_name() -> None:
     event = DaisySIM.read(report(event="code.expired"))
     assert isinstance(event, UnknownEvent)
     assert event.name == "code.expired"
+
+
+def test_an_unknown_event_with_a_code_is_not_passed_over() -> None:
+    """A provider that renames its events must not make codes vanish."""
+    with pytest.raises(MalformedPayload, match="has a code"):
+        DaisySIM.read({"event": "code.arrived", "activation_id": "1", "code": "483921"})
+
+
+@pytest.mark.parametrize(
+    "token", ["q3/Zr8w+Kd2XaPl0vT9m", "made-up-token-0123%41", "with a space 0123456"]
+)
+def test_a_token_that_a_url_would_change_is_refused(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted into a URL it would never come back as written."""
+    monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", token)
+    with pytest.raises(ConfigurationError, match="DAISYSIM_WEBHOOK_TOKENS"):
+        load(DaisySIMSettings)

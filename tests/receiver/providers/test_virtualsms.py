@@ -330,3 +330,16 @@ def test_an_unknown_name_is_kept_even_with_a_broken_time() -> None:
     """What is not understood is not refused either."""
     event = VirtualSMS.read({"type": "order.teleported", "received_at": "whenever"})
     assert event == UnknownEvent(provider="virtualsms", name="order.teleported")
+
+
+@pytest.mark.parametrize("field", ["code", "sms_code", "full_text"])
+def test_an_unknown_event_with_a_code_is_not_passed_over(field: str) -> None:
+    """A provider that renames its events must not make codes vanish."""
+    with pytest.raises(MalformedPayload, match=field):
+        VirtualSMS.read({"type": "order.text", "data": {"order_id": "1", field: "483921"}})
+
+
+def test_a_code_with_what_no_code_has_is_not_read() -> None:
+    """What would be printed without its control character is not what the provider sent."""
+    with pytest.raises(MalformedPayload, match="code"):
+        VirtualSMS.read({"type": "sms.received", "data": {"order_id": "1", "code": "12\x003"}})
