@@ -59,7 +59,7 @@ def test_a_required_variable_is_named(
         (BrokerSettings, "CELERY_BROKER_URL", "memory://", "redis://HOST:PORT/0"),
         (WebSettings, "PORT", SECRET, "integer"),
         (WebSettings, "PORT", "65536", "a number less than or equal to 65535"),
-        (WebSettings, "PORT", "-1", "a number greater than or equal to 0"),
+        (WebSettings, "PORT", "-1", "a number greater than or equal to 1"),
         (WebSettings, "WEB_CONCURRENCY", "0", "a number greater than or equal to 1"),
         (WebSettings, "WEB_CONCURRENCY", "65", "a number less than or equal to 64"),
         (LogSettings, "LOG_LEVEL", SECRET, "'debug', 'info', 'warning' or 'error'"),

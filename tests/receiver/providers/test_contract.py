@@ -145,6 +145,8 @@ def test_any_of_several_secrets_will_do(
 
 def test_a_secret_may_hold_any_bytes(kind: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that is no UTF-8 is used byte for byte as it was written."""
+    if kind.path_token:
+        pytest.skip("a token has to be what a URL can hold")
     monkeypatch.setenv(CASES[kind.name][0], "\udcff" * 20)
     assert kind(load(kind.settings_type)).configured
 

@@ -89,9 +89,10 @@ def test_a_token_that_could_be_guessed_stops_the_process(
     monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", tokens)
     with pytest.raises(ConfigurationError) as error:
         load(DaisySIMSettings)
-    assert str(error.value) == (
-        "DAISYSIM_WEBHOOK_TOKENS: wants tokens of at least 16 characters, separated by commas"
+    assert str(error.value).startswith(
+        "DAISYSIM_WEBHOOK_TOKENS: wants tokens of at least 16 characters"
     )
+    assert "hunter2" not in str(error.value)
 
 
 def test_an_event_has_no_id_of_its_own() -> None:
@@ -134,8 +135,8 @@ def test_no_code_waits_for_a_clock(received_at: Any) -> None:
 
 
 def test_another_event_is_kept_under_its_name() -> None:
-    """Only the documented event carries a code."""
-    event = DaisySIM.read(report(event="code.expired"))
+    """Another event without a code is one that nobody has to be told of."""
+    event = DaisySIM.read(report(event="code.expired", code=None))
     assert isinstance(event, UnknownEvent)
     assert event.name == "code.expired"
 

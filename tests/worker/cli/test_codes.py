@@ -16,7 +16,7 @@ from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, everything, handle, now, on_sqlite
+from tests.worker.support import World, change, everything, handle, now, on_sqlite, only
 from worker.models import HELD, QUARANTINED, READY, Code
 from worker.queries import codes
 from worker.queries.filters import Filters
@@ -81,12 +81,16 @@ def test_csv_has_the_keys_as_its_header(world: World, run: Run) -> None:
 
 def test_text_for_a_pipe_is_aligned_and_inert(world: World, run: Run) -> None:
     """People see columns without colour, and nothing that a stranger wrote moves the cursor."""
-    handle(world.connect(), virtualsms_v2(order="ord[red]1", code="12\x1b[2J34\u202e56"))
-    out = run("codes", "list", "--reveal").out
-    title, row = out.splitlines()
+    made = world.connect()
+    text = "12\x1b[2J34\u202e56"
+    handle(made, virtualsms_v2(order="ord[red]1", code="123456", text=text))
+    listed = run("codes", "list", "--reveal").out
+    title, row = listed.splitlines()
     assert row.index("123456") == title.index("CODE")
     assert "ord[red]1" in row
-    assert not set(out) & {"\x1b", "\u202e"}
+    shown = run("codes", "show", only(made, Code).id, "--reveal").out
+    assert shown.count("123456") == 2
+    assert not set(shown) & {"\x1b", "\u202e"}
 
 
 @pytest.mark.parametrize(
