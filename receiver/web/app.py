@@ -39,7 +39,10 @@ def create_app() -> Starlette:
         raise ConfigurationError("REDIS_URL: is required")
     providers = [provider(load(provider.settings_type)) for provider in registry().values()]
     database = Database(store.url)
-    vault = index_key.open_vault(database, store.keys)
+    try:
+        vault = index_key.open_vault(database, store.keys)
+    finally:
+        database.dispose()  # nothing stays open unless the application is served
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
