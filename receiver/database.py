@@ -96,7 +96,7 @@ def parse_url(text_: str) -> URL:
 
 
 class Database:
-    """The database of one process; not to be carried over a fork (see :meth:`dispose`)."""
+    """The database of one process; not to be carried over a fork."""
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         parsed = parse_url(url)
@@ -151,9 +151,9 @@ class Database:
             return value.astimezone(UTC)
         return clock.now()
 
-    def dispose(self, *, close: bool = True) -> None:
-        """Forget every connection; ``close=False`` in a forked child, whose parent owns them."""
-        self.engine.dispose(close=close)
+    def dispose(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        self.engine.dispose()
 
 
 def _make_folder(folder: Path) -> None:

@@ -190,13 +190,6 @@ def test_connections_are_given_back(sqlite_store: Store) -> None:
     assert "Current Checked out connections: 0" in sqlite_store.database.engine.pool.status()
 
 
-def test_disposing_without_closing_leaves_the_parents_connections(sqlite_store: Store) -> None:
-    """A forked child forgets what it inherited, and opens its own."""
-    sqlite_store.database.dispose(close=False)
-    with sqlite_store.database.reading() as session:
-        assert session.connection().scalar(text("SELECT 1")) == 1
-
-
 def test_the_file_of_a_database_is_a_sqlite_file(plain: Database, tmp_path: Path) -> None:
     """The folder is made as needed, and other programs can read the file."""
     with plain.transaction() as session:
