@@ -149,7 +149,7 @@ def _send(destination: Destination, held: _Held) -> DeliveryError | None:
     if isinstance(held.notification, DeliveryError):
         return held.notification
     try:
-        destination.send(held.notification)
+        destination.send([held.notification])
     except DeliveryError as refused:
         return refused
     except Exception as broken:  # noqa: BLE001 - a bug in one destination must not stop others

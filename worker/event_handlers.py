@@ -16,6 +16,7 @@ from worker.models import HELD, READY, Code, Order
 from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.order_states import CONFIRMED
 from worker.policy import Policy
+from worker.routing import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
     elif isinstance(event, BalanceLow):
         balance = " ".join(filter(None, (event.balance, event.currency))) or "not said"
         context.planner.deliveries_of(
-            context.policy.routing.of(event.type),
+            context.policy.routing.of(Subject(type=event.type, provider=event.provider)),
             event.type,
             event_id=stub.id,
             detail=f"Balance: {balance}.",
@@ -95,8 +96,9 @@ def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
     if code.state == HELD:
         planner.confirmation(VERIFY, code.id, code)
     elif code.state == READY:
+        subject = orders.subject(context.vault, order, event.type)
         planner.deliveries_of(
-            policy.routing.of(event.type), event.type, event_id=stub.id, code_id=code.id
+            policy.routing.of(subject), event.type, event_id=stub.id, code_id=code.id
         )
         if order.status != CONFIRMED and policy.confirms(event.provider, order.service):
             planner.confirmation(CONFIRM, order.id, code)

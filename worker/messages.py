@@ -46,6 +46,18 @@ class Notification:
     detail: str | None = None
 
 
+class Texts:
+    """The words of one destination's messages."""
+
+    def title(self, notification: Notification) -> str:
+        """One short line: see :func:`title`."""
+        return title(notification)
+
+    def summary(self, notification: Notification) -> str:
+        """The title and what happened: see :func:`summary`."""
+        return summary(notification)
+
+
 def plain(text: str) -> str:
     """``text`` on one line, without what a reader cannot see.
 

@@ -16,6 +16,7 @@ from receiver.events import OrderEvent, OrderSwapped
 from receiver.vault import Vault
 from worker import order_states
 from worker.models import Order, OrderNumber, OrderTransition, table_of
+from worker.routing import Subject
 
 _ORDERS = table_of(Order)
 _NUMBERS = table_of(OrderNumber)
@@ -58,6 +59,20 @@ def find(session: Session, provider: str, order_id: str) -> Order | None:
     """What is known of an order, not locked."""
     chosen = select(Order).where(col(Order.provider) == provider, col(Order.order_id) == order_id)
     return session.exec(chosen).first()
+
+
+def subject(vault: Vault, order: Order, event_type: str) -> Subject:
+    """What a route may know about an event of ``order``."""
+    return Subject(
+        type=event_type,
+        provider=order.provider,
+        service=order.service,
+        country=order.country,
+        phone_number=vault.open_text(
+            order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
+        ),
+        order_state=order.status,
+    )
 
 
 def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:

@@ -16,6 +16,7 @@ from sqlmodel import Session
 from receiver.errors import CodecatchError
 from receiver.events import SmsReceived
 from receiver.inbox import HANDLED, INBOX, QUARANTINED
+from receiver.vault import Vault
 from worker import codes, orders, settling
 from worker.followups import Planner
 from worker.models import DEAD, DONE, HELD, READY, Code
@@ -103,6 +104,8 @@ def _patience_over(task: Task) -> bool:
 
 
 def _release(task: Task, *, verified: bool) -> Outcome:
+    routing = task.runtime.policy.routing
+
     def write(planner: Planner) -> None:
         row = task.row
         if verified:
@@ -115,19 +118,23 @@ def _release(task: Task, *, verified: bool) -> Outcome:
             )  # fmt: skip
             order.updated_at = planner.now
         if _still_held(planner.session, row.code_id) is not None:
-            tell(planner, task.runtime.policy.routing, row.code_id, verified=verified)
+            tell(planner, task.runtime.vault, routing, row.code_id, verified=verified)
 
     return Outcome(DONE, None if verified else "told without the provider's word", record=write)
 
 
-def tell(planner: Planner, routing: Routing, code_id: str, *, verified: bool) -> None:
+def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, verified: bool) -> None:
     """Make a held or quarantined code an ordinary one, and plan to tell it."""
     code = planner.session.get(Code, code_id)
     if code is None:
         return
     code.state, code.verified = READY, verified
+    order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
     planner.deliveries_of(
-        routing.of(SmsReceived.type), SmsReceived.type, event_id=code.event_id, code_id=code.id
+        routing.of(orders.subject(vault, order, SmsReceived.type)),
+        SmsReceived.type,
+        event_id=code.event_id,
+        code_id=code.id,
     )
 
 

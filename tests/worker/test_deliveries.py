@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import structlog
@@ -38,7 +38,7 @@ from tests.worker.support import (
     woken,
 )
 from worker import deliveries, leases
-from worker.destinations.base import DeliveryError, Destination
+from worker.destinations.base import DeliveryError, Destination, Surroundings
 from worker.followups import OPERATORS
 from worker.messages import Notification
 from worker.models import Budget, Code, Delivery, table_of
@@ -74,9 +74,17 @@ class Scripted(Destination):
         super().__init__(name)
         self._send = send
 
-    def send(self, notification: Notification) -> None:
+    @classmethod
+    def make(cls, name: str, options: object, surroundings: Surroundings) -> Self:
+        """Never: no configuration names it."""
+        raise NotImplementedError
+
+    def send(
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
+    ) -> None:
         """Do it."""
-        self._send(notification)
+        for notification in notifications:
+            self._send(notification)
 
 
 def plan(made: Runtime, count: int = 1) -> list[Delivery]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.policy import Policy
-from worker.routing import Routing
+from worker.routing import Routing, Subject
 from worker.settings import ConfirmationSettings
 
 POLICY = Policy(
@@ -31,7 +31,7 @@ def test_codes_are_verified_where_that_is_possible() -> None:
 def test_without_routes_everybody_hears_of_codes_and_low_balances() -> None:
     """And of nothing else; the operators are everybody too."""
     everybody = ["mail", "slack"]
-    assert POLICY.routing.of("sms.received") == everybody
-    assert POLICY.routing.of("balance.low") == everybody
-    assert POLICY.routing.of("order.confirmed") == []
+    assert POLICY.routing.of(Subject(type="sms.received", provider="p")) == everybody
+    assert POLICY.routing.of(Subject(type="balance.low", provider="p")) == everybody
+    assert POLICY.routing.of(Subject(type="order.confirmed", provider="p")) == []
     assert POLICY.routing.operators() == everybody

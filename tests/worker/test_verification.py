@@ -389,7 +389,7 @@ def test_a_code_that_is_gone_is_told_to_nobody(made: Runtime) -> None:
 
     def release(session: Session) -> Any:
         planner = Planner(session, now(made))
-        verification.tell(planner, made.policy.routing, "nobody", verified=True)
+        verification.tell(planner, made.vault, made.policy.routing, "nobody", verified=True)
         return [*planner.deliveries]
 
     with made.database.transaction() as session:

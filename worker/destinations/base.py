@@ -1,16 +1,24 @@
-"""What every destination is: something that can be told one notification.
+"""What every destination is: something that can be told one notification, or some together.
 
 A destination returns ``None`` from :meth:`Destination.send` when its far side has taken the
-notification, and raises :class:`DeliveryError` otherwise. That is the whole contract: planning,
-retrying, pausing and giving up are decided by :mod:`worker.deliveries`.
+message, and raises :class:`DeliveryError` otherwise. That is the whole contract: planning,
+pacing, retrying, pausing and giving up are decided by :mod:`worker.deliveries`.
+
+To add a kind, write a module beside this one: what its table in the configuration file may say
+(:class:`Options`), how it is made of that, and how it sends.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
-from worker.messages import Notification
+from pydantic import BaseModel, ConfigDict
+
+from worker.http_client import HttpClient
+from worker.messages import Notification, Texts
 
 
 class DeliveryError(Exception):
@@ -21,6 +29,8 @@ class DeliveryError(Exception):
         permanent: trying again cannot help.
         retry_after: seconds the far side asked us to stay away, if it did.
         unknown: the far side may have taken it (the answer never came).
+        failed: where a message has several recipients, those who did not get it, each with an
+            error of its own; everybody else has it.
     """
 
     def __init__(
@@ -30,30 +40,75 @@ class DeliveryError(Exception):
         permanent: bool = False,
         retry_after: float | None = None,
         unknown: bool = False,
+        failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.permanent = permanent
         self.retry_after = retry_after
         self.unknown = unknown
+        self.failed = failed or {}
+
+
+class Options(BaseModel):
+    """What a destination's table in the configuration file may say about its kind.
+
+    A field whose name ends in ``_env`` names a variable of the environment: nothing secret is
+    ever in the file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a destination is made with besides its options."""
+
+    http: HttpClient
+    texts: Texts
+    environment: Mapping[str, str] = field(repr=False)
 
 
 class Destination(abc.ABC):
     """One configured place that people read.
 
-    ``kind`` is the word that names the class in a configuration; ``deadline`` is the longest
-    that :meth:`send` may take, in seconds; ``name`` is unique among the configured destinations.
+    Attributes:
+        kind: the word that names the class in a configuration.
+        deadline: the longest that :meth:`send` may take, in seconds.
+        most_together: how many notifications one message can tell.
+        options_type: what its table may say.
+        name: unique among the configured destinations.
+        recipients: who gets each message, where that is more than the destination itself.
     """
 
     kind: ClassVar[str]
     deadline: ClassVar[float]
+    most_together: ClassVar[int] = 1
+    options_type: ClassVar[type[Options]] = Options
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, texts: Texts | None = None) -> None:
         self.name = name
+        self.texts = texts or Texts()
+        self.recipients: tuple[str, ...] = ()
+
+    @classmethod
+    @abc.abstractmethod
+    def make(cls, name: str, options: Any, surroundings: Surroundings) -> Self:
+        """The destination that a table of the configuration describes; nothing is contacted.
+
+        Raises:
+            ValueError: it cannot work; the text says which field or variable wants what, and
+                holds nothing secret.
+        """
 
     @abc.abstractmethod
-    def send(self, notification: Notification) -> None:
-        """Tell it, within ``deadline`` seconds; callable from several threads at once.
+    def send(
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
+    ) -> None:
+        """Tell it in one message, within ``deadline`` seconds; from several threads at once.
+
+        ``notifications`` are at least one and at most ``most_together``, oldest first; ``only``
+        are those of ``recipients`` who are to be told, where not all are.
 
         Raises:
             DeliveryError: it was not taken, or nobody can know.

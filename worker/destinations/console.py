@@ -6,11 +6,12 @@ import os
 import select
 import threading
 import time
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Self
 
 from worker import messages
-from worker.destinations.base import DeliveryError, Destination
-from worker.messages import Notification
+from worker.destinations.base import DeliveryError, Destination, Surroundings
+from worker.messages import Notification, Texts
 
 _STANDARD_OUTPUT = 1
 # At four bytes a character this stays below 4,096 bytes, which Linux writes to a pipe whole.
@@ -31,14 +32,26 @@ class Console(Destination):
     kind: ClassVar[str] = "console"
     deadline: ClassVar[float] = 2.0
 
-    def __init__(self, name: str, *, descriptor: int = _STANDARD_OUTPUT) -> None:
-        super().__init__(name)
+    def __init__(
+        self, name: str, *, descriptor: int = _STANDARD_OUTPUT, texts: Texts | None = None
+    ) -> None:
+        super().__init__(name, texts)
         self._descriptor = descriptor
         self._one_writer = threading.Lock()
 
-    def send(self, notification: Notification) -> None:
+    @classmethod
+    def make(cls, name: str, options: Any, surroundings: Surroundings) -> Self:  # noqa: ARG003, D102
+        return cls(name, texts=surroundings.texts)
+
+    def send(
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Write the line, unless nobody reads what was written before it."""
-        line = _line(notification).encode() + b"\n"
+        (notification,) = notifications
+        line = self._line(notification).encode() + b"\n"
         ends_at = time.monotonic() + self.deadline
         if not self._one_writer.acquire(timeout=self.deadline):
             raise DeliveryError("nobody reads standard output: it is full")
@@ -58,18 +71,17 @@ class Console(Destination):
             raise DeliveryError("nobody reads standard output: it is full")
         return os.write(self._descriptor, line)
 
-
-def _line(notification: Notification) -> str:
-    heading = messages.title(notification)
-    facts = dict(messages.fields(notification))
-    parts = [
-        heading,
-        *(facts[label] for label in ("Number", "Country") if label in facts),
-        messages.plain(notification.detail or notification.text or ""),
-    ]
-    if notification.provider not in heading:
-        parts.insert(1, facts.get("Provider", ""))
-    line = " · ".join(part for part in parts if part)
-    if "Received" in facts:
-        line = f"{facts['Received']} {line}"
-    return messages.shorten(line, _LONGEST_LINE)
+    def _line(self, notification: Notification) -> str:
+        heading = self.texts.title(notification)
+        facts = dict(messages.fields(notification))
+        parts = [
+            heading,
+            *(facts[label] for label in ("Number", "Country") if label in facts),
+            messages.plain(notification.detail or notification.text or ""),
+        ]
+        if notification.provider not in heading:
+            parts.insert(1, facts.get("Provider", ""))
+        line = " · ".join(part for part in parts if part)
+        if "Received" in facts:
+            line = f"{facts['Received']} {line}"
+        return messages.shorten(line, _LONGEST_LINE)

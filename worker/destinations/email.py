@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from email.header import Header
 from email.headerregistry import Address
@@ -12,17 +12,18 @@ from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import format_datetime
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jinja2
 import structlog
+from pydantic import ConfigDict, Field
 
 from worker import messages
 from worker.destinations._deadline import Deadline
 from worker.destinations._smtp import transmit
 from worker.destinations._smtp_url import SmtpServer
-from worker.destinations.base import Destination
-from worker.messages import Notification
+from worker.destinations.base import Destination, Options, Surroundings
+from worker.messages import Notification, Texts
 
 _log = structlog.get_logger()
 
@@ -53,6 +54,16 @@ class _Policy(EmailPolicy):
         return f"{name}: {encoded}{self.linesep}".encode("ascii")
 
 
+class EmailOptions(Options):
+    """``url_env`` names the variable that holds the server's URL, password included."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    url_env: str
+    sender: str = Field(alias="from")
+    to: tuple[str, ...]
+
+
 class Email(Destination):
     """The same message to a few people, through one server.
 
@@ -71,9 +82,18 @@ class Email(Destination):
 
     kind: ClassVar[str] = "email"
     deadline: ClassVar[float] = 25.0
+    options_type: ClassVar[type[Options]] = EmailOptions
 
-    def __init__(self, name: str, *, smtp_url: str, sender: str, recipients: Sequence[str]) -> None:
-        super().__init__(name)
+    def __init__(
+        self,
+        name: str,
+        *,
+        smtp_url: str,
+        sender: str,
+        recipients: Sequence[str],
+        texts: Texts | None = None,
+    ) -> None:
+        super().__init__(name, texts)
         if not recipients:
             raise ValueError("there are no recipients")
         self._server = SmtpServer.parse(smtp_url)
@@ -81,8 +101,24 @@ class Email(Destination):
         self._recipients = tuple(_address(each, "a recipient") for each in recipients)
         self._context = ssl.create_default_context()
 
-    def send(self, notification: Notification) -> None:
+    @classmethod
+    def make(cls, name: str, options: EmailOptions, surroundings: Surroundings) -> Self:  # noqa: D102
+        return cls(
+            name,
+            smtp_url=surroundings.environment[options.url_env],
+            sender=options.sender,
+            recipients=options.to,
+            texts=surroundings.texts,
+        )
+
+    def send(
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Hand the message in, within ``deadline`` seconds from now."""
+        (notification,) = notifications
         deadline = Deadline(self.deadline)
         message = compose(notification, sender=self._sender, recipients=self._recipients)
         outcome = transmit(

@@ -10,13 +10,13 @@ notification, which is not, is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from worker import messages
-from worker.destinations.base import DeliveryError, Destination
+from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
 from worker.http_client import HostRefused, HttpClient, HttpError, NotSent, Response
-from worker.messages import Notification
+from worker.messages import Notification, Texts
 
 _HEADER_LIMIT = 150
 _TEXT_LIMIT = 3000
@@ -53,6 +53,12 @@ REFUSALS: Mapping[str, str] = {
 }
 
 
+class SlackOptions(Options):
+    """``url_env`` names the variable that holds the incoming webhook's URL."""
+
+    url_env: str
+
+
 class Slack(Destination):
     """One channel, behind one incoming webhook.
 
@@ -64,14 +70,28 @@ class Slack(Destination):
 
     kind: ClassVar[str] = "slack"
     deadline: ClassVar[float] = 7.0
+    options_type: ClassVar[type[Options]] = SlackOptions
 
-    def __init__(self, name: str, *, url: str, http: HttpClient) -> None:
-        super().__init__(name)
+    def __init__(
+        self, name: str, *, url: str, http: HttpClient, texts: Texts | None = None
+    ) -> None:
+        super().__init__(name, texts)
         self._url = url
         self._http = http
 
-    def send(self, notification: Notification) -> None:
+    @classmethod
+    def make(cls, name: str, options: SlackOptions, surroundings: Surroundings) -> Self:  # noqa: D102
+        url = surroundings.environment[options.url_env]
+        return cls(name, url=url, http=surroundings.http, texts=surroundings.texts)
+
+    def send(
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Post one message; done when Slack has answered 200 and ``ok``."""
+        (notification,) = notifications
         try:
             response = self._http.request(
                 "POST", self._url, json=payload(notification), timeout=self.deadline

@@ -288,7 +288,7 @@ def email(
 def failure(destination: Email) -> DeliveryError:
     """Send the sample, which must not arrive; the reason must hold no secret."""
     with pytest.raises(DeliveryError) as caught:
-        destination.send(SMS)
+        destination.send([SMS])
     assert "example.org" not in caught.value.reason
     assert "horse" not in caught.value.reason
     return caught.value

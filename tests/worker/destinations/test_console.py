@@ -14,7 +14,7 @@ from worker.destinations.console import Console
 
 def test_line_as_a_whole(capfd: pytest.CaptureFixture[str]) -> None:
     """Everything known stands on one line of standard output, the time and the code first."""
-    Console("terminal").send(replace(SMS, marks=("not verified",)))
+    Console("terminal").send([replace(SMS, marks=("not verified",))])
 
     assert capfd.readouterr().out == (
         "2025-11-22T07:51:02Z code 483921 (not verified) · telegram · order ord-771 · virtualsms"
@@ -29,7 +29,7 @@ def test_replaced_standard_output_is_not_used(
     log = tmp_path / "log"
     with log.open("w") as stream:
         monkeypatch.setattr("sys.stdout", stream)
-        Console("terminal").send(SMS)
+        Console("terminal").send([SMS])
 
     assert log.read_text() == ""
     assert "483921" in capfd.readouterr().out
@@ -40,7 +40,7 @@ def test_long_lines_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "out"
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
     try:
-        Console("file", descriptor=descriptor).send(replace(SMS, text="\N{FIRE}" * 50_000))
+        Console("file", descriptor=descriptor).send([replace(SMS, text="\N{FIRE}" * 50_000)])
     finally:
         os.close(descriptor)
 

@@ -179,7 +179,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 def test_success_returns_none_and_shows_the_code(far_side: FarSide) -> None:
     """A notification that is taken raises nothing, arrives once, and holds the code."""
-    far_side.destination.send(SMS)
+    far_side.destination.send([SMS])
 
     (shown,) = far_side.shown()
     assert "483921" in shown
@@ -192,7 +192,7 @@ def test_refusal_raises_without_secrets(far_side: FarSide) -> None:
     far_side.refuse()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send(SMS)
+        far_side.destination.send([SMS])
 
     assert not caught.value.unknown
     assert caught.value.__cause__ is None
@@ -207,7 +207,7 @@ def test_silence_ends_at_the_deadline(far_side: FarSide) -> None:
     started = time.monotonic()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send(SMS)
+        far_side.destination.send([SMS])
 
     assert time.monotonic() - started < SHORT + SLACK_IN_THE_CLOCK
     assert not caught.value.permanent
@@ -218,7 +218,7 @@ def test_lost_answer_is_unknown(far_side: FarSide) -> None:
     far_side.lose_answer()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send(SMS)
+        far_side.destination.send([SMS])
 
     assert caught.value.unknown
     assert not caught.value.permanent
@@ -226,7 +226,7 @@ def test_lost_answer_is_unknown(far_side: FarSide) -> None:
 
 def test_hostile_words_arrive_inert(far_side: FarSide) -> None:
     """No control character, terminal sequence or reordering mark of a stranger gets through."""
-    far_side.destination.send(HOSTILE)
+    far_side.destination.send([HOSTILE])
 
     (shown,) = far_side.shown()
     bad = {c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
@@ -248,7 +248,7 @@ def test_every_type_has_words(far_side: FarSide, change: dict[str, Any], expecte
     bare = replace(
         SMS, code=None, text=None, order_id=None, phone_number=None, service=None, country=None
     )
-    far_side.destination.send(replace(bare, received_at=None, **change))
+    far_side.destination.send([replace(bare, received_at=None, **change)])
 
     (shown,) = far_side.shown()
     assert expected in shown
@@ -259,7 +259,7 @@ def test_several_threads_at_once(far_side: FarSide) -> None:
     """Notifications sent from several threads all arrive, each whole."""
     codes = [f"90000{number}" for number in range(4)]
     with ThreadPoolExecutor(len(codes)) as pool:
-        list(pool.map(lambda code: far_side.destination.send(replace(SMS, code=code)), codes))
+        list(pool.map(lambda code: far_side.destination.send([replace(SMS, code=code)]), codes))
 
     shown = far_side.shown()
     assert len(shown) == len(codes)

@@ -59,7 +59,7 @@ def test_one_recipient_is_enough(
     for person, code in zip(PEOPLE, codes, strict=True):
         scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
     with capture_logs() as logs:
-        email(scripted_smtp.port, people=PEOPLE).send(SMS)
+        email(scripted_smtp.port, people=PEOPLE).send([SMS])
 
     assert len(scripted_smtp.bodies) == 1
     assert logs == [
@@ -93,7 +93,7 @@ def test_no_recipient_accepted(
 def test_success_logs_nothing(scripted_smtp: ScriptedSmtp) -> None:
     """A delivery that everybody gets leaves no line."""
     with capture_logs() as logs:
-        email(scripted_smtp.port).send(SMS)
+        email(scripted_smtp.port).send([SMS])
     assert logs == []
 
 
@@ -103,8 +103,8 @@ def test_lines_of_dots_survive(
     """A line that is a dot does not end the message early."""
     real = start_smtp()
     dotted = replace(SMS, text=".\n..\n.MAIL FROM:<x@example.org>\nend")
-    email(real.port).send(dotted)
-    email(scripted_smtp.port).send(dotted)
+    email(real.port).send([dotted])
+    email(scripted_smtp.port).send([dotted])
 
     assert b"\r\n.\r\n..\r\n.MAIL FROM:<x@example.org>\r\nend\r\n" in real.contents[0]
     assert b"\r\n..\r\n...\r\n..MAIL" in scripted_smtp.bodies[0]

@@ -24,7 +24,7 @@ def test_farewell_may_fail(scripted_smtp: ScriptedSmtp) -> None:
     """What happens after the message was taken does not undo it, nor take time."""
     scripted_smtp.answers["QUIT"] = HANG
     started = time.monotonic()
-    email(scripted_smtp.port).send(SMS)
+    email(scripted_smtp.port).send([SMS])
 
     assert time.monotonic() - started < 5
 
@@ -136,7 +136,7 @@ def test_next_address_is_tried(
         for address in (dead, ("127.0.0.1", scripted_smtp.port))
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: whole)
-    email(25).send(SMS)
+    email(25).send([SMS])
 
     assert len(scripted_smtp.bodies) == 1
 

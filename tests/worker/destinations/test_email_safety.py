@@ -24,7 +24,7 @@ def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:
     """Without credentials and encryption, a message reaches every recipient."""
     people = ["qa@example.org", "ops@example.org"]
     real = start_smtp()
-    email(real.port, people=people).send(SMS)
+    email(real.port, people=people).send([SMS])
 
     assert real.recipients == [people]
     assert real.encrypted == [False]
@@ -33,7 +33,7 @@ def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:
 def test_starttls_required(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
     """STARTTLS with a certificate that is trusted encrypts the message."""
     real = start_smtp(tls_context=certificates, require_starttls=True)
-    email(real.port, options="?starttls=required").send(SMS)
+    email(real.port, options="?starttls=required").send([SMS])
 
     assert real.encrypted == [True]
 
@@ -44,7 +44,7 @@ def test_starttls_is_used_where_it_is_offered(
 ) -> None:
     """STARTTLS is used without being asked for."""
     real = start_smtp(tls_context=certificates)
-    email(real.port).send(SMS)
+    email(real.port).send([SMS])
 
     assert real.encrypted == [True]
 
@@ -71,7 +71,7 @@ def test_starttls_refused_is_no_reason_to_go_without(scripted_smtp: ScriptedSmtp
 def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
     """smtps:// encrypts from the first byte, and logs in with decoded credentials."""
     real = start_smtp(implicit_tls=certificates, auth_require_tls=False)
-    email(real.port, scheme="smtps", login=f"me%40example.org:{PASSWORD}@").send(SMS)
+    email(real.port, scheme="smtps", login=f"me%40example.org:{PASSWORD}@").send([SMS])
 
     assert real.logins == [(b"me@example.org", b"correct horse")]
     assert len(real.contents) == 1
@@ -81,7 +81,7 @@ def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLCont
 def test_login_after_starttls(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
     """Credentials follow once STARTTLS has made the connection safe."""
     real = start_smtp(tls_context=certificates)
-    email(real.port, login=f"me:{PASSWORD}@").send(SMS)
+    email(real.port, login=f"me:{PASSWORD}@").send([SMS])
 
     assert real.logins == [(b"me", b"correct horse")]
     assert real.encrypted == [True]
@@ -100,7 +100,7 @@ def test_password_never_travels_in_the_clear(start_smtp: StartSmtp) -> None:
 def test_password_may_stay_on_this_machine(start_smtp: StartSmtp) -> None:
     """A relay on this machine may ask for a password without encryption."""
     real = start_smtp(auth_require_tls=False)
-    email(real.port, login=f"me:{PASSWORD}@").send(SMS)
+    email(real.port, login=f"me:{PASSWORD}@").send([SMS])
 
     assert len(real.contents) == 1
 
@@ -172,7 +172,7 @@ def test_relay_on_this_machine_needs_no_authority(
     """A relay on this machine may have made its certificate itself."""
     monkeypatch.delenv("SSL_CERT_FILE")
     real = start_smtp(tls_context=certificates)
-    email(real.port).send(SMS)
+    email(real.port).send([SMS])
 
     assert real.encrypted == [True]
 

@@ -24,7 +24,11 @@ class Pigeon(Destination):
     kind = "{kind}"
     deadline = 1.0
 
-    def send(self, notification):
+    @classmethod
+    def make(cls, name, options, surroundings):
+        return cls(name)
+
+    def send(self, notifications, *, only=None):
         pass
 """
 

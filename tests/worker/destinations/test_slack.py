@@ -26,7 +26,7 @@ NOTICE = Notification(
 
 def send(stub: HttpStub) -> None:
     """Send the sample to the stub."""
-    Slack("qa", url=stub.url, http=stub.client()).send(SMS)
+    Slack("qa", url=stub.url, http=stub.client()).send([SMS])
 
 
 def failure(stub: HttpStub) -> DeliveryError:
@@ -214,7 +214,7 @@ def test_unreachable_is_temporary() -> None:
     client = HttpClient(allowed_hosts=[host], plain_http_hosts=[host])
 
     with closing(client), pytest.raises(DeliveryError) as caught:
-        Slack("qa", url=f"http://{host}/webhooksecret", http=client).send(SMS)
+        Slack("qa", url=f"http://{host}/webhooksecret", http=client).send([SMS])
 
     assert (caught.value.permanent, caught.value.unknown) == (False, False)
     assert caught.value.__context__ is None
@@ -228,7 +228,7 @@ def test_host_that_is_not_allowed(url: str) -> None:
     client = HttpClient(allowed_hosts=["hooks.slack.com"])
 
     with closing(client), pytest.raises(DeliveryError) as caught:
-        Slack("qa", url=url, http=client).send(SMS)
+        Slack("qa", url=url, http=client).send([SMS])
 
     assert caught.value.permanent
     assert "webhooksecret" not in caught.value.reason
