@@ -29,6 +29,7 @@ class DeliveryError(Exception):
         permanent: trying again cannot help.
         retry_after: seconds the far side asked us to stay away, if it did.
         unknown: the far side may have taken it (the answer never came).
+        of_message: a permanent refusal that speaks of this message, not of the destination.
         failed: where a message has several recipients, those who did not get it, each with an
             error of its own; everybody else has it.
     """
@@ -40,6 +41,7 @@ class DeliveryError(Exception):
         permanent: bool = False,
         retry_after: float | None = None,
         unknown: bool = False,
+        of_message: bool = False,
         failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
@@ -47,6 +49,7 @@ class DeliveryError(Exception):
         self.permanent = permanent
         self.retry_after = retry_after
         self.unknown = unknown
+        self.of_message = of_message
         self.failed = failed or {}
 
 
