@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+
+import jinja2
 
 _SEPARATOR = " · "
 _TITLE_PART = 60
@@ -56,6 +60,51 @@ class Texts:
     def summary(self, notification: Notification) -> str:
         """The title and what happened: see :func:`summary`."""
         return summary(notification)
+
+    def heading(self, notifications: Sequence[Notification]) -> str:
+        """One line for one notification or several."""
+        if len(notifications) == 1:
+            return summary(notifications[0])
+        return f"{len(notifications)} notifications"
+
+    def body(self, notification: Notification) -> str:
+        """The whole of one notification as plain text."""
+        facts = "\n".join(f"{label}: {value}" for label, value in fields(notification))
+        parts = (
+            plain(notification.code or "") or title(notification),
+            paragraphs(notification.detail or ""),
+            paragraphs(notification.text or ""),
+            facts,
+            footer(notification),
+        )
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def text(self, notifications: Sequence[Notification]) -> str:
+        """The plain text of a whole message."""
+        return "\n\n".join(map(self.body, notifications))
+
+    def html(self, notifications: Sequence[Notification]) -> str:
+        """The HTML of a whole message."""
+        template = _template()
+        return "".join(
+            template.render(
+                title=title(each),
+                code=plain(each.code or ""),
+                detail=paragraphs(each.detail or ""),
+                text=paragraphs(each.text or ""),
+                fields=fields(each),
+                footer=footer(each),
+            )
+            for each in notifications
+        )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("worker", "templates"), autoescape=True
+    )
+    return environment.get_template("email.html")
 
 
 def plain(text: str) -> str:
