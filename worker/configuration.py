@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -69,14 +69,10 @@ class Source:
         """Its line, from 1."""
         return line_of(self.text, self.path)
 
-    def refuse(self, problem: str) -> NoReturn:
-        """Say what is wrong here.
-
-        Raises:
-            ConfigurationError: always; with file and line, where there is a file.
-        """
+    def error(self, problem: str) -> ConfigurationError:
+        """What is wrong here, to be raised: with file and line, where there is a file."""
         where = f"{self.file}:{self.line}: " if self.file is not None else ""
-        raise ConfigurationError(f"{where}{problem}") from None
+        return ConfigurationError(f"{where}{problem}")
 
 
 def read() -> Configuration:
@@ -155,7 +151,7 @@ def _declared(source: Source, table: DestinationTable) -> Declared:
     kinds = destinations.discover()
     kind = kinds.get(table.kind)
     if kind is None:
-        source.at("kind").refuse(
+        raise source.at("kind").error(
             f"kind: no destination is of the kind {table.kind!r}: choose one "
             f"of {', '.join(sorted(kinds))}"
         )
@@ -169,7 +165,7 @@ def _declared(source: Source, table: DestinationTable) -> Declared:
 def _check_names(source: Source, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
-            source.at("destinations", number, "name").refuse(
+            raise source.at("destinations", number, "name").error(
                 f"name: two destinations are called {name!r}: give one of them another name"
             )
 
@@ -185,7 +181,7 @@ def _check_fallbacks(declared: Sequence[Declared]) -> None:
         following: str | None = each.policy.fallback
         while following is not None:
             if following in passed:
-                place.refuse(f"fallback: {following!r} would be its own fallback in the end")
+                raise place.error(f"fallback: {following!r} would be its own fallback in the end")
             passed.add(following)
             following = falls_to[following]
 
@@ -194,7 +190,7 @@ def _check_known(place: Source, wanted: Sequence[str], names: Sequence[str]) -> 
     for name in wanted:
         if name not in names:
             key = place.path[-1]
-            place.refuse(f"{key}: no destination is called {name!r}{_suggestion(name, names)}")
+            raise place.error(f"{key}: no destination is called {name!r}{_suggestion(name, names)}")
 
 
 def _validated(
@@ -212,7 +208,7 @@ def _validated(
         place = source.at(*(part for part in first["loc"] if part != "function-wrap"))
         known = [name for fields in (model, also) if fields is not None for name in _fields(fields)]
         words = _in_words(first["type"], first["msg"], place, known)
-        place.refuse(f"{_key(first['loc'])}: {words}")
+        raise place.error(f"{_key(first['loc'])}: {words}") from None
 
 
 def _in_words(kind: str, message: str, place: Source, known: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ def _destination(declared: Declared, http: HttpClient) -> Destination:
         words = str(error)
     if declared.source.file is None:
         raise ConfigurationError(_of_the_environment(words))
-    declared.source.refuse(f"{declared.policy.name}: {words}")
+    raise declared.source.error(f"{declared.policy.name}: {words}")
 
 
 def _of_the_environment(words: str) -> str:
