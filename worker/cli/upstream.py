@@ -86,20 +86,10 @@ def upstream(
     delay: Annotated[float, _fraction("--delay", "Webhooks that come late, out of order.")] = 0.0,
     delay_up_to: Annotated[float, _seconds("--delay-up-to", "How late at most.")] = 2.0,
     retry_factor: Annotated[
-        float,
-        typer.Option(
-            "--retry-factor", min=0, max=1, help="Shortens VirtualSMS's pauses between attempts."
-        ),
+        float, _fraction("--retry-factor", "Shortens VirtualSMS's pauses between attempts.")
     ] = 1.0,
     clock_skew: Annotated[
-        float,
-        typer.Option(
-            "--clock-skew",
-            min=-_LONGEST,
-            max=_LONGEST,
-            metavar="SECONDS",
-            help="The providers' clocks are ahead by this.",
-        ),
+        float, _seconds("--clock-skew", "The providers' clocks are ahead by this.", -_LONGEST)
     ] = 0.0,
     latency: Annotated[float, _seconds("--latency", "How long an API call takes.")] = 0.0,
     api_429: Annotated[float, _fraction("--api-429", "API calls refused as too many.")] = 0.0,
@@ -111,7 +101,7 @@ def upstream(
     ] = False,
 ) -> None:
     """Be both providers until told to stop; standard output says what they do."""
-    logs.configure(load(LogSettings), part="upstream")
+    log_settings = load(LogSettings)
     adopt()
     known = {provider: simulation.known_secret(provider) for provider in SECRET_VARIABLES}
     # Where nothing is configured yet, a receiver that is told these will know us.
@@ -139,10 +129,12 @@ def upstream(
     )
     receiver = _receiver.address(webhook_url)
     target = Target(receiver, spoken[VIRTUALSMS], spoken[DAISYSIM], dialect)
+    simulated = Upstream(knobs, target, port=port, say=lambda line: write(plain(line)))
+    logs.configure(log_settings, part="upstream")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with Upstream(knobs, target, port=port, say=lambda line: write(plain(line))) as running:
+    with simulated as running:
         write(f"Both providers are simulated on {running.url}, with seed {knobs.seed}.")
         write(f"Their webhooks go to {receiver}. For every codecatch that is to ask them:")
         invented = {

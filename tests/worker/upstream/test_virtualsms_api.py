@@ -115,7 +115,7 @@ def exhaust(_: Upstream, api: VirtualSMS) -> None:
         api.get_balance()
 
 
-def order(api: VirtualSMS) -> object:
+def buy(api: VirtualSMS) -> object:
     """What most rows ask."""
     return api.create_order("telegram", "GB")
 
@@ -132,7 +132,7 @@ ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None
     "insufficient-balance": (
         402,
         errors.InsufficientBalance,
-        [(spend_all, lambda api, _: order(api))],
+        [(spend_all, lambda api, _: buy(api))],
     ),
     "service-not-found": (
         404,
@@ -185,7 +185,7 @@ ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None
         503,
         errors.OutOfStock,
         [
-            (sell_out, lambda api, _: order(api)),
+            (sell_out, lambda api, _: buy(api)),
             (None, lambda api, _: api.create_order("telegram", "AF")),
         ],
     ),
