@@ -103,12 +103,6 @@ def upstream(
     """Be both providers until told to stop; standard output says what they do."""
     log_settings = load(LogSettings)
     adopt()
-    known = {provider: simulation.known_secret(provider) for provider in SECRET_VARIABLES}
-    # Where nothing is configured yet, a receiver that is told these will know us.
-    spoken = {
-        provider: secret or f"simulated_{secrets.token_urlsafe(24)}"
-        for provider, secret in known.items()
-    }
     knobs = Knobs(
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
         balance=balance,
@@ -127,8 +121,7 @@ def upstream(
         retry_factor=retry_factor,
         clock_skew=clock_skew,
     )
-    receiver = _receiver.address(webhook_url)
-    target = Target(receiver, spoken[VIRTUALSMS], spoken[DAISYSIM], dialect)
+    target, invented = _target(_receiver.address(webhook_url), dialect)
     simulated = Upstream(knobs, target, port=port, say=lambda line: write(plain(line)))
     logs.configure(log_settings, part="upstream")
     stopping = threading.Event()
@@ -136,13 +129,23 @@ def upstream(
         signal.signal(number, lambda *_: stopping.set())
     with simulated as running:
         write(f"Both providers are simulated on {running.url}, with seed {knobs.seed}.")
-        write(f"Their webhooks go to {receiver}. For every codecatch that is to ask them:")
-        invented = {
-            variable: spoken[provider]
-            for provider, variable in SECRET_VARIABLES.items()
-            if known[provider] is None
-        }
+        write(f"Their webhooks go to {target.url}. For every codecatch that is to ask them:")
         for name, value in {**running.environment, **invented}.items():
             write(f"  export {name}={value}")
         write("codecatch upstream is ready")
         stopping.wait()
+
+
+def _target(receiver: str, dialect: str) -> tuple[Target, dict[str, str]]:
+    """Where webhooks go, and the secrets that were made up because nothing is configured yet.
+
+    A receiver that is told these knows the simulation by them.
+    """
+    invented: dict[str, str] = {}
+    spoken: dict[str, str] = {}
+    for provider, variable in SECRET_VARIABLES.items():
+        known = simulation.known_secret(provider)
+        if known is None:
+            known = invented[variable] = f"simulated_{secrets.token_urlsafe(24)}"
+        spoken[provider] = known
+    return Target(receiver, spoken[VIRTUALSMS], spoken[DAISYSIM], dialect), invented

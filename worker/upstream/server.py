@@ -70,6 +70,7 @@ class Upstream:
         port: int = 0,
         real: Callable[[], datetime] = clock.now,
     ) -> None:
+        self._socket = _listen(port)
         self.knobs = knobs or Knobs()
         self.calls = CallLog(say)
         self._timeline = Timeline(real, ahead=self.knobs.clock_skew)
@@ -83,7 +84,6 @@ class Upstream:
         self.virtualsms = VirtualSMS(self.knobs, self._timeline, tell)
         tell = tell_nobody if self._webhooks is None else self._webhooks.daisysim
         self.daisysim = DaisySIM(self.knobs, self._timeline, tell)
-        self._socket = _listen(port)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._application(),

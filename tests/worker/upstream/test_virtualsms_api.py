@@ -109,7 +109,7 @@ def expired(upstream: Upstream) -> str:
     return order.order_id
 
 
-def exhaust(_: Upstream, api: VirtualSMS) -> None:
+def exhaust(_upstream: Upstream, api: VirtualSMS) -> None:
     """Use up the minute's calls."""
     for _ in range(60):
         api.get_balance()
