@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -20,7 +20,8 @@ from starlette.routing import Route
 
 from worker.http_client import encode_json
 from worker.upstream.call_log import ApiCall, CallLog
-from worker.upstream.knobs import Dice, Knobs
+from worker.upstream.faults import Fault, Faults
+from worker.upstream.knobs import Knobs
 from worker.upstream.limits import Limits
 from worker.upstream.refusals import Refused
 from worker.upstream.timeline import Timeline
@@ -86,10 +87,9 @@ class Gate:
         self._spelling = spelling
         self._limits = limits
         self._knobs = knobs
-        self._dice = Dice(knobs.seed)
         self._timeline = timeline
         self._log = log
-        self._numbers = itertools.count()
+        self._faults = Faults(knobs)
 
     def route(
         self, method: str, path: str, call: Call, *, budget: str | None = None, status: int = 200
@@ -134,43 +134,26 @@ class Gate:
         wait = self._limits.take(budget, self._timeline.now())
         if wait is not None:
             raise Refused(spelling.rate_limited, "Too many requests", retry_after=wait)
-        number = next(self._numbers)
-        fault = self._fault(number)
-        if fault == "429":
+        fault = self._faults.draw()
+        if fault is Fault.TOO_MANY:
             raise Refused(spelling.rate_limited, "Too many requests", retry_after=_STAY_AWAY)
-        if fault == "503":
+        if fault is Fault.UNAVAILABLE:
             raise Refused(spelling.unavailable, "Try again later")
-        breaks = fault == "500"
-        if breaks and self._dice.happens(0.5, "broke before", number):
+        if fault is Fault.BROKEN_BEFORE:
             raise Refused(spelling.broken, "Something broke")
-        try:
-            payload = call(ask)
-            if inspect.isawaitable(payload):
-                payload = await payload
-        except Refused:
-            if fault == "cut":
-                return None
-            raise
-        if fault == "cut":
+        if fault is Fault.CUT:
+            with suppress(Refused):
+                await _result(call, ask)
             return None
-        if breaks:
+        payload = await _result(call, ask)
+        if fault is Fault.BROKEN_AFTER:
             raise Refused(spelling.broken, "Something broke")
         return Response(encode_json(payload), status, media_type="application/json")
 
-    def _fault(self, number: int) -> str | None:
-        """What goes wrong with this call, if anything does."""
-        knobs = self._knobs
-        roll = self._dice.roll("fault", number)
-        for kind, fraction in (
-            ("429", knobs.api_429),
-            ("503", knobs.api_503),
-            ("500", knobs.api_500),
-            ("cut", knobs.api_cut),
-        ):
-            if roll < fraction:
-                return kind
-            roll -= fraction
-        return None
+
+async def _result(call: Call, ask: Ask) -> object:
+    payload = call(ask)
+    return await payload if inspect.isawaitable(payload) else payload
 
 
 async def _read(request: Request) -> bytes:

@@ -11,14 +11,17 @@ _MINUTE = timedelta(minutes=1)
 
 
 class Limits:
-    """A sliding minute for each class of calls; a class without a limit is free."""
+    """A sliding minute for each class of calls; for one thread, the server's."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._limits = limits
         self._taken: dict[str, deque[datetime]] = defaultdict(deque)
 
     def take(self, budget: str | None, now: datetime) -> int | None:
-        """Count a call; or, where it is one too many, the whole seconds until there is room."""
+        """Count a call; or, where it is one too many, the whole seconds until there is room.
+
+        Calls of no class are free.
+        """
         if budget is None:
             return None
         taken = self._taken[budget]

@@ -77,9 +77,9 @@ class Webhooks:
         )
 
     def close(self) -> None:
-        """Give up what is on its way."""
-        self._http.close()
+        """Give up what has not begun; what is under way ends by its deadline at the latest."""
         self._threads.shutdown(cancel_futures=True)
+        self._http.close()
 
     def virtualsms(self, event: str, facts: Facts) -> None:
         """Report an event of VirtualSMS, again until it is taken."""
