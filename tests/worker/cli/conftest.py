@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.http_server import HttpServer
 from tests.support.stores import ENCRYPTION_KEYS, Store
+from tests.worker.cli import apis
 from worker import cli
 
 
@@ -27,6 +29,11 @@ class Answer:
         """Standard output read as JSON, of a command that succeeded."""
         assert self.code == 0, self.err
         return json.loads(self.out)
+
+    def hides(self, *secrets: str) -> None:
+        """Assert that nothing which was said holds a secret, or a key of an API."""
+        for secret in (*secrets, *apis.KEYS.values()):
+            assert secret not in self.out + self.err
 
 
 Run = Callable[..., Answer]
@@ -47,6 +54,15 @@ def bare(
         return Answer(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+@pytest.fixture
+def api(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
+    """Both providers' APIs, configured with their keys; 404 to everything until told otherwise."""
+    for provider, base in apis.BASES.items():
+        monkeypatch.setenv(f"{provider.upper()}_API_URL", f"{http_server.url}{base}")
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", apis.KEYS[provider])
+    return http_server
 
 
 @pytest.fixture
