@@ -6,13 +6,14 @@ A code is not kept here: it comes in as an event, or it would be told to nobody.
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 
 from sqlmodel import Session, col, select
 from ulid import ULID
 
 from receiver.vault import Vault
-from worker import orders
+from worker import order_states, orders
 from worker.models import Code, Order
 from worker.order_states import CONFIRMED, RECEIVED
 from worker.providers.base import Call
@@ -37,16 +38,17 @@ def record(
     if not call.spends and orders.find(session, provider, facts.order_id) is None:
         return False
     order = orders.find_or_create(session, provider, facts.order_id, now=now)
-    for state in filter(None, (call.state, _believed(session, order, facts))):
+    said = [state for state in (call.state, _believed(session, order, facts)) if state]
+    if said:
         orders.advance(
             session,
             order,
-            state,
+            functools.reduce(order_states.furthest, said),
             kind=f"command: {call.name}",
             event_id=None,
             at=asked_at,
             now=now,
-            swapped=call.swaps and state == call.state,
+            swapped=call.swaps,
         )
     order.service = order.service or facts.service
     order.country = order.country or facts.country

@@ -33,6 +33,9 @@ class Form:
     csv: bool = False
     reveal: bool = False
 
+    def __post_init__(self) -> None:
+        self._output()  # what cannot be meant is refused before anything is asked
+
     def show(self, answer: Answer, item: type[Result] | None) -> None:
         """Write an answer, a list of ``item`` if it is one, to standard output."""
         if isinstance(answer, Result) and not isinstance(answer, Page):

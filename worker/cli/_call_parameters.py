@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from worker.cli import _filters
+from worker.providers.fields import Fields
 
 
 def of(method: Callable[..., object]) -> list[inspect.Parameter]:
@@ -46,11 +47,8 @@ def _annotated(parameter: inspect.Parameter, hint: Any) -> Any:
 
 
 def _price(value: str) -> Decimal:
-    try:
-        price = Decimal(value)
-    except InvalidOperation:
-        price = Decimal("NaN")
-    if not price.is_finite() or price <= 0:
+    price = Fields({"price": value}).number("price")
+    if price is None or price <= 0:
         raise typer.BadParameter("wants a price as it was given, such as 1.1400")
     return price
 

@@ -11,6 +11,21 @@ VIRTUALSMS_KEY = "sk_live_s3cr3t-of-virtualsms"
 DAISYSIM_KEY = "dk_live_s3cr3t-of-daisysim"
 KEYS = {"virtualsms": VIRTUALSMS_KEY, "daisysim": DAISYSIM_KEY}
 BASES = {"virtualsms": "/api/v2", "daisysim": "/api/v1/virtual"}
+PHONE, OTHER_PHONE = "+447700900123", "+447700900555"
+BUY = ("virtualsms", "create-order", "wa", "GB")
+MADE = {
+    "order_id": "ord_1",
+    "phone_number": PHONE,
+    "expires_at": "2026-06-11T09:34:27Z",
+    "price": "0.1800",
+}
+BOUGHT = {
+    "activation_id": "4711",
+    "phone_number": PHONE,
+    "amount_charged": "1.1400",
+    "balance_after": "11.3600",
+}
+ORDERS = "/api/v2/orders"
 # What the transport itself adds.
 _TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-agent"}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.support.http_server import HttpServer
@@ -57,12 +59,23 @@ def bare(
 
 
 @pytest.fixture
-def api(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
+def api(
+    http_server: HttpServer, monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext
+) -> HttpServer:
     """Both providers' APIs, configured with their keys; 404 to everything until told otherwise."""
+    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
     for provider, base in apis.BASES.items():
         monkeypatch.setenv(f"{provider.upper()}_API_URL", f"{http_server.url}{base}")
         monkeypatch.setenv(f"{provider.upper()}_API_KEY", apis.KEYS[provider])
     return http_server
+
+
+@pytest.fixture
+def selling(api: HttpServer) -> HttpServer:
+    """Providers that sell a number whenever they are asked."""
+    api.on("POST", apis.ORDERS, status=201, json=apis.MADE)
+    api.on("POST", "/api/v1/virtual/purchase", json={"success": True, "data": apis.BOUGHT})
+    return api
 
 
 @pytest.fixture
