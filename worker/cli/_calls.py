@@ -19,9 +19,9 @@ from receiver.database import persist
 from worker import aftermath, answers, schema
 from worker.cli import _call_parameters, _output
 from worker.cli._advice import explain
-from worker.cli._call_answers import Form, listed
+from worker.cli._call_answers import listed, show
 from worker.cli._call_parameters import option
-from worker.cli._output import complain, write
+from worker.cli._output import Output, complain, write
 from worker.cli._store import Store, opened
 from worker.cli.wait import TIMED_OUT
 from worker.messages import timestamp
@@ -34,6 +34,8 @@ from worker.runtime import connected_api
 from worker.settling import OutOfBudget
 
 _WRONG_USAGE = 2
+# What keeps an answer from being recorded; ValueError: it holds what no database can.
+_UNRECORDED = (SQLAlchemyError, ValueError)
 _ROLE = re.compile(r":\w+:`(.*?)`")  # what a docstring refers to, as a person reads it
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")]
 _OnlyId = Annotated[
@@ -57,9 +59,9 @@ def _command(provider: type[ProviderApi], call: Call) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         only_id, yes = given.pop("only_id", False), given.pop("yes", True)
-        form = Form(given.pop("as_json"), given.pop("as_csv", False), given.pop("reveal"))
+        output = Output(given.pop("as_json"), given.pop("as_csv", False), given.pop("reveal"))
         arguments = {name: given[name] for name in names}
-        _Invocation(provider, call, arguments, form, only_id).run(yes=yes)
+        _Invocation(provider, call, arguments, output, only_id).run(yes=yes)
 
     shared = [option("as_json", _output.AsJson), option("reveal", _output.Reveal)]
     if listed(method):
@@ -84,7 +86,7 @@ class _Invocation:
     provider: type[ProviderApi]
     call: Call
     arguments: Mapping[str, object]
-    form: Form
+    output: Output
     only_id: bool
 
     def run(self, *, yes: bool) -> None:
@@ -147,18 +149,18 @@ class _Invocation:
         if facts is not None:
             try:
                 known = self._record(facts, store, asked_at)
-            except SQLAlchemyError as error:
+            except _UNRECORDED as error:
                 trouble = type(error).__name__
         if self.only_id and facts is not None:
             write(facts.order_id)
         else:
-            self.form.show(answer, listed(getattr(self.provider, self.call.name)))
+            show(answer, listed(getattr(self.provider, self.call.name)), self.output)
         if trouble is not None:
-            complain(f"{self._name}: done, but not recorded: the database failed ({trouble})")
+            complain(f"{self._name}: done, but it cannot be recorded ({trouble})")
             raise typer.Exit(1)
         if self.call.waits and not (getattr(answer, "code", None) or getattr(answer, "text", None)):
             raise typer.Exit(TIMED_OUT)
-        if known and facts is not None and not self.only_id and not self.form.json:
+        if known and facts is not None and not self.only_id and not self.output.json:
             self._say_what_next(facts)
 
     def _record(self, facts: OrderFacts, store: Store, asked_at: datetime) -> bool:
@@ -180,7 +182,7 @@ class _Invocation:
         if self.call.state != WAITING:
             return
         order = shlex.join([facts.order_id, "--provider", self.provider.name])
-        if not self.form.reveal:
+        if not self.output.reveal:
             complain(f"the number: codecatch orders show {order} --reveal")
         complain(f"the code: codecatch wait {order}")
 
@@ -192,19 +194,22 @@ class _Invocation:
             complain(f"{error}: no message so far; ask again")
             raise typer.Exit(TIMED_OUT)
         if not (self.call.spends and error.unknown):
-            complain(explain(error, self.provider.name, reveal=self.form.reveal))
+            complain(explain(error, self.provider.name, reveal=self.output.reveal))
             return
         complain(f"{error}: it may have been done, so it is looked at and not repeated")
         try:
             found = aftermath.look(
                 caller, store.vault, self.call, self.arguments, asked_at=asked_at
             )
-        except (ProviderError, OutOfBudget, SQLAlchemyError) as failed:
-            reason = type(failed).__name__ if isinstance(failed, SQLAlchemyError) else failed
+        except (ProviderError, OutOfBudget) as failed:
+            complain(f"what became of it is not known ({failed}): {self._how}")
+            return
+        except _UNRECORDED as failed:
+            reason = type(failed).__name__
             complain(f"what became of it is not known ({reason}): {self._how}")
             return
         if found.order is not None:
-            self.form.show(found.order, None)
+            show(found.order, None, self.output)
         if found.done:
             complain(f"{self._name}: done, as the order shows")
             raise typer.Exit(0)

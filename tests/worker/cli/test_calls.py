@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
 from datetime import timedelta
@@ -215,8 +216,17 @@ def test_what_was_bought_is_shown_even_if_it_cannot_be_recorded(
     answer = run(*BUY, "--yes")
     assert answer.code == 1
     assert "ord_1" in answer.out
-    assert "done, but not recorded" in answer.err
+    assert "done, but it cannot be recorded" in answer.err
     assert everything(store, Order) == []
+
+
+@pytest.mark.parametrize("order_id", ["ord\ud800", "ord\0"])
+def test_an_id_that_no_database_takes_is_shown(run: Run, api: HttpServer, order_id: str) -> None:
+    """Whatever an answer holds ends in a line, and never in a traceback."""
+    api.on("POST", ORDERS, json={**MADE, "order_id": order_id})
+    answer = run(*BUY, "--yes", "--json")
+    assert json.loads(answer.out)["order_id"] == order_id
+    assert (answer.code == 0) or "cannot be recorded" in answer.err
 
 
 @on_sqlite
