@@ -132,6 +132,7 @@ def test_the_look_is_paid_for_as_well(store: Store, run: Run, api: HttpServer) -
         ("cancel", "cancelled", 0),
         ("cancel", "waiting", 1),
         ("release", "waiting", 1),
+        ("release", "Odd", 1),
     ],
 )
 def test_the_order_shows_what_became_of_it(  # noqa: PLR0917 - the example's own
