@@ -6,7 +6,8 @@ Making it checks everything: a setting that cannot work stops the process at its
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -108,6 +109,25 @@ def connect_outside() -> Outside:
         routing=Routing(built),
     )
     return Outside(http, apis, built, policy)
+
+
+@contextmanager
+def connected_api(name: str) -> Iterator[Api]:
+    """One provider's API as the environment configures it, for as long as the block lasts.
+
+    Raises:
+        ConfigurationError: a variable is missing or cannot be used.
+    """
+    settings = {each: load(ApiSettings, f"{each}_") for each in provider_apis()}
+    if settings[name].api_key is None:
+        raise ConfigurationError(f"{name.upper()}_API_KEY: is required")
+    http = _http_client(load(DestinationSettings), settings)
+    try:
+        apis = {name: Api(_client(name, http, settings[name]), settings[name])}
+        _check_api(name, settings[name], apis)
+        yield apis[name]
+    finally:
+        http.close()
 
 
 def connect() -> Runtime:

@@ -47,18 +47,36 @@ class Call:
         budget: the class of calls whose limit it is counted against, if there is one.
         spends: it changes what the account owns or owes, so a person is asked first, and it is
             never repeated without looking at what became of it.
+        look: the call that shows what became of it; every one that spends has one.
+        state: the state (:mod:`worker.order_states`) that its success brings an order to.
+        swaps: its success gives an order another number.
+        waits: it lasts until a message has come, or ends without one.
     """
 
     name: str
     budget: str | None
-    spends: bool
+    spends: bool = False
+    look: str | None = None
+    state: str | None = None
+    swaps: bool = False
+    waits: bool = False
 
 
-def call(*, budget: str | None, spends: bool = False) -> Callable[[Method], Method]:
+def call(
+    *,
+    budget: str | None,
+    spends: bool = False,
+    look: str | None = None,
+    state: str | None = None,
+    swaps: bool = False,
+    waits: bool = False,
+) -> Callable[[Method], Method]:
     """Mark a method as one of the API's calls."""
 
     def mark(method: Method) -> Method:
-        method.__dict__["call"] = Call(method.__name__, budget, spends)
+        method.__dict__["call"] = Call(
+            method.__name__, budget, spends, look=look, state=state, swaps=swaps, waits=waits
+        )
         return method
 
     return mark

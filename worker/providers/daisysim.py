@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import ClassVar, Literal, TypeVar
 
 from worker.http_client import Response
+from worker.order_states import CANCELLED, WAITING
 from worker.providers.base import ProviderApi, Refusal, call
 from worker.providers.daisysim_results import (
     Activation,
@@ -107,7 +108,7 @@ class DaisySIM(ProviderApi):
         body = {"country": country, "service": service}
         return self._ask("prices", _data(Prices.read), "POST", "prices", body=body)
 
-    @call(budget="purchase", spends=True)
+    @call(budget="purchase", spends=True, look="history", state=WAITING)
     def purchase(
         self, country: int, service: str, price: Decimal, *, service_name: str | None = None
     ) -> Purchase:
@@ -136,7 +137,7 @@ class DaisySIM(ProviderApi):
         """Whether the activation has its code."""
         return self._ask("check", _data(Check.read), "GET", "check", activation_id)
 
-    @call(budget="cancel", spends=True)
+    @call(budget="cancel", spends=True, look="check", state=CANCELLED)
     def cancel(self, activation_id: str) -> Cancellation:
         """Give an activation up, a minute old at least and without a code; the money goes back."""
         return self._ask(
@@ -158,7 +159,8 @@ class DaisySIM(ProviderApi):
         """The account's activations, a page of up to 100 at a time."""
         return self._ask(
             "history",
-            _data(lambda got: read_page(got, "orders", Activation.read)),
+            # The whole envelope: where the page stands may be told beside the data or in it.
+            lambda got: read_page(got, "orders", Activation.read),
             "GET",
             "history",
             params={"page": page, "per_page": per_page, "status": status},

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from worker.http_client import Response
+from worker.order_states import CANCELLED, CONFIRMED, WAITING
 from worker.providers.base import ProviderApi, Refusal, call
 from worker.providers.errors import (
     CountryNotFound,
@@ -162,7 +163,7 @@ class VirtualSMS(ProviderApi):
             params={"page": page, "limit": limit},
         )
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="list_orders", state=WAITING)
     def create_order(self, service: str, country: str, *, rental_hours: int | None = None) -> Order:
         """Buy a number for one code, or rent one for some hours."""
         return self._ask(
@@ -191,7 +192,7 @@ class VirtualSMS(ProviderApi):
             "get_order", lambda got: Order.read(got, order_id), "GET", "orders", order_id
         )
 
-    @call(budget=_CALLS)
+    @call(budget=_CALLS, waits=True)
     def wait_for_sms(self, order_id: str, *, timeout: float = _POLL_SECONDS) -> Sms:
         """The order's message, as soon as it is there; one without a code where none came.
 
@@ -209,27 +210,27 @@ class VirtualSMS(ProviderApi):
             timeout=timeout,
         )
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=WAITING, swaps=True)
     def swap_order(self, order_id: str) -> Order:
         """Another number for the same order, at no cost."""
         return self._change("swap_order", order_id, "swap")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=CANCELLED)
     def cancel_order(self, order_id: str) -> Order:
         """Give an order up before its message; the money goes back."""
         return self._change("cancel_order", order_id, "cancel")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=CONFIRMED)
     def confirm_order(self, order_id: str) -> Order:
         """Finish an order that has its message; this charges it."""
         return self._change("confirm_order", order_id, "confirm")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order")
     def extend_rental(self, order_id: str, hours: int) -> Order:
         """Rent the number for more hours."""
         return self._change("extend_rental", order_id, "extend", {"hours": hours})
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order")
     def release_rental(self, order_id: str) -> Order:
         """Give a rented number back before its time."""
         return self._change("release_rental", order_id, "release")
