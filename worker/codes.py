@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 from ulid import ULID
 
 from receiver.database import insert_once
@@ -16,7 +17,14 @@ _CODES = table_of(Code)
 
 
 def keep(
-    session: Session, vault: Vault, event: SmsReceived, *, event_id: str, state: str, now: datetime
+    session: Session,
+    vault: Vault,
+    event: SmsReceived,
+    *,
+    event_id: str,
+    state: str,
+    verified: bool | None = None,
+    now: datetime,
 ) -> Code:
     """The code that ``event`` reports: a new row in ``state``, or the one it repeats.
 
@@ -46,17 +54,25 @@ def keep(
             "service": event.service,
             "country": event.country,
             "state": state,
+            "verified": verified,
             "received_at": event.at,
             "stored_at": now,
         },
     )
-    return session.exec(
-        select(Code).where(
-            col(Code.provider) == event.provider,
-            col(Code.order_id) == event.order_id,
-            col(Code.code_digest) == digest,
-        )
-    ).one()
+    return session.exec(_reported(event, digest)).one()
+
+
+def find(session: Session, vault: Vault, event: SmsReceived) -> Code | None:
+    """The code that ``event`` repeats, if there is one."""
+    return session.exec(_reported(event, vault.digest("code", event.code))).first()
+
+
+def _reported(event: SmsReceived, digest: str) -> SelectOfScalar[Code]:
+    return select(Code).where(
+        col(Code.provider) == event.provider,
+        col(Code.order_id) == event.order_id,
+        col(Code.code_digest) == digest,
+    )
 
 
 def open_field(vault: Vault, code: Code, column: str) -> str | None:

@@ -48,7 +48,7 @@ def report(
     order.country = order.country or event.country
     if event.phone_number:
         rank = (swapped, at, event_id)
-        _merge_number(session, vault, order, event.phone_number, rank)
+        merge_number(session, vault, order, event.phone_number, rank)
     order.updated_at = now
     session.flush()
     return order
@@ -118,7 +118,7 @@ def advance(
     )
 
 
-def _merge_number(
+def merge_number(
     session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
 ) -> None:
     """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""

@@ -16,7 +16,7 @@ from worker.queries.filters import DEFAULT_LIMIT, Filters
 
 KEYS = (
     *("id", "provider", "type", "key", "state", "attempts", "error"),
-    *("received_at", "stored_at", "handled_at"),
+    *("received_at", "stored_at", "handled_at", "source"),
 )
 _COLUMNS = ("stored_at", "state", "type", "provider", "order_id", "attempts", "id", "error")
 State = Annotated[
