@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlmodel import Session, col, select
@@ -44,7 +45,8 @@ def enter_all(task: Task, planner: Planner, findings: Sequence[Finding]) -> list
         order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
         _merge(session, vault, order, finding, asked_at=task.asked_at, now=planner.now)
         if finding.code or finding.text:
-            arrivals += _arrivals(session, vault, provider, task.client.webhook(finding))
+            payload = task.client.webhook(_with_what_is_known(vault, order, finding))
+            arrivals += _arrivals(session, vault, provider, payload)
     stored = inbox.store_many(session, vault, arrivals) if arrivals else []
     return [each.id for each in stored if not each.duplicate]
 
@@ -129,9 +131,7 @@ def _merge_number(
     now: datetime,
 ) -> None:
     """Take the number that the order has at the provider; another one than ours was swapped."""
-    ours = vault.open_text(
-        order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
-    )
+    ours = _number(vault, order)
     if ours is not None and normalise_phone(ours) == normalise_phone(number):
         return
     # A swap that was reported since the question was asked is the later one.
@@ -140,6 +140,22 @@ def _merge_number(
     orders.merge_number(session, vault, order, number, rank)
     if before is not None and order.phone_digest != before:
         orders.advance(session, order, WAITING, kind="swapped", event_id=None, at=asked_at, now=now)
+
+
+def _number(vault: Vault, order: Order) -> str | None:
+    return vault.open_text(
+        order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
+    )
+
+
+def _with_what_is_known(vault: Vault, order: Order, finding: Finding) -> Finding:
+    """People are told which number and service a code is for, whoever knows it."""
+    return replace(
+        finding,
+        phone_number=finding.phone_number or _number(vault, order),
+        service=finding.service or order.service,
+        country=finding.country or order.country,
+    )
 
 
 def _arrivals(

@@ -36,13 +36,15 @@ def _found(task: Task, findings: Sequence[Finding], planner: Planner) -> Next:
     session, row = planner.session, task.row
     events = discoveries.enter_all(task, planner, _worth_entering(task, findings, planner))
     told = [f.order_id for f in findings if not discoveries.lacks_code(session, row.provider, f)]
-    # By then the next page should have told of them again.
-    watches.answered(session, row.provider, told, planner.now + 2 * task.client.rhythm().every)
+    rhythm, crowded = task.client.rhythm(), watches.is_crowded(task, session)
+    # Where pages come so often, the next one should tell of these again before they are asked for.
+    spared = 2 * rhythm.every if crowded else rhythm.every
+    watches.answered(session, row.provider, told, planner.now + spared)
     head = row.head if row.page > 1 else next((f.order_id for f in findings), row.place)
     if _goes_on(row, findings):
         values = {"head": head, "page": row.page + 1, "failures": 0}
         return Next(again=timedelta(0), values=values, events=events)
-    pause = watches.pass_pause(task, session)
+    pause = rhythm.every if crowded else rhythm.back
     return well(planner, pause, events=events, place=head, head=None, page=1)
 
 

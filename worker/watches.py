@@ -160,11 +160,9 @@ def pause(task: Task, session: Session) -> timedelta:
     return max(rhythm.every, count_open(session, task.row.provider) * _MINUTE / share)
 
 
-def pass_pause(task: Task, session: Session) -> timedelta:
-    """How long until a provider's newest orders are read again."""
-    rhythm = task.client.rhythm()
-    crowded = count_open(session, task.row.provider) >= rhythm.crowd
-    return rhythm.every if crowded else rhythm.back
+def is_crowded(task: Task, session: Session) -> bool:
+    """Whether so many orders are open that they are told of by pages, and not one by one."""
+    return count_open(session, task.row.provider) >= task.client.rhythm().crowd
 
 
 def spendable(limit: int) -> int:

@@ -120,6 +120,7 @@ def test_reading_the_same_again_changes_nothing(world: World, made: Runtime) -> 
     assert len(told(made)) == 1
 
 
+@on_sqlite
 def test_a_webhook_and_the_history_tell_once(world: World, made: Runtime) -> None:
     """A code that is known and told is no news."""
     handle(made, webhooks.daisysim())
@@ -180,6 +181,7 @@ def test_a_pass_goes_on_where_it_was(world: World, made: Runtime) -> None:
     assert (row.place, row.page) == ("5", 1)
 
 
+@on_sqlite
 def test_the_first_pass_leaves_what_is_old(world: World, made: Runtime) -> None:
     """A code of yesterday, and one of unknown age, are told to nobody, now or later."""
     old = now(made) - timedelta(hours=25)
@@ -232,6 +234,7 @@ def test_a_history_without_an_end_is_left(
     assert len(asked(world)) == (5 if kind == "endless" else 2)
 
 
+@on_sqlite
 def test_an_open_order_of_the_history_is_watched(world: World, made: Runtime) -> None:
     """Nobody told us of it; from now on it is asked for."""
     pages(world, activation(status="waiting"))
@@ -341,6 +344,7 @@ def test_an_order_is_not_put_off_past_its_end(world: World, made: Runtime) -> No
     buy(made, left=30 * SECOND)
     plan(made)
     before = watch(made).next_attempt_at
+    change(made, watch(made), deadline=now(made) + 10 * SECOND)
     pages(world, activation(status="waiting", created_at=webhooks.iso(now(made) - 19 * MINUTE)))
     read_back(made)
     assert watch(made).next_attempt_at == before

@@ -52,9 +52,11 @@ from tests.worker.support import (
     settle,
     woken,
 )
-from worker import reconciliation, sweep, watches
+from worker import leases, reconciliation, sweep, watches
 from worker.followups import VERIFY
 from worker.models import Budget, Code, Confirmation, Order, OrderNumber, Reconciliation
+from worker.providers.daisysim import DaisySIM
+from worker.providers.daisysim_results import Check
 from worker.runtime import Runtime
 
 COMPLETED = says("Completed", CODE)
@@ -109,6 +111,7 @@ def test_a_code_whose_webhook_never_came_is_told_once(world: World, made: Runtim
     assert all(fact in str(message) for fact in (CODE, US_PHONE))
 
 
+@on_sqlite
 def test_it_is_here_within_a_minute_of_its_code(world: World, made: Runtime) -> None:
     """The tick that sees the order and the pause before a question add up to less."""
     answer(world, says("Waiting"))
@@ -121,6 +124,20 @@ def test_it_is_here_within_a_minute_of_its_code(world: World, made: Runtime) -> 
     assert everything(made, InboxEvent) == []
 
 
+@on_sqlite
+def test_an_answer_that_tells_less_is_filled_up(world: World, made: Runtime) -> None:
+    """People are told the number and the service that the order was bought with."""
+    answer(world, says("Completed", CODE, phone=None))
+    row = watched(made)
+    change(made, only(made, Order), service="WhatsApp")
+    ask(made, row)
+    reconciled(made)
+    deliver(made, *told(made))
+    (message,) = world.sent_to()
+    assert all(fact in str(message) for fact in (CODE, US_PHONE, "WhatsApp"))
+
+
+@on_sqlite
 def test_the_event_is_woken_at_once(world: World, made: Runtime) -> None:
     """Nobody waits for the sweep once a code is found."""
     answer(world, COMPLETED)
@@ -173,6 +190,7 @@ def test_a_code_that_was_kept_back_is_told_by_what_is_found(
     assert (len(checks(world)), len(told(made))) == (before, 1)
 
 
+@on_sqlite
 def test_what_a_person_discarded_stays_so(world: World, made: Runtime) -> None:
     """Not even an event comes of it."""
     handle(made, webhooks.daisysim())
@@ -208,6 +226,7 @@ def test_ticks_at_once_make_one_row_each(made: Runtime) -> None:
     assert sorted(row.action for row in rows) == ["history", *["order"] * 5]
 
 
+@on_sqlite
 def test_the_sweep_wakes_what_is_due(world: World, made: Runtime) -> None:
     """By the task of its own."""
     row = watched(made)
@@ -230,6 +249,7 @@ def test_orders_are_asked_for_in_the_order_of_their_end(world: World, made: Runt
     assert [call.path.split("/")[-1] for call in checks(world)] == ["101", "102", "103"]
 
 
+@on_sqlite
 def test_an_order_that_has_ended_is_not_asked_for(world: World, made: Runtime) -> None:
     """Its webhook came, or somebody cancelled it: the row ends with the next tick."""
     row = watched(made)
@@ -322,9 +342,7 @@ def test_nobody_asks_for_ever(world: World, made: Runtime) -> None:
     ("reply", "least"),
     [
         (Reply(status=500), timedelta(0)),
-        (Reply(status=502, json={"success": False, "code": "PROVIDER_ERROR"}), timedelta(0)),
         (Reply(cut=True), timedelta(0)),
-        (Reply(body=b"<html>"), timedelta(0)),
         (Reply(status=401, json={"success": False, "code": "INVALID_TOKEN"}), 4 * MINUTE),
         (Reply(status=403, json={"success": False, "code": "ACCOUNT_SUSPENDED"}), 4 * MINUTE),
         (Reply(status=503, headers={"Retry-After": "90"}), 80 * SECOND),
@@ -346,6 +364,7 @@ def test_a_provider_that_cannot_say_is_left_alone_for_a_while(
     assert (row.failures, row.error) == (0, None)
 
 
+@on_sqlite
 def test_the_providers_rate_limit_stops_the_key(world: World, made: Runtime) -> None:
     """For as long as it asks, whoever wants to make a call."""
     answer(world, Reply(status=429, headers={"Retry-After": "60"}))
@@ -391,7 +410,7 @@ def test_a_find_is_stored_with_the_end_of_its_row_or_not_at_all(
     """They are one transaction."""
     answer(world, COMPLETED)
     row = watched(made)
-    finish = watches.leases.finish
+    finish = leases.finish
     broken = OperationalError("statement", {}, Exception("away"))
 
     def fails(*args: Any, **values: Any) -> None:
@@ -399,7 +418,7 @@ def test_a_find_is_stored_with_the_end_of_its_row_or_not_at_all(
         raise broken
 
     with monkeypatch.context() as patch:
-        patch.setattr(watches.leases, "finish", fails)
+        patch.setattr(leases, "finish", fails)
         patch.setattr("receiver.database._PERSISTENCE", ())
         with pytest.raises(OperationalError):
             ask(made, row)
@@ -455,15 +474,14 @@ def test_a_bug_stops_nobody_else(
     rows = [watched(made, order_id, left=n * MINUTE) for n, order_id in ((5, "1"), (9, "2"))]
     for row in rows:
         make_due(made, row)
-    client = made.outside.apis["daisysim"].client
-    check = type(client).check
+    check = DaisySIM.check
 
-    def breaks(self: Any, activation_id: str) -> Any:
+    def breaks(self: DaisySIM, activation_id: str) -> Check:
         if activation_id == "1":
             raise ZeroDivisionError
         return check(self, activation_id)
 
-    monkeypatch.setattr(type(client), "check", breaks)
+    monkeypatch.setattr(DaisySIM, "check", breaks)
     reconciliation.reconcile(made, [row.id for row in rows])
     assert "ZeroDivisionError" in (again(made, rows[0]).error or "")
     assert again(made, rows[1]).answered_at is not None
@@ -478,6 +496,7 @@ def test_an_id_that_cannot_be_asked_about_ends_the_row(world: World, made: Runti
     assert world.api.requests() == []
 
 
+@on_sqlite
 def test_without_a_key_nothing_is_asked(world: World) -> None:
     """No row is made; one that was made before waits for the key to come back."""
     made = world.connect(daisysim=True)
@@ -495,6 +514,7 @@ def test_without_a_key_nothing_is_asked(world: World) -> None:
     assert world.api.requests() == []
 
 
+@on_sqlite
 def test_nothing_secret_is_on_the_broker_or_in_the_row(world: World, made: Runtime) -> None:
     """Messages carry ids; rows and keys carry no code, number or API key."""
     answer(world, COMPLETED)
