@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
 from ulid import ULID
 
 from receiver.database import insert_once
@@ -59,20 +58,13 @@ def keep(
             "stored_at": now,
         },
     )
-    return session.exec(_reported(event, digest)).one()
-
-
-def find(session: Session, vault: Vault, event: SmsReceived) -> Code | None:
-    """The code that ``event`` repeats, if there is one."""
-    return session.exec(_reported(event, vault.digest("code", event.code))).first()
-
-
-def _reported(event: SmsReceived, digest: str) -> SelectOfScalar[Code]:
-    return select(Code).where(
-        col(Code.provider) == event.provider,
-        col(Code.order_id) == event.order_id,
-        col(Code.code_digest) == digest,
-    )
+    return session.exec(
+        select(Code).where(
+            col(Code.provider) == event.provider,
+            col(Code.order_id) == event.order_id,
+            col(Code.code_digest) == digest,
+        )
+    ).one()
 
 
 def open_field(vault: Vault, code: Code, column: str) -> str | None:

@@ -18,8 +18,9 @@ from receiver.errors import MalformedPayload
 from receiver.events import SmsReceived
 from receiver.inbox import RECONCILED, Arrival
 from receiver.providers import registry
+from receiver.providers.base import Payload
 from receiver.vault import Vault
-from worker import codes, order_states, orders
+from worker import order_states, orders
 from worker.followups import Planner
 from worker.models import DISCARDED, READY, Code, Order, table_of
 from worker.order_states import CONFIRMED, CREATED, RECEIVED, WAITING
@@ -30,6 +31,8 @@ from worker.watches import Task
 OPEN_STATES = frozenset({CREATED, WAITING})
 # An order in one of these has its code.
 CODE_STATES = frozenset({RECEIVED, CONFIRMED})
+# Codes that are told, or never to be.
+_SETTLED = frozenset({READY, DISCARDED})
 _ORDERS = table_of(Order)
 
 
@@ -46,7 +49,7 @@ def enter_all(task: Task, planner: Planner, findings: Sequence[Finding]) -> list
         _merge(session, vault, order, finding, asked_at=task.asked_at, now=planner.now)
         if finding.code or finding.text:
             payload = task.client.webhook(_with_what_is_known(vault, order, finding))
-            arrivals += _arrivals(session, vault, provider, payload)
+            arrivals += _arrivals(session, vault, order, payload)
     stored = inbox.store_many(session, vault, arrivals) if arrivals else []
     return [each.id for each in stored if not each.duplicate]
 
@@ -60,21 +63,37 @@ def known(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str
 
 
 def tells_more(session: Session, vault: Vault, order: Order, finding: Finding) -> bool:
-    """Whether the finding says anything that is not known of the order, as far as it shows."""
-    if order.status in OPEN_STATES:
+    """Whether the finding says anything that is not known of the order: most say nothing."""
+    if finding.code and not _is_settled(session, vault, order, finding.code):
         return True
-    if finding.status and order_states.furthest(order.status, finding.status) != order.status:
-        return not lacks_code(session, order.provider, finding)
-    if not finding.code:
+    said = _believed(session, order, finding)
+    if said is not None and order_states.furthest(order.status, said) != order.status:
+        return True
+    number = finding.phone_number
+    return order.status in OPEN_STATES and (
+        bool(finding.code or finding.text)
+        or (number is not None and vault.digest("phone", number) != order.phone_digest)
+        or (finding.expires_at is not None and finding.expires_at != order.expires_at)
+        or (finding.service is not None and order.service is None)
+    )
+
+
+def lacks_code(session: Session, provider: str, finding: Finding) -> bool:
+    """Whether the order has a code by what is said of it, and that is nowhere to be seen."""
+    if finding.status not in CODE_STATES or finding.code or finding.text:
         return False
-    digest = vault.digest("code", finding.code)
-    settled = select(Code.id).where(
+    of_order = col(Code.provider) == provider, col(Code.order_id) == finding.order_id
+    return session.exec(select(Code.id).where(*of_order).limit(1)).first() is None
+
+
+def _is_settled(session: Session, vault: Vault, order: Order, code: str) -> bool:
+    known = select(Code.id).where(
         col(Code.provider) == order.provider,
         col(Code.order_id) == order.order_id,
-        col(Code.code_digest) == digest,
-        col(Code.state).in_([READY, DISCARDED]),
+        col(Code.code_digest) == vault.digest("code", code),
+        col(Code.state).in_(_SETTLED),
     )
-    return session.exec(settled).first() is None
+    return session.exec(known).first() is not None
 
 
 def _merge(
@@ -86,9 +105,9 @@ def _merge(
     asked_at: datetime,
     now: datetime,
 ) -> None:
+    said = _believed(session, order, finding)  # first: a query forgets what was modified
     if finding.phone_number:
         _merge_number(session, vault, order, finding.phone_number, asked_at=asked_at, now=now)
-    said = _believed(session, order, finding)
     if said is not None and order_states.furthest(order.status, said) != order.status:
         at = finding.confirmed_at or asked_at
         orders.advance(session, order, said, kind="reconciled", event_id=None, at=at, now=now)
@@ -100,14 +119,6 @@ def _merge(
     if session.is_modified(order):
         order.updated_at = now
     session.flush()
-
-
-def lacks_code(session: Session, provider: str, finding: Finding) -> bool:
-    """Whether the order has a code by what is said of it, and that is nowhere to be seen."""
-    if finding.status not in CODE_STATES or finding.code or finding.text:
-        return False
-    of_order = col(Code.provider) == provider, col(Code.order_id) == finding.order_id
-    return session.exec(select(Code.id).where(*of_order).limit(1)).first() is None
 
 
 def _believed(session: Session, order: Order, finding: Finding) -> str | None:
@@ -130,9 +141,10 @@ def _merge_number(
     asked_at: datetime,
     now: datetime,
 ) -> None:
-    """Take the number that the order has at the provider; another one than ours was swapped."""
+    """Take the number that an order has at the provider; another one than ours was swapped."""
     ours = _number(vault, order)
-    if ours is not None and normalise_phone(ours) == normalise_phone(number):
+    same = ours is not None and normalise_phone(ours) == normalise_phone(number)
+    if same or (ours is not None and order.status not in OPEN_STATES):
         return
     # A swap that was reported since the question was asked is the later one.
     rank = (ours is not None, asked_at, "")
@@ -158,16 +170,18 @@ def _with_what_is_known(vault: Vault, order: Order, finding: Finding) -> Finding
     )
 
 
-def _arrivals(
-    session: Session, vault: Vault, provider: str, payload: dict[str, object]
-) -> list[Arrival]:
-    """The webhook that would have reported a code, unless it is known and told, or never to be."""
-    if _settled(session, vault, provider, payload):
+def _arrivals(session: Session, vault: Vault, order: Order, payload: Payload) -> list[Arrival]:
+    """The webhook that would have reported a code, unless there is nothing left to do about it."""
+    try:
+        event = registry()[order.provider].read(payload)
+    except MalformedPayload:
+        event = None  # it waits as failed, as the webhook would have
+    if isinstance(event, SmsReceived) and _is_settled(session, vault, order, event.code):
         return []
     body = json.dumps(payload, separators=(",", ":")).encode()
     return [
         Arrival(
-            provider=provider,
+            provider=order.provider,
             body=body,
             arrived_at=clock.now(),
             # Keyed, since codes are short; and not the provider's own key of anything.
@@ -175,14 +189,3 @@ def _arrivals(
             source=RECONCILED,
         )
     ]
-
-
-def _settled(session: Session, vault: Vault, provider: str, payload: dict[str, object]) -> bool:
-    try:
-        event = registry()[provider].read(payload)
-    except MalformedPayload:
-        return False  # it waits as failed, as the webhook would have
-    if not isinstance(event, SmsReceived):
-        return False
-    code = codes.find(session, vault, event)
-    return code is not None and code.state in {READY, DISCARDED}

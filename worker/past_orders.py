@@ -66,15 +66,17 @@ def _worth_entering(task: Task, findings: Sequence[Finding], planner: Planner) -
 
 
 def _is_news(row: Reconciliation, finding: Finding) -> bool:
-    """Whether an unknown order has a code, or may yet get one.
+    """Whether an unknown order may yet get a code, or has one that is of use to somebody.
 
-    A code of unknown age is passed over by the first pass, which finds all that ever was.
+    The first pass, which finds all that ever was, passes over a code of unknown age.
     """
-    has_code = bool(finding.code or finding.text) or finding.status in CODE_STATES
+    if finding.status in OPEN_STATES:
+        return True
+    if not (finding.code or finding.text or finding.status in CODE_STATES):
+        return False
     if finding.created_at is None:
-        return finding.status in OPEN_STATES or (has_code and row.place is not None)
-    recent = finding.created_at >= _horizon(row)
-    return recent and (has_code or finding.status in OPEN_STATES)
+        return row.place is not None
+    return finding.created_at >= _horizon(row)
 
 
 def _goes_on(row: Reconciliation, findings: Sequence[Finding]) -> bool:

@@ -55,11 +55,16 @@ def watch(made: Runtime, order_id: str = ACTIVATION) -> Reconciliation:
         return session.exec(found).one()
 
 
-def listing(made: Runtime, action: str = "history") -> Reconciliation:
-    """The one row of this kind."""
-    with made.database.reading() as session:
-        found = select(Reconciliation).where(col(Reconciliation.action) == action)
-        return session.exec(found).one()
+def listing(
+    made: Runtime, action: str = "history", *, provider: str | None = None
+) -> Reconciliation:
+    """The one row of this kind, of the one provider that is asked or of the one named."""
+    (row,) = (
+        each
+        for each in everything(made, Reconciliation)
+        if each.action == action and provider in {None, each.provider}
+    )
+    return row
 
 
 def ask(made: Runtime, row: Reconciliation) -> Reconciliation:

@@ -107,8 +107,8 @@ def _parts(session: Session, database: Database) -> Iterator[Finding]:
 def _reconciliation(session: Session) -> Iterator[Finding]:
     for row in watches.histories(session):
         name, watched = f"{row.provider} orders", watches.count_open(session, row.provider)
-        says = f"{watched} open ones are asked for; the newest were read "
-        says += f"at {timestamp(row.answered_at)}" if row.answered_at else "never yet"
+        read = f"read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
+        says = f"{watched} open ones are asked for; the newest were {read}"
         if row.failures:
             yield Finding(NOTICE, name, f"{says}, and cannot be now: {row.error}")
         else:

@@ -74,8 +74,8 @@ def test_an_activation(
     )
     (line,) = daisysim.find_orders(2)
     assert (line.order_id, line.status, line.code) == ("1", status, CODE)
-    assert line.expires_at is not None
-    assert line.expires_at.isoformat() == "2026-05-01T10:20:00+00:00"
+    assert line.created_at is not None
+    assert line.created_at.isoformat() == "2026-05-01T10:00:00+00:00"
     assert provider.asked[-1].line.startswith("GET /api/v1/virtual/history?page=2&per_page=100 ")
 
 
