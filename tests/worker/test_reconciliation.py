@@ -427,28 +427,30 @@ def test_a_find_is_stored_with_the_end_of_its_row_or_not_at_all(
 
 
 def test_a_late_writer_is_refused(world: World, made: Runtime) -> None:
-    """One that was frozen past its lease writes nothing, and another one's find stands."""
-    first, second = threading.Event(), threading.Event()
+    """One that was frozen past its lease writes nothing of what it was told."""
+    asked, thawed = threading.Event(), threading.Event()
 
     def frozen(_: Request) -> Reply:
-        first.set()
-        assert second.wait(10)
+        asked.set()
+        assert thawed.wait(10)
         return says("Cancelled")
 
     world.api.once("GET", CHECK_PATH, frozen)
-    answer(world, COMPLETED)
+    answer(world, says("Waiting"))
     row = watched(made)
     make_due(made, row)
     thread = threading.Thread(target=reconciliation.reconcile, args=(made, [row.id]))
     thread.start()
-    assert first.wait(10)
+    assert asked.wait(10)
     lapse(made, again(made, row))
     reconciliation.reconcile(made, [row.id])
-    second.set()
+    taken_over = again(made, row)
+    thawed.set()
     thread.join(10)
 
-    assert only(made, Order).status == "confirmed"
-    assert len(everything(made, InboxEvent)) == 1
+    assert len(checks(world)) == 2
+    assert only(made, Order).status == "waiting"
+    assert again(made, row) == taken_over
 
 
 @on_sqlite
