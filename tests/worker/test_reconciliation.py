@@ -191,14 +191,20 @@ def test_a_code_that_was_kept_back_is_told_by_what_is_found(
 
 
 @on_sqlite
-def test_what_a_person_discarded_stays_so(world: World, made: Runtime) -> None:
-    """Not even an event comes of it."""
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_what_a_person_discarded_stays_so(world: World, made: Runtime, meanwhile: bool) -> None:
+    """Be it before it is found, or before what is found is handled."""
     handle(made, webhooks.daisysim())
-    change(made, only(made, Code), state="discarded")
+    change(made, only(made, Confirmation), next_attempt_at=now(made) + HOUR, attempt=1)
     change(made, only(made, Order), status="waiting")
     answer(world, COMPLETED)
     plan(made)
-    ask(made, watch(made))
+    if meanwhile:
+        ask(made, watch(made))
+    change(made, only(made, Code), state="discarded")
+    if not meanwhile:
+        ask(made, watch(made))
+    assert len(everything(made, InboxEvent)) == 1 + meanwhile
     reconciled(made)
 
     assert only(made, Code).state == "discarded"
