@@ -91,6 +91,7 @@ def test_five_failures_in_a_row_are_told_once(world: World, made: Runtime) -> No
     assert "wh_1" in notice
     assert "502" in notice
     assert row.place == "wh_1"
+    assert len(world.api.requests("GET", f"{PATH}/*/deliveries")) == 1
     assert patches(world) == []
     assert row.next_attempt_at - now(made) <= subscription_care.EVERY
 
