@@ -23,7 +23,7 @@ from worker.destinations.slack import Slack
 from worker.http_client import HttpClient
 from worker.policy import Policy
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Confirms, Subscribes, Vouches
 from worker.providers.registry import provider_apis
 from worker.routing import Routing
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
@@ -183,6 +183,13 @@ def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
             )
         if name not in apis:
             raise ConfigurationError(f"{prefix}_VERIFY_BACK: wants {prefix}_API_KEY as well")
+    if chosen.webhook_care == "on":
+        if not issubclass(provider_apis()[name], Subscribes):
+            raise ConfigurationError(
+                f"{prefix}_WEBHOOK_CARE: wants off: this API tells nothing of its webhooks"
+            )
+        if name not in apis:
+            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: wants {prefix}_API_KEY as well")
     if not chosen.rate_limits.keys() <= limits.keys():
         raise ConfigurationError(f"{prefix}_RATE_LIMITS: wants {'=…,'.join(limits)}=…")
 

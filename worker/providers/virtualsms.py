@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from worker.http_client import Response
 from worker.order_states import CANCELLED, CONFIRMED, WAITING
-from worker.providers.base import ProviderApi, Refusal, call
+from worker.providers import virtualsms_findings
+from worker.providers.base import Refusal, call
 from worker.providers.errors import (
     CountryNotFound,
     InsufficientBalance,
@@ -27,6 +28,7 @@ from worker.providers.errors import (
     Unauthorized,
 )
 from worker.providers.fields import Fields
+from worker.providers.findings import Finding, Rhythm
 from worker.providers.results import Page, read_list, read_page
 from worker.providers.virtualsms_orders import Order, Sms
 from worker.providers.virtualsms_results import (
@@ -38,10 +40,12 @@ from worker.providers.virtualsms_results import (
     Stats,
     Transaction,
 )
+from worker.providers.virtualsms_subscriptions import SubscriptionCalls
 
 _CALLS = "calls"
 # The provider holds a poll for up to 180 seconds; the rest is for its answer to travel.
 _POLL_SECONDS = 185.0
+_PER_PAGE = 100
 
 # By the last part of a problem's type.
 _BY_TYPE: dict[str, type[ProviderError]] = {
@@ -66,7 +70,7 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
 }
 
 
-class VirtualSMS(ProviderApi):
+class VirtualSMS(SubscriptionCalls):
     """The account that a key belongs to."""
 
     name: ClassVar[str] = "virtualsms"
@@ -234,6 +238,23 @@ class VirtualSMS(ProviderApi):
     def release_rental(self, order_id: str) -> Order:
         """Give a rented number back before its time."""
         return self._change("release_rental", order_id, "release")
+
+    def rhythm(self) -> Rhythm:
+        """How often orders are asked about."""
+        return virtualsms_findings.RHYTHM
+
+    def find_order(self, order_id: str) -> Finding:
+        """What :meth:`get_order` says, in words that no provider owns."""
+        return virtualsms_findings.of_order(self.get_order(order_id))
+
+    def find_orders(self, page: int) -> tuple[Finding, ...]:
+        """What :meth:`list_orders` says, likewise."""
+        found = self.list_orders(page=page, limit=_PER_PAGE)
+        return tuple(map(virtualsms_findings.of_order, found.items))
+
+    def webhook(self, finding: Finding) -> dict[str, object]:
+        """The body of the webhook that reports the finding's message."""
+        return virtualsms_findings.webhook(finding)
 
     def _change(
         self, name: str, order_id: str, verb: str, body: dict[str, object] | None = None
