@@ -54,6 +54,7 @@ def make_app() -> Celery:
         beat_max_loop_interval=1,
         beat_schedule={
             "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}},
+            "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
             "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}},
         },
     )

@@ -27,7 +27,7 @@ from worker.providers.errors import (
 from worker.runtime import Runtime
 from worker.settling import Outcome, OutOfBudget, Task
 
-_CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
+CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
 # Errors that a person at the provider's dashboard can mend.
 _MENDABLE = (InsufficientBalance, Unauthorized)
 _MENDABLE_PAUSE = timedelta(minutes=5)
@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
     """Settle those of the confirmations ``ids`` that are due, affordable and in nobody's hand."""
     for row_id in ids:
-        task = settling.take(runtime, row_id, _CALL_OF)
+        task = settling.take(runtime, row_id, CALL_OF)
         if task is None:
             continue
         attempt = verification.verify if task.row.action == VERIFY else _confirm

@@ -32,7 +32,8 @@ class Notification:
     ``operators`` for a notice to the people who run codecatch; only ``sms.received`` carries
     ``code`` and ``text``. ``delivery_id`` is the same for every attempt. ``marks`` are short
     words a reader must see (``not verified``, ``repeated``). ``detail`` is a sentence or two:
-    what happened and what to do. Everything but the ids and the type may come from a stranger.
+    what happened and what to do. ``event_id`` is empty where no event is behind it. Everything
+    but the ids and the type may come from a stranger.
     """
 
     delivery_id: str
@@ -171,7 +172,7 @@ def footer(notification: Notification) -> str:
     return _SEPARATOR.join(
         [
             *(mark for mark in map(plain, notification.marks) if mark),
-            f"event {plain(notification.event_id)}",
+            *([f"event {plain(notification.event_id)}"] if notification.event_id else []),
             f"delivery {plain(notification.delivery_id)}",
         ]
     )

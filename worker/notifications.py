@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session
 
+from receiver.inbox import RECONCILED, InboxEvent
 from receiver.vault import Vault
 from worker import codes
 from worker.leases import Claim
@@ -32,6 +33,8 @@ def compose(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> No
         )
     if code.verified is False:
         marks.append("not verified")
+    if _source(session, code) == RECONCILED:
+        marks.append("reconciled")
     return Notification(
         delivery_id=row.id,
         event_id=row.event_id,
@@ -47,3 +50,9 @@ def compose(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> No
         marks=tuple(marks),
         detail=row.detail,
     )
+
+
+def _source(session: Session, code: Code) -> str | None:
+    """Where the first report of a code came from; None once that was purged."""
+    event = session.get(InboxEvent, code.event_id)
+    return event.source if event is not None else None

@@ -44,12 +44,13 @@ def report(
         event_id=event_id,
         at=at,
         now=now,
+        swapped=swapped,
     )
     order.service = order.service or event.service
     order.country = order.country or event.country
     if event.phone_number:
         rank = (swapped, at, event_id)
-        _merge_number(session, vault, order, event.phone_number, rank)
+        merge_number(session, vault, order, event.phone_number, rank)
     order.updated_at = now
     session.flush()
     return order
@@ -106,6 +107,7 @@ def advance(
     event_id: str | None,
     at: datetime,
     now: datetime,
+    swapped: bool = False,
 ) -> None:
     """Move ``order`` to the state ``said`` if that is further, and record the step.
 
@@ -115,7 +117,7 @@ def advance(
     order.status = order_states.furthest(before, said)
     if order.status == order_states.CONFIRMED and order.confirmed_at is None:
         order.confirmed_at = at
-    if order.status == before and kind != "swapped":
+    if order.status == before and not swapped:
         return
     insert_once(
         session,
@@ -133,7 +135,7 @@ def advance(
     )
 
 
-def _merge_number(
+def merge_number(
     session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
 ) -> None:
     """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from worker.http_client import HttpClient
 from worker.messages import Texts
 from worker.policy import Policy
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Confirms, Subscribes, Vouches
 from worker.providers.registry import provider_apis
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
 
@@ -105,6 +106,25 @@ def connect_outside() -> Outside:
     )
 
 
+@contextmanager
+def connected_api(name: str) -> Iterator[Api]:
+    """One provider's API as the environment configures it, for as long as the block lasts.
+
+    Raises:
+        ConfigurationError: a variable is missing or cannot be used.
+    """
+    settings = {each: load(ApiSettings, f"{each}_") for each in provider_apis()}
+    if settings[name].api_key is None:
+        raise ConfigurationError(f"{name.upper()}_API_KEY: is required")
+    http = _asking(settings)
+    try:
+        apis = {name: Api(_client(name, http, settings[name]), settings[name])}
+        _check_api(name, settings[name], apis)
+        yield apis[name]
+    finally:
+        http.close()
+
+
 def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
     prefix, limits = name.upper(), provider_apis()[name].limits
     if chosen.verify_back == "on":
@@ -114,6 +134,13 @@ def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
             )
         if name not in apis:
             raise ConfigurationError(f"{prefix}_VERIFY_BACK: wants {prefix}_API_KEY as well")
+    if chosen.webhook_care == "on":
+        if not issubclass(provider_apis()[name], Subscribes):
+            raise ConfigurationError(
+                f"{prefix}_WEBHOOK_CARE: wants off: this API tells nothing of its webhooks"
+            )
+        if name not in apis:
+            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: wants {prefix}_API_KEY as well")
     if not chosen.rate_limits.keys() <= limits.keys():
         raise ConfigurationError(f"{prefix}_RATE_LIMITS: wants {'=…,'.join(limits)}=…")
 

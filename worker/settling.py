@@ -27,7 +27,7 @@ from worker.runtime import Runtime
 CALL_SECONDS = 7.0
 LEASE = timedelta(seconds=CALL_SECONDS) + MARGIN
 MOST_ATTEMPTS = 15
-_RATE_LIMIT_PAUSE = 10.0
+RATE_LIMIT_PAUSE = 10.0
 _TABLE = table_of(Confirmation)
 _log = structlog.get_logger(__name__)
 
@@ -176,7 +176,7 @@ def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     """What follows from an error that no rule of its own covers."""
     reason = str(error)
     if isinstance(error, RateLimited):
-        pause = timedelta(seconds=error.retry_after or _RATE_LIMIT_PAUSE)
+        pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
         return Outcome(None, reason, again=pause, block=pause, unsure=unsure)
     unsure = unsure or error.unknown
     if error.permanent:

@@ -138,6 +138,22 @@ def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, veri
     )
 
 
+def vouched_for(planner: Planner, vault: Vault, routing: Routing, code: Code) -> None:
+    """The provider itself has named the code meanwhile: if it was kept back, it is told.
+
+    What a person has discarded stays so.
+    """
+    locked = planner.session.get(Code, code.id, with_for_update=True, populate_existing=True)
+    if locked is None or locked.state not in {HELD, CODE_QUARANTINED}:
+        return
+    tell(planner, vault, routing, locked.id, verified=True)
+    planner.session.connection().execute(
+        update(INBOX)
+        .where(INBOX.c.id == locked.event_id, INBOX.c.state == QUARANTINED)
+        .values(state=HANDLED, error=None)
+    )
+
+
 def _quarantine(task: Task, reason: str) -> Outcome:
     def write(planner: Planner) -> None:
         code = _still_held(planner.session, task.row.code_id)

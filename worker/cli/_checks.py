@@ -17,8 +17,9 @@ from receiver.inbox import FAILED, PENDING
 from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
-from worker import schema
+from worker import schema, watches
 from worker.cli._store import DatabaseTrouble, check_exists
+from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.outside import Outside, connect_outside
 from worker.providers.capabilities import Confirms, Vouches
@@ -88,6 +89,7 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
         yield Finding(FINE, "encryption", says + more)
     with database.reading() as session:
         yield from _parts(session, database)
+        yield from _reconciliation(session)
         yield from _attention(session, database)
 
 
@@ -100,6 +102,17 @@ def _parts(session: Session, database: Database) -> Iterator[Finding]:
         else:
             says = f"gave no sign of life lately: nothing {does}; start it: codecatch run {part}"
             yield Finding(BROKEN, part, says)
+
+
+def _reconciliation(session: Session) -> Iterator[Finding]:
+    for row in watches.histories(session):
+        name, watched = f"{row.provider} orders", watches.count_open(session, row.provider)
+        read = f"read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
+        says = f"{watched} open ones are asked for; the newest were {read}"
+        if row.failures:
+            yield Finding(NOTICE, name, f"{says}, and cannot be now: {row.error}")
+        else:
+            yield Finding(FINE, name, says)
 
 
 def _attention(session: Session, database: Database) -> Iterator[Finding]:

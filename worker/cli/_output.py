@@ -82,9 +82,12 @@ class Output:
             return self.masked(value)
         if isinstance(value, list):
             return [self._masked(key, item) for item in value]
-        if self.reveal or value is None or key not in _MASKS:
-            return value
-        return _MASKS[key](str(value))
+        return value if self.reveal or key not in _MASKS else mask(key, value)
+
+
+def mask(key: str, value: Any) -> Any:
+    """What may be seen of a secret that goes by the name ``key``; nothing, if it has no form."""
+    return None if value is None else _MASKS.get(key, _hide)(str(value))
 
 
 def write(text: str) -> None:

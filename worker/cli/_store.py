@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ def opened() -> Iterator[Store]:
     adopt()
     # Standard output is the answer's: whatever is logged on the way goes beside it.
     structlog.configure(logger_factory=_log_to_stderr)
+    if not os.environ.get("DATABASE_URL"):
+        raise ConfigurationError(
+            "DATABASE_URL: is required, unless CODECATCH_DATA_DIR is where codecatch up has run"
+        )
     settings = load(StoreSettings)
     check_exists(settings.url)
     database = Database(settings.url)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from typing import Generic, TypeVar
 
 from worker.providers.fields import Fields, MissingFieldError
@@ -16,10 +18,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OrderFacts:
+    """What an answer says about one order, in words that no provider owns.
+
+    ``state`` is one of :mod:`worker.order_states`, or None where the answer has no such word.
+    """
+
+    order_id: str
+    state: str | None = None
+    phone_number: str | None = field(default=None, repr=False)
+    service: str | None = None
+    country: str | None = None
+    price: Decimal | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """An object of an answer."""
 
     raw: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def about_order(self, _asked: Mapping[str, object], /) -> OrderFacts | None:
+        """What it says about an order, to a call with the arguments ``_asked``; None: nothing."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +63,10 @@ def read_list(payload: object, name: str, read: Callable[[object], T]) -> tuple[
     if isinstance(payload, list):
         return tuple(map(read, payload))
     item = Fields(payload)
-    found = item.items(name, "data", "items", "results")
+    names = (name, "data", "items", "results")
+    found = item.items(*names)
     if found is None:
-        found = item.record("data").items(name, "items", "results")
+        found = item.record("data").items(*names)
     if found is None:
         raise MissingFieldError(f"no list of {name}")
     return tuple(map(read, found))

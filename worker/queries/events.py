@@ -45,8 +45,6 @@ def one(session: Session, vault: Vault, event_id: str) -> Row | None:
     code = session.get(Code, event.code_id) if event.code_id else None
     return {
         **_row(event),
-        "order_id": event.order_id,
-        "source": event.source,
         "notes": event.notes,
         "code_id": event.code_id,
         "code_state": code and code.state,
@@ -93,4 +91,5 @@ def _row(event: InboxEvent) -> Row:
         "stored_at": event.stored_at,
         "handled_at": event.handled_at,
         "order_id": event.order_id,
+        "source": event.source,
     }

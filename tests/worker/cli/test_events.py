@@ -59,6 +59,17 @@ def test_list_has_the_promised_keys(world: World, run: Run) -> None:
     assert run("events", "list").out.splitlines()[0].startswith("STORED AT")
 
 
+@on_sqlite
+def test_where_an_event_comes_from_is_shown(world: World, run: Run) -> None:
+    """Its provider sent it, or was asked."""
+    made = world.connect()
+    sent, found = handle(made, virtualsms_v1(order="ord_1"), virtualsms_v1(order="ord_2"))
+    change(made, fetch(made, InboxEvent, found), source="reconciled")
+    shown = {each: run("events", "show", each, "--json").json["source"] for each in (sent, found)}
+    assert shown == {sent: "webhook", found: "reconciled"}
+    assert "reconciled" in run("events", "list").out
+
+
 @pytest.mark.parametrize(
     ("words", "count"),
     [
