@@ -142,7 +142,7 @@ class HttpClient:
             HostRefused, NotSent, OutcomeUnknown: see the module.
         """
         total = self._total_timeout if timeout is None else timeout
-        target = self._admit(url)
+        target = self.admit(url)
         if params:
             target = target.copy_merge_params(params)
         wanted = {"user-agent": "codecatch", "accept": "*/*", "accept-encoding": "identity"}
@@ -156,20 +156,13 @@ class HttpClient:
             raise answer
         return answer
 
-    def check(self, url: str) -> None:
-        """Return if the URL is one that may be asked; nothing is sent.
-
-        Raises:
-            HostRefused: it is not.
-        """
-        self._admit(url)
-
     def close(self) -> None:
         """Close every connection; requests still in flight end as failures."""
         self._pool.close()
         self._network.resolver.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self, url: str) -> httpx2.URL:
+    def admit(self, url: str) -> httpx2.URL:
+        """The URL, if it is one that may be asked; raises :class:`HostRefused` if it is not."""
         try:
             target = httpx2.URL(url)
         except (httpx2.InvalidURL, UnicodeError):

@@ -98,7 +98,7 @@ def _check(service: Any, http: HttpClient) -> None:
     host = f"[{service.host}]" if ":" in service.host else service.host
     port = f":{service.port}" if service.port else ""
     try:
-        http.check(f"{scheme}://{host}{port}/")
+        http.admit(f"{scheme}://{host}{port}/")
     except HostRefused:
         pass
     else:

@@ -90,7 +90,7 @@ class Surroundings:
         """
         url = self.variable(option, name)
         try:
-            self.http.check(url)
+            self.http.admit(url)
         except HostRefused:
             pass
         else:
