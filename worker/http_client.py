@@ -168,7 +168,7 @@ class HttpClient:
         except (httpx2.InvalidURL, UnicodeError):
             target = httpx2.URL()
         host = target.raw_host.decode("ascii")
-        # No name has a percent sign; it is where a URL without its slashes ends up.
+        # A percent sign is where a URL without its slashes ends up.
         if target.scheme not in ("http", "https") or not host or "%" in host:
             raise HostRefused("not an absolute http or https URL")
         if target.userinfo:
@@ -213,8 +213,7 @@ class HttpClient:
         return Response(answer.status, dict(httpx2.Headers(answer.headers).items()), bytes(body))
 
 
-# What an error of the library lets us conclude; the first row that fits counts. Only what kept a
-# connection from being made is told in the library's words: others may quote a header.
+# What an error lets us conclude; the first row that fits counts. Other words may quote a header.
 _FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
     (httpcore2.LocalProtocolError, NotSent, "the request cannot be written as HTTP"),
     (UnicodeError, NotSent, "the request cannot be written as HTTP"),

@@ -81,14 +81,33 @@ class FarSide(abc.ABC):
         """Each notification that arrived, as the text that a reader's program is given."""
 
 
-class _SlackSide(FarSide):
+class _HttpSide(FarSide):
+    """An HTTP server in the place of whatever is told."""
+
+    def __init__(self, stub: HttpStub) -> None:
+        self.stub = stub
+
+    def refuse(self) -> None:
+        self.stub.status, self.stub.body = 404, b"483921 is not here"
+
+    def hang(self) -> None:
+        self.stub.fault = HANG
+
+    def lose_answer(self) -> None:
+        self.stub.fault = CUT
+
+    def shown(self) -> list[str]:
+        return ["\n".join(_strings(message)) for message in self.stub.messages]
+
+
+class _SlackSide(_HttpSide):
     """Slack, and an HTTP server in its place."""
 
     def __init__(self, stub: HttpStub) -> None:
         class Quick(Slack):
             deadline = SHORT
 
-        self.stub = stub
+        super().__init__(stub)
         self.destination = Quick("qa", url=stub.url, http=stub.client())
 
     def refuse(self) -> None:
@@ -97,61 +116,31 @@ class _SlackSide(FarSide):
     def pause(self) -> None:
         self.stub.status, self.stub.headers = 429, {"retry-after": "7"}
 
-    def hang(self) -> None:
-        self.stub.fault = HANG
 
-    def lose_answer(self) -> None:
-        self.stub.fault = CUT
-
-    def shown(self) -> list[str]:
-        return ["\n".join(_strings(message)) for message in self.stub.messages]
-
-
-class _WebhookSide(FarSide):
+class _WebhookSide(_HttpSide):
     """A signed webhook, and an HTTP server in the place of its receiver."""
 
     def __init__(self, stub: HttpStub) -> None:
         class Quick(Webhook):
             deadline = SHORT
 
-        self.stub = stub
+        super().__init__(stub)
         self.destination = Quick("hook", url=stub.url, secrets=[SECRET], http=stub.client())
-
-    def refuse(self) -> None:
-        self.stub.status, self.stub.body = 404, b"483921 is not here"
 
     def pause(self) -> None:
         self.stub.status, self.stub.headers = 503, {"retry-after": "7"}
 
-    def hang(self) -> None:
-        self.stub.fault = HANG
 
-    def lose_answer(self) -> None:
-        self.stub.fault = CUT
-
-    def shown(self) -> list[str]:
-        return ["\n".join(_strings(message)) for message in self.stub.messages]
-
-
-class _AppriseSide(FarSide):
+class _AppriseSide(_HttpSide):
     """Apprise, and an HTTP server for its generic JSON."""
 
     def __init__(self, stub: HttpStub) -> None:
         class Quick(Apprise):
             deadline = SHORT
 
-        self.stub = stub
+        super().__init__(stub)
         url = f"json://127.0.0.1:{stub.port}/webhooksecret"
         self.destination = Quick("chat", url=url, http=stub.client())
-
-    def refuse(self) -> None:
-        self.stub.status, self.stub.body = 404, b"483921 is not here"
-
-    def hang(self) -> None:
-        self.stub.fault = HANG
-
-    def lose_answer(self) -> None:
-        self.stub.fault = CUT
 
     def shown(self) -> list[str]:
         return [f"{each['title']}\n{each['message']}" for each in self.stub.messages]
