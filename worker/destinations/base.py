@@ -75,7 +75,7 @@ class Surroundings:
         """What the variable ``name``, which the option names, holds.
 
         Raises:
-            ValueError: nothing.
+            ValueError: it holds nothing.
         """
         value = self.environment.get(name, "").strip()
         if not value:
@@ -90,15 +90,15 @@ class Surroundings:
         """
         url = self.variable(option, name)
         try:
-            self.http.check(url)
+            self.http.admit(url)
         except HostRefused:
             pass
         else:
             return url
         # Raised out here so that no traceback leads to the URL.
         raise ValueError(
-            f"{option}: the variable {name} wants {wants}; a host that is not public, and one"
-            " asked without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
+            f"{option}: the variable {name} wants {wants}; any other host, and one asked"
+            " without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
         )
 
 
