@@ -199,6 +199,9 @@ def _lines(row: Row, depth: int = 0) -> Iterable[str]:
         elif isinstance(value, list):
             yield f"{indent}{key}:" if value else f"{indent}{f'{key}:':<{width}} none"
             for item in value:
+                if not isinstance(item, Mapping):
+                    yield f"{indent}  - {plain(str(item))}"
+                    continue
                 first, *rest = _lines(item, depth + 2)
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest
