@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _SEPARATOR = " · "
 _TITLE_PART = 60
 _SUMMARY_DETAIL = 300
+_MOST_SERVICES = 5
 
 # A whole escape sequence goes, not only its first character, so that no "[31m" stays behind.
 _TERMINAL_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
@@ -27,8 +29,10 @@ class Notification:
     ``type`` is a provider-neutral event type (``sms.received``, ``balance.low``) or
     ``operators`` for a notice to the people who run codecatch; only ``sms.received`` carries
     ``code`` and ``text``. ``delivery_id`` is the same for every attempt. ``marks`` are short
-    words a reader must see (``not verified``, ``repeated``). ``detail`` is a sentence or two:
-    what happened and what to do. Everything but the ids and the type may come from a stranger.
+    words a reader must see (``late``, ``not verified``, ``repeated``). ``detail`` is a sentence
+    or two: what happened and what to do. ``valid_until`` is known only where the provider said
+    it; ``told_at`` is now, for whoever reads it. Everything but the ids and the type may come
+    from a stranger.
     """
 
     delivery_id: str
@@ -42,20 +46,10 @@ class Notification:
     code: str | None = None
     text: str | None = None
     received_at: datetime | None = None
+    valid_until: datetime | None = None
+    told_at: datetime | None = None
     marks: tuple[str, ...] = ()
     detail: str | None = None
-
-
-class Texts:
-    """The words of one destination's messages."""
-
-    def title(self, notification: Notification) -> str:
-        """One short line: see :func:`title`."""
-        return title(notification)
-
-    def summary(self, notification: Notification) -> str:
-        """The title and what happened: see :func:`summary`."""
-        return summary(notification)
 
 
 def plain(text: str) -> str:
@@ -112,9 +106,29 @@ def fields(notification: Notification) -> list[tuple[str, str]]:
         ("Country", notification.country),
         ("Provider", notification.provider),
         ("Received", timestamp(notification.received_at) if notification.received_at else None),
+        ("Valid until", _validity(notification)),
     ]
     cleaned = ((label, plain(value or "")) for label, value in facts)
     return [(label, value) for label, value in cleaned if value]
+
+
+def heading(notifications: Sequence[Notification]) -> str:
+    """One line over a message: the summary of one notification, or how many of what they are."""
+    if len(notifications) == 1:
+        return summary(notifications[0])
+    codes = [each for each in notifications if each.type == "sms.received"]
+    late = len(codes) > 0 and all("late" in each.marks for each in codes)
+    counted = (
+        (len(codes), "late code" if late else "code"),
+        (len(notifications) - len(codes), "notice"),
+    )
+    head = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
+    services = dict.fromkeys(shorten(plain(each.service or ""), _TITLE_PART) for each in codes)
+    named = [service for service in services if service]
+    subject = ", ".join(named[:_MOST_SERVICES])
+    if len(named) > _MOST_SERVICES:
+        subject += f" and {len(named) - _MOST_SERVICES} more"
+    return _SEPARATOR.join(part for part in (head, subject) if part)
 
 
 def footer(notification: Notification) -> str:
@@ -128,10 +142,27 @@ def footer(notification: Notification) -> str:
     )
 
 
+def validity(notification: Notification) -> str:
+    """Until when its code is good, and how long that is; nothing where nobody knows."""
+    until = _validity(notification)
+    return f"valid until {until}" if until else ""
+
+
 def timestamp(moment: datetime) -> str:
     """``moment`` as UTC ISO 8601 to the second; one without a zone is taken to be UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _validity(notification: Notification) -> str:
+    until, now = notification.valid_until, notification.told_at
+    if until is None or now is None:
+        return ""
+    until, now = until.astimezone(UTC), now.astimezone(UTC)
+    minutes = abs(until - now) // timedelta(minutes=1)
+    span = f"{minutes} min" if minutes else "less than a minute"
+    clock = f"{until:%H:%M} UTC" if until.date() == now.date() else f"{until:%Y-%m-%d %H:%M} UTC"
+    return f"{clock}, {span} {'left' if until > now else 'ago'}"
 
 
 def _headline(notification: Notification) -> str:
@@ -141,6 +172,8 @@ def _headline(notification: Notification) -> str:
             return f"code {code}" if code else "new code"
         case "balance.low":
             return "balance is low"
+        case "balance.deposited":
+            return "money came in"
         case "operators":
             return "attention needed"
         case other:
