@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support import stores
+from tests.support import stores, webhooks
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
 from tests.support.valkey import ValkeyServer
+from worker.upstream.knobs import Knobs
+from worker.upstream.server import Upstream
+from worker.upstream.webhooks import Target
 
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (
@@ -156,6 +160,28 @@ def make_smtp_server() -> Iterator[Callable[..., SmtpServer]]:
 def smtp_server(make_smtp_server: Callable[..., SmtpServer]) -> SmtpServer:
     """One such SMTP server without TLS and login."""
     return make_smtp_server()
+
+
+@pytest.fixture
+def make_upstream() -> Iterator[Callable[..., Upstream]]:
+    """Start simulated providers: `make_upstream(receiver.url, dialect="v1", api_cut=0.1)`.
+
+    Their webhooks go to the address, if there is one, authentic under the secret and the token of
+    tests.support.webhooks; all the rest are their knobs.
+    """
+
+    def make(webhook_url: str | None = None, *, dialect: str = "v2", **knobs: Any) -> Upstream:
+        target = webhook_url and Target(webhook_url, webhooks.SECRET, webhooks.TOKEN, dialect)
+        return stack.enter_context(Upstream(Knobs(**knobs), target or None))
+
+    with ExitStack() as stack:
+        yield make
+
+
+@pytest.fixture
+def upstream(make_upstream: Callable[..., Upstream]) -> Upstream:
+    """Both providers, with no faults, no webhooks, and messages that are delivered by hand."""
+    return make_upstream()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,6 +61,12 @@ EVENTS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
     DAISYSIM: {"webhook": {SmsReceived.type: "code.received"}},
 }
 
+# What the receiver knows each provider by.
+SECRET_VARIABLES: Final[Mapping[str, str]] = {
+    VIRTUALSMS: "VIRTUALSMS_WEBHOOK_SECRETS",
+    DAISYSIM: "DAISYSIM_WEBHOOK_TOKENS",
+}
+
 
 class NoSuchEvent(ValueError):
     """The provider, or the dialect that was named, reports nothing of this kind; says what does."""
@@ -78,12 +83,20 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an event is about; each order of the fictional ones has a number of its own."""
+    """What an event is about; each order of the fictional ones has a number of its own.
+
+    ``at`` is the provider's clock. ``more`` are fields that only this kind of event has, or that
+    differ from what is usually sent.
+    """
 
     order: str
     code: str = field(repr=False)
     phone: str = field(repr=False)
     service: str = "telegram"
+    country: str = "GB"
+    at: datetime = field(default_factory=clock.now)
+    event_id: str = field(default_factory=lambda: f"evt_{ULID()}")
+    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def choose(provider: str, event: str, dialect: str | None) -> tuple[str, str]:
@@ -116,20 +129,27 @@ def invent(provider: str, *, order: str | None, code: str | None) -> Facts:
     return Facts(order or f"ord_{secrets.token_hex(4)}", code, phone)
 
 
+def known_secret(provider: str) -> str | None:
+    """What the receiver knows this provider by, as the environment says; None: nothing yet."""
+    known = (
+        load(DaisySIMSettings).daisysim_webhook_tokens
+        if provider == DAISYSIM
+        else load(VirtualSMSSettings).virtualsms_webhook_secrets
+    )
+    return known[0].get_secret_value() if known else None
+
+
 def secret_of(provider: str) -> str:
-    """What the receiver would know this provider by, as the environment says.
+    """What the receiver knows this provider by, as the environment says.
 
     Raises:
         ConfigurationError: it is not configured.
     """
-    variable, known = (
-        ("DAISYSIM_WEBHOOK_TOKENS", load(DaisySIMSettings).daisysim_webhook_tokens)
-        if provider == DAISYSIM
-        else ("VIRTUALSMS_WEBHOOK_SECRETS", load(VirtualSMSSettings).virtualsms_webhook_secrets)
-    )
-    if not known:
+    known = known_secret(provider)
+    if known is None:
+        variable = SECRET_VARIABLES[provider]
         raise ConfigurationError(f"{variable}: is required: the receiver would know nothing by it")
-    return known[0].get_secret_value()
+    return known
 
 
 def webhook(provider: str, event: str, dialect: str | None, facts: Facts, secret: str) -> Webhook:
@@ -139,57 +159,71 @@ def webhook(provider: str, event: str, dialect: str | None, facts: Facts, secret
         NoSuchEvent: see :func:`choose`.
     """
     chosen, name = choose(provider, event, dialect)
-    return _MAKERS[provider, chosen](name, event, facts, secret)
+    body = write(provider, chosen, name, event, facts)
+    return address(provider, chosen, body, secret, at=clock.now(), delivery=f"dlv_{ULID()}")
 
 
-def _v2(name: str, event: str, facts: Facts, secret: str) -> Webhook:
-    body = _encode({"type": name, "data": _fields(event, facts)})
-    return _virtualsms(
-        body, {"X-VirtualSMS-Signature": signatures.sign(secret.encode(), body).hex()}
-    )
+def write(provider: str, dialect: str, name: str, event: str, facts: Facts) -> bytes:
+    """The body that reports ``event``, which the dialect calls ``name``; the same every time."""
+    return _encode(_WRITERS[provider, dialect](name, event, facts))
 
 
-def _v1(name: str, event: str, facts: Facts, secret: str) -> Webhook:
-    document = {
-        "id": f"evt_{ULID()}",
+def address(
+    provider: str, dialect: str, body: bytes, secret: str, *, at: datetime, delivery: str
+) -> Webhook:
+    """One attempt, begun at ``at``, to deliver a body; authentic under ``secret``."""
+    headers = {"Content-Type": "application/json"}
+    if provider == DAISYSIM:
+        return Webhook(f"/webhooks/daisysim/{quote(secret, safe='')}", headers, body)
+    signature = signatures.sign(secret.encode(), body).hex()
+    if dialect == "flat":
+        headers["X-Signature"] = signature
+    elif dialect == "v2":
+        headers["X-VirtualSMS-Signature"] = signature
+    else:
+        headers |= {
+            "X-VirtualSMS-Signature": f"sha256={signature}",
+            "X-VirtualSMS-Timestamp": str(int(at.timestamp())),
+            "X-VirtualSMS-Delivery": delivery,
+        }
+    return Webhook("/webhooks/virtualsms", headers, body)
+
+
+def _v2(name: str, event: str, facts: Facts) -> dict[str, Any]:
+    return {"type": name, "data": _fields(event, facts)}
+
+
+def _v1(name: str, event: str, facts: Facts) -> dict[str, Any]:
+    return {
+        "id": facts.event_id,
         "type": name,
-        "created_at": _now(),
+        "created_at": iso(facts.at),
         "account_id": "00000000-0000-4000-8000-000000000000",
         "data": _fields(event, facts),
     }
-    body = _encode(document)
-    headers = {
-        "X-VirtualSMS-Signature": f"sha256={signatures.sign(secret.encode(), body).hex()}",
-        "X-VirtualSMS-Timestamp": str(int(time.time())),
-        "X-VirtualSMS-Delivery": f"dlv_{ULID()}",
-    }
-    return _virtualsms(body, headers)
 
 
-def _flat(name: str, event: str, facts: Facts, secret: str) -> Webhook:
+def _flat(name: str, event: str, facts: Facts) -> dict[str, Any]:
     fields = _fields(event, facts)
     fields.pop("country", None)
     if "code" in fields:
         fields["sms_code"] = fields.pop("code")
-    body = _encode({"event": name, **fields})
-    return _virtualsms(body, {"X-Signature": signatures.sign(secret.encode(), body).hex()})
+    return {"event": name, **fields}
 
 
-def _daisysim(name: str, _: str, facts: Facts, secret: str) -> Webhook:
-    document = {
+def _daisysim(name: str, _: str, facts: Facts) -> dict[str, Any]:
+    return {
         "event": name,
         "activation_id": facts.order,
         "phone_number": facts.phone,
         "service": facts.service,
         "code": facts.code,
-        "received_at": _now(),
+        "received_at": iso(facts.at),
     }
-    path = f"/webhooks/daisysim/{quote(secret, safe='')}"
-    return Webhook(path, {"Content-Type": "application/json"}, _encode(document))
 
 
-_Maker = Callable[[str, str, Facts, str], Webhook]
-_MAKERS: Final[Mapping[tuple[str, str], _Maker]] = {
+_Writer = Callable[[str, str, Facts], dict[str, Any]]
+_WRITERS: Final[Mapping[tuple[str, str], _Writer]] = {
     (VIRTUALSMS, "v2"): _v2,
     (VIRTUALSMS, "v1"): _v1,
     (VIRTUALSMS, "flat"): _flat,
@@ -199,29 +233,25 @@ _MAKERS: Final[Mapping[tuple[str, str], _Maker]] = {
 
 def _fields(event: str, facts: Facts) -> dict[str, Any]:
     if event == BalanceDeposited.type:
-        return {"amount": "25.00", "currency": "USD"}
+        return {"amount": "25.00", "currency": "USD", **facts.more}
     if event == BalanceLow.type:
-        return {"balance": "1.20", "currency": "USD", "threshold": "5.00"}
+        return {"balance": "1.20", "currency": "USD", "threshold": "5.00", **facts.more}
     fields = {
         "order_id": facts.order,
         "phone_number": facts.phone,
         "service": facts.service,
-        "country": "GB",
+        "country": facts.country,
     }
     if event == SmsReceived.type:
         text = f"Your {facts.service} code is {facts.code}"
-        fields |= {"code": facts.code, "full_text": text, "received_at": _now()}
-    return fields
-
-
-def _virtualsms(body: bytes, headers: Mapping[str, str]) -> Webhook:
-    return Webhook("/webhooks/virtualsms", {"Content-Type": "application/json", **headers}, body)
+        fields |= {"code": facts.code, "full_text": text, "received_at": iso(facts.at)}
+    return {**fields, **facts.more}
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _now() -> str:
-    moment: datetime = clock.now()
+def iso(moment: datetime) -> str:
+    """A time as the providers write it: UTC, to the millisecond, with a Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

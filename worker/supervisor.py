@@ -37,6 +37,8 @@ _TICK_SECONDS = 0.1
 _LONGEST_PAUSE = 10.0
 # A part that ran this long was not broken from the start.
 _STEADY_SECONDS = 30.0
+# Where other terminals look, unless they are told.
+_USUAL = tuple(WebSettings.model_fields[name].default for name in ("host", "port"))
 _log = structlog.get_logger(__name__)
 
 
@@ -142,7 +144,8 @@ def _introduce(folder: Path, say: Callable[[str], None]) -> None:
     say("              or your environment: set it to the one that the dashboard shows)")
     say(f"  DaisySIM    {base}/daisysim/{token}")
     say("Try it from another terminal:")
-    say(f"  {command} simulate virtualsms sms.received --order demo && {command} wait demo")
+    where = "" if (web.host, web.port) == _USUAL else f" --url http://{host}:{web.port}"
+    say(f"  {command} simulate virtualsms sms.received --order demo{where} && {command} wait demo")
 
 
 def _catch_signals() -> threading.Event:

@@ -177,12 +177,12 @@ class Installation:
             with error:
                 return Answer(error.code, json.load(error))
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a ``codecatch`` command beside it."""
+    def command(self, *words: str, but: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a ``codecatch`` command beside it, ``but`` for one variable that it does not know."""
         return subprocess.run(
             [sys.executable, "-m", "worker.cli", *words],
             cwd=self.folder,
-            env=self.environment,
+            env={name: value for name, value in self.environment.items() if name != but},
             capture_output=True,
             text=True,
             timeout=60,

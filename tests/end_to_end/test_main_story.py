@@ -47,6 +47,15 @@ VIRTUALSMS: dict[str, Callable[..., Webhook]] = {
 }
 
 
+def test_the_line_to_try_works_in_another_terminal(installation: Installation) -> None:
+    """What `up` prints for a newcomer, typed where its variables are not set, shows a code."""
+    (line,) = [line for line in installation.output.splitlines() if " && codecatch wait " in line]
+    for words in line.split(" && "):
+        told = installation.command(*words.split()[1:], but="PORT")
+        assert told.returncode == 0, told.stderr
+    assert told.stdout.strip().isdigit()
+
+
 @pytest.mark.parametrize("dialect", VIRTUALSMS)
 def test_a_virtualsms_code_reaches_everybody_once(
     installation: Installation, outside: Outside, dialect: str, request: pytest.FixtureRequest

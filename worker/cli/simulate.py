@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from receiver.settings import WebSettings, load
 from worker import simulation
-from worker.cli import _filters
+from worker.cli import _filters, _receiver
 from worker.cli._output import write
 from worker.http_client import HttpClient, HttpError
 from worker.installation import adopt
@@ -29,17 +28,6 @@ def register(app: typer.Typer) -> None:
     app.command("simulate", help="Send a provider's signed webhook to a running receiver.")(
         simulate
     )
-
-
-def _base_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        usable = url.scheme in {"http", "https"} and url.hostname and (url.port or 1)
-    except ValueError:
-        usable = None
-    if not usable or "@" in value or "?" in value or "#" in value:
-        raise typer.BadParameter("wants http://HOST:PORT or https://HOST, where the receiver is")
-    return value.rstrip("/")
 
 
 def _rate(value: str) -> float:
@@ -60,12 +48,7 @@ def simulate(
         str, typer.Argument(metavar="EVENT", help="sms.received, order.confirmed, balance.low, …")
     ],
     *,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", parser=_base_url, metavar="URL", help="The receiver; http://127.0.0.1:PORT."
-        ),
-    ] = None,
+    url: _receiver.Url = None,
     order: Annotated[
         str | None, typer.Option("--order", parser=_filters.text, help="An order; random.")
     ] = None,
@@ -88,7 +71,7 @@ def simulate(
         raise typer.BadParameter(str(error)) from None
     adopt()
     secret = simulation.secret_of(provider)
-    base = url or f"http://127.0.0.1:{load(WebSettings).port}"
+    base = _receiver.address(url)
     host = urlsplit(base).netloc
     http = HttpClient(
         allowed_hosts=[host], plain_http_hosts=[host] if base.startswith("http:") else []

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 
 import pytest
 
-from receiver.events import Event, OrderEvent, SmsReceived
-from receiver.providers import registry
-from receiver.providers.base import WebhookRequest
-from receiver.settings import load
-from tests.support.http_server import HttpServer, Request
+from receiver.events import OrderEvent, SmsReceived
+from tests.support.http_server import HttpServer
+from tests.support.receiving import authentic
 from tests.support.webhooks import SECRET, TOKEN
 from tests.worker.cli.conftest import Run
 from worker import simulation
@@ -38,21 +35,6 @@ def receiver(http_server: HttpServer) -> HttpServer:
     """A receiver that accepts everything."""
     http_server.on("POST", "/webhooks/**", status=202, json={"status": "accepted", "event": "E1"})
     return http_server
-
-
-def authentic(request: Request) -> Event:
-    """The event of a request that the receiver's own providers know for authentic."""
-    name, _, token = request.path.removeprefix("/webhooks/").partition("/")
-    kind = registry()[name]
-    provider = kind(load(kind.settings_type))
-    headers = [(key.encode(), value.encode()) for key, value in request.headers.items()]
-    notes = provider.authenticate(
-        WebhookRequest(
-            headers=headers, body=request.body, token=token or None, at=datetime.now(UTC)
-        )
-    )
-    assert notes == ()
-    return provider.read(request.json())
 
 
 @pytest.mark.parametrize(("provider", "dialect", "event"), EVERY)
