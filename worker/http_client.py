@@ -156,6 +156,14 @@ class HttpClient:
             raise answer
         return answer
 
+    def check(self, url: str) -> None:
+        """Return if the URL is one that may be asked; nothing is sent.
+
+        Raises:
+            HostRefused: it is not.
+        """
+        self._admit(url)
+
     def close(self) -> None:
         """Close every connection; requests still in flight end as failures."""
         self._pool.close()

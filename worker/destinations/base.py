@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from worker.http_client import HttpClient
+from worker.http_client import HostRefused, HttpClient
 from worker.messages import Notification, Texts
 
 
@@ -70,6 +70,36 @@ class Surroundings:
     http: HttpClient
     texts: Texts
     environment: Mapping[str, str] = field(repr=False)
+
+    def variable(self, option: str, name: str) -> str:
+        """What the variable ``name``, which the option names, holds.
+
+        Raises:
+            ValueError: nothing.
+        """
+        value = self.environment.get(name, "").strip()
+        if not value:
+            raise ValueError(f"{option}: wants the variable {name} to be set")
+        return value
+
+    def url(self, option: str, name: str, *, wants: str) -> str:
+        """The URL in the variable ``name``, if it is one that may be asked.
+
+        Raises:
+            ValueError: it is none; ``wants`` says what would be one.
+        """
+        url = self.variable(option, name)
+        try:
+            self.http.check(url)
+        except HostRefused:
+            pass
+        else:
+            return url
+        # Raised out here so that no traceback leads to the URL.
+        raise ValueError(
+            f"{option}: the variable {name} wants {wants}; a host that is not public, and one"
+            " asked without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
+        )
 
 
 class Destination(abc.ABC):

@@ -124,6 +124,7 @@ class ScriptedSmtp:
     answers: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
 
@@ -137,6 +138,12 @@ class ScriptedSmtp:
         undone = (body.replace(b"\r\n..", b"\r\n.") for body in self.bodies)
         return [BytesParser(EmailMessage, policy=default).parsebytes(body) for body in undone]
 
+    def hang_up(self) -> None:
+        """End every session without a word."""
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def serve(self) -> None:
         """Take connections until closed."""
         with ExitStack() as stack:
@@ -146,6 +153,7 @@ class ScriptedSmtp:
                 except OSError:
                     break
                 connection.settimeout(LONGEST_WAIT)
+                self.connections.append(connection)
                 thread = threading.Thread(target=self._converse, args=(connection,))
                 thread.start()
                 stack.callback(thread.join, LONGEST_WAIT)
@@ -192,6 +200,8 @@ def scripted_smtp() -> Iterator[ScriptedSmtp]:
     # Closing a listening socket does not wake a thread that waits in accept(); this does.
     server.listener.shutdown(socket.SHUT_RDWR)
     server.listener.close()
+    # Nor does a client that keeps its session.
+    server.hang_up()
     thread.join(LONGEST_WAIT)
 
 
