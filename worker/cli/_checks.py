@@ -20,10 +20,10 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
 from worker.cli._store import DatabaseTrouble, check_exists
 from worker.models import DEAD, UNKNOWN
+from worker.outside import Outside, connect_outside
 from worker.providers.capabilities import Confirms, Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
-from worker.runtime import Outside, connect_outside
 from worker.settings import ApiSettings, ConfirmationSettings
 
 FINE: Final = "ok"
@@ -49,7 +49,7 @@ def examine() -> list[Finding]:
         outside = connect_outside()
     except ConfigurationError as error:
         return [*findings, Finding(BROKEN, "destinations", str(error))]
-    outside.http.close()
+    outside.close()
     return [*findings, _destinations(outside)]
 
 

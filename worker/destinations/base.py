@@ -109,6 +109,7 @@ class Destination(abc.ABC):
         kind: the word that names the class in a configuration.
         deadline: the longest that :meth:`send` may take, in seconds.
         most_together: how many notifications one message can tell.
+        per_second, burst: its usual pace: messages in a second, None for no limit, and at once.
         options_type: what its table may say.
         name: unique among the configured destinations.
         recipients: who gets each message, where that is more than the destination itself.
@@ -117,6 +118,8 @@ class Destination(abc.ABC):
     kind: ClassVar[str]
     deadline: ClassVar[float]
     most_together: ClassVar[int] = 1
+    per_second: ClassVar[float | None] = None
+    burst: ClassVar[int] = 1
     options_type: ClassVar[type[Options]] = Options
 
     def __init__(self, name: str, texts: Texts | None = None) -> None:

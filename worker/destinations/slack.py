@@ -65,6 +65,9 @@ class Slack(Destination):
     kind: ClassVar[str] = "slack"
     deadline: ClassVar[float] = 7.0
     most_together: ClassVar[int] = 40
+    # https://docs.slack.dev/apis/web-api/rate-limits: one a second, with short bursts beyond.
+    per_second: ClassVar[float | None] = 1.0
+    burst: ClassVar[int] = 3
     options_type: ClassVar[type[Options]] = SlackOptions
 
     def __init__(
