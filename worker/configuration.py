@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from receiver.errors import ConfigurationError
 from receiver.settings import load
 from worker import destinations
-from worker.configuration_tables import DestinationTable, File
+from worker.configuration_tables import TABLES, DestinationTable, File
 from worker.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination, Options
 from worker.routing import Match, Route, Routing
@@ -204,9 +204,14 @@ def _validated(
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = source.at(*(part for part in first["loc"] if part != "function-wrap"))
-        known = [name for fields in (model, also) if fields is not None for name in _fields(fields)]
+        errors = error.errors(include_input=False, include_url=False, include_context=False)
+        # A name that was misspelt explains the one that is missing.
+        first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
+        place = source.at(*first["loc"])
+        table_of = TABLES.get(
+            str(next((w for w in first["loc"][-2::-1] if w in TABLES), "")), model
+        )
+        known = [name for each in (table_of, also) if each is not None for name in _fields(each)]
         words = _in_words(first["type"], first["msg"], place, known)
         raise place.error(f"{_key(first['loc'])}: {words}") from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -133,3 +134,13 @@ class File(_Table):
     destinations: list[DestinationTable] = []
     routes: list[RouteTable] | None = None
     operators: OperatorsTable | None = None
+
+
+# What a table's keys may be, by the key that it stands under.
+TABLES: Final[Mapping[str | int, type[BaseModel]]] = {
+    "destinations": DestinationTable,
+    "quiet_hours": QuietHoursTable,
+    "routes": RouteTable,
+    "match": MatchTable,
+    "operators": OperatorsTable,
+}

@@ -178,7 +178,11 @@ def _client(name: str, http: HttpClient, settings: ApiSettings) -> ProviderApi:
 
 
 def _destination(declared: Declared, http: HttpClient) -> Destination:
-    surroundings = Surroundings(http, Texts(), os.environ)
+    try:
+        texts = Texts.of(declared.templates)
+    except ConfigurationError as error:
+        raise declared.source.at("templates").error(f"templates: {error}") from None
+    surroundings = Surroundings(http, texts, os.environ)
     try:
         return declared.kind.make(declared.policy.name, declared.options, surroundings)
     except ValueError as error:
