@@ -90,7 +90,7 @@ def test_a_test_message_is_sent_now(configured: World, run: Run) -> None:
 def test_a_test_that_fails_says_why(configured: World, run: Run) -> None:
     """Exit code 1, the reason in words, and nothing of the URL."""
     configured.connect()
-    configured.slack.once("POST", SLACK_PATH, Reply(404, body=b"no_service"))
+    configured.slack.once("POST", SLACK_PATH, Reply(status=404, body=b"no_service"))
     answer = run("destinations", "test", "qa")
     assert (answer.code, answer.out) == (1, "")
     assert "qa: no_service" in answer.err
