@@ -27,7 +27,7 @@ from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSet
 from worker import installation, processes, schema
 from worker.embedded_broker import EmbeddedBroker
 from worker.http_client import HttpClient, HttpError
-from worker.runtime import connect_outside
+from worker.outside import connect_outside
 
 # In the order they are started; they are stopped together, and the broker after them.
 PARTS = ("web", "worker", "sender", "beat")
@@ -201,7 +201,7 @@ def _check_settings() -> None:
     load(BrokerSettings)
     for provider in registry().values():
         load(provider.settings_type)
-    connect_outside().http.close()
+    connect_outside().close()
 
 
 def _check_port(host: str, port: int) -> None:

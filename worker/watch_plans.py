@@ -16,9 +16,10 @@ from receiver.database import insert_once
 from receiver.followups import GRACE
 from worker import leases
 from worker.models import OPEN, Order, Reconciliation
+from worker.outside import Api
 from worker.providers.capabilities import Reports, Subscribes
 from worker.providers.findings import Rhythm
-from worker.runtime import Api, Runtime
+from worker.runtime import Runtime
 from worker.watches import HISTORY, ORDER, SUBSCRIPTIONS, TABLE, count_open
 
 BATCH: Final = 1_000
