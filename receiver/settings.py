@@ -5,6 +5,7 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -92,6 +93,12 @@ class StoreSettings(BaseSettings):
     def keys(self) -> list[bytes]:
         """The parsed ``ENCRYPTION_KEYS``."""
         return parse_keys(self.encryption_keys.get_secret_value())
+
+
+class SpoolSettings(BaseSettings):
+    """Where events take shelter while the database is away; nowhere, unless told."""
+
+    spool_dir: Path | None = None
 
 
 class BrokerSettings(BaseSettings):

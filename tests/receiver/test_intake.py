@@ -16,9 +16,8 @@ from sqlmodel import Session, select
 
 from receiver import clock, database, inbox, intake
 from receiver.errors import StoreUnavailable
-from receiver.inbox import Arrival, InboxEvent, Stored
+from receiver.inbox import Arrival, Entry, InboxEvent, Stored
 from receiver.intake import Intake
-from receiver.vault import Vault
 from tests.receiver.conftest import Log
 from tests.receiver.locks import inbox_locked
 from tests.support.stores import Store, open_store
@@ -26,7 +25,7 @@ from tests.support.waiting import eventually
 
 # No text encoding takes half a surrogate pair, so no database takes this key.
 POISON = "\ud800"
-Batches = list[list[str | None]]
+Batches = list[list[str]]
 
 
 def arrival(key: str | None, body: bytes = b"{}") -> Arrival:
@@ -52,13 +51,13 @@ def taken(store: Store) -> Iterator[Intake]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     """The keys of every transaction that is tried."""
     seen: Batches = []
-    really = inbox.store_many
+    really = inbox.store
 
-    def watched(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
-        seen.append([arrival.key for arrival in arrivals])
-        return really(session, vault, arrivals)
+    def watched(session: Session, entries: Sequence[Entry]) -> list[Stored]:
+        seen.append([entry.place[1] for entry in entries])
+        return really(session, entries)
 
-    monkeypatch.setattr(inbox, "store_many", watched)
+    monkeypatch.setattr(inbox, "store", watched)
     return seen
 
 
@@ -226,7 +225,7 @@ def test_a_failure_that_nobody_waits_for_makes_no_noise(
         go_on.wait(10)
         raise RuntimeError
 
-    monkeypatch.setattr(inbox, "store_many", broken)
+    monkeypatch.setattr(inbox, "store", broken)
 
     async def story() -> None:
         storing = asyncio.create_task(taken.store(arrival("evt_1")))
@@ -368,7 +367,7 @@ def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.M
         attempts.append(1)
         raise OperationalError("INSERT", {}, Deadlock())
 
-    monkeypatch.setattr(inbox, "store_many", deadlocked)
+    monkeypatch.setattr(inbox, "store", deadlocked)
     with pytest.raises(StoreUnavailable):
         run(taken.store(arrival("evt_1")))
     assert len(attempts) == 3

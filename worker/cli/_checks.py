@@ -18,7 +18,7 @@ from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
-from worker.cli._store import DatabaseTrouble, check_exists
+from worker.cli._store import DatabaseTrouble, check_exists, spooled
 from worker.models import DEAD, UNKNOWN
 from worker.providers.capabilities import Confirms, Vouches
 from worker.providers.registry import provider_apis
@@ -44,7 +44,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything about this installation, as its environment describes it."""
-    findings = [*_database(), _broker(), *_providers()]
+    findings = [*_database(), *_spool(), _broker(), *_providers()]
     try:
         outside = connect_outside()
     except ConfigurationError as error:
@@ -89,6 +89,13 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
     with database.reading() as session:
         yield from _parts(session, database)
         yield from _attention(session, database)
+
+
+def _spool() -> Iterator[Finding]:
+    waiting = spooled()
+    if waiting:
+        says = f"{waiting} acknowledged events wait on this host for the database to come back"
+        yield Finding(NOTICE, "spool", says)
 
 
 def _parts(session: Session, database: Database) -> Iterator[Finding]:

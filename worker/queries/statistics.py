@@ -40,8 +40,11 @@ _PERCENTILES = (50, 95, 99)
 _PATIENCE = text("SET LOCAL statement_timeout = '60s'")
 
 
-def collect(database: Database) -> Row:
-    """The numbers of ``codecatch stats``; latencies are in milliseconds."""
+def collect(database: Database, *, spooled: int) -> Row:
+    """The numbers of ``codecatch stats``; latencies are in milliseconds.
+
+    ``spooled`` events were acknowledged and are not in the database yet.
+    """
     with database.reading() as session:
         if database.is_postgresql:
             session.connection().execute(_PATIENCE)
@@ -52,7 +55,8 @@ def collect(database: Database) -> Row:
             "confirmations": _counts(session, Confirmation, Confirmation.state, FOLLOWUP_STATES),
             "deliveries": _counts(session, Delivery, Delivery.state, FOLLOWUP_STATES),
             "oldest_unhandled_seconds": oldest_unhandled_seconds(session, database.now(session)),
-            "acknowledged_unhandled": count_events(session, PENDING),
+            "acknowledged_unhandled": count_events(session, PENDING) + spooled,
+            "spooled": spooled,
             "latency_ms": {**_latency_of_events(session), **_latency_of_deliveries(session)},
         }
 
