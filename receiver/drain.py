@@ -51,7 +51,8 @@ class Drain:
         while True:
             if await loop.run_in_executor(self._thread, self._empty):
                 self._intake.database_is_back()
-            if self._intake.away.is_set():
+            # What was on its way into the shelter when the database came back is there by now.
+            if self._intake.away.is_set() or not self._shelter.empty:
                 await asyncio.sleep(_TRIED_EVERY)
                 continue
             with suppress(TimeoutError):
@@ -62,8 +63,8 @@ class Drain:
         """Whether the database took everything; runs in the thread."""
         moved = 0
         try:
-            with self._database.transaction():
-                pass  # it is asked for as much as a writer needs
+            with self._database.transaction() as session:
+                session.connection()  # a writer needs no less
             for ids in self._shelter.drain(self._database):
                 self._waker.wake(queue.HANDLE_EVENTS, ids)
                 moved += len(ids)

@@ -82,6 +82,11 @@ class SpoolFile:
         with self._database.reading() as session:
             return session.connection().scalar(select(func.count()).select_from(INBOX)) or 0
 
+    @property
+    def movable(self) -> int:
+        """How many of them the database has not refused."""
+        return self.depth - len(self._unfit)
+
     def drain(self, database: Database) -> list[str] | None:
         """Move the oldest events into ``database``; the ids of those that are new there.
 
@@ -166,6 +171,11 @@ class Shelter:
     def store(self, entries: Sequence[Entry]) -> list[Stored]:
         """Write entries to this process's file: see :meth:`SpoolFile.store`."""
         return self._own.store(entries)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left in this process's file that could be moved."""
+        return self._own.movable == 0
 
     def drain(self, database: Database) -> Iterator[list[str]]:
         """Move everything into ``database``, a batch at a time; the new ids of each batch.

@@ -94,7 +94,8 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
 def _spool() -> Iterator[Finding]:
     waiting = spooled()
     if waiting:
-        says = f"{waiting} acknowledged events wait on this host for the database to come back"
+        events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
+        says = f"{events} on this host until the database is back and has taken them"
         yield Finding(NOTICE, "spool", says)
 
 
