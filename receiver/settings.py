@@ -78,16 +78,21 @@ class LogSettings(BaseSettings):
     log_format: Annotated[Literal["json", "console"] | None, BeforeValidator(_lower)] = None
 
 
-class StoreSettings(BaseSettings):
-    """Where events are kept, and with which keys they are sealed."""
+class DatabaseSettings(BaseSettings):
+    """Where events are kept."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
-    encryption_keys: SecretStr
 
     @property
     def url(self) -> str:
         """``DATABASE_URL`` as it is."""
         return self.database_url.get_secret_value()
+
+
+class StoreSettings(DatabaseSettings):
+    """Where events are kept, and with which keys they are sealed."""
+
+    encryption_keys: SecretStr
 
     @property
     def keys(self) -> list[bytes]:
