@@ -20,7 +20,7 @@ from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema, watches
-from worker.cli._store import DatabaseTrouble, check_exists
+from worker.cli._store import DatabaseTrouble, check_exists, spooled
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.outside import Outside, connect_outside
@@ -47,7 +47,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything about this installation, as its environment describes it."""
-    findings = [*_database(), _broker(), *_providers()]
+    findings = [*_database(), *_spool(), _broker(), *_providers()]
     try:
         outside = connect_outside()
     except ConfigurationError as error:
@@ -93,6 +93,14 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
         yield from _parts(session, database)
         yield from _reconciliation(session)
         yield from _attention(session, database)
+
+
+def _spool() -> Iterator[Finding]:
+    waiting = spooled()
+    if waiting:
+        events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
+        says = f"{events} on this host until the database is back and has taken them"
+        yield Finding(NOTICE, "spool", says)
 
 
 def _parts(session: Session, database: Database) -> Iterator[Finding]:
