@@ -20,6 +20,7 @@ from receiver.providers.base import Provider
 from receiver.rejections import Rejections
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
+from receiver.web.failures import Failures
 from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
@@ -51,6 +52,7 @@ def create_app() -> Starlette:
             intake=Intake(database, vault),
             waker=waker,
             rejections=Rejections(database, vault),
+            failures=Failures(),
             readiness=Readiness(database, waker),
         )
         app.state.services = services
