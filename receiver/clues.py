@@ -26,7 +26,7 @@ _PREFIX = b"whsec_"
 def explain(
     body: bytes, values: Sequence[bytes], secrets: Sequence[bytes], variable: str
 ) -> str | None:
-    """What may be wrong where :func:`signatures.verify` has refused ``values``, or None.
+    """What may be wrong with the signature in ``values``, or None.
 
     ``variable`` is where the secrets are configured. The words hold no part of any secret.
     """
@@ -43,6 +43,8 @@ def explain(
         ]
         return any(tried)
 
+    if fits(secrets, [body]):
+        return None  # it was refused for something else
     if fits(secrets, _respelled(body)):
         return (
             "the signature fits the body as it was before something on the way, a proxy most "

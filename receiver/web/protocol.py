@@ -49,6 +49,8 @@ MOST_WAITING = 8
 DEADLINE_SECONDS = 5
 # How long an answer may wait to be taken, and a sender go on writing after a refusal.
 LINGER_SECONDS = 2.0
+# The parser reads two more: 0.9 has no headers, and 2.0 no such framing.
+_VERSIONS = frozenset({"1.1", "1.0"})
 _log = structlog.get_logger("receiver.access")
 
 
@@ -140,6 +142,8 @@ class Door(HttpToolsProtocol):
             and _size(self.url, self.headers) > LARGEST_HEADER_SECTION
         ):
             raise _headers_too_large()
+        if self.parser.get_http_version() not in _VERSIONS:
+            raise MalformedRequest("only HTTP/1.1 and 1.0 are spoken here")
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise MalformedRequest("this is no proxy")
