@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver import clues
+from receiver import clues, signatures
 from tests.support import webhooks
 
 VARIABLE = "VIRTUALSMS_WEBHOOK_SECRETS"
@@ -27,7 +27,7 @@ def explained(body: bytes, signature: bytes, *secrets: str) -> str | None:
 def signature(body: bytes, secret: str | bytes) -> bytes:
     """The right one."""
     if isinstance(secret, bytes):
-        return base64.b64encode(clues.sign(secret, body))
+        return base64.b64encode(signatures.sign(secret, body))
     return webhooks.signature(body, secret).encode()
 
 
