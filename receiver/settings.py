@@ -5,7 +5,6 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -32,17 +31,14 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
     try:
-        return tuple(ip_network(part) if isinstance(part, str) else part for part in _parts(value))
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
     except ValueError:
         raise ValueError(
             "addresses or networks (192.0.2.0/24, 2001:db8::/32), separated by commas"
         ) from None
-
-
-def _parts(value: object) -> Iterable[object]:
-    parts = _split(value)
-    return parts if isinstance(parts, Iterable) else (parts,)
 
 
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
