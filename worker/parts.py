@@ -41,6 +41,7 @@ def web() -> None:
     settings = load(WebSettings)
     if settings.web_concurrency > 1:
         create_app()  # a wrong setting shows here, once, and not in each of the processes
+    server.allow_many_connections()
     uvicorn.run(f"{__name__}:web_application", factory=True, **server.options(settings))
 
 
