@@ -17,13 +17,14 @@ from receiver.inbox import FAILED, PENDING
 from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
-from worker import schema, watches
+from worker import schema
 from worker.cli._store import DatabaseTrouble, check_exists
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.providers.capabilities import Confirms, Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
+from worker.reconciliation import watches
 from worker.runtime import Outside, connect_outside
 from worker.settings import ApiSettings, ConfirmationSettings
 
