@@ -5,6 +5,7 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -77,21 +78,32 @@ class LogSettings(BaseSettings):
     log_format: Annotated[Literal["json", "console"] | None, BeforeValidator(_lower)] = None
 
 
-class StoreSettings(BaseSettings):
-    """Where events are kept, and with which keys they are sealed."""
+class DatabaseSettings(BaseSettings):
+    """Where events are kept."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
-    encryption_keys: SecretStr
 
     @property
     def url(self) -> str:
         """``DATABASE_URL`` as it is."""
         return self.database_url.get_secret_value()
 
+
+class StoreSettings(DatabaseSettings):
+    """Where events are kept, and with which keys they are sealed."""
+
+    encryption_keys: SecretStr
+
     @property
     def keys(self) -> list[bytes]:
         """The parsed ``ENCRYPTION_KEYS``."""
         return parse_keys(self.encryption_keys.get_secret_value())
+
+
+class SpoolSettings(BaseSettings):
+    """Where events take shelter while the database is away; nowhere, unless told."""
+
+    spool_dir: Path | None = None
 
 
 class BrokerSettings(BaseSettings):

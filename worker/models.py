@@ -154,7 +154,13 @@ class Confirmation(FollowUp, table=True):
 
 
 class Delivery(FollowUp, table=True):
-    """One notification to one destination; ``sent_at`` is when its far side took it."""
+    """One notification to one destination; ``sent_at`` is when its far side took it.
+
+    ``recipient`` is a keyed digest: this row is for one recipient of the destination, who did
+    not get what the others got. ``message`` is shared by the rows that were last told together,
+    at ``claimed_at``. ``failures`` counts the attempts that failed for good reason: a pause that
+    the far side asked for is none. From ``stale_at`` on fresher rows go first.
+    """
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -175,11 +181,36 @@ class Delivery(FollowUp, table=True):
     event_id: str
     code_id: str | None = Field(default=None)
     detail: str | None = Field(default=None)
+    recipient: str | None = Field(default=None)
     state: str = Field(default=PENDING)
     error: str | None = Field(default=None)
     unsure: bool = Field(default=False)
+    failures: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    message: str | None = Field(default=None)
     created_at: datetime = Field(sa_type=UtcTime)
+    stale_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    claimed_at: datetime | None = Field(default=None, sa_type=UtcTime)
     sent_at: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class DestinationState(SQLModel, table=True):
+    """How one destination fares; one that has no row was never told anything.
+
+    ``disabled_at`` and ``reason`` are set while it is disabled. ``failures_in_row`` counts
+    messages refused for good since one was taken. ``spent_until`` is its pace: when all that was
+    sent would have been sent evenly. ``blocked_until`` is when its owner lets us come back, and
+    ``awaited_until`` is set while a sender waits for its next turn.
+    """
+
+    __tablename__ = "destination_states"
+
+    name: str = Field(primary_key=True)
+    disabled_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    reason: str | None = Field(default=None)
+    failures_in_row: int = Field(default=0)
+    spent_until: datetime | None = Field(default=None, sa_type=UtcTime)
+    blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
+    awaited_until: datetime | None = Field(default=None, sa_type=UtcTime)
 
 
 class Reconciliation(FollowUp, table=True):

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 from receiver.database import Database, persist
 from worker import budgets, settling
+from worker.outside import Api
 from worker.providers.base import Call
 from worker.providers.errors import RateLimited
 from worker.providers.results import Page, Result
-from worker.runtime import Api
 from worker.settling import OutOfBudget
 
 # A budget that is only spent has room again by then; one that the provider blocked may not.

@@ -13,6 +13,7 @@ from receiver.errors import ConfigurationError
 from receiver.settings import LogSettings, WebSettings, load
 from receiver.web.app import create_app
 from worker import processes
+from worker.admin.settings import AdminSettings
 from worker.celery_app import PART, make_app
 from worker.runtime import connect
 
@@ -66,6 +67,23 @@ def web_application() -> Callable[..., Awaitable[None]]:
     return create_app()
 
 
+def admin() -> None:
+    """Serve metrics to whoever has the token."""
+    settings = load(AdminSettings)
+    uvicorn.run(
+        "worker.admin.app:create_app",
+        factory=True,
+        host=settings.admin_host,
+        port=settings.admin_port,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
 def worker() -> None:
     """Handle stored events, and sweep."""
     runtime = connect()
@@ -91,6 +109,7 @@ PARTS: Final[Mapping[str, Callable[[], None]]] = {
     "worker": worker,
     "sender": sender,
     "beat": beat,
+    "admin": admin,
 }
 
 

@@ -20,8 +20,9 @@ from worker import backoff, budgets, leases
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.models import DEAD, PENDING, SENDING, UNKNOWN, Confirmation, table_of
+from worker.outside import Api
 from worker.providers.errors import ProviderError, RateLimited
-from worker.runtime import Api, Runtime
+from worker.runtime import Runtime
 
 CALL_SECONDS = 7.0
 LEASE = timedelta(seconds=CALL_SECONDS) + MARGIN

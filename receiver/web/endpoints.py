@@ -107,7 +107,7 @@ async def readyz(request: Request) -> Response:
     request.state.log["route"] = "readyz"
     services: Services = request.app.state.services
     parts = await services.readiness.parts()
-    stores = parts["database"]
+    stores = parts["database"] or services.readiness.shelters
     status = "ok" if all(parts.values()) else "degraded" if stores else "unready"
     words = {part: "ok" if good else "away" for part, good in parts.items()}
     return JSONResponse({"status": status, "parts": words}, 200 if stores else 503)

@@ -29,6 +29,7 @@ from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
 from worker import confirmations, deliveries, handling, runtime
+from worker.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
 from worker.models import Code, Confirmation, Delivery, table_of
@@ -278,13 +279,15 @@ def code_of(made: Runtime, order: str) -> list[str]:
 def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
     """The same runtime with these destinations instead."""
     named = {destination.name: destination for destination in destinations}
+    policies = {name: DestinationPolicy(name=name, kind=each.kind) for name, each in named.items()}
     policy = replace(made.policy, routing=Routing(named))
-    return replace(made, outside=replace(made.outside, destinations=named, policy=policy))
+    outside = replace(made.outside, destinations=named, policies=policies, policy=policy)
+    return replace(made, outside=outside)
 
 
 def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
     """A Slack destination behind a server."""
-    return Slack(name, url=f"{server.url}{path}", http=made.outside.http)
+    return Slack(name, url=f"{server.url}{path}", http=made.outside.telling)
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:

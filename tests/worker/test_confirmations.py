@@ -43,10 +43,11 @@ from worker import codes, confirmations, handling, leases, settling
 from worker.http_client import HttpClient
 from worker.leases import LeaseLost
 from worker.models import Budget, Confirmation, Delivery, Order, OrderTransition, table_of
+from worker.outside import Api
 from worker.providers.daisysim import DaisySIM
 from worker.providers.errors import ProviderOutcomeUnknown
 from worker.providers.virtualsms import VirtualSMS
-from worker.runtime import Api, Runtime
+from worker.runtime import Runtime
 
 SMS = webhooks.virtualsms_v1()
 CONFIRMED = {"order_id": webhooks.ORDER, "status": "confirmed"}

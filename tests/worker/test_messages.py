@@ -126,12 +126,12 @@ def test_summary_of_notices(kind: str, expected: str) -> None:
     notice = Notification(
         delivery_id="D", event_id="E", type=kind, provider="daisysim", detail="1.20 USD\nare left."
     )
-    assert messages.summary(notice) == expected
+    assert messages.Texts().summary(notice) == expected
 
 
 def test_summary_of_an_sms_is_its_title() -> None:
     """An SMS has no detail, so its summary adds nothing, least of all the text."""
-    assert messages.summary(SMS) == messages.title(SMS)
+    assert messages.Texts().summary(SMS) == messages.title(SMS)
 
 
 def test_fields_are_the_known_facts() -> None:

@@ -26,12 +26,12 @@ from worker.cli._store import Store, opened
 from worker.cli.wait import TIMED_OUT
 from worker.messages import timestamp
 from worker.order_states import WAITING
+from worker.outside import connected_api
 from worker.paid_calls import Answer, Caller
 from worker.providers.base import Call, ProviderApi
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
 from worker.providers.findings import Finding
 from worker.providers.results import Result
-from worker.runtime import connected_api
 from worker.settling import OutOfBudget
 
 _WRONG_USAGE = 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,14 +20,14 @@ from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
-from worker.cli._store import DatabaseTrouble, check_exists
+from worker.cli._store import DatabaseTrouble, check_exists, spooled
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
+from worker.outside import Outside, connect_outside
 from worker.providers.capabilities import Confirms, Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
 from worker.reconciliation import watches
-from worker.runtime import Outside, connect_outside
 from worker.settings import ApiSettings, ConfirmationSettings
 
 FINE: Final = "ok"
@@ -46,13 +48,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything about this installation, as its environment describes it."""
-    findings = [*_database(), _broker(), *_providers()]
+    findings = [*_database(), *_spool(), _broker(), *_providers()]
     try:
         outside = connect_outside()
     except ConfigurationError as error:
         return [*findings, Finding(BROKEN, "destinations", str(error))]
-    outside.http.close()
-    return [*findings, _destinations(outside)]
+    outside.close()
+    return [*findings, *_destinations(outside)]
 
 
 def _database() -> Iterator[Finding]:
@@ -92,6 +94,14 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
         yield from _parts(session, database)
         yield from _reconciliation(session)
         yield from _attention(session, database)
+
+
+def _spool() -> Iterator[Finding]:
+    waiting = spooled()
+    if waiting:
+        events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
+        says = f"{events} on this host until the database is back and has taken them"
+        yield Finding(NOTICE, "spool", says)
 
 
 def _parts(session: Session, database: Database) -> Iterator[Finding]:
@@ -214,10 +224,35 @@ def _api(name: str) -> Finding:
     return Finding(FINE, f"{name} API", f"{variable} is set: {'; '.join(does)}")
 
 
-def _destinations(outside: Outside) -> Finding:
-    names = ", ".join(sorted(outside.destinations))
-    if names:
-        return Finding(FINE, "destinations", names)
-    return Finding(
-        NOTICE, "destinations", "none: nobody is told; read codes with codecatch codes list or wait"
-    )
+def _destinations(outside: Outside) -> Iterator[Finding]:
+    chosen = outside.configuration
+    if not outside.policies:
+        says = "none: nobody is told; read codes with codecatch codes list or wait"
+        yield Finding(NOTICE, "destinations", says)
+    else:
+        named = ", ".join(f"{name} ({each.kind})" for name, each in outside.policies.items())
+        where = "from the environment" if chosen.file is None else f"from {chosen.file}"
+        yield Finding(FINE, "destinations", f"{named}, {where}")
+    routes = chosen.routing.routes
+    if routes is not None:
+        told = sorted({name for route in routes for name in route.to})
+        count = f"{len(routes)} route{'' if len(routes) == 1 else 's'}"
+        yield Finding(FINE, "routes", f"{count} to {', '.join(told)}")
+        for name in sorted(set(outside.policies) - set(told) - _told_otherwise(outside)):
+            yield Finding(NOTICE, "routes", f"no route leads to {name}: it is told nothing")
+    if chosen.file is not None:
+        yield from _unused(chosen.file)
+
+
+def _told_otherwise(outside: Outside) -> set[str]:
+    fallbacks = {each.fallback for each in outside.policies.values() if each.fallback is not None}
+    return fallbacks | set(outside.policy.routing.operators())
+
+
+def _unused(file: Path) -> Iterator[Finding]:
+    """The variables that declare destinations only where there is no file."""
+    text = file.read_text("utf-8")
+    for variable in ("SLACK_WEBHOOK_URL", "SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
+        if os.environ.get(variable) and variable not in text:
+            says = f"{variable} is not used: {file} decides, and does not name it"
+            yield Finding(NOTICE, "destinations", says)

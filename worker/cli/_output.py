@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker import masks
 from worker.messages import plain, shorten, timestamp
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
@@ -26,8 +27,6 @@ Reveal = Annotated[
 ]
 
 Row = Mapping[str, Any]
-_DOT = "•"
-_MOST_DOTS = 8
 _WIDEST_CELL = 80
 _NOTHING = "-"
 
@@ -87,7 +86,7 @@ class Output:
 
 def mask(key: str, value: Any) -> Any:
     """What may be seen of a secret that goes by the name ``key``; nothing, if it has no form."""
-    return None if value is None else _MASKS.get(key, _hide)(str(value))
+    return None if value is None else _MASKS.get(key, masks.hidden)(str(value))
 
 
 def write(text: str) -> None:
@@ -102,32 +101,12 @@ def complain(text: str) -> None:
     typer.echo(f"codecatch: {plain(text)}", err=True)
 
 
-def mask_code(code: str) -> str:
-    """A code by which its owner knows it: two characters of six or more, one of four or five."""
-    visible = 2 if len(code) >= 6 else 1 if len(code) >= 4 else 0
-    return code[:visible] + _dots(len(code) - visible)
-
-
-def mask_phone(phone: str) -> str:
-    """A phone number without what tells it from its neighbours."""
-    head, tail = (5, 3) if len(phone) >= 12 else (3, 2) if len(phone) >= 9 else (0, 0)
-    return phone[:head] + _dots(len(phone) - head - tail) + phone[len(phone) - tail :]
-
-
-def _dots(count: int) -> str:
-    return _DOT * min(count, _MOST_DOTS)
-
-
-def _hide(_: str) -> str:
-    return _DOT * _MOST_DOTS
-
-
 _MASKS = {
-    "code": mask_code,
-    "phone_number": mask_phone,
-    "text": _hide,
-    "body": _hide,
-    "origin": _hide,
+    "code": masks.code,
+    "phone_number": masks.phone,
+    "text": masks.hidden,
+    "body": masks.hidden,
+    "origin": masks.hidden,
 }
 
 
@@ -199,6 +178,9 @@ def _lines(row: Row, depth: int = 0) -> Iterable[str]:
         elif isinstance(value, list):
             yield f"{indent}{key}:" if value else f"{indent}{f'{key}:':<{width}} none"
             for item in value:
+                if not isinstance(item, Mapping):
+                    yield f"{indent}  - {plain(str(item))}"
+                    continue
                 first, *rest = _lines(item, depth + 2)
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest

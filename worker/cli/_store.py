@@ -13,11 +13,11 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import index_key, queue
+from receiver import index_key, queue, spool
 from receiver.database import Database, parse_url
 from receiver.errors import CodecatchError, ConfigurationError
 from receiver.queue import Waker
-from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.vault import Vault
 from worker.installation import adopt
 
@@ -66,6 +66,12 @@ def opened() -> Iterator[Store]:
         raise DatabaseTrouble(error) from None
     finally:
         database.dispose()
+
+
+def spooled() -> int:
+    """How many acknowledged events wait in this host's spool."""
+    folder = load(SpoolSettings).spool_dir
+    return spool.depth(folder) if folder is not None else 0
 
 
 @contextmanager

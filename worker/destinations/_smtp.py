@@ -12,9 +12,7 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.destinations._deadline import Deadline, Lines, connect, look_up
@@ -22,48 +20,11 @@ from worker.destinations._smtp_url import SmtpServer
 from worker.destinations.base import DeliveryError
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How many recipients the server took, and how many it did not."""
+class Session(smtplib.SMTP):
+    """``smtplib.SMTP`` under one deadline at a time. Creating it connects.
 
-    accepted: int
-    refused_for_now: int
-    refused_for_good: int
-
-
-def transmit(
-    server: SmtpServer,
-    *,
-    deadline: Deadline,
-    context: ssl.SSLContext,
-    sender: str,
-    recipients: Sequence[str],
-    message: bytes,
-) -> Outcome:
-    """Hand one message in; it counts as taken when at least one recipient was accepted.
-
-    ``context`` verifies certificates; ``message`` has CR LF line ends and only ASCII bytes.
-
-    Raises:
-        DeliveryError: nobody gets it, or nobody can know.
+    Whoever makes one closes it. Its methods raise what ``smtplib`` does: see :func:`explain`.
     """
-    try:
-        session = _Session(server, deadline, context)
-        try:
-            session.prepare()
-            return session.hand_in(sender, recipients, message)
-        finally:
-            with suppress(smtplib.SMTPException, OSError):
-                session.putcmd("QUIT")
-            session.close()
-    except (smtplib.SMTPException, OSError) as error:
-        failure = _explain(error, deadline)
-    # Raised out here so that no traceback carries the server's words, which may hold addresses.
-    raise failure
-
-
-class _Session(smtplib.SMTP):
-    """``smtplib.SMTP`` under one deadline. Creating it connects."""
 
     def __init__(self, server: SmtpServer, deadline: Deadline, context: ssl.SSLContext) -> None:
         self._server = server
@@ -80,21 +41,30 @@ class _Session(smtplib.SMTP):
         if server.user is not None and server.password is not None:
             self._log_in(server.user, server.password)
 
-    def hand_in(self, sender: str, recipients: Sequence[str], message: bytes) -> Outcome:
-        """MAIL, RCPT for each recipient, DATA."""
-        code, _ = self.mail(sender)
+    def resume(self, deadline: Deadline) -> None:
+        """Let what follows end at ``deadline``."""
+        self._deadline = deadline
+        self.file = None
+
+    def hand_in(self, sender: str, recipients: Sequence[str], message: bytes) -> Mapping[str, int]:
+        """MAIL, RCPT for each recipient, DATA; the recipients that were refused, with the codes.
+
+        Where it fails in any other way than with a :class:`DeliveryError`, the server has nothing
+        of the message.
+
+        Raises:
+            DeliveryError: the server took it for nobody, or nobody can know.
+        """
+        code = self._unless_ended(self.mail(sender))
         if code != 250:
-            raise _refusal("the sender", code)
-        codes = [self.rcpt(recipient)[0] for recipient in recipients]
-        accepted = sum(code in {250, 251} for code in codes)
-        for_good = sum(500 <= code < 600 for code in codes)
-        outcome = Outcome(accepted, len(codes) - accepted - for_good, for_good)
-        if accepted == 0:
-            # One that may be taken later is reason enough to try again.
-            raise _refusal("every recipient", next((c for c in codes if c < 500), codes[0]))
-        code, _ = self.docmd("DATA")
+            raise refusal("the sender", code)
+        codes = {each: self._unless_ended(self.rcpt(each)) for each in recipients}
+        refused = {each: code for each, code in codes.items() if code not in {250, 251}}
+        if len(refused) == len(codes):
+            raise refusals("every recipient", refused, all_of_them=True)
+        code = self._unless_ended(self.docmd("DATA"))
         if code != 354:
-            raise _refusal("the message", code)
+            raise refusal("the message", code)
         # Until the final dot is out the server has no message: a failure here is no doubt.
         self.send(re.sub(rb"(?m)^\.", b"..", message) + b".\r\n")
         try:
@@ -107,8 +77,15 @@ class _Session(smtplib.SMTP):
                 unknown=True,
             )
         if code >= 300:
-            raise _refusal("the message", code)
-        return outcome
+            raise refusal("the message", code)
+        return refused
+
+    def _unless_ended(self, reply: tuple[int, bytes]) -> int:
+        """The code of a reply that is no farewell: 421 may answer any command."""
+        code, words = reply
+        if code == 421:
+            raise smtplib.SMTPServerDisconnected(code, words)
+        return code
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one answer, however many pieces it comes in, before the deadline."""
@@ -191,15 +168,37 @@ def _own_name() -> str:
     return name if "." in name and name.isascii() else "[127.0.0.1]"
 
 
-def _refusal(what: str, code: int) -> DeliveryError:
-    return DeliveryError(f"the mail server refused {what} ({code})", permanent=500 <= code < 600)
+def refusal(what: str, code: int) -> DeliveryError:
+    """The server's no to ``what``; one to a message speaks of that message alone."""
+    permanent = 500 <= code < 600
+    return DeliveryError(
+        f"the mail server refused {what} ({code})",
+        permanent=permanent,
+        of_message=permanent and what == "the message",
+    )
 
 
-def _explain(error: smtplib.SMTPException | OSError, deadline: Deadline) -> DeliveryError:
+def refusals(what: str, codes: Mapping[str, int], *, all_of_them: bool) -> DeliveryError:
+    """The server's no to the recipients in ``codes``, to each by what it said to that one.
+
+    Where it said the same to ``all_of_them``, that is one error for the message as a whole.
+    """
+    errors = {each: refusal("the recipient", code) for each, code in codes.items()}
+    # One that may be taken later is reason enough to try again.
+    whole = refusal(what, min(codes.values(), key=lambda code: code >= 500))
+    alike = len({error.permanent for error in errors.values()}) == 1
+    return DeliveryError(
+        whole.reason,
+        permanent=whole.permanent,
+        failed={} if all_of_them and alike else errors,
+    )
+
+
+def explain(error: smtplib.SMTPException | OSError, deadline: Deadline) -> DeliveryError:
     """What went wrong before the message was handed over, in words that quote nobody."""
     match error:
         case smtplib.SMTPResponseException():
-            return _refusal("the connection", error.smtp_code)
+            return refusal("the connection", error.smtp_code)
         case ssl.SSLCertVerificationError():
             return DeliveryError(
                 "the mail server's certificate could not be verified; check the host name,"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from worker.http_client import HttpClient
+from worker.http_client import HostRefused, HttpClient
 from worker.messages import Notification, Texts
 
 
@@ -29,6 +29,7 @@ class DeliveryError(Exception):
         permanent: trying again cannot help.
         retry_after: seconds the far side asked us to stay away, if it did.
         unknown: the far side may have taken it (the answer never came).
+        of_message: a permanent refusal that speaks of this message, not of the destination.
         failed: where a message has several recipients, those who did not get it, each with an
             error of its own; everybody else has it.
     """
@@ -40,6 +41,7 @@ class DeliveryError(Exception):
         permanent: bool = False,
         retry_after: float | None = None,
         unknown: bool = False,
+        of_message: bool = False,
         failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
@@ -47,6 +49,7 @@ class DeliveryError(Exception):
         self.permanent = permanent
         self.retry_after = retry_after
         self.unknown = unknown
+        self.of_message = of_message
         self.failed = failed or {}
 
 
@@ -68,6 +71,36 @@ class Surroundings:
     texts: Texts
     environment: Mapping[str, str] = field(repr=False)
 
+    def variable(self, option: str, name: str) -> str:
+        """What the variable ``name``, which the option names, holds.
+
+        Raises:
+            ValueError: it holds nothing.
+        """
+        value = self.environment.get(name, "").strip()
+        if not value:
+            raise ValueError(f"{option}: wants the variable {name} to be set")
+        return value
+
+    def url(self, option: str, name: str, *, wants: str) -> str:
+        """The URL in the variable ``name``, if it is one that may be asked.
+
+        Raises:
+            ValueError: it is none; ``wants`` says what would be one.
+        """
+        url = self.variable(option, name)
+        try:
+            self.http.admit(url)
+        except HostRefused:
+            pass
+        else:
+            return url
+        # Raised out here so that no traceback leads to the URL.
+        raise ValueError(
+            f"{option}: the variable {name} wants {wants}; any other host, and one asked"
+            " without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
+        )
+
 
 class Destination(abc.ABC):
     """One configured place that people read.
@@ -76,6 +109,7 @@ class Destination(abc.ABC):
         kind: the word that names the class in a configuration.
         deadline: the longest that :meth:`send` may take, in seconds.
         most_together: how many notifications one message can tell.
+        per_second, burst: its usual pace: messages in a second, None for no limit, and at once.
         options_type: what its table may say.
         name: unique among the configured destinations.
         recipients: who gets each message, where that is more than the destination itself.
@@ -84,6 +118,8 @@ class Destination(abc.ABC):
     kind: ClassVar[str]
     deadline: ClassVar[float]
     most_together: ClassVar[int] = 1
+    per_second: ClassVar[float | None] = None
+    burst: ClassVar[int] = 1
     options_type: ClassVar[type[Options]] = Options
 
     def __init__(self, name: str, texts: Texts | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 from collections.abc import Collection, Sequence
@@ -11,21 +12,17 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import format_datetime
-from functools import cache
 from typing import Any, ClassVar, Self
 
-import jinja2
-import structlog
 from pydantic import ConfigDict, Field
 
 from worker import messages
 from worker.destinations._deadline import Deadline
-from worker.destinations._smtp import transmit
+from worker.destinations._smtp import refusals
+from worker.destinations._smtp_sessions import SmtpSessions
 from worker.destinations._smtp_url import SmtpServer
-from worker.destinations.base import Destination, Options, Surroundings
+from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
 from worker.messages import Notification, Texts
-
-_log = structlog.get_logger()
 
 # Narrower than RFC 5321 on purpose: no quoting, nothing that could end a command or a header.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -67,8 +64,8 @@ class EmailOptions(Options):
 class Email(Destination):
     """The same message to a few people, through one server.
 
-    A delivery is done when the server has taken the message for at least one recipient; how many
-    it refused is logged.
+    A delivery is done for those recipients that the server accepted; of the others the error
+    says, for each, whether trying again can help.
 
     Args:
         name: unique among the configured destinations.
@@ -82,6 +79,7 @@ class Email(Destination):
 
     kind: ClassVar[str] = "email"
     deadline: ClassVar[float] = 25.0
+    most_together: ClassVar[int] = 40
     options_type: ClassVar[type[Options]] = EmailOptions
 
     def __init__(
@@ -95,17 +93,24 @@ class Email(Destination):
     ) -> None:
         super().__init__(name, texts)
         if not recipients:
-            raise ValueError("there are no recipients")
-        self._server = SmtpServer.parse(smtp_url)
-        self._sender = _address(sender, "the sender")
-        self._recipients = tuple(_address(each, "a recipient") for each in recipients)
-        self._context = ssl.create_default_context()
+            raise ValueError("to: there are no recipients")
+        self._sender = _address(sender, "from: the sender")
+        self._people = tuple(_address(each, "to: a recipient") for each in recipients)
+        self.recipients = tuple(dict.fromkeys(each.addr_spec for each in self._people))
+        self._sessions = SmtpSessions(SmtpServer.parse(smtp_url), ssl.create_default_context())
 
     @classmethod
     def make(cls, name: str, options: EmailOptions, surroundings: Surroundings) -> Self:  # noqa: D102
+        url = surroundings.variable("url_env", options.url_env)
+        try:
+            SmtpServer.parse(url)
+        except ValueError as error:
+            raise ValueError(
+                f"url_env: the variable {options.url_env} cannot be used: {error}"
+            ) from None
         return cls(
             name,
-            smtp_url=surroundings.environment[options.url_env],
+            smtp_url=url,
             sender=options.sender,
             recipients=options.to,
             texts=surroundings.texts,
@@ -118,84 +123,52 @@ class Email(Destination):
         only: Collection[str] | None = None,
     ) -> None:
         """Hand the message in, within ``deadline`` seconds from now."""
-        (notification,) = notifications
         deadline = Deadline(self.deadline)
-        message = compose(notification, sender=self._sender, recipients=self._recipients)
-        outcome = transmit(
-            self._server,
-            deadline=deadline,
-            context=self._context,
+        told = [each for each in self.recipients if only is None or each in only]
+        if not told:
+            raise DeliveryError(
+                "the recipient is no longer one of this destination", permanent=True
+            )
+        message = compose(notifications, self.texts, sender=self._sender, recipients=self._people)
+        refused = self._sessions.hand_in(
+            deadline,
             sender=self._sender.addr_spec,
-            recipients=[recipient.addr_spec for recipient in self._recipients],
+            recipients=told,
             message=message.as_bytes(),
         )
-        if outcome.refused_for_now or outcome.refused_for_good:
-            _log.warning(
-                "email.recipients_refused",
-                destination=self.name,
-                delivery_id=notification.delivery_id,
-                accepted=outcome.accepted,
-                refused_for_now=outcome.refused_for_now,
-                refused_for_good=outcome.refused_for_good,
-            )
+        if refused:
+            raise refusals(f"{len(refused)} of {len(told)} recipients", refused, all_of_them=False)
 
 
 def compose(
-    notification: Notification, *, sender: Address, recipients: Sequence[Address]
+    notifications: Sequence[Notification],
+    texts: Texts,
+    *,
+    sender: Address,
+    recipients: Sequence[Address],
 ) -> EmailMessage:
-    """The message, as plain text and as HTML.
-
-    Its ``Message-ID`` is made from the delivery's id, so that a mailbox can tell a repeated
-    attempt from a second message.
-    """
+    """The message, as plain text and as HTML."""
     message = EmailMessage(policy=_Policy(linesep="\r\n"))
     message["From"] = sender
     message["To"] = recipients
-    message["Subject"] = f"[codecatch] {messages.title(notification)}"
+    message["Subject"] = f"[codecatch] {texts.heading(notifications)}"
     message["Date"] = format_datetime(datetime.now(UTC))
-    delivery_id = re.sub(r"[^A-Za-z0-9_-]", "-", notification.delivery_id)
-    message["Message-ID"] = f"<{delivery_id}@codecatch.{sender.domain}>"
+    message["Message-ID"] = f"<{_identity(notifications)}@codecatch.{sender.domain}>"
     # RFC 3834: no out-of-office reply, please.
     message["Auto-Submitted"] = "auto-generated"
     # Quoted-printable leaves only short lines of ASCII, which every server takes.
-    message.set_content(_text(notification), cte="quoted-printable")
-    message.add_alternative(_html(notification), subtype="html", cte="quoted-printable")
+    message.set_content(texts.text(notifications), cte="quoted-printable")
+    message.add_alternative(texts.html(notifications), subtype="html", cte="quoted-printable")
     return message
 
 
-def _text(notification: Notification) -> str:
-    facts = "\n".join(f"{label}: {value}" for label, value in messages.fields(notification))
-    parts = (
-        messages.plain(notification.code or "") or messages.title(notification),
-        messages.paragraphs(notification.detail or ""),
-        messages.paragraphs(notification.text or ""),
-        facts,
-        messages.footer(notification),
-    )
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _html(notification: Notification) -> str:
-    return _template().render(
-        title=messages.title(notification),
-        code=messages.plain(notification.code or ""),
-        detail=messages.paragraphs(notification.detail or ""),
-        text=messages.paragraphs(notification.text or ""),
-        fields=messages.fields(notification),
-        footer=messages.footer(notification),
-    )
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("worker", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("email.html")
+def _identity(notifications: Sequence[Notification]) -> str:
+    """The same for every attempt at the same deliveries: a mailbox can tell a repetition by it."""
+    first = re.sub(r"[^A-Za-z0-9_-]", "-", notifications[0].delivery_id)
+    if len(notifications) == 1:
+        return first
+    ids = "\n".join(each.delivery_id for each in notifications)
+    return f"{first}.{hashlib.sha256(ids.encode()).hexdigest()[:32]}"
 
 
 def _address(text: str, what: str) -> Address:

@@ -16,10 +16,11 @@ from receiver.database import insert_once
 from receiver.followups import GRACE
 from worker import leases
 from worker.models import OPEN, Order, Reconciliation
+from worker.outside import Api
 from worker.providers.capabilities import Reports, Subscribes
 from worker.providers.findings import Rhythm
 from worker.reconciliation.watches import HISTORY, ORDER, SUBSCRIPTIONS, TABLE, count_open
-from worker.runtime import Api, Runtime
+from worker.runtime import Runtime
 
 BATCH: Final = 1_000
 # A new order is asked about after this long at the latest. No row may begin further ahead than a

@@ -24,8 +24,9 @@ from worker.discoveries import Asked
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.models import OPEN, Budget, Confirmation, Order, Reconciliation, table_of
+from worker.outside import Api
 from worker.providers.capabilities import Reports
-from worker.runtime import Api, Runtime
+from worker.runtime import Runtime
 from worker.settling import CALL_SECONDS, OutOfBudget, budget_key
 
 ORDER: Final = "order"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,9 +51,10 @@ class Answer:
 class Receiver:
     """uvicorn with httptools on a port of 127.0.0.1."""
 
-    def __init__(self, app: Starlette, store: stores.Store) -> None:
+    def __init__(self, app: Starlette, url: str) -> None:
         self.app = app
-        self.store = store
+        self.url = url
+        self._closing = ExitStack()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
@@ -83,11 +85,22 @@ class Receiver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.should_exit = True
+        self.finish()
+        self._socket.close()
+        self._closing.close()
+
+    @cached_property
+    def store(self) -> stores.Store:
+        """Its database, by a connection that it knows nothing of."""
+        opened = stores.open_store(self.url)
+        self._closing.callback(opened.database.dispose)
+        return opened
+
+    def finish(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
-        self._socket.close()
-        self.store.database.dispose()
 
     def stop(self) -> None:
         """Ask it to stop, as a signal does, and do not wait."""
@@ -158,7 +171,7 @@ def start(
             }
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
-            return stack.enter_context(Receiver(create_app(), stores.open_store(url)))
+            return stack.enter_context(Receiver(create_app(), url))
 
         yield begin
 

@@ -41,30 +41,6 @@ def test_an_encoding_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> 
     assert raw.getvalue() == b"48????\n"
 
 
-@pytest.mark.parametrize(
-    ("code", "masked"),
-    [("483921", "48••••"), ("G-559310", "G-••••••"), ("1234", "1•••"), ("123", "•••"), ("", "")],
-)
-def test_masked_codes(code: str, masked: str) -> None:
-    """Two characters of six are shown, and none of three."""
-    assert _output.mask_code(code) == masked
-
-
-@pytest.mark.parametrize(
-    ("phone", "masked"),
-    [
-        ("+447700900123", "+4477•••••123"),
-        ("+12025550147", "+1202••••147"),
-        ("202555014", "202••••14"),
-        ("12345", "•••••"),
-        ("1" * 40, "11111••••••••111"),
-    ],
-)
-def test_masked_numbers(phone: str, masked: str) -> None:
-    """Country and ending are shown of a long number, nothing of a short one."""
-    assert _output.mask_phone(phone) == masked
-
-
 def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs get every character, and a terminal none that it would act upon."""
     out = io.StringIO()

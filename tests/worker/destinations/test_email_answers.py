@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.worker.destinations.conftest import CUT, SMS, RealSmtp, ScriptedSmtp, email, failure
+from worker.destinations.base import DeliveryError
 
 PEOPLE = ("qa@example.org", "ops@example.org", "dev@example.org")
 
@@ -27,6 +28,7 @@ def test_refusal_at_every_step(
     assert (error.permanent, error.unknown) == (permanent, False)
     assert str(code) in error.reason
     assert "483921" not in error.reason
+    assert error.of_message is (permanent and step in {"DATA", "BODY"})
 
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "MAIL", "RCPT", "DATA"])
@@ -48,31 +50,41 @@ def test_answer_lost_after_the_message(scripted_smtp: ScriptedSmtp, answer: str)
     assert len(scripted_smtp.bodies) == 1
 
 
-@pytest.mark.parametrize(
-    ("codes", "for_now", "for_good"),
-    [((250, 451, 550), 1, 1), ((250, 250, 550), 0, 1), ((452, 251, 452), 2, 0)],
-)
-def test_one_recipient_is_enough(
-    scripted_smtp: ScriptedSmtp, codes: Sequence[int], for_now: int, for_good: int
-) -> None:
-    """With one recipient accepted the delivery is done, and the log has numbers, no addresses."""
+@pytest.mark.parametrize("codes", [(250, 451, 550), (250, 250, 550), (452, 251, 452)])
+def test_each_recipient_has_an_answer(scripted_smtp: ScriptedSmtp, codes: Sequence[int]) -> None:
+    """Who was accepted has it; of each other it is said whether trying again can help."""
     for person, code in zip(PEOPLE, codes, strict=True):
         scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
-    with capture_logs() as logs:
-        email(scripted_smtp.port, people=PEOPLE).send([SMS])
+    error = failure(email(scripted_smtp.port, people=PEOPLE))
 
     assert len(scripted_smtp.bodies) == 1
-    assert logs == [
-        {
-            "event": "email.recipients_refused",
-            "log_level": "warning",
-            "destination": "mail",
-            "delivery_id": SMS.delivery_id,
-            "accepted": 3 - for_now - for_good,
-            "refused_for_now": for_now,
-            "refused_for_good": for_good,
-        }
-    ]
+    assert {who: each.permanent for who, each in error.failed.items()} == {
+        who: code >= 500 for who, code in zip(PEOPLE, codes, strict=True) if code > 251
+    }
+    assert not any("example.org" in each.reason for each in error.failed.values())
+
+
+def test_only_some_are_told(scripted_smtp: ScriptedSmtp) -> None:
+    """Those who have it already are not told again, and the mail is the one they have."""
+    destination = email(scripted_smtp.port, people=PEOPLE)
+    destination.send([SMS])
+    destination.send([SMS], only=[PEOPLE[1]])
+
+    assert destination.recipients == PEOPLE
+    asked = [command for command in scripted_smtp.commands if command.upper().startswith("RCPT")]
+    assert len(asked) == 4
+    assert PEOPLE[1] in asked[-1]
+    first, again = scripted_smtp.parsed()
+    assert (first["Message-ID"], first["To"]) == (again["Message-ID"], again["To"])
+
+
+def test_recipient_who_is_gone(scripted_smtp: ScriptedSmtp) -> None:
+    """A person who is no longer configured is told nothing, and that is final."""
+    with pytest.raises(DeliveryError) as caught:
+        email(scripted_smtp.port, people=PEOPLE).send([SMS], only=["former@example.org"])
+
+    assert caught.value.permanent
+    assert scripted_smtp.commands == []
 
 
 @pytest.mark.parametrize(
@@ -82,11 +94,14 @@ def test_one_recipient_is_enough(
 def test_no_recipient_accepted(
     scripted_smtp: ScriptedSmtp, codes: Sequence[int], permanent: bool
 ) -> None:
-    """With nobody accepted it is final only if every refusal was."""
+    """With nobody accepted it is one refusal if all were alike, and else one for each."""
     for person, code in zip(PEOPLE, codes, strict=True):
         scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
+    error = failure(email(scripted_smtp.port, people=PEOPLE))
 
-    assert failure(email(scripted_smtp.port, people=PEOPLE)).permanent is permanent
+    assert error.permanent is permanent
+    assert [each.permanent for each in error.failed.values()] in ([], [True, False, True])
+    assert bool(error.failed) is (len({code >= 500 for code in codes}) > 1)
     assert scripted_smtp.bodies == []
 
 

@@ -15,17 +15,21 @@ from hypothesis import strategies as st
 from tests.worker.destinations.conftest import SMS
 from worker import messages
 from worker.destinations.email import Email, compose
-from worker.messages import Notification
+from worker.messages import Notification, Texts
 
 SENDER = Address("Codecatch", addr_spec="codecatch@example.org")
 PEOPLE = [Address(addr_spec="qa@example.org"), Address(addr_spec="ops@example.org")]
 ANYTHING = st.text(st.characters(exclude_categories=[]))
 
 
-def arrived(notification: Notification) -> EmailMessage:
+def sent(*notifications: Notification) -> bytes:
+    """The message as it is sent."""
+    return compose(notifications, Texts(), sender=SENDER, recipients=PEOPLE).as_bytes()
+
+
+def arrived(*notifications: Notification) -> EmailMessage:
     """The message as another program reads it."""
-    sent = compose(notification, sender=SENDER, recipients=PEOPLE).as_bytes()
-    return BytesParser(EmailMessage, policy=default).parsebytes(sent)
+    return BytesParser(EmailMessage, policy=default).parsebytes(sent(*notifications))
 
 
 def part(message: EmailMessage, kind: str) -> str:
@@ -55,6 +59,27 @@ def test_message_id_is_the_same_for_every_attempt() -> None:
 
     assert first["Message-ID"] == again["Message-ID"]
     assert first["Message-ID"] != other["Message-ID"]
+
+
+def test_message_id_of_several() -> None:
+    """The same deliveries together have one Message-ID, and any others another."""
+    other = replace(SMS, delivery_id="01JD0DELIVERY0000000000002")
+    together = arrived(SMS, other)["Message-ID"]
+
+    assert together == arrived(replace(SMS, marks=("repeated",)), other)["Message-ID"]
+    assert len({together, arrived(SMS)["Message-ID"], arrived(other, SMS)["Message-ID"]}) == 3
+
+
+def test_several_in_one_mail() -> None:
+    """Both parts tell every code, in their order."""
+    codes = [f"90{number:04}" for number in range(40)]
+    message = arrived(*(replace(SMS, code=code, text=f"it is {code}") for code in codes))
+
+    for kind in ("plain", "html"):
+        words = part(message, kind)
+        places = [words.index(code) for code in codes]
+        assert places == sorted(places)
+    assert "40" in message["Subject"]
 
 
 def test_parts() -> None:
@@ -124,13 +149,13 @@ def test_subject_survives_encoding(service: str) -> None:
 @given(text=ANYTHING)
 def test_bytes_are_fit_for_any_server(text: str) -> None:
     """The message is ASCII in lines of fewer than 998 bytes, each ended by CR LF."""
-    sent = compose(replace(SMS, text=text * 50), sender=SENDER, recipients=PEOPLE).as_bytes()
+    whole = sent(replace(SMS, text=text * 50), SMS)
 
-    assert sent.isascii()
-    assert sent.endswith(b"\r\n")
-    assert b"\n" not in sent.replace(b"\r\n", b"")
-    assert b"\r" not in sent.replace(b"\r\n", b"")
-    assert max(map(len, sent.split(b"\r\n"))) < 998
+    assert whole.isascii()
+    assert whole.endswith(b"\r\n")
+    assert b"\n" not in whole.replace(b"\r\n", b"")
+    assert b"\r" not in whole.replace(b"\r\n", b"")
+    assert max(map(len, whole.split(b"\r\n"))) < 998
 
 
 @pytest.mark.parametrize(

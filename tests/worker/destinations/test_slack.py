@@ -13,15 +13,21 @@ import pytest
 from slack_sdk.models.blocks import Block
 
 from tests.worker.destinations.conftest import SMS, HttpStub
+from worker.destinations import _slack_blocks
 from worker.destinations.base import DeliveryError
-from worker.destinations.slack import REFUSALS, Slack, payload
+from worker.destinations.slack import REFUSALS, Slack
 from worker.http_client import HttpClient
-from worker.messages import Notification
+from worker.messages import Notification, Texts
 
 FLOOD = "long " * 20_000
 NOTICE = Notification(
     delivery_id="D", event_id="E", type="operators", provider="virtualsms", detail="Look here."
 )
+
+
+def payload(*notifications: Notification) -> dict[str, Any]:
+    """The message of these notifications, in the words of nobody's templates."""
+    return _slack_blocks.payload(notifications, Texts())
 
 
 def send(stub: HttpStub) -> None:
@@ -34,6 +40,12 @@ def failure(stub: HttpStub) -> DeliveryError:
     with pytest.raises(DeliveryError) as caught:
         send(stub)
     return caught.value
+
+
+OF_THE_MESSAGE = {
+    *("invalid_blocks", "invalid_blocks_format", "invalid_payload", "msg_blocks_too_long"),
+    *("missing_text_or_fallback_or_attachments", "no_text", "too_many_attachments"),
+}
 
 
 @pytest.mark.parametrize(
@@ -51,8 +63,11 @@ def failure(stub: HttpStub) -> DeliveryError:
 )
 def test_blocks_are_valid(notification: Notification, caplog: pytest.LogCaptureFixture) -> None:
     """Slack's own models know every block and find each within its limits."""
-    blocks = payload(notification)["blocks"]
+    check(payload(notification)["blocks"], caplog)
 
+
+def check(blocks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
+    """Compare the blocks with Slack's own models of them."""
     assert 0 < len(blocks) <= 50
     with caplog.at_level(logging.WARNING):
         for block in blocks:
@@ -74,6 +89,39 @@ def test_no_text_is_over_its_limit() -> None:
     assert sum(text.endswith("…") for text in texts) >= 4
     assert len(message["text"]) <= 3000
     assert len(json.dumps(message)) < 40_000
+
+
+@pytest.mark.parametrize("length", [6, 64, 120])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_forty_fit_and_no_code_is_cut(
+    length: int, hostile: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forty notifications are one valid message, in their order, with every code whole."""
+    flood = "long " * 200
+    one = replace(SMS, service=flood, order_id=flood, phone_number=flood) if hostile else SMS
+    codes = [f"{number:0{length}}" for number in range(40)]
+    message = payload(*(replace(one, code=code) for code in codes))
+
+    check(message["blocks"], caplog)
+    shown = [block["elements"][0]["elements"][0] for block in message["blocks"][1:]]
+    assert [element["text"] for element in shown] == codes
+    assert all(element["style"]["code"] for element in shown)
+    texts = [value for key, value in _leaves(message["blocks"]) if key == "text"]
+    assert sum(map(len, texts)) < 11_000
+
+
+def test_line_of_one_among_many() -> None:
+    """A line tells the code, what it is for and when it came, and a notice what happened."""
+    marked = replace(SMS, marks=("not verified",))
+    _, code, notice = payload(marked, NOTICE)["blocks"]
+
+    box, words = code["elements"][0]["elements"]
+    assert box["text"] == "483921"
+    assert words["text"].strip() == (
+        "(not verified) · telegram · +447700900123 · order ord-771 · 07:51:02 UTC"
+    )
+    (words,) = notice["elements"][0]["elements"]
+    assert words["text"] == "attention needed · virtualsms: Look here."
 
 
 def test_shape_of_a_message() -> None:
@@ -138,6 +186,7 @@ def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
 
     assert error.permanent
     assert not error.unknown
+    assert error.of_message is (word in OF_THE_MESSAGE)
     assert error.reason == f"{word}: {REFUSALS[word]}"
     assert len(slack_stub.requests) == 1
 
@@ -178,6 +227,8 @@ def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
         ("-5", 30.0),
         ("1e9", 30.0),
         ("nan", 30.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        ("Fri, 31 Dec 2999 23:59:59 -0000", 3600.0),
         ("99999999999", 3600.0),
         ("9" * 5000, 3600.0),
     ],

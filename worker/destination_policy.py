@@ -1,0 +1,65 @@
+"""How one destination is to be told things: what its owner chose, whatever its kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+Reveal = Literal["full", "masked", "none"]
+OnUnknown = Literal["repeat", "hold"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """The part of each day, by the clocks of a zone, in which nobody there wants to be woken.
+
+    ``start`` is quiet, ``end`` no longer is; a span that ends before it starts lies across
+    midnight.
+    """
+
+    start: time
+    end: time
+    zone: ZoneInfo
+
+    def until(self, now: datetime) -> datetime | None:
+        """When the quiet that ``now`` (aware) lies in is over, in UTC; None outside of it."""
+        local = now.astimezone(self.zone)
+        clock = local.time()
+        across = self.end <= self.start
+        quiet = (
+            clock >= self.start or clock < self.end if across else self.start <= clock < self.end
+        )
+        if not quiet:
+            return None
+        tomorrow = across and clock >= self.start
+        day = local.date() + timedelta(days=1) if tomorrow else local.date()
+        return datetime.combine(day, self.end, self.zone).astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationPolicy:
+    """One destination's choices.
+
+    Attributes:
+        name: unique among the destinations.
+        kind: the word that names its class.
+        reveal: how much of a code, its text and its number it is shown.
+        per_second: messages it is sent in a second at most; None for no limit.
+        burst: messages it may be sent at once after a pause.
+        coalesce: whether one message may tell several codes when more wait than may be sent.
+        on_unknown: what to do where nobody knows whether a message arrived.
+        fallback: the destination that is told instead while this one is disabled.
+        quiet_hours: when it is told nothing but what cannot wait.
+    """
+
+    name: str
+    kind: str
+    reveal: Reveal = "full"
+    per_second: float | None = None
+    burst: int = 1
+    coalesce: bool = True
+    on_unknown: OnUnknown = "repeat"
+    fallback: str | None = None
+    quiet_hours: QuietHours | None = None

@@ -1,0 +1,62 @@
+"""How each destination fares: whether it is told anything, and how soon.
+
+A destination's row is also the lock under which its messages are claimed and recorded.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from receiver.database import insert_once
+from worker.models import Delivery, DestinationState, table_of
+
+_STATES = table_of(DestinationState)
+_DELIVERIES = table_of(Delivery)
+
+
+def of(session: Session) -> dict[str, DestinationState]:
+    """What is known of each destination that was ever told anything, or disabled."""
+    return {row.name: row for row in session.exec(select(DestinationState))}
+
+
+def lock(session: Session, name: str) -> DestinationState:
+    """The destination's row, held by this transaction until it ends."""
+    wanted = select(DestinationState).where(col(DestinationState.name) == name).with_for_update()
+    row = session.exec(wanted).first()
+    if row is None:
+        insert_once(session, _STATES, {"name": name, "failures_in_row": 0})
+        row = session.exec(wanted).one()
+    return row
+
+
+def disable(session: Session, name: str, reason: str, now: datetime) -> bool:
+    """Tell it nothing any more; whether that is news."""
+    state = lock(session, name)
+    if state.disabled_at is not None:
+        return False
+    state.disabled_at, state.reason = now, reason
+    return True
+
+
+def enable(session: Session, name: str, now: datetime) -> bool:
+    """Tell it again, at once what waited for it; whether it was disabled.
+
+    What waited is due from now on: the next sweep wakes it, whoever called this need not.
+    """
+    state = lock(session, name)
+    was_disabled = state.disabled_at is not None
+    state.disabled_at = state.reason = state.blocked_until = None
+    state.failures_in_row = 0
+    session.connection().execute(
+        update(_DELIVERIES)
+        .where(
+            _DELIVERIES.c.destination == name,
+            _DELIVERIES.c.wake_at.is_not(None),
+            _DELIVERIES.c.lease_until.is_(None),
+        )
+        .values(wake_at=now, next_attempt_at=now)
+    )
+    return was_disabled

@@ -1,0 +1,178 @@
+"""A service of the user's own, told by a signed webhook.
+
+https://www.standardwebhooks.com: the headers, the signature, and what an answer's status means.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+from standardwebhooks import Webhook as Signer
+
+from worker import messages
+from worker.destinations._http import asked_pause, post
+from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
+from worker.http_client import HttpClient, Response, encode_json
+from worker.messages import Notification, Texts
+
+_USUAL_PAUSE = 30.0
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret begins
+_SECRET_BYTES = range(24, 65)
+
+
+class WebhookOptions(Options):
+    """``url_env`` and ``secret_env`` name the variables that hold the URL and the secret."""
+
+    url_env: str
+    secret_env: str
+
+
+class Webhook(Destination):
+    """One endpoint that gets each notification as JSON, signed so that it can tell it is ours.
+
+    The id in the headers is the delivery's and the same for every attempt: a receiver that keeps
+    it does nothing twice. Every answer but a success is worth another try, as a receiver that is
+    being deployed says 404 or 401 for a while; only 410 says that it wants no more.
+
+    Args:
+        name: unique among the configured destinations.
+        url: where to post; it may hold a secret.
+        secrets: ``whsec_`` and base64 each; every one signs, so that a receiver can change over.
+        http: the client to reach it with.
+
+    Raises:
+        ValueError: a secret cannot be used; the message holds nothing of it.
+    """
+
+    kind: ClassVar[str] = "webhook"
+    deadline: ClassVar[float] = 7.0
+    options_type: ClassVar[type[Options]] = WebhookOptions
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str,
+        secrets: Sequence[str],
+        http: HttpClient,
+        texts: Texts | None = None,
+    ) -> None:
+        super().__init__(name, texts)
+        self._url = url
+        self._signers = [Signer(_key(secret)) for secret in secrets]
+        self._http = http
+
+    @classmethod
+    def make(cls, name: str, options: WebhookOptions, surroundings: Surroundings) -> Self:  # noqa: D102
+        url = surroundings.url("url_env", options.url_env, wants="an https:// URL")
+        secrets = surroundings.variable("secret_env", options.secret_env).split(",")
+        try:
+            return cls(
+                name,
+                url=url,
+                secrets=[secret.strip() for secret in secrets],
+                http=surroundings.http,
+                texts=surroundings.texts,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"secret_env: the variable {options.secret_env} wants {error}"
+            ) from None
+
+    def send(
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Post one notification; done when the answer is a success."""
+        (notification,) = notifications
+        now = datetime.now(UTC)
+        content = encode_json(payload(notification, now))
+        # A full stop in the id would let its end pass for the beginning of the body.
+        message_id = re.sub(r"[^A-Za-z0-9_-]", "-", notification.delivery_id)
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(
+                signer.sign(message_id, now, content) for signer in self._signers
+            ),
+        }
+        _check(
+            post(
+                self._http,
+                self._url,
+                who="the receiver",
+                content=content.encode(),
+                headers=headers,
+                timeout=self.deadline,
+            )
+        )
+
+
+def payload(notification: Notification, now: datetime) -> dict[str, Any]:
+    """The JSON of one notification: the same keys for every type, ``null`` where nothing is known.
+
+    ``timestamp`` is when the code came, or ``now`` for what came from no provider.
+    """
+    text = notification.text
+    told = notification.received_at or now
+    return {
+        "type": notification.type,
+        "timestamp": messages.timestamp(told),
+        "data": {
+            "event_id": notification.event_id,
+            "delivery_id": notification.delivery_id,
+            **{
+                name: value if value is None else messages.plain(value)
+                for name, value in (
+                    ("provider", notification.provider),
+                    ("order_id", notification.order_id),
+                    ("phone_number", notification.phone_number),
+                    ("service", notification.service),
+                    ("country", notification.country),
+                    ("code", notification.code),
+                )
+            },
+            "text": text if text is None else messages.paragraphs(text),
+            "received_at": (
+                messages.timestamp(notification.received_at) if notification.received_at else None
+            ),
+            "marks": [messages.plain(mark) for mark in notification.marks],
+            "detail": notification.detail and messages.paragraphs(notification.detail),
+        },
+    }
+
+
+def _key(secret: str) -> bytes:
+    # The library would skip over what is no base64, and sign with what is left.
+    try:
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not secret.startswith(_SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
+        raise ValueError(
+            f"{_SECRET_PREFIX} and base64 of 24 to 64 random bytes; several separated by commas"
+        )
+    return key
+
+
+def _check(response: Response) -> None:
+    """Raise what the answer means, unless it means success."""
+    status = response.status
+    if 200 <= status < 300:
+        return
+    if status == 410:
+        raise DeliveryError("the receiver wants no more webhooks (410)", permanent=True)
+    pause = asked_pause(response)
+    if status == 429 and pause is None:
+        pause = _USUAL_PAUSE
+    if pause is not None and status in {429, 502, 503, 504}:
+        raise DeliveryError(f"the receiver asked for a pause ({status})", retry_after=pause)
+    raise DeliveryError(f"the receiver answered with status {status}")
