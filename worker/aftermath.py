@@ -14,7 +14,8 @@ from receiver.vault import Vault
 from worker import answers, orders
 from worker.paid_calls import Caller
 from worker.providers.base import Call, ProviderApi
-from worker.providers.results import OrderFacts, Page, Result
+from worker.providers.findings import Finding
+from worker.providers.results import Page, Result
 
 # The provider's clock and ours need not agree.
 _SKEW = timedelta(minutes=2)
@@ -32,7 +33,7 @@ class Aftermath:
 
     done: bool = False
     order: Result | None = None
-    made: tuple[OrderFacts, ...] = ()
+    made: tuple[Finding, ...] = ()
 
 
 def look_arguments(
@@ -70,8 +71,8 @@ def look(
         made = _new(database, client.name, lines, asked_at)
         with database.transaction() as session:
             now = database.now(session)
-            for facts in made:
-                answers.record(session, vault, client.name, call, facts, asked_at=asked_at, now=now)
+            for found in made:
+                answers.record(session, vault, client, call, found, asked_at=asked_at, now=now)
         return Aftermath(made=made)
     state = answer.about_order(asked) if isinstance(answer, Result) else None
     if not isinstance(answer, Result) or state is None:
@@ -81,7 +82,7 @@ def look(
         answers.record(
             session,
             vault,
-            client.name,
+            client,
             call if done else looking,
             state,
             asked_at=asked_at,
@@ -91,24 +92,24 @@ def look(
 
 
 def _new(
-    database: Database, provider: str, lines: Iterable[OrderFacts], since: datetime
-) -> tuple[OrderFacts, ...]:
+    database: Database, provider: str, lines: Iterable[Finding], since: datetime
+) -> tuple[Finding, ...]:
     """The orders made since, as far as the provider tells, that are not known here."""
     with database.reading() as session:
         return tuple(
-            facts
-            for facts in lines
-            if facts.created_at is not None
-            and facts.created_at >= since - _SKEW
-            and orders.find(session, provider, facts.order_id) is None
+            found
+            for found in lines
+            if found.created_at is not None
+            and found.created_at >= since - _SKEW
+            and orders.find(session, provider, found.order_id) is None
         )
 
 
-def _proves(session: Session, vault: Vault, provider: str, call: Call, facts: OrderFacts) -> bool:
+def _proves(session: Session, vault: Vault, provider: str, call: Call, found: Finding) -> bool:
     """Whether an order that stands like this can only have come to it by ``call``."""
     if call.swaps:
-        known = orders.find(session, provider, facts.order_id)
-        if known is None or known.phone_digest is None or facts.phone_number is None:
+        known = orders.find(session, provider, found.order_id)
+        if known is None or known.phone_digest is None or found.phone_number is None:
             return False
-        return known.phone_digest != vault.digest("phone", facts.phone_number)
-    return call.state is not None and facts.state == call.state
+        return known.phone_digest != vault.digest("phone", found.phone_number)
+    return call.state is not None and found.status == call.state

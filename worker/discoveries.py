@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlmodel import Session, col, select
@@ -21,12 +21,11 @@ from receiver.providers import registry
 from receiver.providers.base import Payload
 from receiver.vault import Vault
 from worker import order_states, orders
-from worker.followups import Planner
 from worker.models import DISCARDED, READY, Code, Order, table_of
 from worker.order_states import CONFIRMED, CREATED, RECEIVED, WAITING
+from worker.providers.capabilities import Reports
 from worker.providers.fields import normalise_phone
 from worker.providers.findings import Finding
-from worker.watches import Task
 
 OPEN_STATES = frozenset({CREATED, WAITING})
 # An order in one of these has its code.
@@ -36,19 +35,37 @@ _SETTLED = frozenset({READY, DISCARDED})
 _ORDERS = table_of(Order)
 
 
-def enter_all(task: Task, planner: Planner, findings: Sequence[Finding]) -> list[str]:
-    """Merge what an attempt found; the ids of the events that are new in the inbox.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who was asked, by what, and when.
+
+    Attributes:
+        provider: its name.
+        client: its API; a code is kept of one that reports (see ``capabilities.Reports``).
+        by: the kind of the steps that its answer brings orders to.
+        at: when it was asked.
+    """
+
+    provider: str
+    client: object
+    by: str = RECONCILED
+    at: datetime
+
+
+def enter_all(
+    session: Session, vault: Vault, asked: Asked, findings: Sequence[Finding], *, now: datetime
+) -> list[str]:
+    """Merge what was found; the ids of the events that are new in the inbox.
 
     Finding the same again changes nothing.
     """
-    session, vault, provider = planner.session, task.runtime.vault, task.row.provider
     arrivals = []
     # In the sequence in which events lock orders, or one could wait for the other for ever.
     for finding in sorted(findings, key=lambda finding: finding.order_id):
-        order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
-        _merge(session, vault, order, finding, asked_at=task.asked_at, now=planner.now)
-        if finding.code or finding.text:
-            payload = task.client.webhook(_with_what_is_known(vault, order, finding))
+        order = orders.find_or_create(session, asked.provider, finding.order_id, now=now)
+        _merge(session, vault, order, finding, asked, now=now)
+        if isinstance(asked.client, Reports) and (finding.code or finding.text):
+            payload = asked.client.webhook(_with_what_is_known(vault, order, finding))
             arrivals += _arrivals(session, vault, order, payload)
     stored = inbox.store_many(session, vault, arrivals) if arrivals else []
     return [each.id for each in stored if not each.duplicate]
@@ -97,20 +114,14 @@ def _is_settled(session: Session, vault: Vault, order: Order, code: str) -> bool
 
 
 def _merge(
-    session: Session,
-    vault: Vault,
-    order: Order,
-    finding: Finding,
-    *,
-    asked_at: datetime,
-    now: datetime,
+    session: Session, vault: Vault, order: Order, finding: Finding, asked: Asked, *, now: datetime
 ) -> None:
     said = _believed(session, order, finding)  # first: a query forgets what was modified
     if finding.phone_number:
-        _merge_number(session, vault, order, finding.phone_number, asked_at=asked_at, now=now)
+        _merge_number(session, vault, order, finding.phone_number, asked, now=now)
     if said is not None and order_states.furthest(order.status, said) != order.status:
-        at = finding.confirmed_at or asked_at
-        orders.advance(session, order, said, kind="reconciled", event_id=None, at=at, now=now)
+        at = finding.confirmed_at or asked.at
+        orders.advance(session, order, said, kind=asked.by, event_id=None, at=at, now=now)
     order.service = order.service or finding.service
     order.country = order.country or finding.country
     if order.price is None and finding.price is not None:
@@ -133,13 +144,7 @@ def _believed(session: Session, order: Order, finding: Finding) -> str | None:
 
 
 def _merge_number(
-    session: Session,
-    vault: Vault,
-    order: Order,
-    number: str,
-    *,
-    asked_at: datetime,
-    now: datetime,
+    session: Session, vault: Vault, order: Order, number: str, asked: Asked, *, now: datetime
 ) -> None:
     """Take the number that an order has at the provider; another one than ours was swapped."""
     ours = _number(vault, order)
@@ -147,13 +152,13 @@ def _merge_number(
     if same or (ours is not None and order.status not in OPEN_STATES):
         return
     # A swap that was reported since the question was asked is the later one.
-    rank = (ours is not None, asked_at, "")
+    rank = (ours is not None, asked.at, "")
     before = order.phone_digest
     orders.merge_number(session, vault, order, number, rank)
     if before is not None and order.phone_digest != before:
         orders.advance(
             session, order, WAITING,
-            kind="swapped", event_id=None, at=asked_at, now=now, swapped=True,
+            kind="swapped", event_id=None, at=asked.at, now=now, swapped=True,
         )  # fmt: skip
 
 

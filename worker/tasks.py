@@ -5,8 +5,9 @@ from __future__ import annotations
 from celery import shared_task
 
 from receiver import heartbeats, queue
-from worker import confirmations, deliveries, handling, reconciliation, watch_plans
+from worker import confirmations, deliveries, handling
 from worker import sweep as sweeping
+from worker.reconciliation import asking, plans
 from worker.runtime import process
 
 
@@ -31,13 +32,13 @@ def deliver(ids: list[str]) -> None:
 @shared_task(name=queue.RECONCILE)
 def reconcile(ids: list[str]) -> None:
     """Ask providers what they know and we do not."""
-    reconciliation.reconcile(process.get(), ids)
+    asking.reconcile(process.get(), ids)
 
 
 @shared_task(name=queue.WATCH)
 def watch() -> None:
     """See to it that every open order is asked for."""
-    watch_plans.plan(process.get())
+    plans.plan(process.get())
 
 
 @shared_task(name=queue.SWEEP)

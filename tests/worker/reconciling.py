@@ -12,8 +12,9 @@ from receiver.inbox import InboxEvent
 from tests.support.http_server import Reply
 from tests.support.webhooks import ACTIVATION, CODE, ORDER, UK_PHONE, US_PHONE, iso
 from tests.worker.support import again, everything, make_due, now
-from worker import handling, order_states, orders, reconciliation, watch_plans
+from worker import handling, order_states, orders
 from worker.models import Delivery, Order, OrderTransition, Reconciliation
+from worker.reconciliation import asking, plans
 from worker.runtime import Runtime
 
 MINUTE = timedelta(minutes=1)
@@ -45,7 +46,7 @@ def buy(
 
 def plan(made: Runtime) -> None:
     """Let the clock's tick make what rows there are to be."""
-    watch_plans.plan(made)
+    plans.plan(made)
 
 
 def watch(made: Runtime, order_id: str = ACTIVATION) -> Reconciliation:
@@ -70,7 +71,7 @@ def listing(
 def ask(made: Runtime, row: Reconciliation) -> Reconciliation:
     """Let the time pass until the row is due, and ask; the row afterwards."""
     make_due(made, row)
-    reconciliation.reconcile(made, [row.id])
+    asking.reconcile(made, [row.id])
     return again(made, row)
 
 

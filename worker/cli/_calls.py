@@ -30,7 +30,8 @@ from worker.outside import connected_api
 from worker.paid_calls import Answer, Caller
 from worker.providers.base import Call, ProviderApi
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
-from worker.providers.results import OrderFacts, Result
+from worker.providers.findings import Finding
+from worker.providers.results import Result
 from worker.settling import OutOfBudget
 
 _WRONG_USAGE = 2
@@ -115,7 +116,7 @@ class _Invocation:
                 if self.call.spends:
                     complain(f"{self._name}: interrupted, and it may have been done: {self._how}")
                 raise
-            self._show(answer, store, asked_at)
+            self._show(answer, api.client, store, asked_at)
 
     @property
     def _name(self) -> str:
@@ -142,17 +143,17 @@ class _Invocation:
     def _tell_of_waiting(self, until: datetime) -> None:
         complain(f"{self._name}: too many calls lately: waiting until {timestamp(until)}")
 
-    def _show(self, answer: Answer, store: Store, asked_at: datetime) -> None:
-        facts = answer.about_order(self.arguments) if isinstance(answer, Result) else None
+    def _show(self, answer: Answer, client: ProviderApi, store: Store, asked_at: datetime) -> None:
+        finding = answer.about_order(self.arguments) if isinstance(answer, Result) else None
         trouble = None
         known = False
-        if facts is not None:
+        if finding is not None:
             try:
-                known = self._record(facts, store, asked_at)
+                known = self._record(finding, client, store, asked_at)
             except _UNRECORDED as error:
                 trouble = type(error).__name__
-        if self.only_id and facts is not None:
-            write(facts.order_id)
+        if self.only_id and finding is not None:
+            write(finding.order_id)
         else:
             show(answer, listed(getattr(self.provider, self.call.name)), self.output)
         if trouble is not None:
@@ -160,28 +161,25 @@ class _Invocation:
             raise typer.Exit(1)
         if self.call.waits and not (getattr(answer, "code", None) or getattr(answer, "text", None)):
             raise typer.Exit(TIMED_OUT)
-        if known and facts is not None and not self.only_id and not self.output.json:
-            self._say_what_next(facts)
+        if known and finding is not None and not self.only_id and not self.output.json:
+            self._say_what_next(finding)
 
-    def _record(self, facts: OrderFacts, store: Store, asked_at: datetime) -> bool:
+    def _record(
+        self, finding: Finding, client: ProviderApi, store: Store, asked_at: datetime
+    ) -> bool:
         def write_down() -> bool:
             with store.database.transaction() as session:
+                now = store.database.now(session)
                 return answers.record(
-                    session,
-                    store.vault,
-                    self.provider.name,
-                    self.call,
-                    facts,
-                    asked_at=asked_at,
-                    now=store.database.now(session),
+                    session, store.vault, client, self.call, finding, asked_at=asked_at, now=now
                 )
 
         return persist(write_down)
 
-    def _say_what_next(self, facts: OrderFacts) -> None:
+    def _say_what_next(self, finding: Finding) -> None:
         if self.call.state != WAITING:
             return
-        order = shlex.join([facts.order_id, "--provider", self.provider.name])
+        order = shlex.join([finding.order_id, "--provider", self.provider.name])
         if not self.output.reveal:
             complain(f"the number: codecatch orders show {order} --reveal")
         complain(f"the code: codecatch wait {order}")
@@ -215,8 +213,8 @@ class _Invocation:
             raise typer.Exit(0)
         if found.order is not None:
             complain(f"{self._name}: that is how the order stands now; {self._how}")
-        for facts in found.made:
-            order = shlex.join([facts.order_id, "--provider", self.provider.name])
+        for finding in found.made:
+            order = shlex.join([finding.order_id, "--provider", self.provider.name])
             complain(f"an order that is new: it may be the one: codecatch wait {order}")
         if found.order is None and not found.made:
             complain(f"no new order is listed; {self._how}")

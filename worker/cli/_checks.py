@@ -19,7 +19,7 @@ from receiver.inbox import FAILED, PENDING
 from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
-from worker import schema, watches
+from worker import schema
 from worker.cli._store import DatabaseTrouble, check_exists, spooled
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
@@ -27,6 +27,7 @@ from worker.outside import Outside, connect_outside
 from worker.providers.capabilities import Confirms, Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
+from worker.reconciliation import watches
 from worker.settings import ApiSettings, ConfirmationSettings
 
 FINE: Final = "ok"

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from worker.http_client import Response
 from worker.order_states import CANCELLED, WAITING
-from worker.providers import daisysim_findings
+from worker.providers import daisysim_reports
 from worker.providers.base import ProviderApi, Refusal, call
 from worker.providers.daisysim_results import (
     Activation,
@@ -172,20 +172,20 @@ class DaisySIM(ProviderApi):
 
     def rhythm(self) -> Rhythm:
         """How often activations are asked about."""
-        return daisysim_findings.RHYTHM
+        return daisysim_reports.RHYTHM
 
     def find_order(self, order_id: str) -> Finding:
         """What :meth:`check` says, in words that no provider owns."""
-        return daisysim_findings.of_check(self.check(order_id), order_id)
+        return self.check(order_id).about_order({"activation_id": order_id})
 
     def find_orders(self, page: int) -> tuple[Finding, ...]:
         """What :meth:`history` says, likewise."""
         found = self.history(page=page, per_page=_PER_PAGE)
-        return tuple(map(daisysim_findings.of_activation, found.items))
+        return tuple(activation.about_order({}) for activation in found.items)
 
     def webhook(self, finding: Finding) -> dict[str, object]:
         """The body of the webhook that reports the finding's code."""
-        return daisysim_findings.webhook(finding)
+        return daisysim_reports.webhook(finding)
 
 
 def _data(read: Callable[[object], T]) -> Callable[[object], T]:

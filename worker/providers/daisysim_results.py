@@ -9,14 +9,17 @@ from decimal import Decimal
 
 from worker.order_states import CANCELLED, CONFIRMED, EXPIRED, WAITING
 from worker.providers.fields import Fields, needed
-from worker.providers.results import OrderFacts, Result, read_list
+from worker.providers.findings import Finding
+from worker.providers.results import Result, read_list
 
-# The words of `check` and `history`. An activation that has its code is over, and charged.
+# The first three are the document's, as `check` or as `history` spells them. An activation that has
+# its code is over, and charged.
 _STATES = {
     "waiting": WAITING,
     "completed": CONFIRMED,
     "cancelled": CANCELLED,
     "canceled": CANCELLED,
+    "refunded": CANCELLED,
     "expired": EXPIRED,
 }
 
@@ -159,13 +162,13 @@ class Purchase(Result):
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> OrderFacts:
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
         """The order that was made; its service has the name that its webhook will use, if told."""
         service = asked.get("service_name") or asked.get("service")
         price = self.amount_charged or asked.get("price")
-        return OrderFacts(
+        return Finding(
             order_id=self.activation_id,
-            state=WAITING,
+            status=WAITING,
             phone_number=self.phone_number,
             service=None if service is None else str(service),
             country=None if asked.get("country") is None else str(asked["country"]),
@@ -192,12 +195,13 @@ class Check(Result):
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> OrderFacts:
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
         """How the activation that was asked about stands."""
-        return OrderFacts(
+        return Finding(
             order_id=str(asked["activation_id"]),
-            state=_STATES.get(self.status.lower()),
+            status=_STATES.get(self.status.lower()),
             phone_number=self.phone_number,
+            code=self.code,
         )
 
 
@@ -220,9 +224,9 @@ class Cancellation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> OrderFacts:
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
         """It is cancelled."""
-        return OrderFacts(order_id=self.activation_id, state=CANCELLED)
+        return Finding(order_id=self.activation_id, status=CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,14 +258,15 @@ class Activation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> OrderFacts:
-        """Everything but the code."""
-        return OrderFacts(
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+        """All of it."""
+        return Finding(
             order_id=self.activation_id,
-            state=_STATES.get((self.status or "").lower()),
+            status=_STATES.get((self.status or "").lower()),
             phone_number=self.phone_number,
             service=self.service,
             country=self.country,
             price=self.price,
+            code=self.code,
             created_at=self.created_at,
         )

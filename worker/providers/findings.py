@@ -1,4 +1,7 @@
-"""How an order stands, as its provider says when asked, and how often it is worth asking."""
+"""How an order stands, as its provider says when asked, and how often it is worth asking.
+
+In words that no provider owns.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from decimal import Decimal
 class Finding:
     """What is said of one order; anything may be left unsaid, and is None then.
 
-    ``status`` is a state of :mod:`worker.order_states`. ``received_at`` is when the code came.
+    ``status`` is a state of :mod:`worker.order_states`, None also where the answer has another
+    word. ``received_at`` is when the code came.
     """
 
     order_id: str

@@ -8,30 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
 from typing import Generic, TypeVar
 
 from worker.providers.fields import Fields, MissingFieldError
+from worker.providers.findings import Finding
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderFacts:
-    """What an answer says about one order, in words that no provider owns.
-
-    ``state`` is one of :mod:`worker.order_states`, or None where the answer has no such word.
-    """
-
-    order_id: str
-    state: str | None = None
-    phone_number: str | None = field(default=None, repr=False)
-    service: str | None = None
-    country: str | None = None
-    price: Decimal | None = None
-    created_at: datetime | None = None
-    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +22,7 @@ class Result:
 
     raw: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
-    def about_order(self, _asked: Mapping[str, object], /) -> OrderFacts | None:
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding | None:
         """What it says about an order, to a call with the arguments ``_asked``; None: nothing."""
         return None
 

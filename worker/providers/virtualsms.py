@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from worker.http_client import Response
 from worker.order_states import CANCELLED, CONFIRMED, WAITING
-from worker.providers import virtualsms_findings
+from worker.providers import virtualsms_reports
 from worker.providers.base import Refusal, call
 from worker.providers.errors import (
     CountryNotFound,
@@ -241,20 +241,20 @@ class VirtualSMS(SubscriptionCalls):
 
     def rhythm(self) -> Rhythm:
         """How often orders are asked about."""
-        return virtualsms_findings.RHYTHM
+        return virtualsms_reports.RHYTHM
 
     def find_order(self, order_id: str) -> Finding:
         """What :meth:`get_order` says, in words that no provider owns."""
-        return virtualsms_findings.of_order(self.get_order(order_id))
+        return self.get_order(order_id).about_order({})
 
     def find_orders(self, page: int) -> tuple[Finding, ...]:
         """What :meth:`list_orders` says, likewise."""
         found = self.list_orders(page=page, limit=_PER_PAGE)
-        return tuple(map(virtualsms_findings.of_order, found.items))
+        return tuple(order.about_order({}) for order in found.items)
 
     def webhook(self, finding: Finding) -> dict[str, object]:
         """The body of the webhook that reports the finding's message."""
-        return virtualsms_findings.webhook(finding)
+        return virtualsms_reports.webhook(finding)
 
     def _change(
         self, name: str, order_id: str, verb: str, body: dict[str, object] | None = None

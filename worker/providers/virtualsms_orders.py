@@ -9,7 +9,8 @@ from decimal import Decimal
 
 from worker.order_states import RANKS
 from worker.providers.fields import Fields, needed
-from worker.providers.results import OrderFacts, Result
+from worker.providers.findings import Finding
+from worker.providers.results import Result
 
 # The documented states, and the words that other variants of the API use for them.
 _STATES = {
@@ -55,10 +56,15 @@ class Sms(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> OrderFacts:
-        """The order's state and number."""
-        return OrderFacts(
-            order_id=self.order_id, state=_known(self.status), phone_number=self.phone_number
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+        """The order's state and number, and the message."""
+        return Finding(
+            order_id=self.order_id,
+            status=_known(self.status),
+            phone_number=self.phone_number,
+            code=self.code,
+            text=self.text,
+            received_at=self.received_at,
         )
 
 
@@ -111,17 +117,21 @@ class Order(Result):
         needed(order.phone_number, "phone_number")
         return order
 
-    def about_order(self, asked: Mapping[str, object], /) -> OrderFacts:
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
         """All of it; what it was asked for stands in for what the answer leaves out."""
         service, country = (_text(asked.get(name)) for name in ("service", "country"))
-        return OrderFacts(
+        return Finding(
             order_id=self.order_id,
-            state=_known(self.status),
+            status=_known(self.status),
             phone_number=self.phone_number,
             service=self.service or service,
             country=self.country or country,
             price=self.price,
+            code=self.code,
+            text=self.text,
             created_at=self.created_at,
+            received_at=self.received_at,
+            confirmed_at=self.confirmed_at,
             expires_at=self.expires_at,
         )
 

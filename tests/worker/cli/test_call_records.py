@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from receiver.inbox import InboxEvent
 from tests.support.http_server import HttpServer
 from tests.support.stores import Store
 from tests.support.webhooks import CODE, daisysim, virtualsms_v1, virtualsms_v2
@@ -16,7 +17,8 @@ from tests.worker.support import (
     on_sqlite,
     only,
 )
-from worker.models import Order, OrderNumber, OrderTransition
+from worker import handling
+from worker.models import Code, Order, OrderNumber, OrderTransition
 
 
 def number(store: Store, order: Order) -> str | None:
@@ -156,18 +158,43 @@ def test_a_look_makes_no_order(store: Store, run: Run, api: HttpServer) -> None:
     assert everything(store, Order) == []
 
 
-def test_a_code_that_has_not_come_in_leaves_its_order_open(
+def test_a_code_without_its_webhook_is_kept(
     world: World, store: Store, run: Run, selling: HttpServer
 ) -> None:
-    """Whoever looks for missing codes must find the order; once the code is here, it is over."""
+    """Whoever asks by hand has it from then on; its webhook is linked to it when it comes."""
     made = world.connect()
     done = {"status": "Completed", "code": CODE, "phone_number": PHONE}
     selling.on("GET", "/api/v1/virtual/check/4711", json={"data": done})
     assert run("daisysim", "purchase", "6", "wa", "1.14", "--yes").code == 0
-    checked = run("daisysim", "check", "4711", "--reveal", "--json")
-    assert checked.json["code"] == CODE
-    assert only(store, Order).status == "waiting"
+    for _ in range(2):
+        checked = run("daisysim", "check", "4711", "--reveal", "--json")
+        assert checked.json["code"] == CODE
+    assert steps(store)[1:] == [("command: check", "confirmed")]
+    event = only(store, InboxEvent)
+    assert (event.provider, event.source) == ("daisysim", "reconciled")
+    handling.handle(made, [event.id])
+    assert run("wait", "4711", "--timeout", "0").out == f"{CODE}\n"
     handle(made, daisysim(activation="4711"))
+    assert only(store, Code).event_id == event.id
     assert run("daisysim", "check", "4711").code == 0
-    assert only(store, Order).status == "confirmed"
-    assert steps(store)[-1] == ("command: check", "confirmed")
+    assert len(everything(store, InboxEvent)) == 2
+
+
+def test_an_order_whose_code_is_not_told_stays_open(
+    store: Store, run: Run, selling: HttpServer
+) -> None:
+    """Whoever looks for missing codes must find it."""
+    assert run(*BUY, "--yes").code == 0
+    selling.on("GET", f"{ORDERS}/ord_1", json={"status": "received"})
+    assert run("virtualsms", "get-order", "ord_1").code == 0
+    assert only(store, Order).status == "waiting"
+    assert everything(store, InboxEvent) == []
+
+
+def test_another_number_was_swapped(store: Store, run: Run, selling: HttpServer) -> None:
+    """A look that shows it counts as the swap that nobody reported."""
+    assert run(*BUY, "--yes").code == 0
+    selling.on("GET", f"{ORDERS}/ord_1", json={"phone_number": OTHER_PHONE, "status": "waiting"})
+    assert run("virtualsms", "get-order", "ord_1").code == 0
+    assert number(store, only(store, Order)) == OTHER_PHONE
+    assert steps(store)[1:] == [("swapped", "waiting")]

@@ -281,7 +281,7 @@ def test_a_poll_may_outlast_every_other_call(
     run: Run, api: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline of an ordinary call does not end it."""
-    monkeypatch.setattr("worker.runtime.HttpClient", _Impatient)
+    monkeypatch.setattr("worker.outside.HttpClient", _Impatient)
     api.on("GET", "/api/v2/orders/ord_1", hang=1, body=FULL.encode())
     api.on("GET", "/api/v2/orders/ord_1/sms", hang=1, body=FULL.encode())
     assert run("virtualsms", "get-order", "ord_1").code == 1

@@ -10,8 +10,8 @@ import pytest
 from worker.order_states import CANCELLED, CONFIRMED, EXPIRED, RANKS, RECEIVED, WAITING
 from worker.providers import daisysim_results, virtualsms_orders
 from worker.providers.base import Call, ProviderApi
+from worker.providers.findings import Finding
 from worker.providers.registry import provider_apis
-from worker.providers.results import OrderFacts
 
 CALLS = [
     pytest.param(api, call, id=f"{name} {call.name}")
@@ -48,9 +48,11 @@ def test_a_call_that_spends_says_how_to_look(api: type[ProviderApi], call: Call)
 def test_daisysim_states(word: str, state: str | None) -> None:
     """The words of `check` and `history`, in the order's own; others say nothing."""
     check = daisysim_results.Check.read({"status": word, "code": "1"})
-    assert check.about_order({"activation_id": "9"}) == OrderFacts(order_id="9", state=state)
+    assert check.about_order({"activation_id": "9"}) == Finding(
+        order_id="9", status=state, code="1"
+    )
     line = daisysim_results.Activation.read({"id": "9", "status": word, "price": "1.1400"})
-    assert line.about_order({}) == OrderFacts(order_id="9", state=state, price=Decimal("1.1400"))
+    assert line.about_order({}) == Finding(order_id="9", status=state, price=Decimal("1.1400"))
 
 
 def test_daisysim_purchase() -> None:
@@ -70,5 +72,5 @@ def test_daisysim_purchase() -> None:
 def test_virtualsms_states(word: str, state: str | None) -> None:
     """The states of the diagram, whichever variant names them; others say nothing."""
     told = {"order_id": "o-1", "status": word}
-    assert virtualsms_orders.Order.read(told).about_order({}).state == state
-    assert virtualsms_orders.Sms.read(told, "o-1").about_order({}).state == state
+    assert virtualsms_orders.Order.read(told).about_order({}).status == state
+    assert virtualsms_orders.Sms.read(told, "o-1").about_order({}).status == state

@@ -35,8 +35,9 @@ from tests.worker.support import (
     planned,
     settle,
 )
-from worker import confirmations, reconciliation
+from worker import confirmations
 from worker.models import Confirmation, Reconciliation
+from worker.reconciliation import asking
 from worker.runtime import Runtime
 
 SIX_CHECKS = "check=6"
@@ -60,12 +61,12 @@ def test_a_half_of_the_budget_is_never_touched(world: World) -> None:
     rows = orders(made, 6)
     ids = [row.id for row in rows]
     for _ in range(2):
-        at_once([lambda: reconciliation.reconcile(made, ids)] * 4)
+        at_once([lambda: asking.reconcile(made, ids)] * 4)
         for row in rows:
             make_due(made, row)
 
     assert len(world.api.requests("GET", CHECK_PATH)) == 3
-    reconciliation.reconcile(made, ids)
+    asking.reconcile(made, ids)
     put_off = [row.wake_at for row in (again(made, row) for row in rows) if row.wake_at]
     assert min(put_off) > now(made) + 30 * SECOND
 
@@ -75,7 +76,7 @@ def test_what_people_wait_for_is_paid_at_once(world: World) -> None:
     made = world.connect(daisysim=True, DAISYSIM_RATE_LIMITS=SIX_CHECKS)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
     rows = orders(made, 6)
-    reconciliation.reconcile(made, [row.id for row in rows])
+    asking.reconcile(made, [row.id for row in rows])
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Completed", CODE))
     for number in range(3):
         row = planned_for(made, f"{number}")
@@ -136,7 +137,7 @@ def test_a_provider_that_hangs_keeps_two_threads_at_most(world: World) -> None:
     made = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, json=says("Waiting").json, hang=0.6)
     rows = orders(made, 4)
-    at_once([partial(reconciliation.reconcile, made, [row.id]) for row in rows])
+    at_once([partial(asking.reconcile, made, [row.id]) for row in rows])
     assert len(world.api.requests("GET", CHECK_PATH)) == 2
 
 

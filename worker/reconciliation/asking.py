@@ -1,9 +1,4 @@
-"""Reconciliation: what the providers know of our orders, and we do not.
-
-Each open order is asked for until it ends, and the newest orders of each provider are read back
-to the last one known. :mod:`worker.watches` says when, and :mod:`worker.discoveries` what becomes
-of what is found.
-"""
+"""One attempt after the other at what is to be asked, and what follows where it fails."""
 
 from __future__ import annotations
 
@@ -14,13 +9,14 @@ from typing import Final
 import structlog
 
 from receiver.database import TROUBLE
-from worker import backoff, open_orders, past_orders, subscription_care, watches
+from worker import backoff
 from worker.followups import Planner
 from worker.leases import LeaseLost
 from worker.providers.errors import AccountSuspended, ProviderError, RateLimited, Unauthorized
+from worker.reconciliation import open_orders, past_orders, subscription_care, watches
+from worker.reconciliation.watches import HISTORY, ORDER, SUBSCRIPTIONS, Next, Record, Task
 from worker.runtime import Runtime
 from worker.settling import OutOfBudget
-from worker.watches import HISTORY, ORDER, SUBSCRIPTIONS, Next, Record, Task
 
 _LONGEST_PAUSE = timedelta(minutes=5)
 _RATE_LIMIT_SECONDS = 10.0

@@ -14,7 +14,7 @@ import structlog
 from worker.followups import Planner
 from worker.providers.capabilities import Subscribes, Subscription
 from worker.providers.errors import ProviderError, RateLimited
-from worker.watches import Next, Record, Task, well
+from worker.reconciliation.watches import Next, Record, Task, well
 
 EVERY: Final = timedelta(minutes=5)
 WARN_AFTER: Final = 5
@@ -25,7 +25,7 @@ def look(task: Task) -> Record:
     """How the subscriptions to this receiver fare; each call is paid for.
 
     Raises:
-        OutOfBudget, LeaseLost: see :meth:`worker.watches.Task.pay_again`.
+        OutOfBudget, LeaseLost: see :meth:`worker.reconciliation.watches.Task.pay_again`.
         ProviderError: the provider did not say.
     """
     client = task.client

@@ -18,8 +18,8 @@ from tests.worker.support import (
     now,
     on_sqlite,
 )
-from worker import subscription_care
 from worker.models import Budget, Delivery, Reconciliation
+from worker.reconciliation import subscription_care
 from worker.runtime import Runtime
 
 PATH = "/api/v1/customer/webhooks"

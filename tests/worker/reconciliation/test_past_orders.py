@@ -44,8 +44,8 @@ from tests.worker.support import (
     only,
     woken,
 )
-from worker import past_orders, reconciliation
 from worker.models import Code, Order, Reconciliation
+from worker.reconciliation import asking, past_orders
 from worker.runtime import Runtime
 
 
@@ -81,7 +81,7 @@ def read_back(made: Runtime) -> Reconciliation:
     plan(made)
     row = ask(made, listing(made))
     while row.head is not None:
-        reconciliation.reconcile(made, [row.id])
+        asking.reconcile(made, [row.id])
         row = again(made, row)
     return row
 
@@ -282,7 +282,7 @@ def test_two_processes_read_a_page_once(world: World, made: Runtime) -> None:
     world.api.on("GET", HISTORY_PATH, json=history(activation()), hang=0.3)
     plan(made)
     row = listing(made)
-    at_once([lambda: reconciliation.reconcile(made, [row.id])] * 5)
+    at_once([lambda: asking.reconcile(made, [row.id])] * 5)
     assert len(asked(world)) == 1
 
 
@@ -298,9 +298,9 @@ def test_a_page_answers_for_many_orders(world: World, virtual: Runtime) -> None:
 
     after = now(virtual) + MINUTE
     for each in ids:
-        asking = watch(virtual, each)
-        assert asking.next_attempt_at > after
-        reconciliation.reconcile(virtual, [asking.id])
+        watching = watch(virtual, each)
+        assert watching.next_attempt_at > after
+        asking.reconcile(virtual, [watching.id])
     assert world.api.requests("GET", ORDER_PATH) == []
     assert len(asked(world, ORDERS_PATH)) == 1
 

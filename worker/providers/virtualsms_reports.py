@@ -1,12 +1,10 @@
-"""What VirtualSMS's answers say of an order, and the webhook that would have said it."""
+"""How often VirtualSMS is asked about orders, and the webhook that would have told of a message."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from worker.order_states import RANKS
 from worker.providers.findings import Finding, Rhythm
-from worker.providers.virtualsms_orders import Order
 
 # Webhooks are repeated for 15 hours, so nothing is lost by asking at leisure.
 RHYTHM = Rhythm(
@@ -19,24 +17,6 @@ RHYTHM = Rhythm(
     lifetime=timedelta(hours=1),
     ends_silently=False,
 )
-
-
-def of_order(order: Order) -> Finding:
-    """What an answer says of an order."""
-    return Finding(
-        order_id=order.order_id,
-        status=order.status if order.status in RANKS else None,
-        phone_number=order.phone_number,
-        service=order.service,
-        country=order.country,
-        price=order.price,
-        code=order.code,
-        text=order.text,
-        created_at=order.created_at,
-        received_at=order.received_at,
-        confirmed_at=order.confirmed_at,
-        expires_at=order.expires_at,
-    )
 
 
 def webhook(finding: Finding) -> dict[str, object]:

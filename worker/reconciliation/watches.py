@@ -20,6 +20,7 @@ from receiver import queue
 from receiver.database import persist
 from worker import budgets, leases
 from worker.confirmations import CALL_OF
+from worker.discoveries import Asked
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.models import OPEN, Budget, Confirmation, Order, Reconciliation, table_of
@@ -52,6 +53,11 @@ class Task:
     row: Reconciliation
     claimed: Claim
     asked_at: datetime
+
+    @property
+    def asked(self) -> Asked:
+        """Who is asked, for what becomes of the answer."""
+        return Asked(provider=self.row.provider, client=self.client, at=self.asked_at)
 
     def pay_again(self) -> None:
         """Pay for one more call of this attempt, and keep the row in hand for it.

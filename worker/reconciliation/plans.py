@@ -19,8 +19,8 @@ from worker.models import OPEN, Order, Reconciliation
 from worker.outside import Api
 from worker.providers.capabilities import Reports, Subscribes
 from worker.providers.findings import Rhythm
+from worker.reconciliation.watches import HISTORY, ORDER, SUBSCRIPTIONS, TABLE, count_open
 from worker.runtime import Runtime
-from worker.watches import HISTORY, ORDER, SUBSCRIPTIONS, TABLE, count_open
 
 BATCH: Final = 1_000
 # A new order is asked about after this long at the latest. No row may begin further ahead than a

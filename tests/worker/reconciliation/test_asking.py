@@ -52,11 +52,12 @@ from tests.worker.support import (
     settle,
     woken,
 )
-from worker import leases, reconciliation, sweep, watches
+from worker import leases, sweep
 from worker.followups import VERIFY
 from worker.models import Budget, Code, Confirmation, Order, OrderNumber, Reconciliation
 from worker.providers.daisysim import DaisySIM
 from worker.providers.daisysim_results import Check
+from worker.reconciliation import asking, watches
 from worker.runtime import Runtime
 
 COMPLETED = says("Completed", CODE)
@@ -216,7 +217,7 @@ def test_two_processes_ask_once(world: World, made: Runtime) -> None:
     answer(world, Reply(json={"data": {"status": "Completed", "code": CODE}}, hang=0.3))
     row = watched(made)
     make_due(made, row)
-    at_once([lambda: reconciliation.reconcile(made, [row.id])] * 5)
+    at_once([lambda: asking.reconcile(made, [row.id])] * 5)
 
     assert len(checks(world)) == 1
     assert len(everything(made, InboxEvent)) == 1
@@ -250,7 +251,7 @@ def test_orders_are_asked_for_in_the_order_of_their_end(world: World, made: Runt
     ]
     for row in rows:
         make_due(made, row)
-    reconciliation.reconcile(made, [row.id for row in rows])
+    asking.reconcile(made, [row.id for row in rows])
 
     assert [call.path.split("/")[-1] for call in checks(world)] == ["101", "102", "103"]
 
@@ -402,7 +403,7 @@ def test_a_crash_between_the_find_and_its_store_repeats_safely(
     assert everything(made, InboxEvent) == []
     for _ in range(2):  # the second one comes too late for anything
         lapse(made, again(made, row)) if again(made, row).lease_until else None
-        reconciliation.reconcile(made, [row.id])
+        asking.reconcile(made, [row.id])
     reconciled(made)
 
     assert len(checks(world)) == 2
@@ -445,11 +446,11 @@ def test_a_late_writer_is_refused(world: World, made: Runtime) -> None:
     answer(world, says("Waiting"))
     row = watched(made)
     make_due(made, row)
-    thread = threading.Thread(target=reconciliation.reconcile, args=(made, [row.id]))
+    thread = threading.Thread(target=asking.reconcile, args=(made, [row.id]))
     thread.start()
     assert asked.wait(10)
     lapse(made, again(made, row))
-    reconciliation.reconcile(made, [row.id])
+    asking.reconcile(made, [row.id])
     taken_over = again(made, row)
     thawed.set()
     thread.join(10)
@@ -465,7 +466,7 @@ def test_a_row_that_kills_whoever_takes_it_is_left_for_a_while(world: World, mad
     answer(world, COMPLETED)
     row = watched(made)
     change(made, row, vanished=4, lease_until=now(made) - SECOND, wake_at=now(made) - SECOND)
-    reconciliation.reconcile(made, [row.id])
+    asking.reconcile(made, [row.id])
 
     row = again(made, row)
     assert (checks(world), row.vanished, row.failures) == ([], 0, 1)
@@ -490,7 +491,7 @@ def test_a_bug_stops_nobody_else(
         return check(self, activation_id)
 
     monkeypatch.setattr(DaisySIM, "check", breaks)
-    reconciliation.reconcile(made, [row.id for row in rows])
+    asking.reconcile(made, [row.id for row in rows])
     assert "ZeroDivisionError" in (again(made, rows[0]).error or "")
     assert again(made, rows[1]).answered_at is not None
 

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from worker import discoveries, orders, watches
+from worker import discoveries, orders
 from worker.discoveries import CODE_STATES, OPEN_STATES
 from worker.followups import Planner
 from worker.models import Order
 from worker.order_states import EXPIRED
 from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
 from worker.providers.findings import Finding
-from worker.watches import Next, Record, Task, well
+from worker.reconciliation import watches
+from worker.reconciliation.watches import Next, Record, Task, well
 
 # An order past its end is asked for once more after this long, for the clocks' sake.
 GRACE: Final = timedelta(seconds=30)
@@ -49,7 +50,9 @@ def too_late(deadline: datetime | None, now: datetime) -> bool:
 
 def _found(task: Task, finding: Finding, error: str | None, planner: Planner) -> Next:
     session, provider = planner.session, task.row.provider
-    events = discoveries.enter_all(task, planner, [finding])
+    events = discoveries.enter_all(
+        session, task.runtime.vault, task.asked, [finding], now=planner.now
+    )
     order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
     if order.status not in OPEN_STATES or finding.code or finding.text:
         return well(planner, None, events=events)

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from worker import discoveries, watches
+from worker import discoveries
 from worker.discoveries import CODE_STATES, OPEN_STATES
 from worker.followups import Planner
 from worker.models import Reconciliation
 from worker.providers.findings import Finding
-from worker.watches import Next, Record, Task, well
+from worker.reconciliation import watches
+from worker.reconciliation.watches import Next, Record, Task, well
 
 # How far the first pass goes back: an older code is of no use to anybody.
 FIRST_LOOK: Final = timedelta(hours=1)
@@ -34,7 +35,10 @@ def read(task: Task) -> Record:
 
 def _found(task: Task, findings: Sequence[Finding], planner: Planner) -> Next:
     session, row = planner.session, task.row
-    events = discoveries.enter_all(task, planner, _worth_entering(task, findings, planner))
+    events = discoveries.enter_all(
+        session, task.runtime.vault, task.asked,
+        _worth_entering(task, findings, planner), now=planner.now,
+    )  # fmt: skip
     told = [f.order_id for f in findings if not discoveries.lacks_code(session, row.provider, f)]
     rhythm, crowded = task.client.rhythm(), watches.is_crowded(task, session)
     # Where pages come so often, the next one should tell of these again before they are asked for.

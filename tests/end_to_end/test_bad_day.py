@@ -1,0 +1,232 @@
+"""A bad day at both providers: webhooks lost, doubled and late, API answers refused or cut off."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from sqlalchemy import update
+
+from receiver import clock
+from receiver.inbox import InboxEvent
+from tests.end_to_end.installation import Installation
+from tests.support import webhooks
+from tests.support.http_server import HttpServer
+from tests.support.ports import free_port
+from tests.support.stores import ENCRYPTION_KEYS, Store, open_store
+from tests.support.waiting import eventually
+from tests.worker.support import everything
+from worker import answers
+from worker.models import Code, Confirmation, Delivery, Order, Reconciliation
+from worker.outside import connected_api
+from worker.providers.base import ProviderApi
+from worker.providers.findings import Finding
+from worker.providers.results import Result
+from worker.reconciliation.watches import TABLE
+from worker.upstream.catalogue import COUNTRIES, SERVICES
+from worker.upstream.server import Upstream
+
+pytestmark = pytest.mark.xdist_group("installation")
+
+# Answers that leave a confirmation done, or show that it was done before.
+_EFFECTIVE = {200, None, 409}
+
+
+class Day:
+    """One installation between the simulated providers and a stand-in for Slack.
+
+    Attributes:
+        codes: what was sent to each order, by its id.
+    """
+
+    def __init__(self, upstream: Upstream, slack: HttpServer, installed: Installation) -> None:
+        self.upstream = upstream
+        self.slack = slack
+        self.installed = installed
+        self.codes: dict[str, str] = {}
+        self._deliveries: dict[str, Callable[[str, str], object]] = {}
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """The installation's database."""
+        if self._store is None:
+            self._store = open_store(self.installed.environment["DATABASE_URL"])
+        return self._store
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._store is not None:
+            self._store.database.dispose()
+
+    def buy(self, count: int) -> None:
+        """Buy numbers from both providers in turn, as the command does: by its API, recorded."""
+        country = next(country for country in COUNTRIES if country.iso2 == "GB")
+        with mock.patch.dict(os.environ, self.installed.environment), ExitStack() as stack:
+            virtualsms, daisysim = (
+                stack.enter_context(connected_api(name)).client
+                for name in ("virtualsms", "daisysim")
+            )
+            for place in range(count):
+                sold = SERVICES[place % len(SERVICES)]
+                if place % 2:
+                    price = self.upstream.daisysim.prices(sold, country)[0]
+                    asked = {"country": country.id, "service": sold.code, "price": price}
+                    order = self._made(daisysim, "purchase", asked)
+                    self._deliveries[order] = self.upstream.daisysim.deliver
+                else:
+                    asked = {"service": sold.id, "country": country.iso2}
+                    order = self._made(virtualsms, "create_order", asked)
+                    self._deliveries[order] = self.upstream.virtualsms.deliver
+
+    def _made(self, client: ProviderApi, name: str, asked: dict[str, Any]) -> str:
+        at = clock.now()
+        answer = getattr(client, name)(**asked)
+        assert isinstance(answer, Result)
+        finding = answer.about_order(asked)
+        assert isinstance(finding, Finding)
+        with self.store.database.transaction() as session:
+            answers.record(
+                session, self.store.vault, client, client.calls[name], finding,
+                asked_at=at, now=self.store.database.now(session),
+            )  # fmt: skip
+        return finding.order_id
+
+    def send_codes(self) -> None:
+        """Let a code reach every number, in no order."""
+        chosen = list(self._deliveries)
+        random.Random(7).shuffle(chosen)
+        for place, order in enumerate(chosen):
+            self.codes[order] = str(310_007 + 2_311 * place)
+            self._deliveries[order](order, self.codes[order])
+
+    def let_time_pass(self) -> None:
+        """Whatever is to be asked of the providers some time is asked now."""
+        with self.store.database.transaction() as session:
+            past = self.store.database.now(session)
+            session.connection().execute(
+                update(TABLE)
+                .where(TABLE.c.wake_at.is_not(None), TABLE.c.lease_until.is_(None))
+                .values(next_attempt_at=past, wake_at=past)
+            )
+
+    def told(self) -> Counter[str]:
+        """How many messages told each code."""
+        bodies = [request.body.decode() for request in self.slack.requests("POST")]
+        numbers = (set(re.findall(r"(?<![\d.])\d{6}(?!\d)", body)) for body in bodies)
+        return Counter(number for found in numbers for number in found)
+
+    def kept(self) -> dict[str, list[str | None]]:
+        """The codes that are stored, by order."""
+        found: dict[str, list[str | None]] = {}
+        for row in everything(self.store, Code):
+            code = self.store.vault.open_text(row.code, table="codes", column="code", row=row.id)
+            found.setdefault(row.order_id, []).append(code)
+        return found
+
+    def confirmations(self) -> Counter[str]:
+        """How often a confirmation of each order took effect, or would have charged it again."""
+        calls = self.upstream.calls("POST", "*/confirm")
+        return Counter(call.path.split("/")[-2] for call in calls if call.status in _EFFECTIVE)
+
+    def is_over(self) -> bool:
+        """Every code is told, and nothing is left to be done."""
+        told = self.told()
+        open_ = [row for row in everything(self.store, Order) if row.status != "confirmed"]
+        waiting = [row for row in everything(self.store, Confirmation) if row.wake_at is not None]
+        unsent = [row for row in everything(self.store, Delivery) if row.state != "done"]
+        missing = [code for code in self.codes.values() if not told[code]]
+        left = len(missing), len(open_), len(waiting), len(unsent)
+        assert left == (0, 0, 0, 0), f"untold, open, unsettled, undelivered: {left}"
+        return True
+
+
+@pytest.fixture
+def make_day(
+    make_upstream: Callable[..., Upstream], http_server: HttpServer, tmp_path: Path
+) -> Iterator[Callable[..., Day]]:
+    """Start the providers and an installation that asks them as often as it likes."""
+    with ExitStack() as stack:
+
+        def make(**knobs: Any) -> Day:
+            port = free_port()
+            upstream = make_upstream(
+                f"http://127.0.0.1:{port}", dialect="v1",
+                balance=Decimal(1_000), limit_factor=100.0, **knobs,
+            )  # fmt: skip
+            http_server.on("POST", "/services/**", body=b"ok")
+            settings = {
+                **upstream.environment,
+                "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
+                "DAISYSIM_WEBHOOK_TOKENS": webhooks.TOKEN,
+                "VIRTUALSMS_RATE_LIMIT": "6000",
+                "DAISYSIM_RATE_LIMITS": "check=6000,purchase=6000",
+                "SLACK_WEBHOOK_URL": f"{http_server.url}/services/T0/B0/made-up",
+                "DESTINATION_ALLOWED_HOSTS": f"127.0.0.1:{http_server.port}",
+                "DATABASE_URL": f"sqlite:///{tmp_path}/codecatch.db",
+                "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+            }
+            installed = stack.enter_context(Installation(tmp_path, settings, port))
+            day = Day(upstream, http_server, installed)
+            stack.callback(day.close)
+            return day
+
+        yield make
+
+
+def live_through(day: Day, count: int, *, hurried: bool, within: float) -> None:
+    """Buy, receive, and wait until all is well; then see that it is."""
+    day.buy(count)
+    knobs = day.upstream.knobs
+    knobs.api_429, knobs.api_503, knobs.api_cut = 0.05, 0.05, 0.05
+    day.send_codes()
+    if hurried:
+        eventually(lambda: len(everything(day.store, Reconciliation)) >= count, within=20)
+        day.let_time_pass()
+    eventually(day.is_over, within=within, every=0.5)
+
+    assert day.kept() == {order: [code] for order, code in day.codes.items()}
+    assert {code: day.told()[code] for code in day.codes.values()} == dict.fromkeys(
+        day.codes.values(), 1
+    )
+    charged = [order for order in day.codes if order in day.upstream.virtualsms.orders]
+    assert len(charged) == count // 2
+    assert day.confirmations() == dict.fromkeys(charged, 1)
+    assert {day.upstream.virtualsms.orders[order].status for order in charged} == {"confirmed"}
+    answered = Counter(call.status and int(call.status) for call in day.upstream.calls())
+    found = Counter(event.source for event in everything(day.store, InboxEvent))
+    figures = f"API calls answered {dict(answered)}, events {dict(found)}"
+    print(f"\n{count} orders: {figures}")
+    # What a fault befalls depends on the sequence of the calls; there must be some of each kind.
+    troubles = [answered[status] for status in (429, 503, 502, None)]
+    assert all(troubles) if count > 100 else any(troubles), answered
+    assert all((found["reconciled"], found["webhook"])), found
+
+
+DAY = {
+    "webhooks_dropped": 0.3,
+    "webhooks_doubled": 0.2,
+    "webhooks_delayed": 1.0,
+    "retry_factor": 0.02,
+}
+
+
+def test_forty_orders(make_day: Callable[..., Day]) -> None:
+    """Each code is told once, each order confirmed once; what is asked later is asked at once."""
+    live_through(make_day(**DAY, webhook_delay=3.0), 40, hurried=True, within=60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_two_hundred_orders(make_day: Callable[..., Day]) -> None:
+    """The same of 200, in the time that it takes."""
+    live_through(make_day(**DAY, webhook_delay=15.0), 200, hurried=False, within=400)
