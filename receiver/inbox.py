@@ -25,6 +25,9 @@ HANDLED = "handled"
 FAILED = "failed"
 QUARANTINED = "quarantined"
 IGNORED = "ignored"
+# Where an event comes from: its provider sent it, or was asked.
+WEBHOOK = "webhook"
+RECONCILED = "reconciled"
 _OPEN_STATES = text("state <> 'handled'")
 
 
@@ -53,7 +56,7 @@ class InboxEvent(FollowUp, table=True):
     key: str
     body_digest: str
     body: bytes | None = Field(default=None, sa_type=LargeBinary)
-    source: str = Field(default="webhook")
+    source: str = Field(default=WEBHOOK)
     type: str | None = Field(default=None)
     state: str = Field(default=PENDING)
     error: str | None = Field(default=None)
@@ -83,7 +86,7 @@ class Arrival:
     key: str | None = None
     test: bool = False
     notes: tuple[str, ...] = ()
-    source: str = "webhook"
+    source: str = WEBHOOK
 
 
 @dataclass(frozen=True, slots=True)

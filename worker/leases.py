@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Table, and_, case, or_, select, tuple_, update
 from sqlmodel import Session
 
 from receiver.followups import GRACE
@@ -133,6 +133,28 @@ def postpone(
     """
     again = {"next_attempt_at": until, "wake_at": until, "lease_until": None}
     _write(session, table, claimed, {**values, **again})
+
+
+def write_each(
+    session: Session,
+    table: Table,
+    claims: Sequence[Claim],
+    until: datetime | None,
+    **values: object,
+) -> set[str]:
+    """Let go of those of ``claims`` that are still in this hand; the ids of those that were.
+
+    ``values`` are written to each; ``until`` is when they are tried again, None if never.
+    """
+    held = tuple_(table.c.id, table.c.attempt).in_([(each.id, each.attempt) for each in claims])
+    again = {} if until is None else {"next_attempt_at": until}
+    statement = (
+        update(table)
+        .where(held, table.c.lease_until.is_not(None))
+        .values({**values, **again, "wake_at": until, "lease_until": None})
+        .returning(table.c.id)
+    )
+    return set(session.connection().scalars(statement))
 
 
 def _write(session: Session, table: Table, claimed: Claim, values: dict[str, object]) -> None:

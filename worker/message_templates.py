@@ -156,4 +156,4 @@ class Templates:
         ours = {str(file) for file in self._files()}
         frames = traceback.extract_tb(error.__traceback__)
         places = [f"{each.filename}:{each.lineno}" for each in frames if each.filename in ours]
-        return f"{places[-1] if places else name}: {error or type(error).__name__}"
+        return f"{places[-1] if places else name}: {str(error) or type(error).__name__}"

@@ -285,6 +285,12 @@ def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
     return replace(made, outside=outside)
 
 
+def with_policy(made: Runtime, **choices: Any) -> Runtime:
+    """The same runtime, all of whose destinations are told in this way."""
+    policies = {name: replace(each, **choices) for name, each in made.outside.policies.items()}
+    return replace(made, outside=replace(made.outside, policies=policies))
+
+
 def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
     """A Slack destination behind a server."""
     return Slack(name, url=f"{server.url}{path}", http=made.outside.telling)
