@@ -22,20 +22,27 @@ class Candidate:
     id: str
     stale: bool
     abandoned: bool
+    vanished: int
     unsure: bool
     message: str | None
     recipient: str | None
 
     @property
+    def again(self) -> bool:
+        """Whether it may have been told already."""
+        return self.unsure or self.abandoned
+
+    @property
     def company(self) -> object:
         """Equal for rows that may share a message.
 
-        What may be a repetition is repeated as it was, so that a mailbox can tell; what a sender
-        was lost over goes alone; what is out of date does not go among what is not.
+        What may be a repetition is repeated as it was, so that a mailbox can tell. What a sender
+        was lost over goes as it was only once: if another is lost over it, each row goes alone.
+        What is out of date does not go among what is not.
         """
-        alone = self.id if self.abandoned else None
-        again = (self.message or self.id) if self.unsure else None
-        return (alone, again, self.stale, self.recipient)
+        alone = self.id if self.abandoned and self.vanished else None
+        again = (self.message or self.id) if self.again else None
+        return (alone, again, self.abandoned, self.stale, self.recipient)
 
 
 def candidates(
@@ -44,16 +51,15 @@ def candidates(
     """The destination's first rows that are due: what is not out of date first, then by age."""
     stale = case((_TABLE.c.stale_at <= now, 1), else_=0)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)
+    columns = (_TABLE.c.vanished, _TABLE.c.unsure, _TABLE.c.message, _TABLE.c.recipient)
     chosen = (
-        select(_TABLE.c.id, stale, abandoned, _TABLE.c.unsure, _TABLE.c.message, _TABLE.c.recipient)
+        select(_TABLE.c.id, stale, abandoned, *columns)
         .where(_TABLE.c.destination == destination, leases.available(_TABLE, now), only)
         .order_by(stale, _TABLE.c.id)
         .limit(limit)
     )
-    return [
-        Candidate(id_, bool(old), bool(lost), unsure, message, recipient)
-        for id_, old, lost, unsure, message, recipient in session.connection().execute(chosen)
-    ]
+    rows = session.connection().execute(chosen)
+    return [Candidate(row[0], bool(row[1]), bool(row[2]), *row[3:]) for row in rows]
 
 
 def together(waiting: Sequence[Candidate], most: int) -> list[str]:

@@ -99,7 +99,8 @@ def take(desk: Desk, *, may_wait: bool = True, waited: bool = False) -> Message 
         return _out_of_turn(desk, pace.next_turn(state.spent_until, desk.now), may_wait=may_wait)
     places = places if room is None else min(places, room)
     crowded = desk.policy.coalesce and len(waiting) > places
-    ids = delivery_choice.together(waiting, destination.most_together if crowded else 1)
+    shared = crowded or waiting[0].again
+    ids = delivery_choice.together(waiting, destination.most_together if shared else 1)
     message = _claim(desk, ids)
     if message is not None:
         state.spent_until = pace.spend(state.spent_until, desk.now)
@@ -110,7 +111,7 @@ def _claim(desk: Desk, ids: Sequence[str]) -> Message | None:
     lease = timedelta(seconds=desk.destination.deadline) + MARGIN
     id_ = str(ULID())
     won = leases.claim(
-        desk.session, _TABLE, ids, now=desk.now, lease=lease,
+        desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
         state=SENDING, message=id_, claimed_at=desk.now,
     )  # fmt: skip
     if not won:

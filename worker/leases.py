@@ -75,14 +75,16 @@ def claim(
     now: datetime,
     lease: timedelta,
     limit: int | None = None,
+    together: bool = False,
     **values: object,
 ) -> list[Claim]:
     """Those of ``ids`` that could be taken in hand until ``now + lease``, at most ``limit``.
 
-    ``values`` are written to each row that was won.
+    ``values`` are written to each row that was won. With ``together`` rows whose holder vanished
+    come along with others: the caller knows that they belong together.
     """
     chosen = select(table.c.id).where(table.c.id.in_(ids), available(table, now))
-    if len(ids) > 1:
+    if len(ids) > 1 and not together:
         chosen = chosen.where(table.c.lease_until.is_(None))
     chosen = chosen.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
     # Evaluated once: as a subquery it may run for each row, and each time skip what it took.

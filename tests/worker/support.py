@@ -285,10 +285,19 @@ def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
     return replace(made, outside=outside)
 
 
-def with_policy(made: Runtime, **choices: Any) -> Runtime:
-    """The same runtime, all of whose destinations are told in this way."""
-    policies = {name: replace(each, **choices) for name, each in made.outside.policies.items()}
+def with_policy(made: Runtime, *names: str, **choices: Any) -> Runtime:
+    """The same runtime, these destinations of which (or all) are told in this way."""
+    policies = {
+        name: replace(each, **choices) if not names or name in names else each
+        for name, each in made.outside.policies.items()
+    }
     return replace(made, outside=replace(made.outside, policies=policies))
+
+
+def telling(made: Runtime, *names: str) -> Runtime:
+    """The same runtime, which plans to tell these destinations only."""
+    policy = replace(made.policy, routing=Routing(names))
+    return replace(made, outside=replace(made.outside, policy=policy))
 
 
 def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
