@@ -33,7 +33,7 @@ from worker.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
 from worker.models import Code, Confirmation, Delivery, table_of
-from worker.routing import Routing
+from worker.routing import Match, Route, Routing
 from worker.runtime import Runtime
 
 Model = TypeVar("Model", bound=SQLModel)
@@ -294,9 +294,10 @@ def with_policy(made: Runtime, *names: str, **choices: Any) -> Runtime:
     return replace(made, outside=replace(made.outside, policies=policies))
 
 
-def telling(made: Runtime, *names: str) -> Runtime:
-    """The same runtime, which plans to tell these destinations only."""
-    policy = replace(made.policy, routing=Routing(names))
+def telling(made: Runtime, *names: str, types: Sequence[str] = ()) -> Runtime:
+    """The same runtime, which tells only these destinations, of ``types`` instead of the usual."""
+    routes = (Route(Match.of({"type": types}), to=names),) if types else None
+    policy = replace(made.policy, routing=Routing(names, routes))
     return replace(made, outside=replace(made.outside, policy=policy))
 
 
