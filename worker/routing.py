@@ -41,10 +41,12 @@ class Match:
 
     A word's patterns are exact texts or globs (``*``, ``?``, ``[seq]``), in any case; one of them
     must fit, and what is not known of a subject fits none. A condition that names no type means
-    what is told by default: an order's steps are told only where they are asked for.
+    what is told by default: an order's steps are told only where they are asked for. ``words``
+    says it to a person.
     """
 
     patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    words: str = "anything"
 
     @classmethod
     def of(cls, words: Mapping[str, Sequence[str]]) -> Match:
@@ -53,7 +55,9 @@ class Match:
         Raises:
             KeyError: no such word.
         """
-        return cls({MATCHED[word]: _any_of(patterns) for word, patterns in words.items()})
+        said = ", ".join(f"{word} {' or '.join(any_of)}" for word, any_of in words.items())
+        compiled = {MATCHED[word]: _any_of(patterns) for word, patterns in words.items()}
+        return cls(compiled, said or cls().words)
 
     def fits(self, subject: Subject) -> bool:
         """Whether the condition holds."""
