@@ -243,6 +243,10 @@ def _destinations(outside: Outside) -> Iterator[Finding]:
             yield Finding(FINE, "routes", says)
         for name in sorted(set(outside.policies) - set(told) - _told_otherwise(outside)):
             yield Finding(NOTICE, "routes", f"no route leads to {name}: it is told nothing")
+    for name, each in outside.policies.items():
+        if each.quiet_hours is not None and each.fallback is None:
+            says = f"{name} has quiet hours and no fallback: codes wait until they are over"
+            yield Finding(NOTICE, "destinations", says)
     if chosen.file is not None:
         yield from _unused(chosen)
 
