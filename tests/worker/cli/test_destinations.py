@@ -102,7 +102,7 @@ def test_routes_test_shows_the_way_of_an_example(configured: World, run: Run) ->
     configured.connect()
     taken = run("routes", "test", "--service", "telegram", "--json").json
     assert taken["destinations"] == ["qa"]
-    assert taken["by"] == [{"line": 13, "to": ["qa"], "stop": False}]
+    assert taken["by"] == [{"line": 13, "match": "service telegram", "to": ["qa"], "stop": False}]
     assert run("routes", "test", "--service", "google", "--json").json["destinations"] == []
     assert "- qa" in run("routes", "test", "--service", "telegram").out
 
