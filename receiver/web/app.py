@@ -24,6 +24,7 @@ from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.spool import Shelter
 from receiver.vault import Vault
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
+from receiver.web.failures import Failures
 from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
@@ -66,7 +67,11 @@ def create_app() -> Starlette:
             rejections.start()
             closing.callback(intake.close)
             app.state.services = Services(
-                intake, waker, rejections, Readiness(database, waker, shelters=shelter is not None)
+                intake=intake,
+                waker=waker,
+                rejections=rejections,
+                failures=Failures(),
+                readiness=Readiness(database, waker, shelters=shelter is not None),
             )
             yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -145,10 +145,7 @@ def _attention(session: Session, database: Database) -> Iterator[Finding]:
     if given_up:
         says = f"{given_up} dead or unknown; look: codecatch deliveries list --state dead; then: "
         yield Finding(NOTICE, "deliveries", says + "codecatch deliveries retry ID")
-    refused = statistics.count_rejected(session, now - _RECENTLY)
-    if refused:
-        says = f"{refused} requests refused in 24 hours; look: codecatch rejected list"
-        yield Finding(NOTICE, "rejected", says)
+    yield from _refused(session, now)
     stale = statistics.count_stale(session, now - _RECENTLY)
     if stale:
         says = (
@@ -156,6 +153,19 @@ def _attention(session: Session, database: Database) -> Iterator[Finding]:
             "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE refuses them)"
         )
         yield Finding(NOTICE, "timestamps", says)
+
+
+def _refused(session: Session, now: datetime) -> Iterator[Finding]:
+    """For each provider how many were refused lately, and why most of them were."""
+    reasons = statistics.reasons_of_rejections(session, now - _RECENTLY)
+    for provider in sorted({provider for provider, _, _ in reasons}):
+        counts = [(count, reason) for name, reason, count in reasons if name == provider]
+        count, reason = counts[0]
+        says = (
+            f"{sum(count for count, _ in counts)} requests for {provider} refused in 24 hours, "
+            f"{count} of them so: {reason}; look: codecatch rejected list --provider {provider}"
+        )
+        yield Finding(NOTICE, "rejected", says)
 
 
 def _broker() -> Finding:

@@ -105,10 +105,16 @@ def count_stale(session: Session, since: datetime) -> int:
     return session.exec(counted.where(col(InboxEvent.id) >= first_id(since), noted)).one()
 
 
-def count_rejected(session: Session, since: datetime) -> int:
-    """How many refused requests were written down since then."""
-    counted = select(func.count()).select_from(RejectedRequest)
-    return session.exec(counted.where(col(RejectedRequest.id) >= first_id(since))).one()
+def reasons_of_rejections(session: Session, since: datetime) -> list[tuple[str, str, int]]:
+    """Provider, reason and number of the refused requests since then, the most frequent first."""
+    number = func.count().label("number")
+    grouped = (
+        select(RejectedRequest.provider, RejectedRequest.reason, number)
+        .where(col(RejectedRequest.id) >= first_id(since))
+        .group_by(col(RejectedRequest.provider), col(RejectedRequest.reason))
+        .order_by(number.desc(), col(RejectedRequest.reason))
+    )
+    return [(provider, reason, count) for provider, reason, count in session.exec(grouped)]
 
 
 def _counts(

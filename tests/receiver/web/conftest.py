@@ -17,6 +17,8 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from receiver.settings import WebSettings, load
+from receiver.web import server
 from receiver.web.app import create_app
 from tests.receiver.conftest import Log
 from tests.support import stores, webhooks
@@ -49,27 +51,16 @@ class Answer:
 
 
 class Receiver:
-    """uvicorn with httptools on a port of 127.0.0.1."""
+    """uvicorn as in production, on a port of 127.0.0.1."""
 
-    def __init__(self, app: Starlette, url: str) -> None:
+    def __init__(self, app: Starlette, url: str, **options: Any) -> None:
         self.app = app
         self.url = url
         self._closing = ExitStack()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=10,
-            )
+            uvicorn.Config(app, **{**server.options(load(WebSettings)), **options})
         )
         sockets = {"sockets": [self._socket]}
         self._thread = threading.Thread(target=self._server.run, kwargs=sockets, daemon=True)
@@ -156,11 +147,16 @@ Start = Callable[..., Receiver]
 def start(
     monkeypatch: pytest.MonkeyPatch, valkey_url: str, sqlite_url: str, log: Log
 ) -> Iterator[Start]:
-    """Start a receiver whose environment may be changed; SQLite unless told otherwise."""
+    """Start a receiver whose environment may be changed; SQLite unless told otherwise.
+
+    ``options`` are uvicorn's, instead of those it has in production.
+    """
     assert log.text == ""
     with ExitStack() as stack:
 
-        def begin(url: str = sqlite_url, **environment: str) -> Receiver:
+        def begin(
+            url: str = sqlite_url, *, options: Mapping[str, Any] | None = None, **environment: str
+        ) -> Receiver:
             variables = {
                 "DATABASE_URL": url,
                 "ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS,
@@ -171,7 +167,7 @@ def start(
             }
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
-            return stack.enter_context(Receiver(create_app(), url))
+            return stack.enter_context(Receiver(create_app(), url, **(options or {})))
 
         yield begin
 
