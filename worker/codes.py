@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 from ulid import ULID
@@ -10,8 +10,10 @@ from ulid import ULID
 from receiver.database import insert_once
 from receiver.events import SmsReceived
 from receiver.vault import Vault
-from worker.models import Code, table_of
+from worker.models import Code, Order, table_of
 
+# How long a code is taken to be of use where the provider does not say.
+USUAL_VALIDITY = timedelta(minutes=20)
 _CODES = table_of(Code)
 
 
@@ -70,3 +72,8 @@ def keep(
 def open_field(vault: Vault, code: Code, column: str) -> str | None:
     """The plain ``code``, ``text`` or ``phone_number`` of a code; None once it was purged."""
     return vault.open_text(getattr(code, column), table=_CODES.name, column=column, row=code.id)
+
+
+def stale_at(code: Code, order: Order) -> datetime:
+    """When a code is no longer worth hurrying for: its order's end, or what is usual."""
+    return order.expires_at or (code.received_at or code.stored_at) + USUAL_VALIDITY

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from receiver.events import BalanceLow, Event, OrderEvent, SmsReceived, UnknownEvent
+from receiver.events import (
+    BalanceDeposited,
+    BalanceLow,
+    Event,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderExpired,
+    OrderSwapped,
+    SmsReceived,
+    UnknownEvent,
+)
 from receiver.inbox import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
 from receiver.vault import Vault
 from worker import codes, orders, verification
@@ -17,6 +28,14 @@ from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.order_states import CONFIRMED
 from worker.policy import Policy
 from worker.routing import Subject
+
+# What people are told of an order besides its name; never anything that is secret.
+_OF_ORDERS: Mapping[str, str] = {
+    OrderConfirmed.type: "The order is finished and charged.",
+    OrderCancelled.type: "The order was given up.",
+    OrderExpired.type: "The order's time is over.",
+    OrderSwapped.type: "The order waits on with another number.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +75,14 @@ def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
         if code.event_id == stub.id and code.state == CODE_QUARANTINED:  # replayed, not released
             result |= {"state": QUARANTINED, "error": "its code is quarantined"}
     elif isinstance(event, OrderEvent):
-        _report(context, stub, event)
+        _order_changed(context, stub, event)
         result["order_id"] = event.order_id
-    elif isinstance(event, BalanceLow):
-        balance = " ".join(filter(None, (event.balance, event.currency))) or "not said"
+    elif isinstance(event, BalanceLow | BalanceDeposited):
         context.planner.deliveries_of(
             context.policy.routing.of(Subject(type=event.type, provider=event.provider)),
             event.type,
             event_id=stub.id,
-            detail=f"Balance: {balance}.",
+            detail=_of_money(event),
         )
     return result
 
@@ -78,6 +96,28 @@ def _report(context: Context, stub: Stub, event: OrderEvent) -> Order:
         arrived=stub.arrived_at,
         now=context.planner.now,
     )
+
+
+def _order_changed(context: Context, stub: Stub, event: OrderEvent) -> None:
+    order = _report(context, stub, event)
+    words = _OF_ORDERS.get(event.type)
+    if isinstance(event, OrderCancelled) and event.reason:
+        words = f"{words} Reason: {event.reason}."
+    # An order has many numbers, and each of its ends once.
+    once = None if isinstance(event, OrderSwapped) else order.id
+    context.planner.deliveries_of(
+        context.policy.routing.of(orders.subject(context.vault, order, event.type)),
+        event.type,
+        event_id=stub.id,
+        order_ref=once,
+        detail=words,
+    )
+
+
+def _of_money(event: BalanceLow | BalanceDeposited) -> str:
+    amount = event.balance if isinstance(event, BalanceLow) else event.amount
+    said = " ".join(filter(None, (amount, event.currency))) or "not said"
+    return f"Balance: {said}." if isinstance(event, BalanceLow) else f"Amount: {said}."
 
 
 def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
@@ -104,7 +144,11 @@ def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
     elif code.state == READY:
         subject = orders.subject(context.vault, order, event.type)
         planner.deliveries_of(
-            policy.routing.of(subject), event.type, event_id=stub.id, code_id=code.id
+            policy.routing.of(subject),
+            event.type,
+            event_id=stub.id,
+            code_id=code.id,
+            stale_at=codes.stale_at(code, order),
         )
         if order.status != CONFIRMED and policy.confirms(event.provider, order.service):
             planner.confirmation(CONFIRM, order.id, code)

@@ -58,17 +58,24 @@ class Planner:
         *,
         event_id: str,
         code_id: str | None = None,
+        order_ref: str | None = None,
         detail: str | None = None,
+        stale_at: datetime | None = None,
     ) -> None:
-        """Plan to tell each of ``destinations`` about an event."""
+        """Plan to tell each of ``destinations`` about an event.
+
+        What is told of a code, or of the order ``order_ref``, is told once, whichever event says
+        it.
+        """
         for destination in destinations:
             self._delivery(
-                f"{destination}|{type_}|{code_id or event_id}",
+                f"{destination}|{type_}|{code_id or order_ref or event_id}",
                 destination=destination,
                 type=type_,
                 event_id=event_id,
                 code_id=code_id,
                 detail=detail,
+                stale_at=stale_at,
             )
 
     def notice(self, destinations: Iterable[str], kind: str, *, event_id: str, detail: str) -> None:
@@ -89,9 +96,10 @@ class Planner:
             waker.wake(queue.DELIVER, rows, group=destination)
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
 
-    def _delivery(self, key: str, *, destination: str, **values: str | None) -> None:
+    def _delivery(self, key: str, *, destination: str, **values: object) -> None:
         row = str(ULID())
-        all_values = {**self._due(row, key), "destination": destination, **values}
+        due = {**self._due(row, key), "failures": 0}
+        all_values = {**due, "destination": destination, **values}
         if insert_once(self.session, _DELIVERIES, all_values):
             self.deliveries.setdefault(destination, []).append(row)
 

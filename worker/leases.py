@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Table, and_, case, or_, select, tuple_, update
 from sqlmodel import Session
 
 from receiver.followups import GRACE
@@ -75,14 +75,16 @@ def claim(
     now: datetime,
     lease: timedelta,
     limit: int | None = None,
+    together: bool = False,
     **values: object,
 ) -> list[Claim]:
     """Those of ``ids`` that could be taken in hand until ``now + lease``, at most ``limit``.
 
-    ``values`` are written to each row that was won.
+    ``values`` are written to each row that was won. With ``together`` rows whose holder vanished
+    come along with others: the caller knows that they belong together.
     """
     chosen = select(table.c.id).where(table.c.id.in_(ids), available(table, now))
-    if len(ids) > 1:
+    if len(ids) > 1 and not together:
         chosen = chosen.where(table.c.lease_until.is_(None))
     chosen = chosen.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
     # Evaluated once: as a subquery it may run for each row, and each time skip what it took.
@@ -133,6 +135,28 @@ def postpone(
     """
     again = {"next_attempt_at": until, "wake_at": until, "lease_until": None}
     _write(session, table, claimed, {**values, **again})
+
+
+def write_each(
+    session: Session,
+    table: Table,
+    claims: Sequence[Claim],
+    until: datetime | None,
+    **values: object,
+) -> set[str]:
+    """Let go of those of ``claims`` that are still in this hand; the ids of those that were.
+
+    ``values`` are written to each; ``until`` is when they are tried again, None if never.
+    """
+    held = tuple_(table.c.id, table.c.attempt).in_([(each.id, each.attempt) for each in claims])
+    again = {} if until is None else {"next_attempt_at": until}
+    statement = (
+        update(table)
+        .where(held, table.c.lease_until.is_not(None))
+        .values({**values, **again, "wake_at": until, "lease_until": None})
+        .returning(table.c.id)
+    )
+    return set(session.connection().scalars(statement))
 
 
 def _write(session: Session, table: Table, claimed: Claim, values: dict[str, object]) -> None:

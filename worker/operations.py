@@ -23,6 +23,7 @@ from worker.models import (
     Code,
     Confirmation,
     Delivery,
+    DestinationState,
     table_of,
 )
 from worker.models import QUARANTINED as CODE_QUARANTINED
@@ -108,8 +109,8 @@ def discard(session: Session, event_id: str, *, now: datetime) -> None:
     _end(event, IGNORED, DISCARDED_BY_OPERATOR, now)
 
 
-def retry(session: Session, delivery_id: str, *, now: datetime) -> None:
-    """Have a delivery that was given up sent once more.
+def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
+    """Have a delivery that was given up sent again, as if new; what stands in its way, if anything.
 
     Raises:
         Refused: it is unknown, was sent already, or is in hand.
@@ -122,7 +123,16 @@ def retry(session: Session, delivery_id: str, *, now: datetime) -> None:
     if row.state not in _RETRIED or row.lease_until is not None:
         why = "is being sent right now" if row.lease_until else f"is {row.state} already"
         raise Refused(f"delivery {delivery_id} {why}")
-    leases.revive(session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None)
+    leases.revive(
+        session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None, failures=0
+    )
+    destination = session.get(DestinationState, row.destination)
+    if destination is None or destination.disabled_at is None:
+        return None
+    return (
+        f"waits, since {row.destination} is disabled: codecatch destinations enable "
+        f"{row.destination}"
+    )
 
 
 def _event(session: Session, event_id: str) -> InboxEvent:

@@ -69,10 +69,15 @@ def subject(vault: Vault, order: Order, event_type: str) -> Subject:
         provider=order.provider,
         service=order.service,
         country=order.country,
-        phone_number=vault.open_text(
-            order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
-        ),
+        phone_number=phone_number(vault, order),
         order_state=order.status,
+    )
+
+
+def phone_number(vault: Vault, order: Order) -> str | None:
+    """The plain number that an order has now, if one is known."""
+    return vault.open_text(
+        order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
     )
 
 

@@ -189,7 +189,8 @@ def _destination(declared: Declared, http: HttpClient) -> Destination:
         words = str(error)
     if declared.source.file is None:
         raise ConfigurationError(_of_the_environment(words))
-    raise declared.source.error(f"{declared.policy.name}: {words}")
+    option = words.partition(":")[0]
+    raise declared.source.at(option).error(f"{declared.policy.name}: {words}")
 
 
 def _of_the_environment(words: str) -> str:

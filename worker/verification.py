@@ -135,6 +135,7 @@ def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, veri
         SmsReceived.type,
         event_id=code.event_id,
         code_id=code.id,
+        stale_at=codes.stale_at(code, order),
     )
 
 

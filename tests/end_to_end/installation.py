@@ -78,12 +78,16 @@ class Outside:
         }
 
     def told_by_slack(self, code: str) -> int:
-        """How many Slack messages told ``code``."""
-        return sum(f"code {code} " in r.json()["text"] for r in self.slack.requests("POST"))
+        """How often Slack was told ``code``, alone or among others."""
+        said = json.dumps({"text": code}).strip("{}")
+        messages = [json.dumps(r.json()["blocks"]) for r in self.slack.requests("POST")]
+        return sum(message.count(said) for message in messages)
 
     def told_by_mail(self, code: str) -> int:
-        """How many mails told ``code``."""
-        return sum(f"code {code} " in mail.message["Subject"] for mail in self.smtp.mails())
+        """How often mail told ``code``, alone or among others."""
+        texts = [mail.message.get_body(("plain",)) for mail in self.smtp.mails()]
+        lines = [line for text in texts if text for line in text.get_content().splitlines()]
+        return sum(line == code or line.startswith(f"code {code} ") for line in lines)
 
     def confirmations(self, order: str) -> list[Request]:
         """The calls that confirmed ``order``."""

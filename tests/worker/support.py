@@ -33,7 +33,7 @@ from worker.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
 from worker.models import Code, Confirmation, Delivery, table_of
-from worker.routing import Routing
+from worker.routing import Match, Route, Routing
 from worker.runtime import Runtime
 
 Model = TypeVar("Model", bound=SQLModel)
@@ -283,6 +283,22 @@ def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
     policy = replace(made.policy, routing=Routing(named))
     outside = replace(made.outside, destinations=named, policies=policies, policy=policy)
     return replace(made, outside=outside)
+
+
+def with_policy(made: Runtime, *names: str, **choices: Any) -> Runtime:
+    """The same runtime, these destinations of which (or all) are told in this way."""
+    policies = {
+        name: replace(each, **choices) if not names or name in names else each
+        for name, each in made.outside.policies.items()
+    }
+    return replace(made, outside=replace(made.outside, policies=policies))
+
+
+def telling(made: Runtime, *names: str, types: Sequence[str] = ()) -> Runtime:
+    """The same runtime, which tells only these destinations, of ``types`` instead of the usual."""
+    routes = (Route(Match.of({"type": types}), to=names),) if types else None
+    policy = replace(made.policy, routing=Routing(names, routes))
+    return replace(made, outside=replace(made.outside, policy=policy))
 
 
 def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:

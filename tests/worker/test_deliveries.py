@@ -35,13 +35,16 @@ from tests.worker.support import (
     only,
     slack_at,
     with_destinations,
+    with_policy,
     woken,
 )
 from worker import deliveries, leases
+from worker.delivery_claims import IN_HAND
+from worker.delivery_endings import MOST_ATTEMPTS
 from worker.destinations.base import DeliveryError, Destination, Surroundings
 from worker.followups import OPERATORS
 from worker.messages import Notification
-from worker.models import Budget, Code, Delivery, table_of
+from worker.models import Code, Delivery, DestinationState, table_of
 from worker.runtime import Runtime
 
 SMS = webhooks.virtualsms_v1()
@@ -50,18 +53,19 @@ TABLE = table_of(Delivery)
 
 @pytest.fixture
 def made(world: World) -> Runtime:
-    """A worker that tells Slack."""
-    return world.connect(slack=True)
+    """A worker that tells Slack one thing at a time, as fast as it can."""
+    return with_policy(world.connect(slack=True), per_second=None, coalesce=False)
 
 
 @pytest.fixture
 def two(world: World, made: Runtime) -> Runtime:
     """A worker that tells two places behind one server."""
-    return with_destinations(
+    both = with_destinations(
         made,
         slack_at(made, "slack", world.slack),
         slack_at(made, "other", world.slack, OTHER_PATH),
     )
+    return with_policy(both, coalesce=False)
 
 
 class Scripted(Destination):
@@ -236,7 +240,7 @@ def test_a_pause_is_kept_by_everybody(world: World, two: Runtime) -> None:
 def end_pause(made: Runtime, destination: str = "slack") -> None:
     """Let the time pass until a destination may be told again."""
     with made.database.transaction() as session:
-        session.get_one(Budget, f"destination:{destination}").blocked_until = now(made) - SECOND
+        session.get_one(DestinationState, destination).blocked_until = now(made) - SECOND
 
 
 def test_no_number_of_pauses_loses_a_code(world: World, made: Runtime) -> None:
@@ -366,16 +370,16 @@ def test_retries_wait_longer_and_longer(world: World, made: Runtime) -> None:
     reply(world, status=503)
     row = plan_one(made)
     waits = []
-    for _ in range(deliveries.MOST_ATTEMPTS):
+    for _ in range(MOST_ATTEMPTS):
         deliver(made, row)
         current = again(made, row)
         if current.state == "pending":
             waits.append((current.next_attempt_at - now(made)).total_seconds())
 
     dead = again(made, row)
-    assert (dead.state, dead.attempt) == ("dead", deliveries.MOST_ATTEMPTS)
+    assert (dead.state, dead.attempt) == ("dead", MOST_ATTEMPTS)
     assert "503" in (dead.error or "")
-    assert len(waits) == deliveries.MOST_ATTEMPTS - 1
+    assert len(waits) == MOST_ATTEMPTS - 1
     assert max(waits[:2]) <= 8
     assert sum(waits[-6:]) > 20 * sum(waits[:6])
     assert max(waits) <= 6 * 3600
@@ -490,15 +494,15 @@ def test_few_messages_to_one_destination_are_in_hand_at_once(world: World, made:
     threads = in_threads(made, rows[:7])
     try:
         # Three of the seven find enough in hand, and leave.
-        eventually(lambda: sum(thread.is_alive() for thread in threads) == deliveries.IN_HAND)
-        eventually(lambda: crowd.present == deliveries.IN_HAND)
+        eventually(lambda: sum(thread.is_alive() for thread in threads) == IN_HAND)
+        eventually(lambda: crowd.present == IN_HAND)
     finally:
         crowd.release.set()
         for thread in threads:
             thread.join(20)
 
     assert states(made, rows) == ["done"] * 12
-    assert crowd.most == deliveries.IN_HAND
+    assert crowd.most == IN_HAND
     assert len(world.sent_to()) == 12
 
 
@@ -511,11 +515,11 @@ def test_a_slow_destination_holds_no_other_up(world: World, two: Runtime) -> Non
     fast = [row for row in rows if row.destination == "other"]
     threads = in_threads(two, slow[:4])
     try:
-        eventually(lambda: crowd.present == deliveries.IN_HAND)
+        eventually(lambda: crowd.present == IN_HAND)
         deliveries.deliver(two, [slow[4].id])
         deliver(two, *fast)
         assert states(two, fast) == ["done"] * 6
-        assert len(world.sent_to()) == deliveries.IN_HAND
+        assert len(world.sent_to()) == IN_HAND
     finally:
         crowd.release.set()
         for thread in threads:
@@ -554,7 +558,7 @@ def test_no_transaction_is_open_while_a_message_is_sent(world: World, made: Runt
     def slow(_: Request) -> Reply:
         change(made, again(made, row), detail="written meanwhile")
         with made.database.transaction() as session:
-            session.get_one(Budget, "destination:slack", with_for_update=True)
+            session.get_one(DestinationState, "slack", with_for_update=True)
         return Reply(body=b"ok")
 
     reply(world, handler=slow)

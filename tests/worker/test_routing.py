@@ -44,6 +44,15 @@ def test_what_fits(words: dict[str, list[str]], fits: bool) -> None:
     assert Match.of(words).fits(SMS) is fits
 
 
+def test_a_condition_in_words() -> None:
+    """A person reads what it looks at; a whole number is masked, and its beginning is not."""
+    numbers = ["+44*", "+447700900123"]
+    condition = Match.of({"service": ["telegram", "whats*"], "phone": numbers})
+    assert condition.words == "service telegram or whats*, phone +44* or +4477•••••123"
+    assert "900123" not in repr(condition)
+    assert Match.of({}).words == "anything"
+
+
 @pytest.mark.parametrize("word", ["service", "country", "phone", "state"])
 @pytest.mark.parametrize("pattern", ["*", "?", "x"])
 def test_what_is_not_known_fits_nothing(word: str, pattern: str) -> None:

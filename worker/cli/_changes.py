@@ -17,8 +17,8 @@ from worker.operations import Refused
 class Change(Protocol):
     """An operation on one row."""
 
-    def __call__(self, session: Session, row_id: str, /, *, now: datetime) -> None:
-        """Change the row, or raise :class:`Refused`."""
+    def __call__(self, session: Session, row_id: str, /, *, now: datetime) -> str | None:
+        """Change the row, or raise :class:`Refused`; words in place of the usual ones, if any."""
 
 
 def each(ids: Sequence[str], task: str | None, change: Change, *, done: str) -> None:
@@ -28,13 +28,13 @@ def each(ids: Sequence[str], task: str | None, change: Change, *, done: str) -> 
         for row_id in dict.fromkeys(ids):
             try:
                 with store.database.transaction() as session:
-                    change(session, row_id, now=store.database.now(session))
+                    said = change(session, row_id, now=store.database.now(session))
             except Refused as why:
                 complain(str(why))
                 refused = True
                 continue
             if waker is not None and task is not None:
                 waker.wake(task, [row_id])
-            write(f"{row_id} {done}")
+            write(f"{row_id} {said or done}")
     if refused:
         raise typer.Exit(1)

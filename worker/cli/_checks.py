@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +20,7 @@ from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
 from worker.cli._store import DatabaseTrouble, check_exists, spooled
+from worker.configuration import Configuration
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.outside import Outside, connect_outside
@@ -248,10 +248,18 @@ def _destinations(outside: Outside) -> Iterator[Finding]:
         told = sorted({name for route in routes for name in route.to})
         count = f"{len(routes)} route{'' if len(routes) == 1 else 's'}"
         yield Finding(FINE, "routes", f"{count} to {', '.join(told)}")
+        for route in routes:
+            then = "; then no more" if route.stop else ""
+            says = f"line {route.line}: {route.match.words} → {', '.join(route.to)}{then}"
+            yield Finding(FINE, "routes", says)
         for name in sorted(set(outside.policies) - set(told) - _told_otherwise(outside)):
             yield Finding(NOTICE, "routes", f"no route leads to {name}: it is told nothing")
+    for name, each in outside.policies.items():
+        if each.quiet_hours is not None and each.fallback is None:
+            says = f"{name} has quiet hours and no fallback: codes wait until they are over"
+            yield Finding(NOTICE, "destinations", says)
     if chosen.file is not None:
-        yield from _unused(chosen.file)
+        yield from _unused(chosen)
 
 
 def _told_otherwise(outside: Outside) -> set[str]:
@@ -259,10 +267,11 @@ def _told_otherwise(outside: Outside) -> set[str]:
     return fallbacks | set(outside.policy.routing.operators())
 
 
-def _unused(file: Path) -> Iterator[Finding]:
+def _unused(chosen: Configuration) -> Iterator[Finding]:
     """The variables that declare destinations only where there is no file."""
-    text = file.read_text("utf-8")
+    options = [each.options.model_dump().items() for each in chosen.declared]
+    used = {value for each in options for option, value in each if option.endswith("_env")}
     for variable in ("SLACK_WEBHOOK_URL", "SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
-        if os.environ.get(variable) and variable not in text:
-            says = f"{variable} is not used: {file} decides, and does not name it"
+        if os.environ.get(variable) and variable not in used:
+            says = f"{variable} is not used: {chosen.file} decides, and does not name it"
             yield Finding(NOTICE, "destinations", says)

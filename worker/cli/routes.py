@@ -55,7 +55,12 @@ def try_route(
         {
             "destinations": routing.of(subject),
             "by": [
-                {"line": route.line, "to": list(route.to), "stop": route.stop}
+                {
+                    "line": route.line,
+                    "match": route.match.words,
+                    "to": list(route.to),
+                    "stop": route.stop,
+                }
                 for route in routing.matching(subject)
             ],
             "file": None if chosen.file is None else str(chosen.file),

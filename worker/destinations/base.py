@@ -11,14 +11,18 @@ To add a kind, write a module beside this one: what its table in the configurati
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from worker.http_client import HostRefused, HttpClient
 from worker.messages import Notification, Texts
+
+# Narrower than what a shell takes, so that what such a variable holds is hardly ever one.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 class DeliveryError(Exception):
@@ -61,6 +65,17 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*")
+    @classmethod
+    def _names_a_variable(cls, value: object, info: ValidationInfo) -> object:
+        # Whoever writes the secret itself here must not find it in a log.
+        named = (info.field_name or "").endswith("_env")
+        if named and isinstance(value, str) and not _VARIABLE.fullmatch(value):
+            raise ValueError(
+                "the name of a variable (capitals, digits, underscores), not what it holds"
+            )
+        return value
 
 
 @dataclass(frozen=True, slots=True)

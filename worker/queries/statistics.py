@@ -139,13 +139,20 @@ def _latency_of_events(session: Session) -> Row:
 
 def _latency_of_deliveries(session: Session) -> Row:
     rows = session.exec(
-        select(InboxEvent.arrived_at, Delivery.sent_at)
+        select(InboxEvent.arrived_at, Delivery.created_at, Delivery.claimed_at, Delivery.sent_at)
         .join(InboxEvent, col(InboxEvent.id) == col(Delivery.event_id))
         .where(col(Delivery.state) == DONE, col(Delivery.type) != OPERATORS)
         .order_by(col(Delivery.id).desc())
         .limit(_SAMPLE)
     ).all()
-    return {"arrived_to_sent": _percentiles([sent - arrived for arrived, sent in rows if sent])}
+    waited = [claimed - created for _, created, claimed, _ in rows if claimed]
+    told = [sent - claimed for _, _, claimed, sent in rows if claimed and sent]
+    whole = [sent - arrived for arrived, _, _, sent in rows if sent]
+    return {
+        "planned_to_claimed": _percentiles(waited),
+        "claimed_to_sent": _percentiles(told),
+        "arrived_to_sent": _percentiles(whole),
+    }
 
 
 def _percentiles(spans: Sequence[timedelta]) -> dict[str, float | None]:

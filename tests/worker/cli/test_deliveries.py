@@ -11,6 +11,7 @@ from tests.support import webhooks
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, change, deliver, everything, fetch, handle, now, only, woken
+from worker import destination_states
 from worker.models import Delivery
 
 KEYS = [
@@ -82,3 +83,18 @@ def test_retry_refuses_what_was_sent_or_is_in_hand(world: World, run: Run) -> No
     assert "is done already" in answer.err
     assert "is being sent right now" in answer.err
     assert "there is no delivery nonsense" in answer.err
+
+
+def test_retry_says_what_a_disabled_destination_waits_for(world: World, run: Run) -> None:
+    """The row is due again, but is not sent before the destination is enabled."""
+    made = world.connect(slack=True)
+    handle(made, virtualsms_v2())
+    row = only(made, Delivery)
+    change(made, row, state="dead", error="410", failures=15, wake_at=None)
+    with made.database.transaction() as session:
+        destination_states.disable(session, "slack", "no_service", made.database.now(session))
+    answer = run("deliveries", "retry", row.id)
+    assert (answer.code, answer.err) == (0, "")
+    assert "slack is disabled: codecatch destinations enable slack" in answer.out
+    again = fetch(made, Delivery, row.id)
+    assert (again.state, again.failures) == ("pending", 0)

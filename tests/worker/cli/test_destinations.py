@@ -9,7 +9,7 @@ import pytest
 from tests.support.http_server import Reply
 from tests.support.webhooks import virtualsms_v1
 from tests.worker.cli.conftest import Run
-from tests.worker.support import SLACK_PATH, World, deliver, everything, handle
+from tests.worker.support import SLACK_PATH, World, deliver, everything, handle, on_sqlite
 from worker.models import Delivery
 
 FILE = """
@@ -102,7 +102,7 @@ def test_routes_test_shows_the_way_of_an_example(configured: World, run: Run) ->
     configured.connect()
     taken = run("routes", "test", "--service", "telegram", "--json").json
     assert taken["destinations"] == ["qa"]
-    assert taken["by"] == [{"line": 13, "to": ["qa"], "stop": False}]
+    assert taken["by"] == [{"line": 13, "match": "service telegram", "to": ["qa"], "stop": False}]
     assert run("routes", "test", "--service", "google", "--json").json["destinations"] == []
     assert "- qa" in run("routes", "test", "--service", "telegram").out
 
@@ -126,6 +126,36 @@ def test_doctor_knows_the_file(
     assert "1 route to qa" in said
     assert "SMTP_URL is not used" in said
     assert "no route leads to here" not in said
+    assert "line 13: service telegram → qa" in said
+
+
+@on_sqlite
+def test_doctor_sees_through_names_that_are_alike(
+    configured: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable is used where a destination names it, not where the file mentions it."""
+    configured.connect()
+    monkeypatch.setenv("SMTP_URL", "smtp://mail.example.com")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL", f"{configured.slack.url}{SLACK_PATH}")
+    text = "# not SMTP_URL\n" + FILE.replace("QA_SLACK_URL", "SLACK_WEBHOOK_URL")
+    (tmp_path / "ours.toml").write_text(text)
+    said = run("doctor").out
+    assert "SMTP_URL is not used" in said
+    assert "SLACK_WEBHOOK_URL is not used" not in said
+
+
+@on_sqlite
+def test_doctor_warns_of_codes_that_wait_until_the_morning(
+    configured: World, run: Run, tmp_path: Path
+) -> None:
+    """Quiet hours without a fallback are told; with one they are not."""
+    configured.connect()
+    quiet = 'quiet_hours = { from = "22:00", to = "07:00" }\n'
+    text = FILE.replace('fallback = "here"\n', f'fallback = "here"\n{quiet}')
+    (tmp_path / "ours.toml").write_text(text)
+    assert "codes wait until they are over" not in run("doctor").out
+    (tmp_path / "ours.toml").write_text(FILE.replace('fallback = "here"\n', quiet))
+    assert "qa has quiet hours and no fallback: codes wait" in run("doctor").out
 
 
 def test_doctor_says_what_is_wrong_with_the_file(

@@ -26,7 +26,10 @@ def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
     assert numbers["oldest_unhandled_seconds"] == 0
     assert numbers["acknowledged_unhandled"] == 0
     nothing = {"p50": None, "p95": None, "p99": None}
-    spans = ("arrived_to_stored", "stored_to_handled", "arrived_to_sent")
+    spans = (
+        *("arrived_to_stored", "stored_to_handled"),
+        *("planned_to_claimed", "claimed_to_sent", "arrived_to_sent"),
+    )
     assert numbers["latency_ms"] == dict.fromkeys(spans, nothing)
 
 
@@ -80,6 +83,10 @@ def test_deliveries_are_measured_from_the_event(world: World, run: Run) -> None:
     delivery = only(made, Delivery)
     deliver(made, delivery)
     arrived = fetch(made, InboxEvent, event_id).arrived_at
-    change(made, delivery, sent_at=arrived + timedelta(milliseconds=250))
-    assert run("stats", "--json").json["latency_ms"]["arrived_to_sent"]["p99"] == 250.0
+    planned, claimed, sent = (arrived + timedelta(milliseconds=each) for each in (90, 120, 250))
+    change(made, delivery, created_at=planned, claimed_at=claimed, sent_at=sent)
+    latency = run("stats", "--json").json["latency_ms"]
+    assert latency["planned_to_claimed"]["p99"] == 30.0
+    assert latency["claimed_to_sent"]["p99"] == 130.0
+    assert latency["arrived_to_sent"]["p99"] == 250.0
     assert "acknowledged_unhandled:" in run("stats").out

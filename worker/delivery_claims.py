@@ -1,0 +1,163 @@
+"""Taking a destination's next message in hand: which rows it tells, and whether it may be sent.
+
+All that decides it is looked at under the lock on the destination's row: whether it is disabled,
+asked for a pause or has its quiet hours, how much of its pace is left, and what waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlmodel import col, select
+from ulid import ULID
+
+from worker import delivery_choice, delivery_waits, leases, notifications
+from worker.delivery_desk import Desk
+from worker.delivery_waits import ANY, CODES, NOTICES
+from worker.destinations.base import DeliveryError
+from worker.leases import MARGIN, Claim
+from worker.messages import Notification
+from worker.models import SENDING, Delivery, table_of
+from worker.pace import Pace
+
+IN_HAND = 4
+# A sender waits for a turn that is this near; a later one is for the sweep to remember.
+_NEAR = timedelta(seconds=1)
+# After this long past a turn, whoever waited for it is taken for lost.
+_PATIENCE = timedelta(seconds=2)
+# How long the rows of a disabled destination are left alone; enabling it wakes them.
+_UNTIL_ENABLED = timedelta(minutes=10)
+_TABLE = table_of(Delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One row in hand, and what it says, or why that cannot be told."""
+
+    row: Delivery
+    claimed: Claim
+    notification: Notification | DeliveryError
+
+    @property
+    def problem(self) -> DeliveryError | None:
+        """Why it cannot be told, if so."""
+        return self.notification if isinstance(self.notification, DeliveryError) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Rows that are told together; ``recipient`` is the digest of the only one they are for."""
+
+    id: str
+    told: tuple[Told, ...]
+
+    @property
+    def recipient(self) -> str | None:
+        """The digest of the one recipient that it is for; None for all."""
+        return self.told[0].row.recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Nothing may be sent for so many seconds; it is worth to wait, and others do not."""
+
+    seconds: float
+
+
+def take(desk: Desk, *, may_wait: bool = True, waited: bool = False) -> Message | Turn | None:
+    """The destination's next message, claimed; when it may be sent; None if not in this hand.
+
+    ``waited`` says that this is who waited for the turn.
+    """
+    state, destination = desk.state, desk.destination
+    if waited:
+        state.awaited_until = None
+    if state.disabled_at is not None:
+        _set_aside(desk)
+        return None
+    if state.blocked_until is not None and state.blocked_until > desk.now:
+        delivery_waits.put_off(desk.session, desk.name, desk.now, state.blocked_until)
+        return None
+    quiet = desk.policy.quiet_hours
+    quiet_until = quiet.until(desk.now) if quiet is not None else None
+    if quiet_until is not None:
+        _keep_quiet(desk, quiet_until)
+    # A message that reports trouble breaks the quiet.
+    which = ANY if quiet_until is None else NOTICES
+    places = IN_HAND - delivery_choice.in_hand(desk.session, desk.name, desk.now)
+    if places <= 0:
+        return None
+    most = max(destination.most_together, places)
+    waiting = delivery_choice.candidates(desk.session, desk.name, desk.now, most + 1, which)
+    if not waiting:
+        return None
+    pace = Pace(desk.policy.per_second, desk.policy.burst)
+    room = pace.room(state.spent_until, desk.now)
+    if room is not None and room < 1:
+        return _out_of_turn(desk, pace.next_turn(state.spent_until, desk.now), may_wait=may_wait)
+    places = places if room is None else min(places, room)
+    crowded = desk.policy.coalesce and len(waiting) > places
+    shared = crowded or waiting[0].again
+    ids = delivery_choice.together(waiting, destination.most_together if shared else 1)
+    message = _claim(desk, ids)
+    if message is not None:
+        state.spent_until = pace.spend(state.spent_until, desk.now)
+    return message
+
+
+def _claim(desk: Desk, ids: Sequence[str]) -> Message | None:
+    lease = timedelta(seconds=desk.destination.deadline) + MARGIN
+    id_ = str(ULID())
+    won = leases.claim(
+        desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
+        state=SENDING, message=id_, claimed_at=desk.now,
+    )  # fmt: skip
+    if not won:
+        return None
+    chosen = select(Delivery).where(col(Delivery.id).in_([claimed.id for claimed in won]))
+    rows = {
+        row.id: row for row in desk.session.exec(chosen.execution_options(populate_existing=True))
+    }
+    held = [(rows[claimed.id], claimed) for claimed in won]
+    said = notifications.compose(
+        desk.session, desk.runtime.vault, held, reveal=desk.policy.reveal, now=desk.now
+    )
+    for row in rows.values():
+        desk.session.expunge(row)
+    return Message(id_, tuple(Told(*each, words) for each, words in zip(held, said, strict=True)))
+
+
+def _set_aside(desk: Desk) -> None:
+    """What becomes of a disabled destination's rows."""
+    reason = f"{desk.name} is disabled"
+    fallback = desk.policy.fallback
+    if fallback is not None and delivery_waits.divert(desk.planner, desk.name, fallback, reason):
+        return  # the sweep wakes the rest soon
+    too_old = desk.now - delivery_waits.LONGEST_WAIT
+    delivery_waits.give_up(desk.session, desk.name, too_old, f"{reason}, and was for a day")
+    delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _UNTIL_ENABLED)
+
+
+def _keep_quiet(desk: Desk, until: datetime) -> None:
+    """Codes are told elsewhere if they can be; the rest waits, but for notices of trouble."""
+    fallback, reason = desk.policy.fallback, f"{desk.name} has its quiet hours"
+    if fallback is not None and delivery_waits.divert(
+        desk.planner, desk.name, fallback, reason, CODES
+    ):
+        return  # the sweep wakes the rest soon
+    delivery_waits.put_off(desk.session, desk.name, desk.now, until, ~NOTICES)
+
+
+def _out_of_turn(desk: Desk, turn: datetime, *, may_wait: bool) -> Turn | None:
+    """One sender waits for a near turn, and everything else for that sender."""
+    awaited = desk.state.awaited_until
+    # One that is further ahead was written under a clock that has jumped since.
+    is_awaited = awaited is not None and desk.now < awaited <= desk.now + _NEAR + _PATIENCE
+    waits = may_wait and not is_awaited and turn - desk.now <= _NEAR
+    if waits:
+        desk.state.awaited_until = turn + _PATIENCE
+    later = turn + _PATIENCE if waits or is_awaited else turn
+    delivery_waits.put_off(desk.session, desk.name, desk.now, later)
+    return Turn((turn - desk.now).total_seconds()) if waits else None

@@ -1,0 +1,53 @@
+"""One destination under its lock: what claiming and recording its messages have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from sqlmodel import Session
+
+from worker import destination_states
+from worker.destination_policy import DestinationPolicy
+from worker.destinations.base import Destination
+from worker.followups import Planner
+from worker.models import DestinationState
+from worker.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Within one transaction; wake what ``planner`` holds after its commit."""
+
+    runtime: Runtime
+    planner: Planner
+    destination: Destination
+    state: DestinationState
+
+    @classmethod
+    def open(cls, runtime: Runtime, session: Session, destination: Destination) -> Self:
+        """Lock the destination until the transaction ends: before anything else, as all do."""
+        state = destination_states.lock(session, destination.name)
+        planner = Planner(session, runtime.database.now(session))
+        return cls(runtime, planner, destination, state)
+
+    @property
+    def session(self) -> Session:
+        """The transaction."""
+        return self.planner.session
+
+    @property
+    def now(self) -> datetime:
+        """When the lock was won."""
+        return self.planner.now
+
+    @property
+    def name(self) -> str:
+        """The destination's."""
+        return self.destination.name
+
+    @property
+    def policy(self) -> DestinationPolicy:
+        """What its owner chose."""
+        return self.runtime.outside.policies[self.name]
