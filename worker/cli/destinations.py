@@ -9,10 +9,11 @@ import typer
 from ulid import ULID
 
 from receiver import clock
-from worker import destination_states
+from worker import destination_states, notifications
 from worker.cli import _filters, _output
 from worker.cli._output import Output, complain, write
 from worker.cli._store import opened
+from worker.destination_policy import Reveal
 from worker.destinations.base import DeliveryError
 from worker.messages import Notification
 from worker.outside import Outside, connect_outside
@@ -52,7 +53,7 @@ def send_test(name: Name) -> None:
         outside = connect_outside()
     try:
         _known(outside, name)
-        outside.destinations[name].send([_sample()])
+        outside.destinations[name].send([_sample(outside.policies[name].reveal)])
     except DeliveryError as failed:
         complain(f"{name}: {failed.reason}")
         for recipient, error in failed.failed.items():
@@ -95,21 +96,24 @@ def _known(outside: Outside, name: str) -> None:
         raise typer.BadParameter(f"no destination is called {name}: {known}", param_hint="NAME")
 
 
-def _sample() -> Notification:
+def _sample(reveal: Reveal) -> Notification:
     now = clock.now()
+    secrets = {
+        "phone_number": "+447700900000",
+        "code": "123456",
+        "text": "This is a test of the destination: no code was received.",
+    }
     return Notification(
         delivery_id=str(ULID()),
         event_id=str(ULID()),
         type="sms.received",
         provider="codecatch",
         order_id="test",
-        phone_number="+447700900000",
         service="test",
         country="GB",
-        code="123456",
-        text="This is a test of the destination: no code was received.",
         received_at=now,
         valid_until=now + timedelta(minutes=20),
         told_at=now,
         marks=("test",),
+        **notifications.shown(secrets, reveal),
     )

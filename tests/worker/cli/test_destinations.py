@@ -70,6 +70,18 @@ def test_disable_and_enable(configured: World, run: Run) -> None:
     assert run("destinations", "enable", "qa").out == "qa is enabled already\n"
 
 
+def test_a_test_message_shows_no_more_than_a_code_would(
+    configured: World, run: Run, tmp_path: Path
+) -> None:
+    """A destination that must not see codes sees none of a test's either."""
+    (tmp_path / "ours.toml").write_text(FILE.replace('fallback = "here"', 'reveal = "masked"'))
+    configured.connect()
+    assert run("destinations", "test", "qa").code == 0
+    (sent,) = configured.sent_to()
+    assert "12••••" in sent["text"]
+    assert "123456" not in str(sent)
+
+
 @pytest.mark.parametrize("verb", ["test", "enable", "disable"])
 def test_an_unknown_name_is_wrong_usage(configured: World, run: Run, verb: str) -> None:
     """The names that there are are said."""
