@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from worker.destinations import _slack_blocks
 from worker.messages import Notification, Texts
 
 PICTURES = Path(__file__).parents[2] / "deploy" / "pictures"
+
+_RECEIVED = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
+ONE = replace(
+    SMS,
+    received_at=_RECEIVED,
+    told_at=_RECEIVED + timedelta(seconds=1),
+    valid_until=_RECEIVED + timedelta(minutes=15),
+)
 
 _STYLE = """
 body { margin: 0; padding: 20px 24px; background: #fff; color: #1d1c1d;
@@ -129,6 +137,6 @@ def take(page: str, name: str, *, width: int, height: int) -> None:
 
 if __name__ == "__main__":
     PICTURES.mkdir(parents=True, exist_ok=True)
-    take(slack([SMS]), "slack.png", width=720, height=360)
+    take(slack([ONE]), "slack.png", width=720, height=410)
     take(slack(many(12)), "slack-many.png", width=720, height=420)
-    take(Texts().html([SMS]), "email.png", width=640, height=420)
+    take(Texts().html([ONE]), "email.png", width=640, height=445)
