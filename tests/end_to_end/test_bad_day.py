@@ -165,11 +165,11 @@ def make_day(
 def live_through(day: Day, count: int, *, hurried: bool, within: float) -> None:
     """Buy, receive, and wait until all is well; then see that it is."""
     day.buy(count)
+    eventually(lambda: len(everything(day.store, Reconciliation)) > count, within=60, every=0.2)
     knobs = day.upstream.knobs
     knobs.api_429, knobs.api_503, knobs.api_cut = 0.05, 0.05, 0.05
     day.send_codes()
     if hurried:
-        eventually(lambda: len(everything(day.store, Reconciliation)) >= count, within=20)
         day.let_time_pass()
     eventually(day.is_over, within=within, every=0.5)
 
