@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import stores
+from tests.support.examples import register_profiles
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
 from tests.support.valkey import ValkeyServer
+
+register_profiles()
 
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (
