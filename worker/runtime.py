@@ -22,7 +22,7 @@ from worker.destinations.slack import Slack
 from worker.http_client import HttpClient
 from worker.policy import Policy
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Vouches
 from worker.providers.registry import provider_apis
 from worker.routing import Routing
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
@@ -98,7 +98,7 @@ def connect_outside() -> Outside:
         _check_api(name, chosen, apis)
     built = _destinations(destinations, http)
     policy = Policy(
-        confirming=frozenset(n for n, api in apis.items() if isinstance(api.client, Confirms)),
+        confirming=frozenset(n for n, api in apis.items() if api.client.can_confirm),
         verifying=frozenset(
             n
             for n, api in apis.items()

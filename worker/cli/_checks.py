@@ -20,7 +20,7 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
 from worker.cli._store import DatabaseTrouble, check_exists
 from worker.models import DEAD, UNKNOWN
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
 from worker.runtime import Outside, connect_outside
@@ -179,7 +179,7 @@ def _api(name: str) -> Finding:
         confirming = load(ConfirmationSettings).auto_confirm
     except ConfigurationError as error:
         return Finding(BROKEN, f"{name} API", str(error))
-    vouches, confirms = issubclass(api, Vouches), issubclass(api, Confirms)
+    vouches, confirms = issubclass(api, Vouches), api.can_confirm
     if settings.api_key is None:
         missing = [
             *(["no order is confirmed"] if confirms else []),
@@ -192,6 +192,8 @@ def _api(name: str) -> Finding:
     if confirms:
         named = "every order" if "*" in confirming else f"orders for {', '.join(confirming)}"
         does.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
+    else:
+        does.append("no order needs to be confirmed: its API has no call for it")
     if vouches:
         off = settings.verify_back == "off"
         does.append(
