@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 
 from hypothesis import HealthCheck, settings
@@ -275,12 +276,10 @@ def test_any_sequence_of_an_orders_events_comes_to_the_same(world: World) -> Non
     )
     provider = Provider(world)
     many = examples(15 if made.database.is_postgresql else 30)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: OrderMachine(made, provider),
-        settings=settings(
-            max_examples=many,
-            stateful_step_count=24,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    tried = settings(
+        max_examples=many,
+        stateful_step_count=24,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
+    run_state_machine_as_test(partial(OrderMachine, made, provider), settings=tried)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlmodel import SQLModel
 from ulid import ULID
 
 from tests.support.stores import Store
@@ -28,14 +29,14 @@ def waits(store: Store, order: str, **values: Any) -> Confirmation:
         wake_at=at,
         **{"action": "verify", "provider": "daisysim", **values},
     )
-    return keep(store, row)
+    keep(store, row)
+    return row
 
 
-def keep(store: Store, row: Any) -> Any:
+def keep(store: Store, row: SQLModel) -> None:
     """Write a row."""
     with store.database.transaction() as session:
         session.add(row)
-    return row
 
 
 def first(store: Store, row: Confirmation) -> str | None:
@@ -74,9 +75,13 @@ def test_an_order_that_is_known_to_be_ours_is_next(store: Store, known: str) -> 
     waits(store, "A1")
     bought = waits(store, "A2")
     at = now(store)
-    for order, says in (("A1", {}), ("A2", {known: "0.18" if known == "price" else at})):
-        values = {"status": "received", "created_at": at, "updated_at": at, **says}
-        keep(store, Order(id=str(ULID()), provider="daisysim", order_id=order, **values))
+    says: dict[str, Any] = {known: {"price": "0.18", "expires_at": at}[known]}
+    for order, values in (("A1", {}), ("A2", says)):
+        row = Order(
+            id=str(ULID()), provider="daisysim", order_id=order, status="received", created_at=at,
+            updated_at=at, **values,
+        )  # fmt: skip
+        keep(store, row)
 
     assert first(store, bought) == bought.id
 
