@@ -102,7 +102,7 @@ def take(runtime: Runtime, row_id: str, call_of: Mapping[str, str]) -> Task | No
     """
     with runtime.database.transaction() as session:
         row = session.get(Confirmation, row_id)
-        if row is None:
+        if row is None or not turns.is_waiting(session, row, runtime.database.now(session)):
             return None
         api = runtime.outside.apis.get(row.provider)
         if api is None:
@@ -111,8 +111,6 @@ def take(runtime: Runtime, row_id: str, call_of: Mapping[str, str]) -> Task | No
         budget_class = api.budget_of(call_of[row.action])
         budget = budgets.lock(session, budget_key(row.provider, budget_class))
         now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
-        if not turns.is_waiting(session, row, now):
-            return None
         limit = api.limit(budget_class)
         if budgets.available_at(budget, limit, now) > now:
             place = turns.ahead(session, row, most=_MOST_WINDOWS * limit)

@@ -9,10 +9,11 @@ about one order costs a few calls.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select
 from sqlmodel import Session
 
 from worker import leases
@@ -21,6 +22,8 @@ from worker.models import SENDING, Confirmation, Order, table_of
 
 # How long an answer about an order is as good as a new one.
 MOMENT: Final = timedelta(seconds=3)
+# How far back in line it is looked for those who go first; whoever wakes is looked at anyway.
+MOST_CANDIDATES: Final = 200
 # What one answer settles beside the row that was asked about; the next answer does the rest.
 MOST_SIBLINGS: Final = 50
 _TABLE = table_of(Confirmation)
@@ -35,29 +38,32 @@ def is_waiting(session: Session, row: Confirmation, now: datetime) -> bool:
 
 def first(session: Session, row: Confirmation, now: datetime) -> str | None:
     """The first in the line that ``row`` stands in; None if each is about to have its answer."""
-    # An order's oldest row stands in line for all of them.
-    heads = (
-        select(func.min(_TABLE.c.id).label("id"), _TABLE.c.order_id)
+    # An order's oldest row stands in line for all of them. Each of these statements reads what
+    # waits at most once, whatever the database knows of its size: a flood must not cost its square.
+    oldest = func.min(_TABLE.c.id)
+    waiting = (
+        select(_TABLE.c.order_id, oldest.label("head"))
         .where(*_same_line(row), leases.available(_TABLE, now))
         .group_by(_TABLE.c.order_id)
-        .subquery()
+        .order_by(oldest)
+        .limit(MOST_CANDIDATES)
     )
-    ours = exists().where(
-        _ORDERS.c.provider == row.provider,
-        _ORDERS.c.order_id == heads.c.order_id,
-        # Only the provider's own answers tell these: no webhook has them.
-        or_(_ORDERS.c.price.is_not(None), _ORDERS.c.expires_at.is_not(None)),
+    heads = {each.order_id: each.head for each in session.connection().execute(waiting)}
+    heads.setdefault(row.order_id, row.id)
+    ours = _ours(session, row.provider, heads)
+    asked = session.connection().scalars(
+        select(_TABLE.c.order_id).where(
+            *_same_line(row), _TABLE.c.order_id.in_(heads), _asked_just_now(now)
+        )
     )
-    asked = exists().where(
-        *_same_line(row), _TABLE.c.order_id == heads.c.order_id, _asked_just_now(now)
-    )
-    line = select(heads.c.id).where(~asked).order_by(case((ours, 0), else_=1), heads.c.id)
-    head: str | None = session.connection().scalar(line.limit(1))
-    return head
+    free = heads.keys() - set(asked)
+    return min(((order not in ours, heads[order]) for order in free), default=(False, None))[1]
 
 
 def ahead(session: Session, row: Confirmation, *, most: int) -> int:
     """How many orders have their turn before the row's, counted up to ``most``."""
+    if _ours(session, row.provider, [row.order_id]):
+        return 0
     older = (
         select(_TABLE.c.order_id)
         .where(
@@ -100,6 +106,16 @@ def asked_since(now: datetime) -> ColumnElement[datetime]:
     """What a claim writes as ``asked_since``: the first claim's time stays."""
     since = _TABLE.c.asked_since
     return func.coalesce(since, literal(now, since.type))
+
+
+def _ours(session: Session, provider: str, order_ids: Iterable[str]) -> set[str]:
+    """Those of the orders that the provider itself told us of: no webhook has these columns."""
+    known = select(_ORDERS.c.order_id).where(
+        _ORDERS.c.provider == provider,
+        _ORDERS.c.order_id.in_(order_ids),
+        or_(_ORDERS.c.price.is_not(None), _ORDERS.c.expires_at.is_not(None)),
+    )
+    return set(session.connection().scalars(known))
 
 
 def _same_line(row: Confirmation) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -137,7 +137,7 @@ def _concluded(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Ou
             return
         now, lease = planner.now, settling.LEASE
         for row, claimed in turns.siblings(planner.session, task.row, now=now, lease=lease):
-            code = planner.session.get(Code, row.code_id)
+            code = planner.session.get(Code, row.code_id, with_for_update=True)
             shared = _judged(task.runtime, row, code, judge, now) or _Verdict(DONE)
             _carry_out(planner, task.runtime, row, shared)
             settling.let_go(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ from multiprocessing.synchronize import Event
 
 from sqlmodel import col, select
 
+from receiver.database import TROUBLE
 from receiver.followups import GRACE
 from worker import budgets, confirmations, runtime, settling
 from worker.models import Confirmation
@@ -63,8 +65,11 @@ def _work(job: str, environment: Mapping[str, str], window: float, over: Event) 
     last = time.monotonic() + _MOST_SECONDS
     try:
         while not over.is_set() and time.monotonic() < last and parent and parent.is_alive():
-            if not _JOBS[job](made):
-                over.wait(_PAUSE)
+            # A database that is too busy fails a task, whose rows are woken again.
+            with contextlib.suppress(*TROUBLE):
+                if _JOBS[job](made):
+                    continue
+            over.wait(_PAUSE)
     finally:
         made.close()
 

@@ -92,8 +92,8 @@ def test_ten_processes_share_a_budget(world: World) -> None:
         eventually(lambda: left(made) == 0, within=60, every=0.1)
 
     provider.check(limit=limit, window=window)
-    # The half that was left for the orders was theirs at once: nobody waited for a window.
-    assert provider.posts()[limit // 2 - 1] - planned < window
+    # The half that was left for the orders was theirs before any earlier call was forgotten.
+    assert provider.posts()[limit // 2 - 1] - planned < window + 2
 
 
 @pytest.mark.long

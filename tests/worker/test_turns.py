@@ -74,6 +74,7 @@ def test_an_order_that_is_known_to_be_ours_is_next(store: Store, known: str) -> 
     """A forger can invent activations, but not what the provider has sold us."""
     waits(store, "A1")
     bought = waits(store, "A2")
+    assert ahead(store, bought) == 1
     at = now(store)
     says: dict[str, Any] = {known: {"price": "0.18", "expires_at": at}[known]}
     for order, values in (("A1", {}), ("A2", says)):
@@ -83,6 +84,25 @@ def test_an_order_that_is_known_to_be_ours_is_next(store: Store, known: str) -> 
         )  # fmt: skip
         keep(store, row)
 
+    assert first(store, bought) == bought.id
+    assert ahead(store, bought) == 0
+
+
+def test_whoever_wakes_is_looked_at_however_far_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is not read to its end, but nobody in it is passed over for that."""
+    monkeypatch.setattr(turns, "MOST_CANDIDATES", 1)
+    waits(store, "A1")
+    busy, bought = waits(store, "A2"), waits(store, "A3")
+    at = now(store)
+    order = Order(
+        id=str(ULID()), provider="daisysim", order_id="A3", status="received", price="0.18",
+        created_at=at, updated_at=at,
+    )  # fmt: skip
+    keep(store, order)
+
+    assert first(store, busy) != bought.id
     assert first(store, bought) == bought.id
 
 

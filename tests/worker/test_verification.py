@@ -345,6 +345,12 @@ def test_questions_at_once_tell_once(world: World, made: Runtime) -> None:
     assert len(told(made)) == 1
 
 
+@pytest.fixture
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer stay fresh however slow this machine is."""
+    monkeypatch.setattr(turns, "MOMENT", 60 * SECOND)
+
+
 def forged(codes: int) -> list[Webhook]:
     """Webhooks with a valid token about one activation, none with its code."""
     return [webhooks.daisysim(code=f"66{each:04}") for each in range(codes)]
@@ -378,6 +384,7 @@ def code_of_delivery(made: Runtime) -> str | None:
     return codes.open_field(made.vault, code, "code")
 
 
+@pytest.mark.usefixtures("_fresh")
 @on_sqlite
 def test_one_answer_settles_no_more_than_fits(world: World, made: Runtime) -> None:
     """The transaction that records it stays short; the rest is settled by the next answer."""
@@ -402,6 +409,7 @@ def moment_passes(made: Runtime) -> None:
             change(made, row, done_at=row.done_at - 2 * turns.MOMENT)
 
 
+@pytest.mark.usefixtures("_fresh")
 def test_an_activation_is_asked_about_once_in_a_moment(world: World, made: Runtime) -> None:
     """What is reported right after an answer waits until that is no longer fresh."""
     answer(world, COMPLETED)
