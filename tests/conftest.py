@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import stores, webhooks
+from tests.support.examples import register_profiles
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
@@ -17,6 +18,8 @@ from tests.support.valkey import ValkeyServer
 from worker.upstream.knobs import Knobs
 from worker.upstream.server import Upstream
 from worker.upstream.webhooks import Target
+
+register_profiles()
 
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (

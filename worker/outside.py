@@ -22,7 +22,7 @@ from worker.http_client import HttpClient
 from worker.messages import Texts
 from worker.policy import Policy
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Confirms, Subscribes, Vouches
+from worker.providers.capabilities import Subscribes, Vouches
 from worker.providers.registry import provider_apis
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
 
@@ -86,7 +86,7 @@ def connect_outside() -> Outside:
     for name, chosen in settings.items():
         _check_api(name, chosen, apis)
     policy = Policy(
-        confirming=frozenset(n for n, api in apis.items() if isinstance(api.client, Confirms)),
+        confirming=frozenset(n for n, api in apis.items() if api.client.can_confirm),
         verifying=frozenset(
             n
             for n, api in apis.items()

@@ -24,7 +24,7 @@ from worker.configuration import Configuration
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.outside import Outside, connect_outside
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
 from worker.reconciliation import watches
@@ -213,7 +213,7 @@ def _api(name: str) -> Finding:
         confirming = load(ConfirmationSettings).auto_confirm
     except ConfigurationError as error:
         return Finding(BROKEN, f"{name} API", str(error))
-    vouches, confirms = issubclass(api, Vouches), issubclass(api, Confirms)
+    vouches, confirms = issubclass(api, Vouches), api.can_confirm
     if settings.api_key is None:
         missing = [
             *(["no order is confirmed"] if confirms else []),
@@ -226,6 +226,8 @@ def _api(name: str) -> Finding:
     if confirms:
         named = "every order" if "*" in confirming else f"orders for {', '.join(confirming)}"
         does.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
+    else:
+        does.append("no order needs to be confirmed: its API has no call for it")
     if vouches:
         off = settings.verify_back == "off"
         does.append(

@@ -182,6 +182,7 @@ def test_settings_that_cannot_be_used(
         ({"AUTO_CONFIRM": "off"}, "virtualsms API", "confirms nothing"),
         ({"AUTO_CONFIRM": "telegram,signal"}, "virtualsms API", "orders for telegram, signal"),
         ({"DAISYSIM_VERIFY_BACK": "off"}, "daisysim API", "told unverified"),
+        ({}, "daisysim API", "no order needs to be confirmed"),
     ],
 )
 def test_choices_are_said(
