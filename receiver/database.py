@@ -48,6 +48,14 @@ POSTGRESQL_OPTIONS = (
     "-c synchronous_commit=on -c statement_timeout=5s -c lock_timeout=2s "
     "-c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
+# A server that vanished without a word (a cut cable, a host that died) is noticed by the kernel;
+# one that is merely silent is not, and whoever cannot wait must have a deadline of their own.
+_LIVELINESS: Mapping[str, int] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGIN = "codecatch_begin"
 
@@ -96,9 +104,15 @@ def parse_url(text_: str) -> URL:
 
 
 class Database:
-    """The database of one process; not to be carried over a fork."""
+    """The database of one process; not to be carried over a fork.
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    Args:
+        url: as ``DATABASE_URL`` has it.
+        pool_size: connections that stay open; twice as many may be.
+        most_bytes: of a SQLite file, beyond which it takes nothing more; None for no limit.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8, most_bytes: int | None = None) -> None:
         parsed = parse_url(url)
         self.is_postgresql = parsed.drivername.startswith("postgresql")
         # hide_parameters: an exception's text must never quote what was bound.
@@ -109,7 +123,7 @@ class Database:
                 pool_pre_ping=True,
                 max_overflow=pool_size,
                 pool_timeout=5,
-                connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 3},
+                connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 3, **_LIVELINESS},
                 **common,
             )
         else:
@@ -120,7 +134,7 @@ class Database:
                 max_overflow=pool_size,
                 **common,
             )
-            _prepare_sqlite(self.engine)
+            _prepare_sqlite(self.engine, most_bytes)
         self._writing = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         # SQLite makes a writer that must wait sleep, longer each time; the threads of one
         # process queue up here instead, and go on at once.
@@ -195,13 +209,16 @@ def insert_once(session: Session, table: Table, values: Mapping[str, object]) ->
     return returned.first() is not None
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, most_bytes: int | None) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         # Transactions are begun below, in words of our own: the driver must not begin any.
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
+        if most_bytes is not None:
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.execute(f"PRAGMA max_page_count={most_bytes // page}").close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -27,6 +27,26 @@ class MalformedPayload(CodecatchError):
     """
 
 
+class MalformedRequest(CodecatchError):
+    """What came is no request that every reader would read alike (400)."""
+
+
+class AddressNotAllowed(CodecatchError):
+    """The address is not one that this provider may send from (403)."""
+
+
+class TooManyFailures(CodecatchError):
+    """Authentication failed again, from an address where it fails all the time (429)."""
+
+
+class HeadersTooLarge(CodecatchError):
+    """The header section is over its limits (431)."""
+
+
+class HeadersTooSlow(CodecatchError):
+    """The header section did not arrive in time (408)."""
+
+
 class PayloadTooLarge(CodecatchError):
     """The body is over the limit (413)."""
 

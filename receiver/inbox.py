@@ -7,9 +7,10 @@ can.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
 from sqlmodel import Field, Session
@@ -35,8 +36,8 @@ class InboxEvent(FollowUp, table=True):
     """One webhook as it came, and what became of it.
 
     ``received_at`` is the provider's clock; ``arrived_at`` is when the request was whole,
-    ``stored_at`` when the transaction that keeps it wrote it (its commit follows),
-    ``handled_at`` when its effects were written. ``source`` is
+    ``stored_at`` when it was written (its commit follows), ``handled_at`` when its effects were
+    written. ``source`` is
     ``webhook`` or ``reconciled``. ``code_id`` is the code it reported, first or again.
     """
 
@@ -98,66 +99,93 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One arrival with everything by which it can be told from others."""
+class Entry:
+    """One event ready to be stored: the values of its row, sealed, its id among them."""
 
-    id: str
-    key: str
-    digest: str
-    arrival: Arrival
-    conflicts_with: str | None = None
+    values: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The id that its row gets, unless the event was seen before."""
+        return str(self.values["id"])
 
     @property
     def place(self) -> tuple[str, str]:
-        return (self.arrival.provider, self.key)
+        """Provider and event key, by which it is new or seen."""
+        return self.values["provider"], self.values["key"]
+
+    @property
+    def digest(self) -> str:
+        """The keyed digest of its body."""
+        return str(self.values["body_digest"])
+
+    def kept_apart(self, first_id: str) -> Entry:
+        """The same as a row of its own, quarantined: its key is known with another body."""
+        changed = {
+            "key": f"{self.values['key']}#{self.digest}",
+            "state": QUARANTINED,
+            "error": f"the same event id as {first_id}, with another body",
+            "handled_at": None,
+            # Something is left to do about it: the operators are to be told.
+            "wake_at": self.values["stored_at"] + GRACE,
+        }
+        return Entry({**self.values, **changed})
+
+
+def prepare(vault: Vault, arrivals: Sequence[Arrival]) -> list[Entry]:
+    """What is to be stored of ``arrivals``, one entry each, in their order."""
+    return [Entry(_values(vault, arrival)) for arrival in arrivals]
 
 
 def store_many(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
-    """Write what is new of ``arrivals`` in one statement; one outcome each, in their order.
+    """Write what is new of ``arrivals``: :func:`store` for what is not prepared yet."""
+    return store(session, prepare(vault, arrivals))
 
-    An arrival under a known key with another body is kept as well, quarantined under a key of
-    its own (``key#digest``), since one of the two is not what the provider sent.
+
+def store(session: Session, entries: Sequence[Entry]) -> list[Stored]:
+    """Write what is new of ``entries`` in one statement; one outcome each, in their order.
+
+    An entry under a known key with another body is kept as well, quarantined under a key of
+    its own (``key#digest``), since one of the two is not what the provider sent. Storing the
+    same entries again changes nothing.
     """
-    rows = [_identify(vault, arrival) for arrival in arrivals]
-    outcomes = _insert(session, vault, rows)
+    holders = _insert(session, entries)
     strangers = [
-        (index, replace(row, key=f"{row.key}#{row.digest}", conflicts_with=outcome.first_id))
-        for index, (row, outcome) in enumerate(zip(rows, outcomes, strict=True))
-        if outcome.first_digest != row.digest
+        (index, entry.kept_apart(holder.id))
+        for index, (entry, holder) in enumerate(zip(entries, holders, strict=True))
+        if holder.digest != entry.digest
     ]
-    stored = [Stored(o.first_id, o.first_id != r.id) for o, r in zip(outcomes, rows, strict=True)]
-    kept_apart = _insert(session, vault, [row for _, row in strangers])
-    for (index, row), outcome in zip(strangers, kept_apart, strict=True):
-        stored[index] = Stored(outcome.first_id, outcome.first_id != row.id)
+    stored = [
+        Stored(holder.id, holder.id != entry.id)
+        for holder, entry in zip(holders, entries, strict=True)
+    ]
+    kept_apart = _insert(session, [entry for _, entry in strangers])
+    for (index, entry), holder in zip(strangers, kept_apart, strict=True):
+        stored[index] = Stored(holder.id, holder.id != entry.id)
     return stored
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    first_id: str
-    first_digest: str
+class _Holder:
+    """The row that holds a key: the first that came."""
+
+    id: str
+    digest: str
 
 
-def _identify(vault: Vault, arrival: Arrival) -> _Row:
-    digest = vault.digest("body", arrival.body)
-    return _Row(str(ULID()), arrival.key or f"body:{digest}", digest, arrival)
-
-
-def _insert(session: Session, vault: Vault, rows: Sequence[_Row]) -> list[_Outcome]:
-    """Insert the first row of each key, unless the key is taken; tell who holds each key now."""
-    if not rows:
+def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
+    """Insert the first entry of each key, unless the key is taken; who holds each key now."""
+    if not entries:
         return []
-    firsts: dict[tuple[str, str], _Row] = {}
-    for row in rows:
-        firsts.setdefault(row.place, row)
+    firsts: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        firsts.setdefault(entry.place, entry)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
-    values = [_values(vault, firsts[place]) for place in sorted(firsts)]
+    values = [firsts[place].values for place in sorted(firsts)]
     insert = insert_unless_taken(session, INBOX, index=["provider", "key"])
     # As parameters, and not as part of the statement, which would be compiled anew each time.
     won = set(session.connection().scalars(insert.returning(INBOX.c.id), values))
-    holders = {
-        place: _Outcome(row.id, row.digest) for place, row in firsts.items() if row.id in won
-    }
+    holders = {p: _Holder(entry.id, entry.digest) for p, entry in firsts.items() if entry.id in won}
     taken = [place for place in firsts if place not in holders]
     if taken:
         found = session.connection().execute(
@@ -165,35 +193,34 @@ def _insert(session: Session, vault: Vault, rows: Sequence[_Row]) -> list[_Outco
                 tuple_(INBOX.c.provider, INBOX.c.key).in_(taken)
             )
         )
-        holders |= {(p, k): _Outcome(first_id, digest) for p, k, first_id, digest in found}
-    return [holders[row.place] for row in rows]
+        holders |= {(p, k): _Holder(first_id, digest) for p, k, first_id, digest in found}
+    return [holders[entry.place] for entry in entries]
 
 
-def _values(vault: Vault, row: _Row) -> dict[str, object]:
-    arrival, stored_at = row.arrival, clock.now()
-    error, state = None, IGNORED if arrival.test else PENDING
-    if row.conflicts_with is not None:
-        state = QUARANTINED
-        error = f"the same event id as {row.conflicts_with}, with another body"
+def _values(vault: Vault, arrival: Arrival) -> dict[str, object]:
+    row, digest, stored_at = str(ULID()), vault.digest("body", arrival.body), clock.now()
     return {
-        "id": row.id,
+        "id": row,
         "provider": arrival.provider,
-        "key": row.key,
-        "body_digest": row.digest,
-        "body": vault.seal(arrival.body, table=INBOX.name, column="body", row=row.id),
+        "key": arrival.key or f"body:{digest}",
+        "body_digest": digest,
+        "body": vault.seal(arrival.body, table=INBOX.name, column="body", row=row),
         "source": arrival.source,
         "type": None,
-        "state": state,
-        "error": error,
+        "state": IGNORED if arrival.test else PENDING,
+        "error": None,
         "notes": "; ".join(arrival.notes) or None,
+        "order_id": None,
+        "code_id": None,
+        "received_at": None,
         "arrived_at": arrival.arrived_at,
         "stored_at": stored_at,
-        "handled_at": stored_at if state == IGNORED else None,
+        "handled_at": stored_at if arrival.test else None,
         "attempt": 0,
         "vanished": 0,
         "next_attempt_at": stored_at,
-        # A quarantined row still has something left to do: the operators are to be told.
-        "wake_at": None if state == IGNORED else stored_at + GRACE,
+        "lease_until": None,
+        "wake_at": None if arrival.test else stored_at + GRACE,
     }
 
 

@@ -58,10 +58,27 @@ def open_vault(database: Database, keys: Sequence[bytes]) -> Vault:
     Raises:
         ConfigurationError: the database is not migrated, or ``keys`` cannot open it.
     """
+    return unseal(sealed(database), keys)
+
+
+def sealed(database: Database) -> bytes:
+    """The index key as it stands in the database.
+
+    Raises:
+        ConfigurationError: the database is not migrated.
+    """
     with database.reading() as session:
-        row = _stored(session)
+        return _stored(session).value
+
+
+def unseal(value: bytes, keys: Sequence[bytes]) -> Vault:
+    """The vault with this sealed index key.
+
+    Raises:
+        ConfigurationError: ``keys`` cannot open it.
+    """
     try:
-        index_key = Sealer(keys).open(row.value, table="vault_keys", column="value", row=_ROW)
+        index_key = Sealer(keys).open(value, table="vault_keys", column="value", row=_ROW)
     except (UnknownKey, BrokenSeal) as error:
         raise ConfigurationError(f"ENCRYPTION_KEYS: cannot open this database: {error}") from None
     return Vault(keys, index_key)

@@ -3,14 +3,22 @@
 There is no timer: an idle receiver writes a lone event at once, a busy one writes many events
 with one flush of the disk. Each request is answered after the commit that holds its event. The
 writing happens in threads, so that a slow disk never holds the event loop.
+
+With a shelter, what the database does not take in time goes there instead, and so does everything
+that follows, until somebody says that the database is back. An attempt that is still under way
+may succeed all the same: an event keeps its id, so that writing it twice is writing it once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sqlite3
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -19,30 +27,73 @@ from sqlalchemy.exc import DBAPIError
 from receiver import inbox
 from receiver.database import TROUBLE, Database
 from receiver.errors import StoreUnavailable
-from receiver.inbox import Arrival, Stored
+from receiver.failpoints import reach
+from receiver.inbox import Arrival, Entry, Stored
+from receiver.spool import Shelter
 from receiver.vault import Vault
 
 LARGEST_BATCH = 256
 DEEPEST_QUEUE = 4096
+# What the database may take before the shelter is asked; both fit into a request's deadline.
+DATABASE_SECONDS = 4.0
 # PostgreSQL can write one batch while another is on its way; SQLite has one writer.
 _BATCHES_IN_FLIGHT = {"postgresql": 2, "sqlite": 1}
 _ATTEMPTS = 3
+_CLOSE_SECONDS = 5.0
 _DEADLOCK_STATES = {"40P01", "40001"}
+_PRIMARY_CODE = 0xFF
 _log = structlog.get_logger(__name__)
 
-_Waiting = tuple[Arrival, "asyncio.Future[Stored]"]
+_Outcome = Stored | StoreUnavailable
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One request, and its event once that is ready to be stored."""
+
+    arrival: Arrival
+    future: asyncio.Future[Stored] = field(repr=False)
+    entry: Entry | None = None
+
+
+class _DatabaseAway(Exception):
+    """The database is in trouble, and there is a shelter; ``disk_failed`` if a flush did."""
+
+    def __init__(self, *, disk_failed: bool) -> None:
+        super().__init__()
+        self.disk_failed = disk_failed
+
+
+def _stop_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Intake:
-    """The way into the inbox for one event loop."""
+    """The way into the inbox for one event loop.
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    ``away`` is set while events go to the shelter. ``stop`` ends the process in good order: what
+    the system still holds of a file whose flush has failed cannot be trusted any more.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        shelter: Shelter | None = None,
+        stop: Callable[[], None] = _stop_process,
+    ) -> None:
         self._database = database
         self._vault = vault
+        self._shelter = shelter
+        self._stop = stop
+        self.away = asyncio.Event()
         self._flights = _BATCHES_IN_FLIGHT["postgresql" if database.is_postgresql else "sqlite"]
         self._writers = ThreadPoolExecutor(self._flights, thread_name_prefix="intake")
+        self._shelterer = ThreadPoolExecutor(1, thread_name_prefix="shelter")
         self._waiting: deque[_Waiting] = deque()
+        self._running: set[Future[list[_Outcome]]] = set()
         self._flying = 0
+        self._sheltering = False
         self._closed = False
 
     async def store(self, arrival: Arrival) -> Stored:
@@ -56,70 +107,161 @@ class Intake:
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._waiting.append((arrival, future))
+        self._waiting.append(_Waiting(arrival, future))
         self._launch()
         return await future
 
+    def database_is_back(self) -> None:
+        """Write to the database again; from the loop's own thread."""
+        if self.away.is_set():
+            _log.info("intake.database_back")
+            self.away.clear()
+            self._launch()
+
     def close(self) -> None:
-        """Wait for what is being written; what is still waiting, or comes later, is refused."""
+        """Wait a while for what is being written; what is still waiting, or comes, is refused."""
         self._closed = True
-        self._writers.shutdown(wait=True)
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(StoreUnavailable("the receiver is stopping"))
+        wait(self._running.copy(), _CLOSE_SECONDS)
+        for executor in (self._writers, self._shelterer):
+            executor.shutdown(wait=False)
+        _answer((w, StoreUnavailable("the receiver is stopping")) for w in self._waiting)
         self._waiting.clear()
 
     def _launch(self) -> None:
-        while self._waiting and self._flying < self._flights:
-            size = min(LARGEST_BATCH, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
-            self._flying += 1
-            writing = asyncio.get_running_loop().run_in_executor(
-                self._writers, self._write, [arrival for arrival, _ in batch]
-            )
-            writing.add_done_callback(partial(self._landed, batch))
+        while self._waiting:
+            if self._shelter is not None and self.away.is_set():
+                if self._sheltering:
+                    return
+                self._fly_to_shelter(self._shelter)
+            elif self._flying < self._flights:
+                self._fly()
+            else:
+                return
+
+    def _fly(self) -> None:
+        self._flying += 1
+        batch = self._next_batch()
+        overdue = asyncio.get_running_loop().call_later(DATABASE_SECONDS, self._give_up_on, batch)
+        written = self._run(self._writers.submit(self._write, batch))
+        written.add_done_callback(partial(self._landed, batch, overdue))
+
+    def _fly_to_shelter(self, shelter: Shelter) -> None:
+        self._sheltering = True
+        batch = self._next_batch()
+        written = self._run(self._shelterer.submit(self._write_to, shelter, batch))
+        written.add_done_callback(partial(self._sheltered, batch))
+
+    def _run(self, running: Future[list[_Outcome]]) -> asyncio.Future[list[_Outcome]]:
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        return asyncio.wrap_future(running)
+
+    def _next_batch(self) -> list[_Waiting]:
+        size = min(LARGEST_BATCH, len(self._waiting))
+        return [self._waiting.popleft() for _ in range(size)]
 
     def _landed(
-        self, batch: Sequence[_Waiting], writing: asyncio.Future[list[Stored | StoreUnavailable]]
+        self,
+        batch: Sequence[_Waiting],
+        overdue: asyncio.TimerHandle,
+        written: asyncio.Future[list[_Outcome]],
     ) -> None:
+        overdue.cancel()
         self._flying -= 1
-        error = None if writing.cancelled() else writing.exception()
-        outcomes: Sequence[Stored | StoreUnavailable]
-        if writing.cancelled() or error is not None:
-            _log.error("intake.write_broke", error=type(error).__name__)
-            outcomes = [StoreUnavailable("the event could not be stored") for _ in batch]
+        error = None if written.cancelled() else written.exception()
+        if isinstance(error, _DatabaseAway):
+            self._take_shelter(batch)
+            if error.disk_failed:
+                self._stop()
         else:
-            outcomes = writing.result()
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if future.done():  # its request gave up waiting
-                continue
-            if isinstance(outcome, StoreUnavailable):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            _answer(zip(batch, _outcomes(written, len(batch)), strict=True))
         self._launch()
 
-    def _write(self, arrivals: Sequence[Arrival]) -> list[Stored | StoreUnavailable]:
+    def _sheltered(
+        self, batch: Sequence[_Waiting], written: asyncio.Future[list[_Outcome]]
+    ) -> None:
+        self._sheltering = False
+        _answer(zip(batch, _outcomes(written, len(batch)), strict=True))
+        self._launch()
+
+    def _give_up_on(self, batch: Sequence[_Waiting]) -> None:
+        if self._shelter is not None:
+            _log.warning("intake.database_silent", events=len(batch), seconds=DATABASE_SECONDS)
+            self._take_shelter(batch)
+            self._launch()
+
+    def _take_shelter(self, batch: Sequence[_Waiting]) -> None:
+        self.away.set()
+        self._waiting.extendleft(w for w in reversed(batch) if not w.future.done())
+
+    def _write(self, batch: Sequence[_Waiting]) -> list[_Outcome]:
         """Runs in a writer thread: all of a batch in one commit, or each for itself."""
         try:
-            return [*self._commit(arrivals)]
+            return [*self._commit(self._prepared(batch))]
         except Exception as error:  # noqa: BLE001 - drivers raise more than SQLAlchemy wraps
-            _log.warning("intake.commit_failed", events=len(arrivals), error=type(error).__name__)
-            if len(arrivals) == 1 or _connection_trouble(error):
-                return [StoreUnavailable("the database did not take the event") for _ in arrivals]
+            _log.warning("intake.commit_failed", events=len(batch), error=type(error).__name__)
+            refused: list[_Outcome] = [
+                StoreUnavailable("the database did not take the event") for _ in batch
+            ]
+            if isinstance(error, TROUBLE):  # the database, and not one of the rows, has failed
+                disk_failed = _disk_failed(error)
+                if self._shelter is not None:
+                    raise _DatabaseAway(disk_failed=disk_failed) from None
+                if disk_failed:
+                    self._stop()
+                return refused
+            if len(batch) == 1:
+                return refused
         # One of them is to blame: the others must not suffer for it.
-        return [outcome for arrival in arrivals for outcome in self._write([arrival])]
+        return [outcome for each in batch for outcome in self._write([each])]
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> list[Stored]:
+    def _write_to(self, shelter: Shelter, batch: Sequence[_Waiting]) -> list[_Outcome]:
+        """Runs in the shelter's thread."""
+        try:
+            return [*shelter.store(self._prepared(batch))]
+        except StoreUnavailable as refused:
+            return [refused for _ in batch]
+
+    def _prepared(self, batch: Sequence[_Waiting]) -> list[Entry]:
+        """The batch's entries: made once, so that each keeps its id wherever it is written."""
+        fresh = [waiting for waiting in batch if waiting.entry is None]
+        made = inbox.prepare(self._vault, [waiting.arrival for waiting in fresh])
+        for waiting, entry in zip(fresh, made, strict=True):
+            waiting.entry = entry
+        return [waiting.entry for waiting in batch if waiting.entry is not None]
+
+    def _commit(self, entries: Sequence[Entry]) -> list[Stored]:
         left = _ATTEMPTS
         while True:
             left -= 1
             try:
+                reach("intake.before_commit")
                 with self._database.transaction() as session:
-                    return inbox.store_many(session, self._vault, arrivals)
+                    stored = inbox.store(session, entries)
             except DBAPIError as error:
                 if not left or not _passing(error):
                     raise
+            else:
+                reach("intake.after_commit")
+                return stored
+
+
+def _outcomes(written: asyncio.Future[list[_Outcome]], size: int) -> Sequence[_Outcome]:
+    error = None if written.cancelled() else written.exception()
+    if not written.cancelled() and error is None:
+        return written.result()
+    _log.error("intake.write_broke", error=type(error).__name__)
+    return [StoreUnavailable("the event could not be stored")] * size
+
+
+def _answer(outcomes: Iterable[tuple[_Waiting, _Outcome]]) -> None:
+    for waiting, outcome in outcomes:
+        if waiting.future.done():  # its request gave up waiting, or was answered from elsewhere
+            continue
+        if isinstance(outcome, StoreUnavailable):
+            waiting.future.set_exception(outcome)
+        else:
+            waiting.future.set_result(outcome)
 
 
 def _passing(error: DBAPIError) -> bool:
@@ -131,6 +273,7 @@ def _passing(error: DBAPIError) -> bool:
     return deadlock or error.connection_invalidated
 
 
-def _connection_trouble(error: Exception) -> bool:
-    """Whether the database, and not one of the rows, is what failed."""
-    return isinstance(error, TROUBLE)
+def _disk_failed(error: Exception) -> bool:
+    """Whether reading, writing or flushing SQLite's file has failed in the system itself."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & _PRIMARY_CODE == sqlite3.SQLITE_IOERR

@@ -19,22 +19,31 @@ from celery import Celery
 HANDLE_EVENTS: Final = "codecatch.handle_events"
 CONFIRM_ORDERS: Final = "codecatch.confirm_orders"
 DELIVER: Final = "codecatch.deliver"
+RECONCILE: Final = "codecatch.reconcile"
 SWEEP: Final = "codecatch.sweep"
+WATCH: Final = "codecatch.watch"
 PULSE: Final = "codecatch.pulse"
 
 WORKER_QUEUES: Final = ("codecatch.events", "codecatch.sweeps")
-SENDER_QUEUES: Final = ("codecatch.confirmations", "codecatch.deliveries", "codecatch.pulses")
+SENDER_QUEUES: Final = (
+    "codecatch.confirmations",
+    "codecatch.deliveries",
+    "codecatch.reconciliations",
+    "codecatch.pulses",
+)
 QUEUE_OF: Final = {
     HANDLE_EVENTS: "codecatch.events",
     SWEEP: "codecatch.sweeps",
+    WATCH: "codecatch.sweeps",
     CONFIRM_ORDERS: "codecatch.confirmations",
     DELIVER: "codecatch.deliveries",
+    RECONCILE: "codecatch.reconciliations",
     PULSE: "codecatch.pulses",
 }
 
 # Events are handled many to a transaction. Calls to the outside go side by side, but a message for
 # each would cost more than the call.
-IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 4, DELIVER: 10}
+IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 4, DELIVER: 10, RECONCILE: 4}
 DEEPEST_BACKLOG = 20_000
 _Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds.

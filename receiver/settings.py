@@ -5,12 +5,15 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
+from receiver.addresses import Network
 from receiver.database import parse_url
 from receiver.errors import ConfigurationError
 from receiver.vault import parse_keys
@@ -26,6 +29,20 @@ def _split(value: object) -> object:
 # pydantic-settings would read the value as JSON first.
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            "addresses or networks (192.0.2.0/24, 2001:db8::/32), separated by commas"
+        ) from None
+
+
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 
 
 def _database_url(value: SecretStr) -> SecretStr:
@@ -77,21 +94,32 @@ class LogSettings(BaseSettings):
     log_format: Annotated[Literal["json", "console"] | None, BeforeValidator(_lower)] = None
 
 
-class StoreSettings(BaseSettings):
-    """Where events are kept, and with which keys they are sealed."""
+class DatabaseSettings(BaseSettings):
+    """Where events are kept."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
-    encryption_keys: SecretStr
 
     @property
     def url(self) -> str:
         """``DATABASE_URL`` as it is."""
         return self.database_url.get_secret_value()
 
+
+class StoreSettings(DatabaseSettings):
+    """Where events are kept, and with which keys they are sealed."""
+
+    encryption_keys: SecretStr
+
     @property
     def keys(self) -> list[bytes]:
         """The parsed ``ENCRYPTION_KEYS``."""
         return parse_keys(self.encryption_keys.get_secret_value())
+
+
+class SpoolSettings(BaseSettings):
+    """Where events take shelter while the database is away; nowhere, unless told."""
+
+    spool_dir: Path | None = None
 
 
 class BrokerSettings(BaseSettings):
@@ -108,11 +136,16 @@ class BrokerSettings(BaseSettings):
 
 
 class WebSettings(BaseSettings):
-    """The public receiver's own."""
+    """The public receiver's own.
+
+    ``forwarded_allow_ips`` are the proxies whose ``X-Forwarded-For`` is believed: nobody's unless
+    named, or whoever connects could choose the address that he is known by.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     web_concurrency: int = Field(default=1, ge=1, le=64)
+    forwarded_allow_ips: Annotated[Networks, NoDecode] = ()
 
 
 _Settings = TypeVar("_Settings", bound=BaseSettings)

@@ -47,11 +47,16 @@ def verify(body: bytes, values: Sequence[bytes], secrets: Sequence[bytes]) -> No
         InvalidSignature: there is not exactly one, it cannot be read, or it fits no secret.
     """
     if len(values) != 1:
-        found = "no signature header" if not values else "more than one signature header"
-        raise InvalidSignature(found)
+        raise InvalidSignature(
+            "more than one signature header"
+            if values
+            else "no signature header: the sender signs nothing, or a proxy takes it away"
+        )
     given = parse(values[0])
     if given is None:
-        raise InvalidSignature("the signature header is no hex or base64 SHA-256 digest")
+        raise InvalidSignature(
+            "the signature header is no SHA-256 digest: it wants 64 hex digits, or base64"
+        )
     # Every secret is tried, so that the time taken does not tell which one fits.
     matches = [hmac.compare_digest(given, sign(secret, body)) for secret in secrets if secret]
     if not any(matches):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import stores, webhooks
+from tests.support.examples import register_profiles
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
@@ -18,12 +19,15 @@ from worker.upstream.knobs import Knobs
 from worker.upstream.server import Upstream
 from worker.upstream.webhooks import Target
 
+register_profiles()
+
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (
     "CODECATCH_DATA_DIR",
     "HOST",
     "PORT",
     "WEB_CONCURRENCY",
+    "FORWARDED_ALLOW_IPS",
     "DATABASE_URL",
     "REDIS_URL",
     "CELERY_BROKER_URL",
@@ -31,10 +35,13 @@ ENVIRONMENT = (
     "SPOOL_DIR",
     "VIRTUALSMS_WEBHOOK_SECRETS",
     "VIRTUALSMS_TIMESTAMP_TOLERANCE",
+    "VIRTUALSMS_ALLOWED_ADDRESSES",
     "VIRTUALSMS_API_URL",
     "VIRTUALSMS_API_KEY",
     "VIRTUALSMS_RATE_LIMIT",
+    "VIRTUALSMS_WEBHOOK_CARE",
     "DAISYSIM_WEBHOOK_TOKENS",
+    "DAISYSIM_ALLOWED_ADDRESSES",
     "DAISYSIM_API_URL",
     "DAISYSIM_API_KEY",
     "DAISYSIM_VERIFY_BACK",

@@ -27,8 +27,13 @@ def lock(session: Session, key: str) -> Budget:
     return session.exec(select(Budget).where(col(Budget.key) == key).with_for_update()).one()
 
 
-def available_at(budget: Budget, limit: int, now: datetime) -> datetime:
-    """When the next call may be made: ``now``, or a later time."""
+def available_at(budget: Budget, limit: int, now: datetime, *, ahead: int = 0) -> datetime:
+    """When the next call may be made, ``ahead`` others before it: ``now``, or a later time."""
+    windows, places = divmod(ahead, limit)
+    return _room_at(budget, limit - places, now) + windows * WINDOW
+
+
+def _room_at(budget: Budget, limit: int, now: datetime) -> datetime:
     if budget.blocked_until is not None and budget.blocked_until > now:
         return budget.blocked_until
     counted = 0

@@ -8,9 +8,11 @@ from typing import Any
 from celery import Celery, signals
 
 from receiver import logs, queue
+from receiver.database import Database
 from receiver.errors import ConfigurationError
-from receiver.settings import BrokerSettings, LogSettings, load
+from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
 from worker import processes
+from worker import watchdog as watching
 from worker.runtime import process
 
 # Which part this process is, for its log lines.
@@ -54,6 +56,7 @@ def make_app() -> Celery:
         beat_max_loop_interval=1,
         beat_schedule={
             "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}},
+            "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
             "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}},
         },
     )
@@ -65,6 +68,15 @@ def make_app() -> Celery:
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
     logs.configure(load(LogSettings), part=os.environ.get(PART, "worker"))
+
+
+@signals.worker_ready.connect
+def _watch(sender: Any, **_: Any) -> None:
+    watchdog = watching.start(
+        sender.app, os.environ.get(PART, ""), Database(load(DatabaseSettings).url, pool_size=1)
+    )
+    if watchdog is not None:
+        signals.task_received.connect(lambda **_: watchdog.heard(), weak=False)
 
 
 @signals.worker_process_init.connect

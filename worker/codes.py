@@ -18,7 +18,14 @@ _CODES = table_of(Code)
 
 
 def keep(
-    session: Session, vault: Vault, event: SmsReceived, *, event_id: str, state: str, now: datetime
+    session: Session,
+    vault: Vault,
+    event: SmsReceived,
+    *,
+    event_id: str,
+    state: str,
+    verified: bool | None = None,
+    now: datetime,
 ) -> Code:
     """The code that ``event`` reports: a new row in ``state``, or the one it repeats.
 
@@ -48,6 +55,7 @@ def keep(
             "service": event.service,
             "country": event.country,
             "state": state,
+            "verified": verified,
             "received_at": event.at,
             "stored_at": now,
         },

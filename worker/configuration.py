@@ -7,28 +7,45 @@ server are the destinations, by way of the same tables.
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from receiver.errors import ConfigurationError
 from receiver.settings import load
 from worker import destinations
-from worker.configuration_tables import DestinationTable, File
+from worker.configuration_tables import TABLES, DestinationTable, File
 from worker.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination, Options
+from worker.messages import plain
 from worker.routing import Match, Route, Routing
 from worker.settings import DestinationSettings
+from worker.suggestions import suggestion
 from worker.toml_lines import line_of
 
 VARIABLE = "CODECATCH_CONFIG"
 _USUAL_FILE = Path("codecatch.toml")
+_MOST_CHARACTERS = 1_000_000
+# What pydantic finds, in the words of somebody who writes TOML.
+_WANTED: Final[Mapping[str, str]] = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": 'a list, like ["…"]',
+    "model_type": "a table, like { … }",
+    "path_type": "a path in quotes",
+    "string_type": "a text in quotes",
+    "too_short": "one at least",
+    "tuple_type": 'a list, like ["…"]',
+}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -69,14 +86,10 @@ class Source:
         """Its line, from 1."""
         return line_of(self.text, self.path)
 
-    def refuse(self, problem: str) -> NoReturn:
-        """Say what is wrong here.
-
-        Raises:
-            ConfigurationError: always; with file and line, where there is a file.
-        """
+    def error(self, problem: str) -> ConfigurationError:
+        """What is wrong here, to be raised: with file and line, where there is a file."""
         where = f"{self.file}:{self.line}: " if self.file is not None else ""
-        raise ConfigurationError(f"{where}{problem}") from None
+        return ConfigurationError(f"{where}{plain(problem)}")
 
 
 def read() -> Configuration:
@@ -89,17 +102,40 @@ def read() -> Configuration:
     path = Path(named) if named else _USUAL_FILE
     if not named and not path.exists():
         return _interpret(Source(None, ""), _from_environment(load(DestinationSettings)))
+    text = _text(path)
+    return _interpret(Source(path, text), _parsed(path, text))
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        # Some editors put a byte order mark in front.
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
     except OSError as error:
         raise ConfigurationError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: wants UTF-8 text") from None
+    if len(text) > _MOST_CHARACTERS:
+        raise ConfigurationError(f"{path}: wants a million characters at most")
+    return text
+
+
+def _parsed(path: Path, text: str) -> Mapping[str, Any]:
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: is not TOML: {_lowered(str(error))}") from None
-    return _interpret(Source(path, text), document)
+        line, problem = _of_syntax(str(error), text)
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is nested too deeply") from None
+    raise ConfigurationError(f"{path}:{line}: is not TOML: {problem}")
+
+
+def _of_syntax(message: str, text: str) -> tuple[int, str]:
+    """The line and the words of the parser's message, which ends with the place."""
+    words, _, place = message.rpartition(" (at ")
+    line = re.match(r"line (\d+),", place)
+    last = text.rstrip().count("\n") + 1
+    return int(line[1]) if line else last, plain(_lowered(words))
 
 
 def _from_environment(chosen: DestinationSettings) -> dict[str, Any]:
@@ -155,9 +191,9 @@ def _declared(source: Source, table: DestinationTable) -> Declared:
     kinds = destinations.discover()
     kind = kinds.get(table.kind)
     if kind is None:
-        source.at("kind").refuse(
-            f"kind: no destination is of the kind {table.kind!r}: choose one "
-            f"of {', '.join(sorted(kinds))}"
+        raise source.at("kind").error(
+            f"kind: no destination is of the kind {table.kind!r}"
+            f"{suggestion(table.kind, sorted(kinds))}"
         )
     options = _validated(source, kind.options_type, table.model_extra or {}, also=DestinationTable)
     templates = table.templates
@@ -169,7 +205,7 @@ def _declared(source: Source, table: DestinationTable) -> Declared:
 def _check_names(source: Source, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
-            source.at("destinations", number, "name").refuse(
+            raise source.at("destinations", number, "name").error(
                 f"name: two destinations are called {name!r}: give one of them another name"
             )
 
@@ -185,7 +221,7 @@ def _check_fallbacks(declared: Sequence[Declared]) -> None:
         following: str | None = each.policy.fallback
         while following is not None:
             if following in passed:
-                place.refuse(f"fallback: {following!r} would be its own fallback in the end")
+                raise place.error(f"fallback: {following!r} would be its own fallback in the end")
             passed.add(following)
             following = falls_to[following]
 
@@ -194,7 +230,7 @@ def _check_known(place: Source, wanted: Sequence[str], names: Sequence[str]) -> 
     for name in wanted:
         if name not in names:
             key = place.path[-1]
-            place.refuse(f"{key}: no destination is called {name!r}{_suggestion(name, names)}")
+            raise place.error(f"{key}: no destination is called {name!r}{suggestion(name, names)}")
 
 
 def _validated(
@@ -208,36 +244,31 @@ def _validated(
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = source.at(*(part for part in first["loc"] if part != "function-wrap"))
-        known = [name for fields in (model, also) if fields is not None for name in _fields(fields)]
-        words = _in_words(first["type"], first["msg"], place, known)
-        place.refuse(f"{_key(first['loc'])}: {words}")
+        errors = error.errors(include_input=False, include_url=False, include_context=False)
+        # A name that was misspelt explains the one that is missing.
+        first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
+    place = first["loc"]
+    table_of = TABLES.get(str(next((w for w in place[-2::-1] if w in TABLES), "")), model)
+    known = [name for each in (table_of, also) if each is not None for name in _fields(each)]
+    name = str(next((part for part in reversed(place) if isinstance(part, str)), "it"))
+    words = _in_words(first["type"], first["msg"], name, known)
+    raise source.at(*place).error(f"{name}: {words}")
 
 
-def _in_words(kind: str, message: str, place: Source, known: Sequence[str]) -> str:
+def _in_words(kind: str, message: str, name: str, known: Sequence[str]) -> str:
     if kind == "extra_forbidden":
-        name = str(place.path[-1])
-        return f"nothing is called so here{_suggestion(name, known)}"
+        if f"{name}_env" in known:
+            return f"wants to be in a variable of the environment: {name}_env says its name"
+        return f"nothing is called so here{suggestion(name, known)}"
     if kind == "missing":
         return "is required"
-    wanted = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"wants {_lowered(wanted)}"
-
-
-def _key(location: Sequence[str | int]) -> str:
-    return str(next((part for part in reversed(location) if isinstance(part, str)), "it"))
+    said = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    wanted = _WANTED.get(kind, _lowered(said))
+    return f"wants a number {wanted}" if kind.startswith(("greater", "less")) else f"wants {wanted}"
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f": is {close[0]!r} meant?"
-    return f": choose one of {', '.join(known)}" if known else ""
 
 
 def _lowered(words: str) -> str:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from receiver.events import Event
+from receiver.providers import registry
+from worker import order_states
 from worker.destination_policy import DestinationPolicy, OnUnknown, QuietHours, Reveal
 from worker.destinations.base import Destination
+from worker.suggestions import suggestion
 
 # Usable on a command line, in a log line and as a label.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,6 +66,23 @@ Patterns = Annotated[
 ]
 
 
+def _known(word: str) -> list[str]:
+    match word:
+        case "provider":
+            return sorted(registry())
+        case "type":
+            return sorted(set(_types(Event)))
+        case _:
+            return list(order_states.RANKS)
+
+
+def _types(family: type[Event]) -> Iterable[str]:
+    for member in family.__subclasses__():
+        if "type" in vars(member):
+            yield member.type
+        yield from _types(member)
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, strict=True)
 
@@ -63,6 +95,12 @@ class QuietHoursTable(_Table):
     start: Clock = Field(alias="from")
     end: Clock = Field(alias="to")
     zone: Zone = ZoneInfo("UTC")
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.start == self.end:
+            raise ValueError("an end that is not the start")
+        return self
 
 
 class DestinationTable(_Table):
@@ -107,6 +145,16 @@ class MatchTable(_Table):
     phone: Patterns | None = None
     state: Patterns | None = None
 
+    @field_validator("provider", "type", "state")
+    @classmethod
+    def _can_fit(cls, patterns: Sequence[str] | None, info: ValidationInfo) -> object:
+        """Where all that there is is known, a pattern that fits none of it was mistyped."""
+        known = _known(info.field_name or "")
+        for pattern in patterns or ():
+            if not any(fnmatch.fnmatchcase(word, pattern.lower()) for word in known):
+                raise ValueError(f"what there is, not {pattern!r}{suggestion(pattern, known)}")
+        return patterns
+
     def patterns(self) -> dict[str, list[str]]:
         """The patterns of each word that was named."""
         named: dict[str, Any] = self.model_dump(exclude_none=True)
@@ -133,3 +181,20 @@ class File(_Table):
     destinations: list[DestinationTable] = []
     routes: list[RouteTable] | None = None
     operators: OperatorsTable | None = None
+
+    @field_validator("destinations", "routes", mode="before")
+    @classmethod
+    def _are_many(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, dict):
+            raise ValueError(f"double brackets around each: [[{info.field_name}]]")  # noqa: TRY004
+        return value
+
+
+# What a table's keys may be, by the key that it stands under.
+TABLES: Final[Mapping[str | int, type[BaseModel]]] = {
+    "destinations": DestinationTable,
+    "quiet_hours": QuietHoursTable,
+    "routes": RouteTable,
+    "match": MatchTable,
+    "operators": OperatorsTable,
+}

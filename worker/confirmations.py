@@ -16,7 +16,7 @@ from worker import orders, settling, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.leases import LeaseLost
 from worker.models import DEAD, DONE, UNKNOWN, Confirmation, Order
-from worker.order_states import CANCELLED, CONFIRMED, EXPIRED
+from worker.order_states import CONFIRMED, UNPAID_ENDS
 from worker.providers.capabilities import Confirms
 from worker.providers.errors import (
     InsufficientBalance,
@@ -27,7 +27,7 @@ from worker.providers.errors import (
 from worker.runtime import Runtime
 from worker.settling import Outcome, OutOfBudget, Task
 
-_CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
+CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
 # Errors that a person at the provider's dashboard can mend.
 _MENDABLE = (InsufficientBalance, Unauthorized)
 _MENDABLE_PAUSE = timedelta(minutes=5)
@@ -35,37 +35,40 @@ _log = structlog.get_logger(__name__)
 
 
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Settle those of the confirmations ``ids`` that are due, affordable and in nobody's hand."""
+    """Settle as many confirmations as ``ids`` has that are due, and can be paid, in their turn."""
     for row_id in ids:
-        task = settling.take(runtime, row_id, _CALL_OF)
+        task = settling.take(runtime, row_id, CALL_OF)
         if task is None:
             continue
         attempt = verification.verify if task.row.action == VERIFY else _confirm
+        taken = task.row.id
         with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
             try:
                 outcome = attempt(task)
             except LeaseLost as lost:
-                _log.warning("confirmation.lease_lost", confirmation_id=row_id, reason=str(lost))
+                _log.warning("confirmation.lease_lost", confirmation_id=taken, reason=str(lost))
                 continue
             except TROUBLE:
                 raise
             except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
-                _log.exception("confirmation.broke", confirmation_id=row_id)
+                _log.exception("confirmation.broke", confirmation_id=taken)
                 outcome = Outcome(None, f"it broke: {type(error).__name__}", unsure=True)
             settling.record(task, outcome)
 
 
 def _confirm(task: Task) -> Outcome:
     client = task.api.client
-    if not isinstance(client, Confirms):
-        return Outcome(DEAD, f"the API of {task.row.provider} confirms nothing")
-    if _known_status(task) == CONFIRMED:
+    if not (client.can_confirm and isinstance(client, Confirms)):
+        return Outcome(DONE, f"the API of {task.row.provider} has no call for it")
+    status, ended_unpaid = _known(task)
+    if status == CONFIRMED:
         return Outcome(DONE)
     if task.claimed.given_up:
         return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
     unsure = task.row.unsure or task.claimed.repeated
     try:
-        ended = _look_before_repeating(task, client) if unsure else None
+        # An order that was given up, or ran out, had its code too late or at the same time.
+        ended = _look_first(task, client) if unsure or ended_unpaid else None
         if ended is not None:
             return ended
         unsure = False  # nothing was charged so far: the provider has just said so
@@ -78,12 +81,12 @@ def _confirm(task: Task) -> Outcome:
     return Outcome(DONE, record=_confirmed(task.row))
 
 
-def _look_before_repeating(task: Task, client: Confirms) -> Outcome | None:
-    """How an order that may have been charged stands; None if it can be confirmed."""
+def _look_first(task: Task, client: Confirms) -> Outcome | None:
+    """How an order stands that must not be charged blindly; None if it can be confirmed."""
     stands = client.get_order(task.row.order_id).status
     if stands == CONFIRMED:
         return Outcome(DONE, record=_confirmed(task.row))
-    if stands in {CANCELLED, EXPIRED}:
+    if stands in UNPAID_ENDS:
         return Outcome(DEAD, f"the order is {stands}")
     task.pay_again()
     return None
@@ -95,7 +98,8 @@ def _after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     if isinstance(error, _MENDABLE):
         if task.claimed.attempt >= settling.MOST_ATTEMPTS:
             return Outcome(DEAD, f"{error}; given up")
-        return Outcome(None, str(error), again=_MENDABLE_PAUSE, unsure=unsure)
+        told = settling.no_record if task.row.error == str(error) else _ask_for_help(task, error)
+        return Outcome(None, str(error), again=_MENDABLE_PAUSE, unsure=unsure, record=told)
     return settling.after_error(task, error, unsure=unsure)
 
 
@@ -104,10 +108,26 @@ def _until(task: Task, spent: OutOfBudget) -> timedelta:
         return max(spent.until - task.runtime.database.now(session), timedelta(0))
 
 
-def _known_status(task: Task) -> str | None:
+def _ask_for_help(task: Task, error: ProviderError) -> settling.Record:
+    def write(planner: Planner) -> None:
+        planner.notice(
+            task.runtime.policy.routing.operators(),
+            "unconfirmed",
+            event_id=task.row.event_id,
+            detail=f"Orders of {task.row.provider} cannot be confirmed: {error}. It is tried again "
+            f"every {_MENDABLE_PAUSE.seconds // 60} minutes until somebody has mended that.",
+        )
+
+    return write
+
+
+def _known(task: Task) -> tuple[str | None, bool]:
+    """The furthest state of the order, and whether it was reported as cancelled or expired."""
     with task.runtime.database.reading() as session:
         order = orders.find(session, task.row.provider, task.row.order_id)
-        return order.status if order is not None else None
+        if order is None:
+            return None, False
+        return order.status, orders.ended_unpaid(session, order)
 
 
 def _confirmed(row: Confirmation) -> settling.Record:

@@ -35,7 +35,11 @@ class QuietHours:
             return None
         tomorrow = across and clock >= self.start
         day = local.date() + timedelta(days=1) if tomorrow else local.date()
-        return datetime.combine(day, self.end, self.zone).astimezone(UTC)
+        over = datetime.combine(day, self.end, self.zone)
+        if over.astimezone(UTC) <= now:
+            # The clock went back: it shows the end a second time.
+            over = over.replace(fold=1)
+        return over.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

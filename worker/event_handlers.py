@@ -19,9 +19,9 @@ from receiver.events import (
     SmsReceived,
     UnknownEvent,
 )
-from receiver.inbox import HANDLED, IGNORED, QUARANTINED
+from receiver.inbox import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
 from receiver.vault import Vault
-from worker import codes, orders
+from worker import codes, orders, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.models import HELD, READY, Code, Order
 from worker.models import QUARANTINED as CODE_QUARANTINED
@@ -53,6 +53,7 @@ class Stub:
 
     id: str
     arrived_at: datetime
+    source: str = WEBHOOK
 
 
 def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
@@ -122,16 +123,21 @@ def _of_money(event: BalanceLow | BalanceDeposited) -> str:
 def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
     order = _report(context, stub, event)
     planner, policy = context.planner, context.policy
-    verifies = policy.verifies(event.provider)
+    # What the provider said when it was asked needs no asking back.
+    vouched = stub.source == RECONCILED
+    verifies = not vouched and policy.verifies(event.provider)
     code = codes.keep(
         planner.session,
         context.vault,
         event,
         event_id=stub.id,
         state=HELD if verifies else READY,
+        verified=True if vouched else None,
         now=planner.now,
     )
     if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
+        if vouched:
+            verification.vouched_for(planner, context.vault, policy.routing, code)
         return code
     if code.state == HELD:
         planner.confirmation(VERIFY, code.id, code)

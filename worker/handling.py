@@ -137,7 +137,8 @@ def _lock_order(held: _Held) -> tuple[bool, bool, str, str, str]:
 
 def _end(context: Context, held: _Held) -> Mapping[str, Any]:
     if held.event is not None:
-        return event_handlers.apply(context, Stub(held.row.id, held.row.arrived_at), held.event)
+        stub = Stub(held.row.id, held.row.arrived_at, held.row.source)
+        return event_handlers.apply(context, stub, held.event)
     operators = context.policy.routing.operators()
     if held.row.state == QUARANTINED:
         context.planner.notice(

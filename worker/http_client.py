@@ -142,7 +142,7 @@ class HttpClient:
             HostRefused, NotSent, OutcomeUnknown: see the module.
         """
         total = self._total_timeout if timeout is None else timeout
-        target = self._admit(url)
+        target = self.admit(url)
         if params:
             target = target.copy_merge_params(params)
         wanted = {"user-agent": "codecatch", "accept": "*/*", "accept-encoding": "identity"}
@@ -156,26 +156,19 @@ class HttpClient:
             raise answer
         return answer
 
-    def check(self, url: str) -> None:
-        """Return if the URL is one that may be asked; nothing is sent.
-
-        Raises:
-            HostRefused: it is not.
-        """
-        self._admit(url)
-
     def close(self) -> None:
         """Close every connection; requests still in flight end as failures."""
         self._pool.close()
         self._network.resolver.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self, url: str) -> httpx2.URL:
+    def admit(self, url: str) -> httpx2.URL:
+        """The URL, if it is one that may be asked; raises :class:`HostRefused` if it is not."""
         try:
             target = httpx2.URL(url)
         except (httpx2.InvalidURL, UnicodeError):
             target = httpx2.URL()
         host = target.raw_host.decode("ascii")
-        # No name has a percent sign; it is where a URL without its slashes ends up.
+        # A percent sign is where a URL without its slashes ends up.
         if target.scheme not in ("http", "https") or not host or "%" in host:
             raise HostRefused("not an absolute http or https URL")
         if target.userinfo:
@@ -220,8 +213,7 @@ class HttpClient:
         return Response(answer.status, dict(httpx2.Headers(answer.headers).items()), bytes(body))
 
 
-# What an error of the library lets us conclude; the first row that fits counts. Only what kept a
-# connection from being made is told in the library's words: others may quote a header.
+# What an error lets us conclude; the first row that fits counts. Other words may quote a header.
 _FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
     (httpcore2.LocalProtocolError, NotSent, "the request cannot be written as HTTP"),
     (UnicodeError, NotSent, "the request cannot be written as HTTP"),

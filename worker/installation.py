@@ -44,7 +44,7 @@ def adopt() -> None:
     folder = data_dir()
     if not (folder / _SECRETS).exists():
         return
-    _fill({"DATABASE_URL": database_url(), **read_env(folder / _SECRETS)})
+    _fill({"DATABASE_URL": database_url(), **_spool(folder), **read_env(folder / _SECRETS)})
     if not os.environ.get("CELERY_BROKER_URL"):
         _fill(read_env(folder / _BROKER))
 
@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
     complete = {**missing, **kept}
     if complete != kept:
         write_env(folder / _SECRETS, complete)
-    _fill(complete)
+    _fill({**_spool(folder), **complete})
 
 
 def announce_broker(folder: Path, url: str) -> None:
@@ -100,6 +100,11 @@ def write_env(path: Path, values: Mapping[str, str]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _spool(folder: Path) -> dict[str, str]:
+    """Where events take shelter while an outside database is away."""
+    return {"SPOOL_DIR": str((folder / "spool").absolute())}
 
 
 def _first_key() -> str:

@@ -27,6 +27,10 @@ DONE = "done"
 DEAD = "dead"
 UNKNOWN = "unknown"
 
+# Orders that a code may still come for; spelled alike in queries, or SQLite would not see that an
+# index has them all.
+OPEN = text("status IN ('created', 'waiting')")
+
 
 class Order(SQLModel, table=True):
     """A number bought for one service; ``status`` is the furthest state reported.
@@ -36,7 +40,10 @@ class Order(SQLModel, table=True):
     """
 
     __tablename__ = "orders"
-    __table_args__ = (UniqueConstraint("provider", "order_id", name="uq_orders_order"),)
+    __table_args__ = (
+        UniqueConstraint("provider", "order_id", name="uq_orders_order"),
+        Index("ix_orders_open", "provider", sqlite_where=OPEN, postgresql_where=OPEN),
+    )
 
     id: str = Field(primary_key=True)
     provider: str
@@ -204,6 +211,42 @@ class DestinationState(SQLModel, table=True):
     spent_until: datetime | None = Field(default=None, sa_type=UtcTime)
     blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
     awaited_until: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class Reconciliation(FollowUp, table=True):
+    """Something to ask a provider about, again and again.
+
+    ``action`` is ``order`` (how an open order stands; in the order of ``deadline``, when it is
+    expected to end), ``history`` (the newest orders, back to ``place``, the newest of the last
+    whole pass; a pass under way is at ``page``, and began with ``head``) or ``subscriptions``
+    (how webhooks fare; ``place`` has the ids that the operators were warned about).
+    ``answered_at`` is when it last ended well, and ``failures`` how often it has not since.
+    """
+
+    __tablename__ = "reconciliations"
+    __table_args__ = (
+        UniqueConstraint("key", name="uq_reconciliations_key"),
+        Index(
+            "ix_reconciliations_open", "provider", "action", "deadline",
+            sqlite_where=text("wake_at IS NOT NULL"),
+            postgresql_where=text("wake_at IS NOT NULL"),
+        ),
+        *followup_indexes("reconciliations"),
+    )  # fmt: skip
+
+    id: str = Field(primary_key=True)
+    key: str
+    action: str
+    provider: str
+    order_id: str | None = Field(default=None)
+    deadline: datetime | None = Field(default=None, sa_type=UtcTime)
+    place: str | None = Field(default=None)
+    head: str | None = Field(default=None)
+    page: int = Field(default=1)
+    failures: int = Field(default=0)
+    error: str | None = Field(default=None)
+    created_at: datetime = Field(sa_type=UtcTime)
+    answered_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
 
 class Budget(SQLModel, table=True):

@@ -6,7 +6,7 @@ or left out here, before any of it leaves the database's side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +26,8 @@ from worker.messages import Notification
 from worker.models import Code, Delivery, Order
 
 _OURSELVES = "codecatch"
+# A text holds the code, and has no form that does not.
+_MASKED = {"phone_number": masks.phone, "code": masks.code}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,17 @@ def _secrets(
     opened = {
         "phone_number": phone_number,
         "code": codes.open_field(vault, code, "code") if code is not None else None,
+        "text": codes.open_field(vault, code, "text") if code is not None else None,
     }
-    if reveal == "masked":
-        masked = {"phone_number": masks.phone, "code": masks.code}
-        return {name: text and masked[name](text) for name, text in opened.items()}
-    return {**opened, "text": codes.open_field(vault, code, "text") if code is not None else None}
+    return shown(opened, reveal)
+
+
+def shown(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str | None]:
+    """What a destination may hold of a code, its text and its number, by their names."""
+    if reveal == "full":
+        return dict(secrets)
+    forms = _MASKED if reveal == "masked" else {}
+    return {name: forms[name](text) for name, text in secrets.items() if text and name in forms}
 
 
 def _look_up(session: Session, rows: Sequence[Delivery]) -> _Known:

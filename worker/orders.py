@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 from ulid import ULID
 
 from receiver.database import insert_once
@@ -44,12 +44,13 @@ def report(
         event_id=event_id,
         at=at,
         now=now,
+        swapped=swapped,
     )
     order.service = order.service or event.service
     order.country = order.country or event.country
     if event.phone_number:
         rank = (swapped, at, event_id)
-        _merge_number(session, vault, order, event.phone_number, rank)
+        merge_number(session, vault, order, event.phone_number, rank)
     order.updated_at = now
     session.flush()
     return order
@@ -111,17 +112,22 @@ def advance(
     event_id: str | None,
     at: datetime,
     now: datetime,
+    swapped: bool = False,
 ) -> None:
     """Move ``order`` to the state ``said`` if that is further, and record the step.
 
-    A swap is recorded even where the state stays: the number is what it changed.
+    Two things are recorded even where the state stays: a swap, for the number is what it changed,
+    and an unpaid end that the order had gone past already, under its own name as the kind.
     """
     before = order.status
     order.status = order_states.furthest(before, said)
     if order.status == order_states.CONFIRMED and order.confirmed_at is None:
         order.confirmed_at = at
-    if order.status == before and kind != "swapped":
-        return
+    if order.status == before:
+        outrun = said != before and said in order_states.UNPAID_ENDS
+        if not (outrun or swapped) or _is_recorded(session, order, event_id):
+            return
+        kind = said if outrun else kind
     insert_once(
         session,
         _TRANSITIONS,
@@ -138,7 +144,27 @@ def advance(
     )
 
 
-def _merge_number(
+def _is_recorded(session: Session, order: Order, event_id: str | None) -> bool:
+    """Whether the event has its row already: it may be applied again in a later state."""
+    if event_id is None:
+        return False
+    known = select(OrderTransition.id).where(
+        col(OrderTransition.order_ref) == order.id, col(OrderTransition.event_id) == event_id
+    )
+    return session.exec(known).first() is not None
+
+
+def ended_unpaid(session: Session, order: Order) -> bool:
+    """Whether anybody ever said that the order was cancelled or had expired."""
+    ends = order_states.UNPAID_ENDS
+    said = select(OrderTransition.id).where(
+        col(OrderTransition.order_ref) == order.id,
+        or_(col(OrderTransition.to_status).in_(ends), col(OrderTransition.kind).in_(ends)),
+    )
+    return session.exec(said.limit(1)).first() is not None
+
+
+def merge_number(
     session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
 ) -> None:
     """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from worker.http_client import HttpClient
 from worker.messages import Texts
 from worker.policy import Policy
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Subscribes, Vouches
 from worker.providers.registry import provider_apis
 from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
 
@@ -85,7 +86,7 @@ def connect_outside() -> Outside:
     for name, chosen in settings.items():
         _check_api(name, chosen, apis)
     policy = Policy(
-        confirming=frozenset(n for n, api in apis.items() if isinstance(api.client, Confirms)),
+        confirming=frozenset(n for n, api in apis.items() if api.client.can_confirm),
         verifying=frozenset(
             n
             for n, api in apis.items()
@@ -105,6 +106,25 @@ def connect_outside() -> Outside:
     )
 
 
+@contextmanager
+def connected_api(name: str) -> Iterator[Api]:
+    """One provider's API as the environment configures it, for as long as the block lasts.
+
+    Raises:
+        ConfigurationError: a variable is missing or cannot be used.
+    """
+    settings = {each: load(ApiSettings, f"{each}_") for each in provider_apis()}
+    if settings[name].api_key is None:
+        raise ConfigurationError(f"{name.upper()}_API_KEY: is required")
+    http = _asking(settings)
+    try:
+        apis = {name: Api(_client(name, http, settings[name]), settings[name])}
+        _check_api(name, settings[name], apis)
+        yield apis[name]
+    finally:
+        http.close()
+
+
 def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
     prefix, limits = name.upper(), provider_apis()[name].limits
     if chosen.verify_back == "on":
@@ -114,6 +134,13 @@ def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
             )
         if name not in apis:
             raise ConfigurationError(f"{prefix}_VERIFY_BACK: wants {prefix}_API_KEY as well")
+    if chosen.webhook_care == "on":
+        if not issubclass(provider_apis()[name], Subscribes):
+            raise ConfigurationError(
+                f"{prefix}_WEBHOOK_CARE: wants off: this API tells nothing of its webhooks"
+            )
+        if name not in apis:
+            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: wants {prefix}_API_KEY as well")
     if not chosen.rate_limits.keys() <= limits.keys():
         raise ConfigurationError(f"{prefix}_RATE_LIMITS: wants {'=…,'.join(limits)}=…")
 
@@ -151,14 +178,19 @@ def _client(name: str, http: HttpClient, settings: ApiSettings) -> ProviderApi:
 
 
 def _destination(declared: Declared, http: HttpClient) -> Destination:
-    surroundings = Surroundings(http, Texts(), os.environ)
+    try:
+        texts = Texts.of(declared.templates)
+    except ConfigurationError as error:
+        raise declared.source.at("templates").error(f"templates: {error}") from None
+    surroundings = Surroundings(http, texts, os.environ)
     try:
         return declared.kind.make(declared.policy.name, declared.options, surroundings)
     except ValueError as error:
         words = str(error)
     if declared.source.file is None:
         raise ConfigurationError(_of_the_environment(words))
-    declared.source.refuse(f"{declared.policy.name}: {words}")
+    option = words.partition(":")[0]
+    raise declared.source.at(option).error(f"{declared.policy.name}: {words}")
 
 
 def _of_the_environment(words: str) -> str:

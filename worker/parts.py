@@ -11,15 +11,15 @@ import uvicorn
 from receiver import logs, queue
 from receiver.errors import ConfigurationError
 from receiver.settings import LogSettings, WebSettings, load
+from receiver.web import server
 from receiver.web.app import create_app
 from worker import processes
+from worker.admin.settings import AdminSettings
 from worker.celery_app import PART, make_app
 from worker.runtime import connect
 
 # Threads that wait for the network cost little; each destination gets only a few of them.
 _SENDER_THREADS: Final = 16
-_KEEP_ALIVE_SECONDS: Final = 5
-_GRACE_SECONDS: Final = 15
 
 
 def run(part: str) -> None:
@@ -42,21 +42,8 @@ def web() -> None:
     settings = load(WebSettings)
     if settings.web_concurrency > 1:
         create_app()  # a wrong setting shows here, once, and not in each of the processes
-    uvicorn.run(
-        f"{__name__}:web_application",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.web_concurrency,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
+    server.allow_many_connections()
+    uvicorn.run(f"{__name__}:web_application", factory=True, **server.options(settings))
 
 
 def web_application() -> Callable[..., Awaitable[None]]:
@@ -64,6 +51,22 @@ def web_application() -> Callable[..., Awaitable[None]]:
     processes.die_with_parent()
     logs.configure(load(LogSettings), part="web")
     return create_app()
+
+
+def admin() -> None:
+    """Serve metrics to whoever has the token."""
+    settings = load(AdminSettings)
+    uvicorn.run(
+        "worker.admin.app:create_app",
+        factory=True,
+        host=settings.admin_host,
+        port=settings.admin_port,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
 
 
 def worker() -> None:
@@ -91,6 +94,7 @@ PARTS: Final[Mapping[str, Callable[[], None]]] = {
     "worker": worker,
     "sender": sender,
     "beat": beat,
+    "admin": admin,
 }
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from receiver.events import BalanceLow, SmsReceived
+from worker import masks
 
 # What is told where nothing else was chosen: everything but the steps of an order.
 TOLD_BY_DEFAULT: Final = frozenset({SmsReceived.type, BalanceLow.type})
+_LONGEST_PREFIX: Final = 8
 # What a route may look at, by the word that the configuration file has for it.
 MATCHED: Final[Mapping[str, str]] = {
     "provider": "provider",
@@ -41,10 +43,12 @@ class Match:
 
     A word's patterns are exact texts or globs (``*``, ``?``, ``[seq]``), in any case; one of them
     must fit, and what is not known of a subject fits none. A condition that names no type means
-    what is told by default: an order's steps are told only where they are asked for.
+    what is told by default: an order's steps are told only where they are asked for. ``words``
+    says it to a person, with whole numbers masked.
     """
 
-    patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict, repr=False)
+    words: str = "anything"
 
     @classmethod
     def of(cls, words: Mapping[str, Sequence[str]]) -> Match:
@@ -53,7 +57,9 @@ class Match:
         Raises:
             KeyError: no such word.
         """
-        return cls({MATCHED[word]: _any_of(patterns) for word, patterns in words.items()})
+        said = ", ".join(_said(word, any_of) for word, any_of in words.items())
+        compiled = {MATCHED[word]: _any_of(patterns) for word, patterns in words.items()}
+        return cls(compiled, said or cls().words)
 
     def fits(self, subject: Subject) -> bool:
         """Whether the condition holds."""
@@ -106,6 +112,16 @@ class Routing:
         """The destinations that hear of what needs a person."""
         told = self.destinations if self.told_of_trouble is None else self.told_of_trouble
         return sorted(told)
+
+
+def _said(word: str, patterns: Iterable[str]) -> str:
+    # The beginning of a number is a country or a network; a whole one is a secret.
+    masked = word == "phone"
+    shown = (
+        masks.phone(pattern) if masked and len(pattern) > _LONGEST_PREFIX else pattern
+        for pattern in patterns
+    )
+    return f"{word} {' or '.join(shown)}"
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -12,12 +12,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlmodel import SQLModel
 
-from receiver import heartbeats, inbox, index_key, rejections
+from receiver import heartbeats, inbox, index_key, rejections, spool
 from receiver.database import Database
 from worker import models
 
 # Every module that defines a table: importing them is what fills the metadata.
-_WITH_TABLES = (heartbeats, inbox, index_key, models, rejections)
+_WITH_TABLES = (heartbeats, inbox, index_key, models, rejections, spool)
 METADATA = SQLModel.metadata
 _MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number will do, as long as nobody else locks the same one.

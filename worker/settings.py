@@ -65,6 +65,7 @@ class ApiSettings(BaseSettings):
     rate_limit: int | None = Field(default=None, ge=1)
     rate_limits: Annotated[dict[str, PositiveInt], NoDecode, BeforeValidator(_limits)] = {}
     verify_back: Literal["auto", "on", "off"] = "auto"
+    webhook_care: Literal["on", "off"] = "off"
 
     def limit(self, budget: str, default: int) -> int:
         """How many calls of the class ``budget`` may be made in a minute."""

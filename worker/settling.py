@@ -7,7 +7,7 @@ and recorded in another. Whatever happened, the row says when it is next due, or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy import update
 from sqlmodel import Session
 
 from receiver.database import persist
-from worker import backoff, budgets, leases
+from worker import backoff, budgets, leases, turns
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.models import DEAD, PENDING, SENDING, UNKNOWN, Confirmation, table_of
@@ -27,11 +27,17 @@ from worker.runtime import Runtime
 CALL_SECONDS = 7.0
 LEASE = timedelta(seconds=CALL_SECONDS) + MARGIN
 MOST_ATTEMPTS = 15
-_RATE_LIMIT_PAUSE = 10.0
+RATE_LIMIT_PAUSE = 10.0
+# A row far back in line looks again after this many windows at the latest: the line may be shorter.
+_MOST_WINDOWS = 10
 _TABLE = table_of(Confirmation)
 _log = structlog.get_logger(__name__)
 
 Record = Callable[[Planner], None]
+
+
+def no_record(_: Planner) -> None:
+    """Nothing follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Outcome:
     """How one attempt ended.
 
     ``state`` is the end state, or None to be tried again after ``again``; ``record`` writes
-    what else follows, in the transaction that ends the row.
+    what else follows, in the transaction that lets go of the row.
     """
 
     state: str | None
@@ -47,7 +53,7 @@ class Outcome:
     again: timedelta | None = None
     unsure: bool = False
     block: timedelta | None = None
-    record: Record = field(default=lambda _: None)
+    record: Record = no_record
 
 
 class OutOfBudget(Exception):
@@ -76,9 +82,8 @@ class Task:
             LeaseLost: the row is no longer in this hand.
         """
         with self.runtime.database.transaction() as session:
+            budget = budgets.lock(session, budget_key(self.row.provider, self.budget))
             now = self.runtime.database.now(session)
-            key = budget_key(self.row.provider, self.budget)
-            budget = budgets.lock(session, key)
             until = budgets.available_at(budget, self.api.limit(self.budget), now)
             if until > now:
                 raise OutOfBudget(until)
@@ -92,32 +97,45 @@ def budget_key(provider: str, budget: str) -> str:
 
 
 def take(runtime: Runtime, row_id: str, call_of: Mapping[str, str]) -> Task | None:
-    """Pay for a call about the row and claim it; None if it is in hand, over, or unaffordable."""
+    """Pay for a call about the row, or about one whose turn it is before, and claim that.
+
+    None if the row is in hand, over or not due, or if no call can be paid.
+    """
     with runtime.database.transaction() as session:
         row = session.get(Confirmation, row_id)
-        if row is None:
+        if row is None or not turns.is_waiting(session, row, runtime.database.now(session)):
             return None
-        now = runtime.database.now(session)
         api = runtime.outside.apis.get(row.provider)
         if api is None:
-            _put_off(session, row_id, now + timedelta(seconds=60))
+            _put_off(session, row, runtime.database.now(session) + timedelta(seconds=60))
             return None
         budget_class = api.budget_of(call_of[row.action])
         budget = budgets.lock(session, budget_key(row.provider, budget_class))
-        until = budgets.available_at(budget, api.limit(budget_class), now)
-        if until > now:
-            _put_off(session, row_id, until)
+        now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
+        limit = api.limit(budget_class)
+        if budgets.available_at(budget, limit, now) > now:
+            place = turns.ahead(session, row, most=_MOST_WINDOWS * limit)
+            _put_off(session, row, budgets.available_at(budget, limit, now, ahead=place))
             return None
-        asked_since = row.asked_since or now
+        chosen = turns.first(session, row, now)
+        if chosen is None:
+            _put_off(session, row, now + turns.MOMENT)
+            return None
         won = leases.claim(
-            session, _TABLE, [row_id], now=now, lease=LEASE, state=SENDING, asked_since=asked_since
+            session,
+            _TABLE,
+            [chosen],
+            now=now,
+            lease=LEASE,
+            state=SENDING,
+            asked_since=turns.asked_since(now),
         )
         if not won:
             return None
         budgets.debit(budget, now)
-        session.refresh(row)
-        session.expunge(row)
-        return Task(runtime, api, budget_class, row, won[0])
+        taken = session.get_one(Confirmation, chosen, populate_existing=True)
+        session.expunge(taken)
+        return Task(runtime, api, budget_class, taken, won[0])
 
 
 def record(task: Task, outcome: Outcome) -> None:
@@ -148,18 +166,10 @@ def _write(task: Task, outcome: Outcome) -> Planner:
         planner = Planner(session, now)
         if outcome.block is not None:
             budgets.block(session, budget_key(row.provider, task.budget), now + outcome.block)
-        if outcome.state is None:
-            again = outcome.again or backoff.after(task.claimed.attempt)
-            leases.postpone(
-                session, _TABLE, task.claimed, now + again,
-                state=PENDING, error=outcome.error, unsure=outcome.unsure,
-            )  # fmt: skip
-            return planner
         # In the sequence in which events are handled: the order first, then this row.
         outcome.record(planner)
-        leases.finish(
-            session, _TABLE, task.claimed, state=outcome.state, error=outcome.error, done_at=now
-        )
+        again = outcome.again or backoff.after(task.claimed.attempt)
+        let_go(planner, task.claimed, outcome.state, outcome.error, again, unsure=outcome.unsure)
         if outcome.state in {DEAD, UNKNOWN}:
             planner.notice(
                 runtime.policy.routing.operators(),
@@ -172,11 +182,34 @@ def _write(task: Task, outcome: Outcome) -> Planner:
         return planner
 
 
+def let_go(
+    planner: Planner,
+    claimed: Claim,
+    state: str | None,
+    error: str | None,
+    again: timedelta,
+    *,
+    unsure: bool = False,
+) -> None:
+    """End a row in hand in ``state``, or have it tried ``again`` where there is none.
+
+    Raises:
+        LeaseLost: it is no longer in this hand.
+    """
+    session, now = planner.session, planner.now
+    if state is not None:
+        leases.finish(session, _TABLE, claimed, state=state, error=error, done_at=now)
+        return
+    leases.postpone(
+        session, _TABLE, claimed, now + again, state=PENDING, error=error, unsure=unsure
+    )
+
+
 def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     """What follows from an error that no rule of its own covers."""
     reason = str(error)
     if isinstance(error, RateLimited):
-        pause = timedelta(seconds=error.retry_after or _RATE_LIMIT_PAUSE)
+        pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
         return Outcome(None, reason, again=pause, block=pause, unsure=unsure)
     unsure = unsure or error.unknown
     if error.permanent:
@@ -187,11 +220,11 @@ def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     return Outcome(None, reason, again=again, unsure=unsure)
 
 
-def _put_off(session: Session, row_id: str, until: datetime) -> None:
+def _put_off(session: Session, row: Confirmation, until: datetime) -> None:
     """Nobody's row, not before ``until``: the sweep need not look at it until then."""
     statement = (
         update(_TABLE)
-        .where(_TABLE.c.id == row_id, _TABLE.c.lease_until.is_(None), _TABLE.c.wake_at.is_not(None))
+        .where(_TABLE.c.id == row.id, _TABLE.c.lease_until.is_(None), _TABLE.c.wake_at.is_not(None))
         .values(wake_at=until)
     )
     session.connection().execute(statement)

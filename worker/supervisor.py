@@ -25,12 +25,15 @@ from receiver.errors import ConfigurationError
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
 from worker import installation, processes, schema
+from worker.admin.settings import AdminSettings
 from worker.embedded_broker import EmbeddedBroker
 from worker.http_client import HttpClient, HttpError
 from worker.outside import connect_outside
 
 # In the order they are started; they are stopped together, and the broker after them.
 PARTS = ("web", "worker", "sender", "beat")
+# Only where it has a token.
+ADMIN = "admin"
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 25.0
 _TICK_SECONDS = 0.1
@@ -89,7 +92,10 @@ def up(say: Callable[[str], None]) -> None:
     os.umask(0o077)  # what is kept here is for its owner only
     os.environ[processes.SUPERVISED] = str(os.getpid())
     web = load(WebSettings)
-    _check_port(web.host, web.port)
+    _check_port("HOST", web.host, "PORT", web.port)
+    admin = load(AdminSettings)
+    if admin.admin_token is not None:
+        _check_port("ADMIN_HOST", admin.admin_host, "ADMIN_PORT", admin.admin_port)
     stopping = _catch_signals()
     children: list[_Child] = []
     with _only_one(folder):
@@ -119,10 +125,14 @@ def _start(
     schema.migrate(database, store.keys)
     index_key.open_vault(database, store.keys)
     database.dispose()
-    for name in PARTS:
+    for name in _wanted():
         start = _starter(name)
         children.append(_Child(name, start, start()))
     _introduce(folder, say)
+
+
+def _wanted() -> tuple[str, ...]:
+    return PARTS if load(AdminSettings).admin_token is None else (*PARTS, ADMIN)
 
 
 def _starter(name: str) -> Callable[[], subprocess.Popen[bytes]]:
@@ -204,7 +214,7 @@ def _check_settings() -> None:
     connect_outside().close()
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host_variable: str, host: str, port_variable: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -213,11 +223,11 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             if error.errno in {errno.EADDRINUSE, errno.EACCES}:
                 raise ConfigurationError(
-                    f"PORT: cannot listen on port {port} ({error.strerror}): "
-                    "stop what listens there, or set PORT to another"
+                    f"{port_variable}: cannot listen on port {port} ({error.strerror}): "
+                    f"stop what listens there, or set {port_variable} to another"
                 ) from None
             raise ConfigurationError(
-                f"HOST: wants an address of this machine ({error.strerror})"
+                f"{host_variable}: wants an address of this machine ({error.strerror})"
             ) from None
 
 

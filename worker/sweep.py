@@ -13,18 +13,20 @@ from receiver.database import Database
 from receiver.inbox import INBOX
 from receiver.queue import Waker
 from worker import leases
-from worker.models import Confirmation, Delivery, table_of
+from worker.models import Confirmation, Delivery, Reconciliation, table_of
 
 BATCH: Final = 1_000
 # How long a woken row is left alone before it is woken once more.
 AGAIN: Final = timedelta(seconds=5)
 _DELIVERIES: Final = table_of(Delivery)
-# Each kind of work with what its messages are grouped by, so that one destination's rows do not
-# wait behind another's.
+_RECONCILIATIONS: Final = table_of(Reconciliation)
+# Each kind of work with what its messages are grouped by, so that the rows of one destination, or
+# of one provider, do not wait behind another's.
 _WORK: Final = (
     (INBOX, queue.HANDLE_EVENTS, literal("")),
     (table_of(Confirmation), queue.CONFIRM_ORDERS, literal("")),
     (_DELIVERIES, queue.DELIVER, _DELIVERIES.c.destination),
+    (_RECONCILIATIONS, queue.RECONCILE, _RECONCILIATIONS.c.provider),
 )
 
 

@@ -7,6 +7,7 @@ from celery import shared_task
 from receiver import heartbeats, queue
 from worker import confirmations, deliveries, handling
 from worker import sweep as sweeping
+from worker.reconciliation import asking, plans
 from worker.runtime import process
 
 
@@ -26,6 +27,18 @@ def confirm_orders(ids: list[str]) -> None:
 def deliver(ids: list[str]) -> None:
     """Tell destinations."""
     deliveries.deliver(process.get(), ids)
+
+
+@shared_task(name=queue.RECONCILE)
+def reconcile(ids: list[str]) -> None:
+    """Ask providers what they know and we do not."""
+    asking.reconcile(process.get(), ids)
+
+
+@shared_task(name=queue.WATCH)
+def watch() -> None:
+    """See to it that every open order is asked for."""
+    plans.plan(process.get())
 
 
 @shared_task(name=queue.SWEEP)

@@ -8,21 +8,23 @@ contradicts the webhook does.
 from __future__ import annotations
 
 import hmac
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import update
-from sqlmodel import Session
 
 from receiver.errors import CodecatchError
 from receiver.events import SmsReceived
 from receiver.inbox import HANDLED, INBOX, QUARANTINED
 from receiver.vault import Vault
-from worker import codes, orders, settling
+from worker import codes, orders, settling, turns
 from worker.followups import Planner
-from worker.models import DEAD, DONE, HELD, READY, Code
+from worker.models import DEAD, DONE, HELD, READY, Code, Confirmation
 from worker.models import QUARANTINED as CODE_QUARANTINED
 from worker.order_states import CONFIRMED
-from worker.providers.capabilities import Vouches
+from worker.providers.capabilities import Answer, Vouches
 from worker.providers.errors import (
     InvalidRequest,
     NotFound,
@@ -31,50 +33,73 @@ from worker.providers.errors import (
     UnknownProviderError,
 )
 from worker.routing import Routing
+from worker.runtime import Runtime
 from worker.settling import Outcome, Task
 
 # How long the provider may say "not yet", or nothing at all.
 PATIENCE = timedelta(seconds=30)
-_PAUSE = timedelta(seconds=3)
+_PAUSE = turns.MOMENT
 _COMPLETED = "completed"
 # The same without a word that a document lists, as what stands before an API may answer.
 _DENIALS = frozenset({400, 404, 410, 422})
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What an answer means for a code: its state from now on, or None to ask once more."""
+
+    state: str | None
+    reason: str | None = None
+    verified: bool = False
+
+
+# Of the code that a webhook reported, and of whether the patience with the provider is over.
+_Judge = Callable[[str, bool], _Verdict]
+_UNHEARD = _Verdict(READY, "told without the provider's word")
+
+
 def verify(task: Task) -> Outcome:
-    """Ask once about the code of a row in hand; the table of answers is in the order below."""
+    """Ask once about the order of a row in hand; the answer counts for all its held codes."""
     client = task.api.client
     if not isinstance(client, Vouches):
         return Outcome(DEAD, f"the API of {task.row.provider} vouches for nothing")
-    try:
-        expected = _expected(task)
-    except CodecatchError as error:
-        return _quarantine(task, str(error))
-    if expected is None:  # released or discarded by a person meanwhile, or purged
+    with task.runtime.database.reading() as session:
+        now = task.runtime.database.now(session)
+        code = session.get(Code, task.row.code_id)
+        open_question = _judged(task.runtime, task.row, code, lambda *_: _Verdict(None), now)
+    if open_question is None:
         return Outcome(DONE)
+    if open_question.state is not None:
+        return _concluded(task, open_question)
     if task.claimed.given_up:
-        return _release(task, verified=False)
+        return _concluded(task, _UNHEARD)
+    judge: _Judge
     try:
-        answer = client.check(task.row.order_id)
-    except ProviderError as error:
-        return _unanswered(task, error)
-    if answer.status.lower() != _COMPLETED:
-        if _patience_over(task):
-            return _quarantine(task, "the provider still waits for a code")
-        return Outcome(None, "the provider has no code yet", again=_PAUSE)
-    if not _equal(answer.code, expected):
-        return _quarantine(task, "the provider reports another code")
-    return _release(task, verified=True)
-
-
-def _unanswered(task: Task, error: ProviderError) -> Outcome:
-    if _denies(error):
-        return _quarantine(task, "the provider knows no such order")
-    if isinstance(error, RateLimited):  # held until it can be asked
+        judge = partial(_of_answer, client.check(task.row.order_id))
+    except RateLimited as error:  # held until it can be asked
         return settling.after_error(task, error, unsure=False)
-    if _patience_over(task):
-        return _release(task, verified=False)
-    return Outcome(None, str(error), again=_PAUSE)
+    except ProviderError as error:
+        judge = partial(_of_error, error)
+    with task.runtime.database.reading() as session:
+        now = task.runtime.database.now(session)
+    own = _judged(task.runtime, task.row, code, judge, now)
+    return _concluded(task, own or open_question, judge)
+
+
+def _of_answer(answer: Answer, expected: str, patience_over: bool) -> _Verdict:
+    if answer.status.lower() != _COMPLETED:
+        if patience_over:
+            return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
+        return _Verdict(None, "the provider has no code yet")
+    if not _equal(answer.code, expected):
+        return _Verdict(CODE_QUARANTINED, "the provider reports another code")
+    return _Verdict(READY, verified=True)
+
+
+def _of_error(error: ProviderError, _: str, patience_over: bool) -> _Verdict:
+    if _denies(error):
+        return _Verdict(CODE_QUARANTINED, "the provider knows no such order")
+    return _UNHEARD if patience_over else _Verdict(None, str(error))
 
 
 def _denies(error: ProviderError) -> bool:
@@ -84,43 +109,71 @@ def _denies(error: ProviderError) -> bool:
     return isinstance(error, NotFound | InvalidRequest)
 
 
-def _expected(task: Task) -> str | None:
-    with task.runtime.database.reading() as session:
-        code = session.get(Code, task.row.code_id)
-        if code is None or code.state != HELD:
-            return None
-        return codes.open_field(task.runtime.vault, code, "code")
-
-
 def _equal(said: str | None, expected: str) -> bool:
     left, right = ((text or "").encode("utf-8", "surrogatepass") for text in (said, expected))
     return hmac.compare_digest(left, right)
 
 
-def _patience_over(task: Task) -> bool:
-    with task.runtime.database.reading() as session:
-        now = task.runtime.database.now(session)
-    return task.row.asked_since is not None and now - task.row.asked_since >= PATIENCE
+def _judged(
+    runtime: Runtime, row: Confirmation, code: Code | None, judge: _Judge, now: datetime
+) -> _Verdict | None:
+    """What ``judge`` says of a code; None if it was released, discarded or purged meanwhile."""
+    if code is None or code.state != HELD:
+        return None
+    try:
+        reported = codes.open_field(runtime.vault, code, "code")
+    except CodecatchError as error:
+        return _Verdict(CODE_QUARANTINED, str(error))
+    if reported is None:
+        return None
+    return judge(reported, row.asked_since is not None and now - row.asked_since >= PATIENCE)
 
 
-def _release(task: Task, *, verified: bool) -> Outcome:
-    routing = task.runtime.policy.routing
+def _concluded(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Outcome:
+    """What follows for the row in hand, and by ``judge`` for the others of its order."""
 
     def write(planner: Planner) -> None:
+        # In the sequence in which events are handled: the order first, then its codes.
         row = task.row
-        if verified:
-            order = orders.find_or_create(
-                planner.session, row.provider, row.order_id, now=planner.now
+        orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
+        _carry_out(planner, task.runtime, row, verdict)
+        if judge is None:
+            return
+        now, lease = planner.now, settling.LEASE
+        for other, claimed in turns.siblings(planner.session, row, now=now, lease=lease):
+            code = planner.session.get(Code, other.code_id, with_for_update=True)
+            shared = _judged(task.runtime, other, code, judge, now) or _Verdict(DONE)
+            _carry_out(planner, task.runtime, other, shared)
+            settling.let_go(
+                planner, claimed, None if shared.state is None else DONE, shared.reason, _PAUSE
             )
-            orders.advance(
-                planner.session, order, CONFIRMED,
-                kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
-            )  # fmt: skip
-            order.updated_at = planner.now
-        if _still_held(planner.session, row.code_id) is not None:
-            tell(planner, task.runtime.vault, routing, row.code_id, verified=verified)
 
-    return Outcome(DONE, None if verified else "told without the provider's word", record=write)
+    return Outcome(
+        None if verdict.state is None else DONE, verdict.reason, again=_PAUSE, record=write
+    )
+
+
+def _carry_out(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verdict) -> None:
+    if verdict.verified:
+        _finish_order(planner, row)
+    code = planner.session.get(Code, row.code_id, with_for_update=True)
+    if code is None or code.state != HELD:  # a person decided while the provider was asked
+        return
+    if verdict.state == READY:
+        routing = runtime.policy.routing
+        tell(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
+    elif verdict.state == CODE_QUARANTINED:
+        code.state = CODE_QUARANTINED
+        _quarantine_event(planner, runtime.policy.routing, row, verdict.reason)
+
+
+def _finish_order(planner: Planner, row: Confirmation) -> None:
+    order = orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
+    orders.advance(
+        planner.session, order, CONFIRMED,
+        kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
+    )  # fmt: skip
+    order.updated_at = planner.now
 
 
 def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, verified: bool) -> None:
@@ -139,33 +192,34 @@ def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, veri
     )
 
 
-def _quarantine(task: Task, reason: str) -> Outcome:
-    def write(planner: Planner) -> None:
-        code = _still_held(planner.session, task.row.code_id)
-        if code is None:
-            return
-        code.state = CODE_QUARANTINED
-        _mark_event(planner.session, task.row.event_id, reason)
-        planner.notice(
-            task.runtime.policy.routing.operators(),
-            "quarantined",
-            event_id=task.row.event_id,
-            detail=f"A code of {task.row.provider} was quarantined: {reason}. Look: "
-            "codecatch events list --state quarantined",
-        )
+def vouched_for(planner: Planner, vault: Vault, routing: Routing, code: Code) -> None:
+    """The provider itself has named the code meanwhile: if it was kept back, it is told.
 
-    return Outcome(DONE, reason, record=write)
-
-
-def _still_held(session: Session, code_id: str) -> Code | None:
-    """The code, locked, unless a person has decided about it while the provider was asked."""
-    code = session.get(Code, code_id, with_for_update=True)
-    return code if code is not None and code.state == HELD else None
-
-
-def _mark_event(session: Session, event_id: str, reason: str) -> None:
-    session.connection().execute(
+    What a person has discarded stays so.
+    """
+    locked = planner.session.get(Code, code.id, with_for_update=True, populate_existing=True)
+    if locked is None or locked.state not in {HELD, CODE_QUARANTINED}:
+        return
+    tell(planner, vault, routing, locked.id, verified=True)
+    planner.session.connection().execute(
         update(INBOX)
-        .where(INBOX.c.id == event_id, INBOX.c.state == HANDLED)
+        .where(INBOX.c.id == locked.event_id, INBOX.c.state == QUARANTINED)
+        .values(state=HANDLED, error=None)
+    )
+
+
+def _quarantine_event(
+    planner: Planner, routing: Routing, row: Confirmation, reason: str | None
+) -> None:
+    planner.session.connection().execute(
+        update(INBOX)
+        .where(INBOX.c.id == row.event_id, INBOX.c.state == HANDLED)
         .values(state=QUARANTINED, error=reason)
+    )
+    planner.notice(
+        routing.operators(),
+        "quarantined",
+        event_id=row.event_id,
+        detail=f"A code of {row.provider} was quarantined: {reason}. Look: "
+        "codecatch events list --state quarantined",
     )

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings
 
 from receiver.errors import MalformedPayload
 from receiver.events import Event, UnknownEvent
+from receiver.settings import Networks
 
 Payload = Mapping[str, Any]
 LONGEST_NAME = 200
@@ -45,12 +46,13 @@ class Provider(abc.ABC):
     """A sender of webhooks.
 
     ``settings_type`` reads its own variables from the environment. ``path_token`` says whether
-    its URL may end in a token.
+    its URL may end in a token. ``allowed_addresses`` are those it may send from; none: any.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[BaseSettings]]
     path_token: ClassVar[bool] = False
+    allowed_addresses: Networks = ()
 
     @abc.abstractmethod
     def __init__(self, settings: Any) -> None: ...
@@ -68,6 +70,14 @@ class Provider(abc.ABC):
             InvalidSignature: the provider did not send it.
             ProviderNotConfigured: nobody can tell.
         """
+
+    def explain(self, request: WebhookRequest) -> str | None:
+        """What the owner may have set up wrongly, if that is why ``request`` is not authentic.
+
+        In words for the owner, with what to do, and without a part of any secret. It may cost a
+        few milliseconds: it is asked seldom, and only after :meth:`authenticate` has failed.
+        """
+        return None
 
     @classmethod
     @abc.abstractmethod

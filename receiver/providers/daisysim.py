@@ -25,12 +25,13 @@ from receiver.providers.base import (
     time_of,
     unknown,
 )
-from receiver.settings import Secrets
+from receiver.settings import Networks, Secrets
 
 _TOKEN_HEADER = b"x-codecatch-token"
 _SHORTEST_TOKEN = 16
 # What a URL's path can hold as it is (RFC 3986, pchar): others would not come back as written.
 _TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_SHORTEST_TOKEN},}}")
+_AROUND = b" \t\"'<>"
 _CODE_RECEIVED = "code.received"
 
 
@@ -38,6 +39,7 @@ class DaisySIMSettings(BaseSettings):
     """What the receiver needs to know its DaisySIM webhooks."""
 
     daisysim_webhook_tokens: Annotated[Secrets, NoDecode] = ()
+    daisysim_allowed_addresses: Annotated[Networks, NoDecode] = ()
 
     @field_validator("daisysim_webhook_tokens")
     @classmethod
@@ -62,6 +64,7 @@ class DaisySIM(Provider):
             token.get_secret_value().encode("utf-8", "surrogateescape")
             for token in settings.daisysim_webhook_tokens
         ]
+        self.allowed_addresses = settings.daisysim_allowed_addresses
 
     @property
     def configured(self) -> bool:  # noqa: D102
@@ -70,15 +73,38 @@ class DaisySIM(Provider):
     def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:  # noqa: D102
         if not self._tokens:
             raise ProviderNotConfigured("DAISYSIM_WEBHOOK_TOKENS is empty")
-        given = request.values(_TOKEN_HEADER)
-        if request.token is not None:
-            given = [*given, request.token.encode("utf-8", "surrogateescape")]
+        given = _tokens(request)
         if len(given) != 1:
-            raise InvalidSignature("no token" if not given else "more than one token")
+            raise InvalidSignature(
+                "more than one token: leave it in the URL or in X-Codecatch-Token"
+                if given
+                else "no token: the URL ends in one, or a proxy adds it as X-Codecatch-Token"
+            )
         matches = [hmac.compare_digest(given[0], token) for token in self._tokens]
         if not any(matches):
             raise InvalidSignature("the token is not one of DAISYSIM_WEBHOOK_TOKENS")
         return ()
+
+    def explain(self, request: WebhookRequest) -> str | None:  # noqa: D102
+        given = _tokens(request)
+        if len(given) != 1:
+            return None
+        token, alike = given[0], hmac.compare_digest
+        likenesses = {
+            "in other letters": [alike(token.lower(), known.lower()) for known in self._tokens],
+            "with something around it": [alike(token.strip(_AROUND), t) for t in self._tokens],
+            "cut short": [
+                len(token) >= _SHORTEST_TOKEN // 2 and alike(token, known[: len(token)])
+                for known in self._tokens
+            ],
+        }
+        for likeness, fits in likenesses.items():
+            if any(fits):
+                return (
+                    f"the token is one of DAISYSIM_WEBHOOK_TOKENS, but {likeness}: paste the URL "
+                    "into DaisySIM's settings again"
+                )
+        return None
 
     @classmethod
     def event_key(cls, payload: Payload) -> str | None:  # noqa: ARG003, D102
@@ -98,3 +124,10 @@ class DaisySIM(Provider):
             service=label_of(payload, "service"),
             code=identifier_of(payload, "code"),
         )
+
+
+def _tokens(request: WebhookRequest) -> list[bytes]:
+    given = request.values(_TOKEN_HEADER)
+    if request.token is not None:
+        given = [*given, request.token.encode("utf-8", "surrogateescape")]
+    return given

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode
 
-from receiver import signatures
+from receiver import clues, signatures
 from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
 from receiver.events import (
     BalanceDeposited,
@@ -41,7 +41,7 @@ from receiver.providers.base import (
     time_of,
     unknown,
 )
-from receiver.settings import Secrets
+from receiver.settings import Networks, Secrets
 
 _SIGNATURE_HEADERS = (b"x-virtualsms-signature", b"x-signature")
 _TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
@@ -56,6 +56,7 @@ class VirtualSMSSettings(BaseSettings):
 
     virtualsms_webhook_secrets: Annotated[Secrets, NoDecode] = ()
     virtualsms_timestamp_tolerance: int = Field(default=0, ge=0)
+    virtualsms_allowed_addresses: Annotated[Networks, NoDecode] = ()
 
 
 class VirtualSMS(Provider):
@@ -70,6 +71,7 @@ class VirtualSMS(Provider):
             for secret in settings.virtualsms_webhook_secrets
         ]
         self._tolerance = settings.virtualsms_timestamp_tolerance
+        self.allowed_addresses = settings.virtualsms_allowed_addresses
 
     @property
     def configured(self) -> bool:  # noqa: D102
@@ -78,9 +80,13 @@ class VirtualSMS(Provider):
     def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:  # noqa: D102
         if not self._secrets:
             raise ProviderNotConfigured("VIRTUALSMS_WEBHOOK_SECRETS is empty")
-        given = [value for header in _SIGNATURE_HEADERS for value in request.values(header)]
-        signatures.verify(request.body, given, self._secrets)
+        signatures.verify(request.body, _signatures(request), self._secrets)
         return self._check_timestamp(request)
+
+    def explain(self, request: WebhookRequest) -> str | None:  # noqa: D102
+        return clues.explain(
+            request.body, _signatures(request), self._secrets, "VIRTUALSMS_WEBHOOK_SECRETS"
+        )
 
     def _check_timestamp(self, request: WebhookRequest) -> tuple[str, ...]:
         # The signature does not cover the timestamp: a stale one proves nothing, and refusing
@@ -89,8 +95,10 @@ class VirtualSMS(Provider):
         if age is None:
             return ()
         if self._tolerance and abs(age) > self._tolerance:
+            side = "behind" if age > 0 else "ahead of"
             raise InvalidSignature(
-                "X-VirtualSMS-Timestamp is outside VIRTUALSMS_TIMESTAMP_TOLERANCE"
+                f"X-VirtualSMS-Timestamp is more than VIRTUALSMS_TIMESTAMP_TOLERANCE {side} our "
+                "clock: set the clock, or the tolerance to 0"
             )
         if abs(age) > _FRESH_SECONDS:
             return (f"X-VirtualSMS-Timestamp is {age:.0f} s behind our clock",)
@@ -120,6 +128,10 @@ class VirtualSMS(Provider):
         if reader is None:
             return unknown(_PROVIDER, fields, at, name, codes=("code", "sms_code", "full_text"))
         return reader(fields, at)
+
+
+def _signatures(request: WebhookRequest) -> list[bytes]:
+    return [value for header in _SIGNATURE_HEADERS for value in request.values(header)]
 
 
 def _age(values: list[bytes], at: datetime) -> float | None:

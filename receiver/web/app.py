@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
@@ -11,15 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import index_key, queue
-from receiver.database import Database
+from receiver import index_key, queue, spool
+from receiver.database import TROUBLE, Database
+from receiver.drain import Drain
 from receiver.errors import ConfigurationError
 from receiver.intake import Intake
 from receiver.providers import registry
 from receiver.providers.base import Provider
 from receiver.rejections import Rejections
-from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
+from receiver.spool import Shelter
+from receiver.vault import Vault
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
+from receiver.web.failures import Failures
 from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
@@ -38,30 +43,37 @@ def create_app() -> Starlette:
     if broker_url is None:
         raise ConfigurationError("REDIS_URL: is required")
     providers = [provider(load(provider.settings_type)) for provider in registry().values()]
-    database = Database(store.url)
+    database, spool_dir = Database(store.url), load(SpoolSettings).spool_dir
     try:
-        vault = index_key.open_vault(database, store.keys)
+        vault = _open_vault(database, store, spool_dir)
     finally:
         database.dispose()  # nothing stays open unless the application is served
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         waker = queue.Waker(queue.celery_app(broker_url))
-        services = Services(
-            intake=Intake(database, vault),
-            waker=waker,
-            rejections=Rejections(database, vault),
-            readiness=Readiness(database, waker),
-        )
-        app.state.services = services
-        services.rejections.start()
-        try:
+        async with AsyncExitStack() as closing:
+            closing.callback(database.dispose)
+            closing.callback(waker.close)
+            shelter = Shelter(spool_dir) if spool_dir is not None else None
+            intake = Intake(database, vault, shelter)
+            if shelter is not None:
+                closing.callback(shelter.close)
+                drain = Drain(shelter, database, intake, waker)
+                closing.push_async_callback(drain.close)
+                drain.start()
+            rejections = Rejections(database, vault)
+            closing.push_async_callback(rejections.close)
+            rejections.start()
+            closing.callback(intake.close)
+            app.state.services = Services(
+                intake=intake,
+                waker=waker,
+                rejections=rejections,
+                failures=Failures(),
+                readiness=Readiness(database, waker, shelters=shelter is not None),
+            )
             yield
-        finally:
-            services.intake.close()
-            await services.rejections.close()
-            waker.close()
-            database.dispose()
 
     for provider in providers:
         if not provider.configured:
@@ -79,6 +91,21 @@ def create_app() -> Starlette:
     # A redirect would turn a POST into a GET, and the event would be lost on the way.
     app.router.redirect_slashes = False
     return app
+
+
+def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None) -> Vault:
+    """The database's vault; while it is away, the one that is remembered beside the spool."""
+    try:
+        sealed = index_key.sealed(database)
+    except TROUBLE as error:
+        kept = spool.kept_index_key(spool_dir) if spool_dir is not None else None
+        if kept is None:
+            raise
+        _log.warning("database.away_at_start", error=type(error).__name__)
+        return index_key.unseal(kept, store.keys)
+    if spool_dir is not None:
+        spool.keep_index_key(spool_dir, sealed)
+    return index_key.unseal(sealed, store.keys)
 
 
 def _routes(provider: Provider) -> list[Route]:

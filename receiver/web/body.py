@@ -6,7 +6,8 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from receiver.errors import BodyTooSlow, PayloadTooLarge, UnsupportedEncoding
+from receiver.errors import BodyTooSlow, CodecatchError, PayloadTooLarge, UnsupportedEncoding
+from receiver.web.problems import REFUSAL
 
 LARGEST_BODY = 64 * 1024
 DEADLINE_SECONDS = 5.0
@@ -16,12 +17,14 @@ async def read_body(request: Request) -> bytes:
     """The raw body, byte for byte what was signed.
 
     Raises:
-        UnsupportedEncoding: it has a content encoding.
+        UnsupportedEncoding: it has a content encoding, or a transfer encoding besides chunked.
         PayloadTooLarge: it is over 64 KiB, by its announced or by its real length.
         BodyTooSlow: it was not whole within 5 seconds.
+        CodecatchError: the protocol refused the rest of it, and has answered so.
     """
     encodings = {name.strip().lower() for name in request.headers.getlist("content-encoding")}
-    if encodings - {"", "identity"}:
+    transfer = request.headers.get("transfer-encoding", "chunked").strip().lower()
+    if encodings - {"", "identity"} or transfer != "chunked":
         raise UnsupportedEncoding(
             "a content encoding is not accepted: send the body as it was signed"
         )
@@ -38,5 +41,6 @@ async def read_body(request: Request) -> bytes:
     except TimeoutError:
         raise BodyTooSlow(f"the body was not whole within {DEADLINE_SECONDS:.0f} s") from None
     except ClientDisconnect:
-        raise BodyTooSlow("the sender hung up before the body was whole") from None
+        refusal: CodecatchError | None = request.scope["state"].get(REFUSAL)
+        raise refusal or BodyTooSlow("the sender hung up before the body was whole") from None
     return bytes(body)

@@ -12,6 +12,8 @@ _log = structlog.get_logger("receiver.access")
 _ANSWER_TO_A_BUG = 503
 # Asked every few seconds by whoever supervises us: only trouble is worth a line.
 _QUIET_ROUTES = {"healthz", "readyz"}
+# Who guesses without end must not fill the disk; the first guesses of each minute are logged.
+_QUIET_STATUS = 429
 
 
 class AccessLog:
@@ -52,7 +54,7 @@ class AccessLog:
 def _write_line(method: str, status: int, ms: float, details: dict[str, object]) -> None:
     route = details.pop("route", "other")
     good = 0 < status < 400
-    if route in _QUIET_ROUTES and good:
+    if (route in _QUIET_ROUTES and good) or status == _QUIET_STATUS:
         return
     log = _log.info if good else _log.warning
     log("request.answered", method=method, route=route, status=status, ms=ms, **details)

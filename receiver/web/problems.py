@@ -11,18 +11,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from receiver.errors import (
+    AddressNotAllowed,
     BodyTooSlow,
     CodecatchError,
+    HeadersTooLarge,
+    HeadersTooSlow,
     InvalidSignature,
     MalformedPayload,
+    MalformedRequest,
     PayloadTooLarge,
     ProviderNotConfigured,
     StoreUnavailable,
+    TooManyFailures,
     UnsupportedEncoding,
 )
 
-RETRY_AFTER_SECONDS = 5
+MEDIA_TYPE = "application/problem+json"
+# Where the protocol leaves its own refusal of a request that the application is reading.
+REFUSAL = "refusal"
+_RETRY_AFTER_SECONDS = {HTTPStatus.SERVICE_UNAVAILABLE: 5, HTTPStatus.TOO_MANY_REQUESTS: 60}
 _BODY_UNREAD = {
+    HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -31,10 +40,15 @@ _log = structlog.get_logger(__name__)
 
 _STATUS: Mapping[type[CodecatchError], int] = {
     MalformedPayload: 400,
+    MalformedRequest: 400,
     InvalidSignature: 401,
+    AddressNotAllowed: 403,
     BodyTooSlow: 408,
+    HeadersTooSlow: 408,
     PayloadTooLarge: 413,
     UnsupportedEncoding: 415,
+    TooManyFailures: 429,
+    HeadersTooLarge: 431,
     ProviderNotConfigured: 503,
     StoreUnavailable: 503,
 }
@@ -42,6 +56,7 @@ _STATUS: Mapping[type[CodecatchError], int] = {
 # that leaves the house; the operator finds the reason in the log and in `rejected list`.
 _PUBLIC_DETAIL: Mapping[type[CodecatchError], str] = {
     InvalidSignature: "the request could not be authenticated",
+    AddressNotAllowed: "the request is not allowed",
     ProviderNotConfigured: "this provider's webhooks cannot be verified yet",
 }
 
@@ -51,21 +66,25 @@ def status_of(error: CodecatchError) -> int:
     return _STATUS.get(type(error), 500)
 
 
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+def document(status: int, detail: str) -> dict[str, object]:
     """A problem document of the generic type: its title is the status' own."""
-    content = {
+    return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem document as an answer, with the headers that its status calls for."""
     all_headers = dict(headers or {})
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        all_headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    if status in _RETRY_AFTER_SECONDS:
+        all_headers.setdefault("Retry-After", str(_RETRY_AFTER_SECONDS[HTTPStatus(status)]))
     if status in _BODY_UNREAD:
         # The rest of the body is still on its way, and nobody will read it.
         all_headers["Connection"] = "close"
-    return JSONResponse(content, status, all_headers, media_type="application/problem+json")
+    return JSONResponse(document(status, detail), status, all_headers, media_type=MEDIA_TYPE)
 
 
 def refuse(error: CodecatchError) -> Response:

@@ -18,9 +18,13 @@ _Answer = TypeVar("_Answer")
 
 
 class Readiness:
-    """What the database and the broker say of themselves."""
+    """What the database and the broker say of themselves.
 
-    def __init__(self, database: Database, waker: Waker) -> None:
+    ``shelters`` says whether webhooks are taken while the database is away.
+    """
+
+    def __init__(self, database: Database, waker: Waker, *, shelters: bool = False) -> None:
+        self.shelters = shelters
         self._store = _Question(partial(_check_store, database), otherwise=(False, False))
         self._broker = _Question(partial(queue.reachable, waker.app), otherwise=False)
 

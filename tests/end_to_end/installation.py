@@ -111,8 +111,8 @@ def _confirmed(request: Request) -> Reply:
 class Installation:
     """``codecatch up`` in a directory of its own; :meth:`start` returns when it is ready."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, settings: Mapping[str, str], port: int | None = None) -> None:
+        self.port = port or free_port()
         self.folder = folder
         self._settings = {"PORT": str(self.port), "LOG_FORMAT": "json", **settings}
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,11 +16,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
-from receiver import clock, database, inbox, intake
+from receiver import clock, database, inbox, intake, spool
 from receiver.errors import StoreUnavailable
-from receiver.inbox import Arrival, InboxEvent, Stored
+from receiver.inbox import Arrival, Entry, InboxEvent, Stored
 from receiver.intake import Intake
-from receiver.vault import Vault
+from receiver.spool import Shelter
 from tests.receiver.conftest import Log
 from tests.receiver.locks import inbox_locked
 from tests.support.stores import Store, open_store
@@ -26,7 +28,7 @@ from tests.support.waiting import eventually
 
 # No text encoding takes half a surrogate pair, so no database takes this key.
 POISON = "\ud800"
-Batches = list[list[str | None]]
+Batches = list[list[str]]
 
 
 def arrival(key: str | None, body: bytes = b"{}") -> Arrival:
@@ -52,13 +54,13 @@ def taken(store: Store) -> Iterator[Intake]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     """The keys of every transaction that is tried."""
     seen: Batches = []
-    really = inbox.store_many
+    really = inbox.store
 
-    def watched(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
-        seen.append([arrival.key for arrival in arrivals])
-        return really(session, vault, arrivals)
+    def watched(session: Session, entries: Sequence[Entry]) -> list[Stored]:
+        seen.append([entry.place[1] for entry in entries])
+        return really(session, entries)
 
-    monkeypatch.setattr(inbox, "store_many", watched)
+    monkeypatch.setattr(inbox, "store", watched)
     return seen
 
 
@@ -226,7 +228,7 @@ def test_a_failure_that_nobody_waits_for_makes_no_noise(
         go_on.wait(10)
         raise RuntimeError
 
-    monkeypatch.setattr(inbox, "store_many", broken)
+    monkeypatch.setattr(inbox, "store", broken)
 
     async def story() -> None:
         storing = asyncio.create_task(taken.store(arrival("evt_1")))
@@ -252,6 +254,34 @@ def test_even_a_broken_writer_answers(
     outcomes = run(store_all(taken, [arrival(str(number)) for number in range(5)]))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert {line["error"] for line in log.of("intake.write_broke")} == {"RuntimeError"}
+
+
+@pytest.mark.parametrize("sheltered", [False, True])
+def test_a_disk_that_fails_to_flush_ends_the_process(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sheltered: bool
+) -> None:
+    """The event is refused or sheltered, never taken for stored, and the process starts afresh."""
+    stops: list[int] = []
+    shelter = Shelter(tmp_path / "spool") if sheltered else None
+    taken = Intake(sqlite_store.database, sqlite_store.vault, shelter, lambda: stops.append(1))
+    really = inbox.store
+
+    def store(session: Session, entries: Sequence[Entry]) -> list[Stored]:
+        if session.connection().engine.url == sqlite_store.database.engine.url:
+            broken = sqlite3.OperationalError("disk I/O error")
+            broken.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise OperationalError("INSERT", {}, broken)
+        return really(session, entries)
+
+    monkeypatch.setattr(inbox, "store", store)
+    (outcome,) = run(store_all(taken, [arrival("evt_1")]))
+    taken.close()
+    assert isinstance(outcome, Stored if sheltered else StoreUnavailable)
+    assert stops == [1]
+    assert kept(sqlite_store) == {}
+    if shelter is not None:
+        assert spool.depth(tmp_path / "spool") == 1
+        shelter.close()
 
 
 def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None:
@@ -368,7 +398,7 @@ def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.M
         attempts.append(1)
         raise OperationalError("INSERT", {}, Deadlock())
 
-    monkeypatch.setattr(inbox, "store_many", deadlocked)
+    monkeypatch.setattr(inbox, "store", deadlocked)
     with pytest.raises(StoreUnavailable):
         run(taken.store(arrival("evt_1")))
     assert len(attempts) == 3

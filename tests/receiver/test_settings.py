@@ -8,6 +8,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from receiver.errors import ConfigurationError
+from receiver.providers.daisysim import DaisySIMSettings
 from receiver.providers.virtualsms import VirtualSMSSettings
 from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
 
@@ -56,6 +57,11 @@ def test_a_required_variable_is_named(
         (BrokerSettings, "REDIS_URL", f"redis://h:{SECRET}/0", "redis://HOST:PORT/0"),
         (BrokerSettings, "REDIS_URL", "redis://h:1/0;redis://h:x/0", "redis://HOST:PORT/0"),
         (BrokerSettings, "CELERY_BROKER_URL", SECRET, "redis://HOST:PORT/0"),
+        (WebSettings, "FORWARDED_ALLOW_IPS", SECRET, "addresses or networks"),
+        (WebSettings, "FORWARDED_ALLOW_IPS", "*", "addresses or networks"),
+        (WebSettings, "FORWARDED_ALLOW_IPS", "192.0.2.1/24", "addresses or networks"),
+        (VirtualSMSSettings, "VIRTUALSMS_ALLOWED_ADDRESSES", SECRET, "addresses or networks"),
+        (DaisySIMSettings, "DAISYSIM_ALLOWED_ADDRESSES", f"::1,{SECRET}", "addresses or networks"),
         (BrokerSettings, "CELERY_BROKER_URL", "memory://", "redis://HOST:PORT/0"),
         (WebSettings, "PORT", SECRET, "integer"),
         (WebSettings, "PORT", "65536", "a number less than or equal to 65535"),
@@ -106,6 +112,25 @@ def test_good_values_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.keys == [bytes(32)]
     assert SECRET not in f"{settings} {settings!r}"
     assert KEY not in f"{settings} {settings!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "networks"),
+    [
+        (None, []),
+        ("", []),
+        (" , ", []),
+        ("192.0.2.1", ["192.0.2.1/32"]),
+        ("192.0.2.0/24, 2001:db8::/32,::1", ["192.0.2.0/24", "2001:db8::/32", "::1/128"]),
+    ],
+)
+def test_networks_are_read(
+    value: str | None, networks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Addresses and networks of both kinds, one or many; none unless named."""
+    if value is not None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", value)
+    assert [str(network) for network in load(WebSettings).forwarded_allow_ips] == networks
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,7 +16,9 @@ from sqlalchemy import text
 from receiver.inbox import InboxEvent
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
+from tests.support.webhooks import Webhook
 from tests.worker.support import (
     CONFIRM_PATH,
     HOUR,
@@ -39,12 +41,11 @@ from tests.worker.support import (
     receive,
     settle,
 )
-from worker import codes, confirmations, handling, leases, settling
+from worker import budgets, codes, confirmations, handling, leases, settling
 from worker.http_client import HttpClient
 from worker.leases import LeaseLost
 from worker.models import Budget, Confirmation, Delivery, Order, OrderTransition, table_of
 from worker.outside import Api
-from worker.providers.daisysim import DaisySIM
 from worker.providers.errors import ProviderOutcomeUnknown
 from worker.providers.virtualsms import VirtualSMS
 from worker.runtime import Runtime
@@ -126,50 +127,152 @@ def test_an_order_that_the_provider_reported_as_confirmed(world: World, made: Ru
     assert world.api.requests() == []
 
 
-ENDS = {
-    "already confirmed": (problem(409, "order-already-confirmed"), "done", None, "confirmed"),
-    "expired": (problem(410, "order-expired"), "dead", "order-expired", "received"),
-    "not found": (problem(404, "order-not-found"), "dead", "order-not-found", "received"),
-    "no reason": (Reply(status=404), "dead", "404", "received"),
-    "invalid": (problem(400, "validation"), "dead", "validation", "received"),
-}
+@dataclass(frozen=True)
+class Ending:
+    """What an answer to the first call leads to, and what the second attempt then does."""
+
+    reply: Reply | None
+    state: str
+    reason: str = ""
+    unsure: bool = False
+    order: str = "received"
+    pause: tuple[float, float] = (0, 5)
+    then: tuple[str, ...] = ()
+
+
+AT_ONCE, ASK_FIRST = ("POST",), ("GET",)
+ENDINGS = {
+    "agreed": Ending(Reply(json=CONFIRMED), "done", order="confirmed"),
+    "409": Ending(problem(409, "order-already-confirmed"), "done", order="confirmed"),
+    "409 of another kind": Ending(problem(409, "order-cancelled"), "dead", "order-cancelled"),
+    "410": Ending(problem(410, "order-expired"), "dead", "order-expired"),
+    "404": Ending(problem(404, "order-not-found"), "dead", "order-not-found"),
+    "404 without a word": Ending(Reply(status=404), "dead", "404"),
+    "400": Ending(problem(400, "validation"), "dead", "validation"),
+    "402": Ending(problem(402, "insufficient-balance"), "pending", "402", pause=(299, 300),
+                  then=AT_ONCE),
+    "401": Ending(problem(401, "unauthorized"), "pending", "401", pause=(299, 300), then=AT_ONCE),
+    "425": Ending(Reply(status=425), "pending", "425", then=AT_ONCE),
+    "429": Ending(problem(429, "rate-limited", Retry_After="90"), "pending", "429", pause=(85, 90),
+                  then=AT_ONCE),
+    "500": Ending(Reply(status=500), "pending", "500", unsure=True, then=ASK_FIRST),
+    "502 of a proxy": Ending(Reply(status=502, body=b"<html>"), "pending", "502", unsure=True,
+                             then=ASK_FIRST),
+    "503": Ending(problem(503, "no-stock", Retry_After="120"), "pending", "503",
+                  pause=(115, 120), then=AT_ONCE),
+    "no answer in time": Ending(Reply(json=CONFIRMED, hang=5), "pending", "in time", unsure=True,
+                                then=ASK_FIRST),
+    "cut": Ending(Reply(cut=True), "pending", "cut", unsure=True, then=ASK_FIRST),
+    "half an answer": Ending(Reply(json=CONFIRMED, truncate=True), "pending", "cut", unsure=True,
+                             then=ASK_FIRST),
+    "no connection": Ending(None, "pending", "refused", then=AT_ONCE),
+}  # fmt: skip
 
 
 @on_sqlite
-@pytest.mark.parametrize("case", ENDS)
-def test_an_answer_that_settles_it(world: World, made: Runtime, case: str) -> None:
-    """One call, an end state, and the reason where it is dead."""
-    reply, state, reason, status = ENDS[case]
-    world.api.once("POST", CONFIRM_PATH, reply)
+@pytest.mark.parametrize("case", ENDINGS)
+def test_every_answer_has_an_outcome_of_its_own(world: World, made: Runtime, case: str) -> None:
+    """An end state with its reason, or a time for the next attempt and what that does first."""
+    ending = ENDINGS[case]
+    row = planned(made, SMS)
+    if ending.reply is not None:
+        world.api.once("POST", CONFIRM_PATH, ending.reply)
+    first = hurried(world, made) if ending.reply else nowhere(world, made)
+    settle(first, row)
+
+    after = again(made, row)
+    assert (after.state, after.unsure) == (ending.state, ending.unsure)
+    assert ending.reason in (after.error or "")
+    assert bool(after.error) == bool(ending.reason)
+    assert only(made, Order).status == ending.order
+    assert len(posts(world)) == (1 if ending.reply else 0)
+    first.outside.asking.close()
+    if not ending.then:
+        assert after.wake_at is None
+        confirmations.settle(made, [row.id])
+        assert len(world.api.requests()) == 1
+        return
+    pause = (after.next_attempt_at - now(made)).total_seconds()
+    assert ending.pause[0] - 1 <= pause <= ending.pause[1]
+    world.api.forget()
+    standing(world, "confirmed")
+    change_budget(made, blocked_until=None)
+    settle(made, after)
+    assert tuple(call.method for call in world.api.requests()) == ending.then
+    assert (again(made, row).state, only(made, Order).status) == ("done", "confirmed")
+
+
+def hurried(world: World, made: Runtime) -> Runtime:
+    """The same worker, which gives up on an answer after a moment."""
+    return at_url(world, made, f"{world.api.url}/virtualsms")
+
+
+def nowhere(world: World, made: Runtime) -> Runtime:
+    """The same worker while nobody listens at the provider's address."""
+    return at_url(world, made, f"http://127.0.0.1:{free_port()}/virtualsms")
+
+
+def at_url(world: World, made: Runtime, url: str) -> Runtime:
+    """The same worker with the provider at ``url`` and half a second of patience."""
+    host = url.split("/")[2]
+    client = HttpClient(allowed_hosts=[host], plain_http_hosts=[host], total_timeout=0.5)
+    world.stack.callback(client.close)
+    settings = made.outside.apis["virtualsms"].settings
+    api = Api(VirtualSMS(client, base_url=url, api_key=VIRTUALSMS_KEY), settings)
+    return replace(made, outside=replace(made.outside, asking=client, apis={"virtualsms": api}))
+
+
+def test_the_operators_hear_at_once_of_what_they_can_mend(world: World) -> None:
+    """The first order says so; each further failure of it does not say it again."""
+    made = world.connect(virtualsms=True, slack=True)
+    world.api.on("POST", CONFIRM_PATH, handler=lambda _: problem(402, "insufficient-balance"))
     row = planned(made, SMS)
     settle(made, row)
+    (notice,) = notices(made)
+    assert "cannot be confirmed" in (notice.detail or "")
+    assert "insufficient-balance" in (notice.detail or "")
 
-    ended = again(made, row)
-    assert (ended.state, ended.wake_at) == (state, None)
-    assert (reason or "") in (ended.error or "")
-    assert only(made, Order).status == status
-    confirmations.settle(made, [row.id])
-    assert len(posts(world)) == 1
+    change(made, notice, key="an earlier minute")
+    settle(made, again(made, row))
+    assert len(notices(made)) == 1
+
+
+def notices(made: Runtime) -> list[Delivery]:
+    """What the operators are told."""
+    return [each for each in everything(made, Delivery) if each.type == "operators"]
+
+
+CANCELLED, EXPIRED = (
+    webhooks.virtualsms_v1(event=f"order.{end}") for end in ("cancelled", "expired")
+)
 
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "reply", [problem(402, "insufficient-balance"), problem(401, "unauthorized")]
+    "events", [(SMS, CANCELLED), (CANCELLED, SMS), (SMS, EXPIRED), (EXPIRED, SMS)],
+    ids=["cancelled after", "cancelled before", "expired after", "expired before"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("stands", "calls", "state"),
+    [
+        ("cancelled", ["GET"], "dead"),
+        ("confirmed", ["GET"], "done"),
+        ("received", ["GET", "POST"], "done"),
+    ],
 )
-def test_what_a_person_can_mend_is_tried_again(world: World, made: Runtime, reply: Reply) -> None:
-    """After some minutes, and without asking first: nothing was charged."""
-    world.api.once("POST", CONFIRM_PATH, reply)
-    row = planned(made, SMS)
+def test_an_order_that_was_over_is_asked_about_before_it_is_charged(
+    world: World, made: Runtime, *, events: tuple[Webhook, ...], stands: str, calls: list[str],
+    state: str,
+) -> None:  # fmt: skip
+    """Whichever came first, the code or the end: the provider says whether it is to be paid."""
+    for each in events:
+        handle(made, each)
+    standing(world, stands)
+    row = only(made, Confirmation)
     settle(made, row)
-    waiting = again(made, row)
-    assert waiting.state == "pending"
-    assert not waiting.unsure
-    assert waiting.wake_at == waiting.next_attempt_at
-    assert timedelta(minutes=4) < waiting.next_attempt_at - now(made) <= timedelta(minutes=5)
 
-    settle(made, waiting)
-    assert again(made, row).state == "done"
-    assert gets(world) == []
+    assert [call.method for call in world.api.requests()] == calls
+    assert again(made, row).state == state
 
 
 def test_what_nobody_mends_is_given_up(world: World, made: Runtime) -> None:
@@ -239,33 +342,6 @@ def refill(made: Runtime) -> None:
     change_budget(made, spent="[]")
 
 
-UNSURE: dict[str, Reply] = {
-    "500": Reply(status=500),
-    "502 without a document": Reply(status=502, body=b"<html>Bad gateway</html>"),
-    "cut": Reply(cut=True),
-    "half an answer": Reply(json=CONFIRMED, truncate=True),
-}
-
-
-@on_sqlite
-@pytest.mark.parametrize("fault", UNSURE)
-def test_an_unknown_outcome_is_asked_about_first(world: World, made: Runtime, fault: str) -> None:
-    """The order turns out to be confirmed: no second call charges it."""
-    world.api.once("POST", CONFIRM_PATH, UNSURE[fault])
-    standing(world, "confirmed")
-    row = planned(made, SMS)
-    settle(made, row)
-    unsure = again(made, row)
-    assert (unsure.state, unsure.unsure) == ("pending", True)
-    assert unsure.next_attempt_at > now(made) - SECOND
-
-    settle(made, unsure)
-
-    assert (len(posts(world)), len(gets(world))) == (1, 1)
-    assert again(made, row).state == "done"
-    assert only(made, Order).status == "confirmed"
-
-
 @on_sqlite
 @pytest.mark.parametrize("status", ["waiting", "received", "created"])
 def test_an_order_that_was_not_charged_is_confirmed_again(
@@ -311,36 +387,6 @@ def test_the_doubt_stays_while_the_question_fails(world: World, made: Runtime) -
 
     assert (len(posts(world)), len(gets(world))) == (1, 5)
     assert again(made, row).state == "done"
-
-
-def test_a_call_that_takes_too_long_is_unsure(world: World, made: Runtime) -> None:
-    """A hanging provider is given up on in time, and asked before anything is repeated."""
-    world.api.once("POST", CONFIRM_PATH, Reply(json=CONFIRMED, hang=5))
-    row = planned(made, SMS)
-    hosts = [world.api.url.removeprefix("http://")]
-    client = HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts, total_timeout=0.2)
-    api = made.outside.apis["virtualsms"]
-    hurried = Api(
-        VirtualSMS(client, base_url=f"{world.api.url}/virtualsms", api_key=VIRTUALSMS_KEY),
-        api.settings,
-    )
-    impatient = replace(made, outside=replace(made.outside, apis={"virtualsms": hurried}))
-    settle(impatient, row)
-    client.close()
-
-    waiting = again(made, row)
-    assert (waiting.state, waiting.unsure) == ("pending", True)
-    assert "no whole answer in time" in (waiting.error or "")
-
-
-def test_a_provider_that_is_not_there_was_not_asked(world: World, made: Runtime) -> None:
-    """Nothing reached it, so there is nothing to be unsure of."""
-    row = planned(made, SMS)
-    world.api.close()
-    settle(made, row)
-
-    waiting = again(made, row)
-    assert (waiting.state, waiting.unsure) == ("pending", False)
 
 
 def test_a_caller_that_vanished_may_have_charged(world: World, made: Runtime) -> None:
@@ -419,8 +465,9 @@ def test_no_more_calls_than_the_budget_has(world: World) -> None:
     assert len(waiting) == 4
     for row in waiting:
         assert (row.attempt, row.lease_until) == (0, None)
-        assert row.wake_at is not None
-        assert timedelta(seconds=50) < row.wake_at - now(made) < timedelta(seconds=70)
+    # Each pair waits for a window of its own, the older orders for the nearer one.
+    pauses = [(row.wake_at - now(made)).total_seconds() for row in waiting if row.wake_at]
+    assert [round(pause / budgets.WINDOW.total_seconds()) for pause in pauses] == [1, 1, 2, 2]
 
     refill(made)
     confirmations.settle(made, ids)
@@ -483,16 +530,29 @@ def test_without_a_key_a_confirmation_waits(made: Runtime) -> None:
 def test_a_provider_without_such_a_call_ends_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An order of a provider whose orders finish by themselves."""
-    made = world.connect(virtualsms=True, daisysim=True)
-    monkeypatch.setattr(DaisySIM, "limits", {"calls": 60})
+    """Its orders finish by themselves: that is no error, and nobody hears of it."""
+    made = world.connect(virtualsms=True, slack=True)
     row = planned(made, SMS)
-    swapped = replace(made.outside, apis={"virtualsms": made.outside.apis["daisysim"]})
-    settle(replace(made, outside=swapped), row)
+    monkeypatch.setattr(VirtualSMS, "can_confirm", False)
+    settle(made, row)
 
     ended = again(made, row)
-    assert ended.state == "dead"
-    assert "confirms nothing" in (ended.error or "")
+    assert (ended.state, ended.wake_at) == ("done", None)
+    assert "has no call for it" in (ended.error or "")
+    assert world.api.requests() == []
+    assert notices(made) == []
+
+
+def test_nothing_is_planned_where_there_is_no_such_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an API can is its version's own word; the code is told all the same."""
+    monkeypatch.setattr(VirtualSMS, "can_confirm", False)
+    made = world.connect(virtualsms=True, slack=True)
+    handle(made, SMS)
+
+    assert everything(made, Confirmation) == []
+    assert [row.type for row in everything(made, Delivery)] == ["sms.received"]
 
 
 def test_no_transaction_is_open_during_a_call(world: World, made: Runtime) -> None:
@@ -633,22 +693,13 @@ def waiting_for_a_lock(made: Runtime) -> bool:
         return bool(session.connection().scalar(text(query)))
 
 
-def test_an_error_with_a_time_is_tried_again_then(world: World, made: Runtime) -> None:
-    """A provider that is down for maintenance says for how long."""
-    world.api.once("POST", CONFIRM_PATH, problem(503, "no-stock", Retry_After="120"))
-    row = planned(made, SMS)
-    settle(made, row)
-
-    assert timedelta(seconds=100) < again(made, row).next_attempt_at - now(made)
-
-
 def test_a_row_that_is_not_due_is_left_alone(world: World, made: Runtime) -> None:
     """A doubled message neither calls nor spends."""
     row = planned(made, SMS)
     change(made, row, attempt=1, next_attempt_at=now(made) + HOUR)
     confirmations.settle(made, [row.id])
     assert posts(world) == []
-    assert [budget.spent for budget in everything(made, Budget)] == ["[]"]
+    assert everything(made, Budget) == []
 
     make_due(made, row)
     confirmations.settle(made, [row.id])
@@ -673,5 +724,5 @@ def test_the_operators_hear_of_what_cannot_be_confirmed(world: World) -> None:
     settle(made, row)
 
     assert again(made, row).state == "dead"
-    (notice,) = [each for each in everything(made, Delivery) if each.type == "operators"]
+    (notice,) = notices(made)
     assert f"codecatch events replay {row.event_id}" in (notice.detail or "")

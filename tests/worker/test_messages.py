@@ -165,3 +165,4 @@ def test_footer_leads_back_to_the_event() -> None:
     """Marks and ids stand in the footer."""
     marked = replace(SMS, marks=("repeated", "\x00"))
     assert messages.footer(marked) == "repeated · event E1 · delivery D1"
+    assert messages.footer(replace(SMS, event_id="")) == "delivery D1"

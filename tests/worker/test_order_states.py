@@ -55,3 +55,25 @@ def test_the_furthest_state_does_not_depend_on_the_order_of_reports() -> None:
         assert furthest(a, b) == furthest(b, a)
         assert furthest(furthest(a, b), c) == furthest(a, furthest(b, c))
         assert furthest(a, a) == a
+
+
+def test_the_documents_arrows_lead_where_they_draw_them() -> None:
+    """Every pair of states, by the providers' own words: the rest needs a late or a lost event."""
+    ahead = {
+        "created": {"waiting", "received", "confirmed", "cancelled", "expired"},
+        "waiting": {"waiting", "received", "confirmed", "cancelled", "expired"},
+        "received": {"confirmed"},
+        "confirmed": set(),
+        "cancelled": set(),
+        "expired": set(),
+    }
+    for before, after in itertools.product(order_states.RANKS, repeat=2):
+        assert order_states.is_drawn(before, after) == (after in ahead[before]), (before, after)
+
+
+def test_no_arrow_leads_back() -> None:
+    """The ranks and the diagram agree: only a swap leaves an order where it was."""
+    for before, afters in order_states.DRAWN.items():
+        for after in afters:
+            further = order_states.RANKS[after] > order_states.RANKS[before]
+            assert further or before == after == order_states.WAITING

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlmodel import col, select
 
-from receiver.events import OrderConfirmed, OrderEvent, OrderExpired, OrderSwapped, SmsReceived
-from receiver.inbox import HANDLED, InboxEvent
-from tests.support import webhooks
+from receiver.events import (
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderExpired,
+    OrderSwapped,
+    SmsReceived,
+)
 from tests.support.stores import Store
-from tests.support.webhooks import Webhook
 from tests.worker.support import (
     SECOND,
-    World,
     at_once,
-    code_of,
     everything,
     now,
-    on_sqlite,
     only,
-    receive,
-    slack_at,
-    with_destinations,
 )
-from worker import handling, order_states, orders
-from worker.models import Delivery, Order, OrderNumber, OrderTransition
-from worker.runtime import Runtime
+from worker import orders
+from worker.models import Order, OrderNumber, OrderTransition
 
 START = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 FIRST, SECOND_NUMBER, THIRD = "+447700900001", "+447700900002", "+447700900003"
@@ -138,6 +131,51 @@ def test_a_repeated_report_is_no_second_step(store: Store) -> None:
     assert len(everything(store, OrderTransition)) == 2
 
 
+def test_a_report_applied_again_in_a_later_state_is_no_second_step(store: Store) -> None:
+    """A replayed swap or cancellation has its row already, whatever came in between."""
+    swap = OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER)
+    cancelled = OrderCancelled(**ORDER, at=START)
+    for _ in range(2):
+        report(store, swap, "E1")
+        report(store, cancelled, "E2")
+        report(store, SMS, "E3")
+
+    steps = [(step.event_id, step.kind) for step in everything(store, OrderTransition)]
+    assert steps == [("E1", "swapped"), ("E2", "reported"), ("E3", "reported")]
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"), [(OrderCancelled, "cancelled"), (OrderExpired, "expired")]
+)
+def test_an_end_that_comes_after_the_code_is_recorded(
+    store: Store, event: type[OrderEvent], kind: str
+) -> None:
+    """The state stays, and the history says what the provider said."""
+    report(store, SMS, "E1")
+    with store.database.reading() as session:
+        assert not orders.ended_unpaid(session, only(store, Order))
+    order = report(store, event(**ORDER, at=START), "E2")
+
+    assert order.status == "received"
+    last = everything(store, OrderTransition)[-1]
+    assert (last.kind, last.event_id) == (kind, "E2")
+    assert (last.from_status, last.to_status) == ("received", "received")
+    with store.database.reading() as session:
+        assert orders.ended_unpaid(session, order)
+
+
+@pytest.mark.parametrize("event", [OrderCancelled, OrderExpired])
+def test_a_code_that_comes_after_the_end_is_a_step(store: Store, event: type[OrderEvent]) -> None:
+    """The order is received then, and still known to have ended without payment."""
+    report(store, event(**ORDER, at=START), "E1")
+    order = report(store, SMS, "E2")
+
+    assert order.status == "received"
+    assert [step.event_id for step in everything(store, OrderTransition)] == ["E1", "E2"]
+    with store.database.reading() as session:
+        assert orders.ended_unpaid(session, order)
+
+
 def test_reports_at_once_make_one_order(store: Store) -> None:
     """Each waits for the other; no report is lost."""
     events: list[OrderEvent] = [
@@ -160,95 +198,3 @@ def test_an_order_can_be_looked_up(store: Store) -> None:
         assert orders.find(session, "virtualsms", "ord_1") == order
         assert orders.find(session, "daisysim", "ord_1") is None
     assert len(everything(store, Order)) == 1
-
-
-# What can happen to one order, by the state it reports.
-EVENTS = {
-    "code": "received",
-    "another code": "received",
-    "confirmed": "confirmed",
-    "cancelled": "cancelled",
-    "expired": "expired",
-    "swap": "waiting",
-    "later swap": "waiting",
-}
-CODES = {"code": "111111", "another code": "222222"}
-SWAPS = {"swap": SECOND_NUMBER, "later swap": THIRD}
-NAMES = {
-    "code": "sms.received",
-    "another code": "sms.received",
-    "swap": "order.swapped",
-    "later swap": "order.swapped",
-}
-_orders = count(1)
-
-
-def webhook_of(name: str, order: str, event_id: str | None) -> Webhook:
-    """What the provider sends; without an id it is one more report of the same thing."""
-    at = START + timedelta(minutes=list(EVENTS).index(name))
-    return webhooks.virtualsms_v1(
-        event=NAMES.get(name, f"order.{name}"),
-        order=order,
-        code=CODES.get(name),
-        phone=SWAPS.get(name, FIRST),
-        event_id=event_id,
-        created_at=webhooks.iso(at),
-        received_at=webhooks.iso(at),
-    )
-
-
-@pytest.fixture
-def two_destinations(world: World) -> Runtime:
-    """A worker that tells two destinations."""
-    made = world.connect(slack=True)
-    return with_destinations(
-        made, slack_at(made, "a", world.slack), slack_at(made, "b", world.slack)
-    )
-
-
-SEQUENCES = st.lists(st.sampled_from(list(EVENTS)), min_size=1, max_size=12).filter(
-    lambda names: all(names.count(name) <= 3 for name in names)
-)
-
-
-@on_sqlite
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(names=SEQUENCES, data=st.data())
-def test_any_sequence_of_events_gives_the_same_order(
-    two_destinations: Runtime, names: list[str], data: st.DataObject
-) -> None:
-    """Any subset, permutation and repetition, in any batches: nothing is lost or told twice."""
-    made, order_id = two_destinations, f"ord_{next(_orders)}"
-    ids = []
-    for name in names:
-        same = data.draw(st.booleans(), label=f"{name} is the same event again")
-        sent = webhook_of(name, order_id, f"evt_{order_id}_{name}" if same else None)
-        (event_id,) = receive(made, sent)
-        ids.append(event_id)
-        if data.draw(st.booleans(), label="the batch ends here"):
-            handling.handle(made, ids)
-            ids = []
-    handling.handle(made, ids)
-
-    with made.database.reading() as session:
-        order = orders.find(session, "virtualsms", order_id)
-        chosen = select(InboxEvent.state).where(col(InboxEvent.order_id) == order_id)
-        assert set(session.exec(chosen)) == {HANDLED}
-        told = session.exec(
-            select(Delivery.destination, Delivery.code_id).where(
-                col(Delivery.code_id).in_(
-                    select(InboxEvent.code_id).where(col(InboxEvent.order_id) == order_id)
-                )
-            )
-        ).all()
-    assert order is not None
-    assert order.status == max((EVENTS[name] for name in names), key=order_states.RANKS.__getitem__)
-    store = Store("", made.database, made.vault)
-    swapped_to = [SWAPS[name] for name in SWAPS if name in names]
-    assert number(store, order) == (swapped_to[-1] if swapped_to else FIRST)
-    assert known_numbers(store, order) == {SWAPS.get(name, FIRST) for name in names}
-    codes = {CODES[name] for name in names if name in CODES}
-    assert sorted(code_of(made, order_id)) == sorted(codes)
-    assert len(told) == len(set(told)) == 2 * len(codes)

@@ -24,6 +24,7 @@ BAD: list[tuple[type[BaseSettings], str, str]] = [
     (ApiSettings, "DAISYSIM_RATE_LIMITS", "check=0"),
     (ApiSettings, "DAISYSIM_RATE_LIMITS", "check=-1,cancel=10"),
     (ApiSettings, "DAISYSIM_VERIFY_BACK", "perhaps"),
+    (ApiSettings, "VIRTUALSMS_WEBHOOK_CARE", "perhaps"),
     (DestinationSettings, "SLACK_WEBHOOK_URL", "hooks.slack.com/services/secret"),
     (DestinationSettings, "SLACK_WEBHOOK_URL", "https:///services/secret"),
     (DestinationSettings, "SMTP_URL", "mail.example.com"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from sqlmodel import Session
 from receiver.inbox import InboxEvent
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
-from tests.support.webhooks import ACTIVATION, CODE
+from tests.support.webhooks import ACTIVATION, CODE, Webhook
 from tests.worker.support import (
     CHECK_PATH,
     DAISYSIM_KEY,
@@ -31,7 +32,7 @@ from tests.worker.support import (
     planned,
     settle,
 )
-from worker import confirmations, deliveries, leases, settling, verification
+from worker import codes, confirmations, deliveries, leases, settling, turns, verification
 from worker.followups import OPERATORS, Planner
 from worker.models import Budget, Code, Confirmation, Delivery, Order, OrderTransition, table_of
 from worker.providers.virtualsms import VirtualSMS
@@ -252,8 +253,7 @@ def test_a_spent_budget_holds_a_code(world: World) -> None:
     settle(made, *rows)
 
     assert len(world.api.requests()) == 2
-    states = sorted(code.state for code in everything(made, Code))
-    assert states == ["held"] * 3 + ["ready"] * 2
+    assert states(made) == {"held": 3, "ready": 2}
     assert len(told(made)) == 2
     change_budget(made, spent="[]")
     settle(made, *(row for row in everything(made, Confirmation) if row.state == "pending"))
@@ -345,16 +345,163 @@ def test_questions_at_once_tell_once(world: World, made: Runtime) -> None:
     assert len(told(made)) == 1
 
 
-def test_the_second_code_of_an_activation_is_a_question_of_its_own(
-    world: World, made: Runtime
-) -> None:
-    """Only the one that the provider reports is told."""
+@pytest.fixture
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer stay fresh however slow this machine is."""
+    monkeypatch.setattr(turns, "MOMENT", 60 * SECOND)
+
+
+def forged(codes: int) -> list[Webhook]:
+    """Webhooks with a valid token about one activation, none with its code."""
+    return [webhooks.daisysim(code=f"66{each:04}") for each in range(codes)]
+
+
+def states(made: Runtime) -> Counter[str]:
+    """How many codes are in each state."""
+    return Counter(code.state for code in everything(made, Code))
+
+
+def test_one_answer_settles_every_code_of_its_activation(world: World, made: Runtime) -> None:
+    """However many codes somebody forges beside the real one: a single call, one is told."""
     answer(world, COMPLETED)
-    handle(made, SMS, webhooks.daisysim(code="666666"))
+    handle(made, *forged(4), SMS, *forged(6)[4:])
     settle(made, *everything(made, Confirmation))
 
-    assert sorted(code.state for code in everything(made, Code)) == ["quarantined", "ready"]
+    assert len(world.api.requests()) == 1
+    assert states(made) == {"quarantined": 6, "ready": 1}
+    assert code_of_delivery(made) == CODE
+    for row in everything(made, Confirmation):
+        assert (row.state, row.attempt, row.wake_at, row.lease_until) == ("done", 1, None, None)
+    events = Counter(event.state for event in everything(made, InboxEvent))
+    assert events == {"quarantined": 6, "handled": 1}
+    assert 1 <= len(told(made, OPERATORS)) <= 2  # a minute may have begun in between
+
+
+def code_of_delivery(made: Runtime) -> str | None:
+    """The plain code of the only one that is told."""
+    (delivery,) = told(made)
+    code = fetch(made, Code, delivery.code_id or "")
+    return codes.open_field(made.vault, code, "code")
+
+
+@pytest.mark.usefixtures("_fresh")
+@on_sqlite
+def test_one_answer_settles_no_more_than_fits(world: World, made: Runtime) -> None:
+    """The transaction that records it stays short; the rest is settled by the next answer."""
+    answer(world, COMPLETED)
+    handle(made, *forged(turns.MOST_SIBLINGS + 10), SMS)
+    rows = everything(made, Confirmation)
+    settle(made, *rows)
+    assert len(world.api.requests()) == 1
+    assert states(made) == {"quarantined": turns.MOST_SIBLINGS + 1, "held": 10}
+
+    moment_passes(made)
+    settle(made, *(row for row in everything(made, Confirmation) if row.state == "pending"))
+    assert len(world.api.requests()) == 2
+    assert states(made)["held"] == 0
+    assert code_of_delivery(made) == CODE
+
+
+def moment_passes(made: Runtime) -> None:
+    """Let an answer grow too old to count as the latest word."""
+    for row in everything(made, Confirmation):
+        if row.done_at is not None:
+            change(made, row, done_at=row.done_at - 2 * turns.MOMENT)
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_an_activation_is_asked_about_once_in_a_moment(world: World, made: Runtime) -> None:
+    """What is reported right after an answer waits until that is no longer fresh."""
+    answer(world, COMPLETED)
+    settle(made, planned(made, SMS))
+    handle(made, *forged(1))
+    (late,) = [row for row in everything(made, Confirmation) if row.state == "pending"]
+    settle(made, late)
+    put_off = again(made, late)
+    assert (put_off.state, put_off.attempt, len(world.api.requests())) == ("pending", 0, 1)
+    assert put_off.wake_at is not None
+    assert put_off.wake_at - now(made) <= turns.MOMENT
+
+    moment_passes(made)
+    settle(made, late)
+    assert len(world.api.requests()) == 2
+    assert states(made) == {"ready": 1, "quarantined": 1}
+
+
+def test_nobody_asks_while_another_asks_about_the_same(world: World, made: Runtime) -> None:
+    """The second code waits for the answer that is on its way, and is settled by it."""
+    handle(made, SMS, *forged(1))
+    first, second = everything(made, Confirmation)
+
+    def slow(_: Request) -> Reply:
+        confirmations.settle(made, [second.id])
+        return COMPLETED
+
+    answer(world, slow)
+    settle(made, first)
+
+    assert len(world.api.requests()) == 1
+    assert states(made) == {"ready": 1, "quarantined": 1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"), [(WAITING, "quarantined"), (Reply(status=500), "ready")]
+)
+def test_patience_counts_from_the_first_answer_that_was_shared(
+    world: World, made: Runtime, reply: Reply, state: str
+) -> None:
+    """Codes of one activation wait together, and are asked about together, by one call a time."""
+    answer(world, reply)
+    handle(made, SMS, *forged(2))
+    first, *others = everything(made, Confirmation)
+    settle(made, first, *others)
+    assert len(world.api.requests()) == 1
+    for row in (first, *others):
+        current = again(made, row)
+        assert (current.state, current.attempt) == ("pending", 1)
+        after_patience(made, row)
+    settle(made, *(again(made, row) for row in (first, *others)))
+
+    assert len(world.api.requests()) == 2
+    assert states(made) == {state: 3}
+    assert {code.verified for code in everything(made, Code)} == {
+        None if state == "quarantined" else False
+    }
+
+
+@pytest.mark.parametrize("state", ["ready", "discarded"])
+def test_a_decision_about_another_code_stands(world: World, made: Runtime, state: str) -> None:
+    """The answer that settles the rest leaves alone what a person has decided meanwhile."""
+    answer(world, COMPLETED)
+    handle(made, SMS, *forged(1))
+    first, second = everything(made, Confirmation)
+    change(made, fetch(made, Code, second.code_id), state=state)
+    settle(made, first)
+
+    assert (again(made, second).state, fetch(made, Code, second.code_id).state) == ("done", state)
     assert len(told(made)) == 1
+
+
+def test_a_flood_about_many_activations_delays_honest_codes_at_most(world: World) -> None:
+    """Codes are asked about as they came, whoever is woken first; a number we bought goes ahead."""
+    world.api.on("GET", CHECK_PATH, handler=lambda _: refuses(404, "NOT_FOUND"))
+    made = world.connect(daisysim=True, slack=True, DAISYSIM_RATE_LIMITS="check=2")
+    handle(made, *(webhooks.daisysim(activation=f"{each:03}") for each in range(4)))
+    handle(made, SMS)
+    handle(made, webhooks.daisysim(activation="bought"))
+    for order in everything(made, Order):
+        if order.order_id == "bought":
+            change(made, order, price="0.18")
+    asked: list[str] = []
+    for round_ in range(4):
+        handle(made, *(webhooks.daisysim(activation=f"later {round_}{n}") for n in range(3)))
+        waiting = [row.id for row in everything(made, Confirmation) if row.state == "pending"]
+        confirmations.settle(made, waiting[::-1])  # the newest are woken first
+        asked = [call.path.split("/")[-1] for call in world.api.requests()]
+        assert len(asked) == 2 * (round_ + 1)
+        change_budget(made, spent="[]")
+
+    assert asked[:6] == ["bought", "000", "001", "002", "003", ACTIVATION]
 
 
 def test_no_transaction_is_open_during_a_question(world: World, made: Runtime) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,12 +19,15 @@ from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
-from worker.cli._store import DatabaseTrouble, check_exists
+from worker.cli._store import DatabaseTrouble, check_exists, spooled
+from worker.configuration import Configuration
+from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
 from worker.outside import Outside, connect_outside
-from worker.providers.capabilities import Confirms, Vouches
+from worker.providers.capabilities import Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
+from worker.reconciliation import watches
 from worker.settings import ApiSettings, ConfirmationSettings
 
 FINE: Final = "ok"
@@ -44,13 +48,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything about this installation, as its environment describes it."""
-    findings = [*_database(), _broker(), *_providers()]
+    findings = [*_database(), *_spool(), _broker(), *_providers()]
     try:
         outside = connect_outside()
     except ConfigurationError as error:
         return [*findings, Finding(BROKEN, "destinations", str(error))]
     outside.close()
-    return [*findings, _destinations(outside)]
+    return [*findings, *_destinations(outside)]
 
 
 def _database() -> Iterator[Finding]:
@@ -88,7 +92,16 @@ def _opened(database: Database, keys: list[bytes]) -> Iterator[Finding]:
         yield Finding(FINE, "encryption", says + more)
     with database.reading() as session:
         yield from _parts(session, database)
+        yield from _reconciliation(session)
         yield from _attention(session, database)
+
+
+def _spool() -> Iterator[Finding]:
+    waiting = spooled()
+    if waiting:
+        events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
+        says = f"{events} on this host until the database is back and has taken them"
+        yield Finding(NOTICE, "spool", says)
 
 
 def _parts(session: Session, database: Database) -> Iterator[Finding]:
@@ -100,6 +113,17 @@ def _parts(session: Session, database: Database) -> Iterator[Finding]:
         else:
             says = f"gave no sign of life lately: nothing {does}; start it: codecatch run {part}"
             yield Finding(BROKEN, part, says)
+
+
+def _reconciliation(session: Session) -> Iterator[Finding]:
+    for row in watches.histories(session):
+        name, watched = f"{row.provider} orders", watches.count_open(session, row.provider)
+        read = f"read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
+        says = f"{watched} open ones are asked for; the newest were {read}"
+        if row.failures:
+            yield Finding(NOTICE, name, f"{says}, and cannot be now: {row.error}")
+        else:
+            yield Finding(FINE, name, says)
 
 
 def _attention(session: Session, database: Database) -> Iterator[Finding]:
@@ -121,10 +145,7 @@ def _attention(session: Session, database: Database) -> Iterator[Finding]:
     if given_up:
         says = f"{given_up} dead or unknown; look: codecatch deliveries list --state dead; then: "
         yield Finding(NOTICE, "deliveries", says + "codecatch deliveries retry ID")
-    refused = statistics.count_rejected(session, now - _RECENTLY)
-    if refused:
-        says = f"{refused} requests refused in 24 hours; look: codecatch rejected list"
-        yield Finding(NOTICE, "rejected", says)
+    yield from _refused(session, now)
     stale = statistics.count_stale(session, now - _RECENTLY)
     if stale:
         says = (
@@ -132,6 +153,19 @@ def _attention(session: Session, database: Database) -> Iterator[Finding]:
             "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE refuses them)"
         )
         yield Finding(NOTICE, "timestamps", says)
+
+
+def _refused(session: Session, now: datetime) -> Iterator[Finding]:
+    """For each provider how many were refused lately, and why most of them were."""
+    reasons = statistics.reasons_of_rejections(session, now - _RECENTLY)
+    for provider in sorted({provider for provider, _, _ in reasons}):
+        counts = [(count, reason) for name, reason, count in reasons if name == provider]
+        count, reason = counts[0]
+        says = (
+            f"{sum(count for count, _ in counts)} requests for {provider} refused in 24 hours, "
+            f"{count} of them so: {reason}; look: codecatch rejected list --provider {provider}"
+        )
+        yield Finding(NOTICE, "rejected", says)
 
 
 def _broker() -> Finding:
@@ -179,7 +213,7 @@ def _api(name: str) -> Finding:
         confirming = load(ConfirmationSettings).auto_confirm
     except ConfigurationError as error:
         return Finding(BROKEN, f"{name} API", str(error))
-    vouches, confirms = issubclass(api, Vouches), issubclass(api, Confirms)
+    vouches, confirms = issubclass(api, Vouches), api.can_confirm
     if settings.api_key is None:
         missing = [
             *(["no order is confirmed"] if confirms else []),
@@ -192,6 +226,8 @@ def _api(name: str) -> Finding:
     if confirms:
         named = "every order" if "*" in confirming else f"orders for {', '.join(confirming)}"
         does.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
+    else:
+        does.append("no order needs to be confirmed: its API has no call for it")
     if vouches:
         off = settings.verify_back == "off"
         does.append(
@@ -200,10 +236,44 @@ def _api(name: str) -> Finding:
     return Finding(FINE, f"{name} API", f"{variable} is set: {'; '.join(does)}")
 
 
-def _destinations(outside: Outside) -> Finding:
-    names = ", ".join(sorted(outside.destinations))
-    if names:
-        return Finding(FINE, "destinations", names)
-    return Finding(
-        NOTICE, "destinations", "none: nobody is told; read codes with codecatch codes list or wait"
-    )
+def _destinations(outside: Outside) -> Iterator[Finding]:
+    chosen = outside.configuration
+    if not outside.policies:
+        says = "none: nobody is told; read codes with codecatch codes list or wait"
+        yield Finding(NOTICE, "destinations", says)
+    else:
+        named = ", ".join(f"{name} ({each.kind})" for name, each in outside.policies.items())
+        where = "from the environment" if chosen.file is None else f"from {chosen.file}"
+        yield Finding(FINE, "destinations", f"{named}, {where}")
+    routes = chosen.routing.routes
+    if routes is not None:
+        told = sorted({name for route in routes for name in route.to})
+        count = f"{len(routes)} route{'' if len(routes) == 1 else 's'}"
+        yield Finding(FINE, "routes", f"{count} to {', '.join(told)}")
+        for route in routes:
+            then = "; then no more" if route.stop else ""
+            says = f"line {route.line}: {route.match.words} → {', '.join(route.to)}{then}"
+            yield Finding(FINE, "routes", says)
+        for name in sorted(set(outside.policies) - set(told) - _told_otherwise(outside)):
+            yield Finding(NOTICE, "routes", f"no route leads to {name}: it is told nothing")
+    for name, each in outside.policies.items():
+        if each.quiet_hours is not None and each.fallback is None:
+            says = f"{name} has quiet hours and no fallback: codes wait until they are over"
+            yield Finding(NOTICE, "destinations", says)
+    if chosen.file is not None:
+        yield from _unused(chosen)
+
+
+def _told_otherwise(outside: Outside) -> set[str]:
+    fallbacks = {each.fallback for each in outside.policies.values() if each.fallback is not None}
+    return fallbacks | set(outside.policy.routing.operators())
+
+
+def _unused(chosen: Configuration) -> Iterator[Finding]:
+    """The variables that declare destinations only where there is no file."""
+    options = [each.options.model_dump().items() for each in chosen.declared]
+    used = {value for each in options for option, value in each if option.endswith("_env")}
+    for variable in ("SLACK_WEBHOOK_URL", "SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
+        if os.environ.get(variable) and variable not in used:
+            says = f"{variable} is not used: {chosen.file} decides, and does not name it"
+            yield Finding(NOTICE, "destinations", says)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -36,6 +37,17 @@ def text(value: str) -> str:
     except UnicodeEncodeError:
         raise typer.BadParameter("wants UTF-8") from None
     return value
+
+
+def seconds(value: str) -> float:
+    """A span of time."""
+    try:
+        span = float(value)
+    except ValueError:
+        span = math.nan
+    if not 0 <= span < math.inf:
+        raise typer.BadParameter("wants a number of seconds")
+    return span
 
 
 def _provider(value: str) -> str:

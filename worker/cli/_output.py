@@ -81,9 +81,12 @@ class Output:
             return self.masked(value)
         if isinstance(value, list):
             return [self._masked(key, item) for item in value]
-        if self.reveal or value is None or key not in _MASKS:
-            return value
-        return _MASKS[key](str(value))
+        return value if self.reveal or key not in _MASKS else mask(key, value)
+
+
+def mask(key: str, value: Any) -> Any:
+    """What may be seen of a secret that goes by the name ``key``; nothing, if it has no form."""
+    return None if value is None else _MASKS.get(key, masks.hidden)(str(value))
 
 
 def write(text: str) -> None:
@@ -175,6 +178,9 @@ def _lines(row: Row, depth: int = 0) -> Iterable[str]:
         elif isinstance(value, list):
             yield f"{indent}{key}:" if value else f"{indent}{f'{key}:':<{width}} none"
             for item in value:
+                if not isinstance(item, Mapping):
+                    yield f"{indent}  - {plain(str(item))}"
+                    continue
                 first, *rest = _lines(item, depth + 2)
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest

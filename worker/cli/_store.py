@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import index_key, queue
+from receiver import index_key, queue, spool
 from receiver.database import Database, parse_url
 from receiver.errors import CodecatchError, ConfigurationError
 from receiver.queue import Waker
-from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.vault import Vault
 from worker.installation import adopt
 
@@ -52,6 +53,10 @@ def opened() -> Iterator[Store]:
     adopt()
     # Standard output is the answer's: whatever is logged on the way goes beside it.
     structlog.configure(logger_factory=_log_to_stderr)
+    if not os.environ.get("DATABASE_URL"):
+        raise ConfigurationError(
+            "DATABASE_URL: is required, unless CODECATCH_DATA_DIR is where codecatch up has run"
+        )
     settings = load(StoreSettings)
     check_exists(settings.url)
     database = Database(settings.url)
@@ -61,6 +66,12 @@ def opened() -> Iterator[Store]:
         raise DatabaseTrouble(error) from None
     finally:
         database.dispose()
+
+
+def spooled() -> int:
+    """How many acknowledged events wait in this host's spool."""
+    folder = load(SpoolSettings).spool_dir
+    return spool.depth(folder) if folder is not None else 0
 
 
 @contextmanager

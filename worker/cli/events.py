@@ -18,7 +18,9 @@ KEYS = (
     *("id", "provider", "type", "key", "state", "attempts", "error"),
     *("received_at", "stored_at", "handled_at"),
 )
-_COLUMNS = ("stored_at", "state", "type", "provider", "order_id", "attempts", "id", "error")
+_COLUMNS = (
+    *("stored_at", "state", "type", "provider", "source", "order_id", "attempts", "id", "error"),
+)
 State = Annotated[
     Literal["pending", "handled", "failed", "quarantined", "ignored"] | None,
     typer.Option("--state", help="Only events in this state."),

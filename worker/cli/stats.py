@@ -6,7 +6,7 @@ import typer
 
 from worker.cli import _output
 from worker.cli._output import Output
-from worker.cli._store import opened
+from worker.cli._store import opened, spooled
 from worker.queries import statistics
 
 
@@ -19,5 +19,5 @@ def stats(as_json: _output.AsJson = False) -> None:
     """Counts by state, what waits, and the latencies of the last thousand events."""
     output = Output(as_json)
     with opened() as store:
-        numbers = statistics.collect(store.database)
+        numbers = statistics.collect(store.database, spooled=spooled())
     output.record(numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Annotated
 
@@ -24,21 +23,12 @@ def register(app: typer.Typer) -> None:
     app.command("wait", help="Wait for the code of an order and print it alone.")(wait)
 
 
-def _seconds(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise typer.BadParameter("wants a number of seconds")
-    return seconds
-
-
 def wait(
     order: _filters.OrderArgument,
     provider: _filters.Provider = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", parser=_seconds, metavar="SECONDS", help="How long.")
+        float,
+        typer.Option("--timeout", parser=_filters.seconds, metavar="SECONDS", help="How long."),
     ] = 180.0,
 ) -> None:
     """Print the newest code of the order as soon as there is one that may be told.

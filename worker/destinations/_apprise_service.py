@@ -60,9 +60,8 @@ def open_service(url: str, http: HttpClient) -> NotifyBase:
     service: Any = Apprise.instantiate(url, asset=asset)
     if service is None:
         raise Unusable("names no service that Apprise knows, or not all that it needs")
-    _check(service, http)
     service.redirects = False
-    service.service_retry = 0
+    service.retry = 0
     service.optional = False
     service.interpret_emojis = False
     service.discovery = False  # of a Matrix server by what another host says
@@ -70,6 +69,7 @@ def open_service(url: str, http: HttpClient) -> NotifyBase:
     service.overflow_mode = "split"
     service.socket_connect_timeout = _CONNECT_SECONDS
     service.socket_read_timeout = _READ_SECONDS
+    _check(service, http)
     return service  # type: ignore[no-any-return]
 
 
@@ -98,7 +98,7 @@ def _check(service: Any, http: HttpClient) -> None:
     host = f"[{service.host}]" if ":" in service.host else service.host
     port = f":{service.port}" if service.port else ""
     try:
-        http.check(f"{scheme}://{host}{port}/")
+        http.admit(f"{scheme}://{host}{port}/")
     except HostRefused:
         pass
     else:
@@ -119,6 +119,8 @@ def _asset() -> AppriseAsset:
         logger = logging.getLogger(name)
         logger.propagate = False
         logger.addHandler(logging.NullHandler())
+    # What it says of a connection it says only here; each call keeps its own lines.
+    logging.getLogger("apprise").setLevel(logging.DEBUG)
     from apprise import AppriseAsset  # noqa: PLC0415 - it logs while it is imported
 
     return AppriseAsset(

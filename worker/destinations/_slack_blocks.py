@@ -13,6 +13,7 @@ people saw Slack refuse 11,300 characters, so the limits below add up to less in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 from worker import messages
@@ -89,13 +90,13 @@ def _line(notification: Notification, texts: Texts) -> dict[str, Any]:
 def _words(notification: Notification, texts: Texts) -> str:
     if not notification.code:
         return texts.summary(notification)
-    facts = dict(messages.fields(notification))
+    facts, came = dict(messages.fields(notification)), notification.received_at
     marks = ", ".join(mark for mark in map(messages.plain, notification.marks) if mark)
     told = (
         f"({marks})" if marks else "",
         *(facts.get(label, "") for label in ("Service", "Number")),
         f"order {facts['Order']}" if "Order" in facts else "",
-        facts.get("Received", ""),
+        f"{came.astimezone(UTC):%H:%M:%S} UTC" if came else "",
     )
     return " · ".join(messages.shorten(part, 60) for part in told if part)
 

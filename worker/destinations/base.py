@@ -11,14 +11,18 @@ To add a kind, write a module beside this one: what its table in the configurati
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from worker.http_client import HostRefused, HttpClient
 from worker.messages import Notification, Texts
+
+# Narrower than what a shell takes, so that what such a variable holds is hardly ever one.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 class DeliveryError(Exception):
@@ -62,6 +66,17 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    @field_validator("*")
+    @classmethod
+    def _names_a_variable(cls, value: object, info: ValidationInfo) -> object:
+        # Whoever writes the secret itself here must not find it in a log.
+        named = (info.field_name or "").endswith("_env")
+        if named and isinstance(value, str) and not _VARIABLE.fullmatch(value):
+            raise ValueError(
+                "the name of a variable (capitals, digits, underscores), not what it holds"
+            )
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -75,7 +90,7 @@ class Surroundings:
         """What the variable ``name``, which the option names, holds.
 
         Raises:
-            ValueError: nothing.
+            ValueError: it holds nothing.
         """
         value = self.environment.get(name, "").strip()
         if not value:
@@ -90,15 +105,15 @@ class Surroundings:
         """
         url = self.variable(option, name)
         try:
-            self.http.check(url)
+            self.http.admit(url)
         except HostRefused:
             pass
         else:
             return url
         # Raised out here so that no traceback leads to the URL.
         raise ValueError(
-            f"{option}: the variable {name} wants {wants}; a host that is not public, and one"
-            " asked without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
+            f"{option}: the variable {name} wants {wants}; any other host, and one asked"
+            " without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
         )
 
 

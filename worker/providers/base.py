@@ -47,18 +47,36 @@ class Call:
         budget: the class of calls whose limit it is counted against, if there is one.
         spends: it changes what the account owns or owes, so a person is asked first, and it is
             never repeated without looking at what became of it.
+        look: the call that shows what became of it; every one that spends has one.
+        state: the state (:mod:`worker.order_states`) that its success brings an order to.
+        swaps: its success gives an order another number.
+        waits: it lasts until a message has come, or ends without one.
     """
 
     name: str
     budget: str | None
-    spends: bool
+    spends: bool = False
+    look: str | None = None
+    state: str | None = None
+    swaps: bool = False
+    waits: bool = False
 
 
-def call(*, budget: str | None, spends: bool = False) -> Callable[[Method], Method]:
+def call(
+    *,
+    budget: str | None,
+    spends: bool = False,
+    look: str | None = None,
+    state: str | None = None,
+    swaps: bool = False,
+    waits: bool = False,
+) -> Callable[[Method], Method]:
     """Mark a method as one of the API's calls."""
 
     def mark(method: Method) -> Method:
-        method.__dict__["call"] = Call(method.__name__, budget, spends)
+        method.__dict__["call"] = Call(
+            method.__name__, budget, spends, look=look, state=state, swaps=swaps, waits=waits
+        )
         return method
 
     return mark
@@ -115,16 +133,20 @@ class ProviderApi(abc.ABC):
         params: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, object] | None = None,
         timeout: float | None = None,
+        base_url: str | None = None,
+        key_header: str | None = None,
     ) -> T:
         """Make the call ``name`` and give what ``read`` makes of its JSON (None: no body).
 
-        Params and members of the body that are None are left out.
+        Params and members of the body that are None are left out. ``base_url`` and
+        ``key_header`` are for a part of the API that stands elsewhere and wants the bare key.
         """
         about = f"{self.name} {name}"
         response = self._send(
             about,
             method,
-            "/".join([self._base_url, *(_segment(about, part) for part in path)]),
+            "/".join([base_url or self._base_url, *(_segment(about, part) for part in path)]),
+            key_header=key_header,
             params=_given(params),
             body=_given(body),
             timeout=timeout,
@@ -146,11 +168,14 @@ class ProviderApi(abc.ABC):
         method: str,
         url: str,
         *,
+        key_header: str | None,
         params: Mapping[str, str | int] | None,
         body: Mapping[str, object] | None,
         timeout: float | None,
     ) -> Response:
-        headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
+        key = {key_header: self._api_key} if key_header else {}
+        bearer = {} if key_header else {"Authorization": f"Bearer {self._api_key}"}
+        headers = {**key, **bearer, "Accept": "application/json"}
         try:
             return self._http.request(
                 method, url, headers=headers, params=params, json=body, timeout=timeout

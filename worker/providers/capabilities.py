@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
+
+from worker.providers.findings import Finding, Rhythm
 
 
 class OrderState(Protocol):
@@ -42,3 +45,58 @@ class Vouches(Protocol):
 
     def check(self, activation_id: str) -> Answer:
         """How the activation stands."""
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """Orders can be asked about after the fact: what a webhook would have said, or did."""
+
+    def rhythm(self) -> Rhythm:
+        """How often to ask."""
+
+    def find_order(self, order_id: str) -> Finding:
+        """How one order stands."""
+
+    def find_orders(self, page: int) -> Sequence[Finding]:
+        """How the orders of one page stand, newest first; pages count from 1, the last is empty."""
+
+    def webhook(self, finding: Finding) -> dict[str, object]:
+        """The body of the webhook that reports the finding's code."""
+
+
+class Subscription(Protocol):
+    """Where a provider sends webhooks, and how that goes."""
+
+    @property
+    def id(self) -> str:
+        """The provider's id of it."""
+
+    @property
+    def path(self) -> str:
+        """The path of the URL that webhooks are sent to."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is meant to be in use."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is sent for the time being."""
+
+    @property
+    def failures(self) -> int:
+        """How many webhooks in a row could not be delivered."""
+
+
+@runtime_checkable
+class Subscribes(Protocol):
+    """The provider tells how its webhooks fare, and can be told to go on sending them."""
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Every subscription of the account."""
+
+    def last_failure(self, subscription_id: str) -> int | None:
+        """The HTTP status that the newest failed delivery was answered with, if it was."""
+
+    def resume(self, subscription_id: str) -> object:
+        """Go on sending."""

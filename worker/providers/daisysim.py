@@ -10,6 +10,8 @@ from decimal import Decimal
 from typing import ClassVar, Literal, TypeVar
 
 from worker.http_client import Response
+from worker.order_states import CANCELLED, WAITING
+from worker.providers import daisysim_reports
 from worker.providers.base import ProviderApi, Refusal, call
 from worker.providers.daisysim_results import (
     Activation,
@@ -40,6 +42,7 @@ from worker.providers.errors import (
     UpstreamFailed,
 )
 from worker.providers.fields import Fields, MissingFieldError
+from worker.providers.findings import Finding, Rhythm
 from worker.providers.results import Page, read_list, read_page
 
 T = TypeVar("T")
@@ -60,6 +63,8 @@ _BY_CODE: dict[str, type[ProviderError]] = {
     "PROVIDER_ERROR": UpstreamFailed,
     "SERVER_ERROR": ServerFailed,
 }
+# The most that the document allows.
+_PER_PAGE = 100
 # What a status means by itself: something before the API may answer without an envelope.
 _BY_STATUS: dict[int, type[ProviderError]] = {401: Unauthorized, 429: RateLimited}
 
@@ -107,7 +112,7 @@ class DaisySIM(ProviderApi):
         body = {"country": country, "service": service}
         return self._ask("prices", _data(Prices.read), "POST", "prices", body=body)
 
-    @call(budget="purchase", spends=True)
+    @call(budget="purchase", spends=True, look="history", state=WAITING)
     def purchase(
         self, country: int, service: str, price: Decimal, *, service_name: str | None = None
     ) -> Purchase:
@@ -136,7 +141,7 @@ class DaisySIM(ProviderApi):
         """Whether the activation has its code."""
         return self._ask("check", _data(Check.read), "GET", "check", activation_id)
 
-    @call(budget="cancel", spends=True)
+    @call(budget="cancel", spends=True, look="check", state=CANCELLED)
     def cancel(self, activation_id: str) -> Cancellation:
         """Give an activation up, a minute old at least and without a code; the money goes back."""
         return self._ask(
@@ -158,11 +163,29 @@ class DaisySIM(ProviderApi):
         """The account's activations, a page of up to 100 at a time."""
         return self._ask(
             "history",
-            _data(lambda got: read_page(got, "orders", Activation.read)),
+            # The whole envelope: where the page stands may be told beside the data or in it.
+            lambda got: read_page(got, "orders", Activation.read),
             "GET",
             "history",
             params={"page": page, "per_page": per_page, "status": status},
         )
+
+    def rhythm(self) -> Rhythm:
+        """How often activations are asked about."""
+        return daisysim_reports.RHYTHM
+
+    def find_order(self, order_id: str) -> Finding:
+        """What :meth:`check` says, in words that no provider owns."""
+        return self.check(order_id).about_order({"activation_id": order_id})
+
+    def find_orders(self, page: int) -> tuple[Finding, ...]:
+        """What :meth:`history` says, likewise."""
+        found = self.history(page=page, per_page=_PER_PAGE)
+        return tuple(activation.about_order({}) for activation in found.items)
+
+    def webhook(self, finding: Finding) -> dict[str, object]:
+        """The body of the webhook that reports the finding's code."""
+        return daisysim_reports.webhook(finding)
 
 
 def _data(read: Callable[[object], T]) -> Callable[[object], T]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+from worker.order_states import CANCELLED, CONFIRMED, EXPIRED, WAITING
 from worker.providers.fields import Fields, needed
+from worker.providers.findings import Finding
 from worker.providers.results import Result, read_list
+
+# The first three are the document's, as `check` or as `history` spells them. An activation that has
+# its code is over, and charged.
+_STATES = {
+    "waiting": WAITING,
+    "completed": CONFIRMED,
+    "cancelled": CANCELLED,
+    "canceled": CANCELLED,
+    "refunded": CANCELLED,
+    "expired": EXPIRED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +162,19 @@ class Purchase(Result):
             raw=item.raw,
         )
 
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+        """The order that was made; its service has the name that its webhook will use, if told."""
+        service = asked.get("service_name") or asked.get("service")
+        price = self.amount_charged or asked.get("price")
+        return Finding(
+            order_id=self.activation_id,
+            status=WAITING,
+            phone_number=self.phone_number,
+            service=None if service is None else str(service),
+            country=None if asked.get("country") is None else str(asked["country"]),
+            price=price if isinstance(price, Decimal) else None,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Result):
@@ -166,6 +193,15 @@ class Check(Result):
             code=item.text("code"),
             phone_number=item.phone("phone_number"),
             raw=item.raw,
+        )
+
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+        """How the activation that was asked about stands."""
+        return Finding(
+            order_id=str(asked["activation_id"]),
+            status=_STATES.get(self.status.lower()),
+            phone_number=self.phone_number,
+            code=self.code,
         )
 
 
@@ -187,6 +223,10 @@ class Cancellation(Result):
             balance_after=item.number("balance_after"),
             raw=item.raw,
         )
+
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+        """It is cancelled."""
+        return Finding(order_id=self.activation_id, status=CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,4 +256,17 @@ class Activation(Result):
             code=item.text("code"),
             created_at=item.time("created_at", "purchased_at"),
             raw=item.raw,
+        )
+
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+        """All of it."""
+        return Finding(
+            order_id=self.activation_id,
+            status=_STATES.get((self.status or "").lower()),
+            phone_number=self.phone_number,
+            service=self.service,
+            country=self.country,
+            price=self.price,
+            code=self.code,
+            created_at=self.created_at,
         )

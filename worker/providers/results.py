@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from worker.providers.fields import Fields, MissingFieldError
+from worker.providers.findings import Finding
 
 T = TypeVar("T")
 
@@ -20,6 +21,10 @@ class Result:
     """An object of an answer."""
 
     raw: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding | None:
+        """What it says about an order, to a call with the arguments ``_asked``; None: nothing."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +45,10 @@ def read_list(payload: object, name: str, read: Callable[[object], T]) -> tuple[
     if isinstance(payload, list):
         return tuple(map(read, payload))
     item = Fields(payload)
-    found = item.items(name, "data", "items", "results")
+    names = (name, "data", "items", "results")
+    found = item.items(*names)
     if found is None:
-        found = item.record("data").items(name, "items", "results")
+        found = item.record("data").items(*names)
     if found is None:
         raise MissingFieldError(f"no list of {name}")
     return tuple(map(read, found))

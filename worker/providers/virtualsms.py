@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from worker.http_client import Response
-from worker.providers.base import ProviderApi, Refusal, call
+from worker.order_states import CANCELLED, CONFIRMED, WAITING
+from worker.providers import virtualsms_reports
+from worker.providers.base import Refusal, call
 from worker.providers.errors import (
     CountryNotFound,
     InsufficientBalance,
@@ -26,6 +28,7 @@ from worker.providers.errors import (
     Unauthorized,
 )
 from worker.providers.fields import Fields
+from worker.providers.findings import Finding, Rhythm
 from worker.providers.results import Page, read_list, read_page
 from worker.providers.virtualsms_orders import Order, Sms
 from worker.providers.virtualsms_results import (
@@ -37,10 +40,12 @@ from worker.providers.virtualsms_results import (
     Stats,
     Transaction,
 )
+from worker.providers.virtualsms_subscriptions import SubscriptionCalls
 
 _CALLS = "calls"
 # The provider holds a poll for up to 180 seconds; the rest is for its answer to travel.
 _POLL_SECONDS = 185.0
+_PER_PAGE = 100
 
 # By the last part of a problem's type.
 _BY_TYPE: dict[str, type[ProviderError]] = {
@@ -65,7 +70,7 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
 }
 
 
-class VirtualSMS(ProviderApi):
+class VirtualSMS(SubscriptionCalls):
     """The account that a key belongs to."""
 
     name: ClassVar[str] = "virtualsms"
@@ -162,7 +167,7 @@ class VirtualSMS(ProviderApi):
             params={"page": page, "limit": limit},
         )
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="list_orders", state=WAITING)
     def create_order(self, service: str, country: str, *, rental_hours: int | None = None) -> Order:
         """Buy a number for one code, or rent one for some hours."""
         return self._ask(
@@ -191,7 +196,7 @@ class VirtualSMS(ProviderApi):
             "get_order", lambda got: Order.read(got, order_id), "GET", "orders", order_id
         )
 
-    @call(budget=_CALLS)
+    @call(budget=_CALLS, waits=True)
     def wait_for_sms(self, order_id: str, *, timeout: float = _POLL_SECONDS) -> Sms:
         """The order's message, as soon as it is there; one without a code where none came.
 
@@ -209,30 +214,47 @@ class VirtualSMS(ProviderApi):
             timeout=timeout,
         )
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=WAITING, swaps=True)
     def swap_order(self, order_id: str) -> Order:
         """Another number for the same order, at no cost."""
         return self._change("swap_order", order_id, "swap")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=CANCELLED)
     def cancel_order(self, order_id: str) -> Order:
         """Give an order up before its message; the money goes back."""
         return self._change("cancel_order", order_id, "cancel")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order", state=CONFIRMED)
     def confirm_order(self, order_id: str) -> Order:
         """Finish an order that has its message; this charges it."""
         return self._change("confirm_order", order_id, "confirm")
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order")
     def extend_rental(self, order_id: str, hours: int) -> Order:
         """Rent the number for more hours."""
         return self._change("extend_rental", order_id, "extend", {"hours": hours})
 
-    @call(budget=_CALLS, spends=True)
+    @call(budget=_CALLS, spends=True, look="get_order")
     def release_rental(self, order_id: str) -> Order:
         """Give a rented number back before its time."""
         return self._change("release_rental", order_id, "release")
+
+    def rhythm(self) -> Rhythm:
+        """How often orders are asked about."""
+        return virtualsms_reports.RHYTHM
+
+    def find_order(self, order_id: str) -> Finding:
+        """What :meth:`get_order` says, in words that no provider owns."""
+        return self.get_order(order_id).about_order({})
+
+    def find_orders(self, page: int) -> tuple[Finding, ...]:
+        """What :meth:`list_orders` says, likewise."""
+        found = self.list_orders(page=page, limit=_PER_PAGE)
+        return tuple(order.about_order({}) for order in found.items)
+
+    def webhook(self, finding: Finding) -> dict[str, object]:
+        """The body of the webhook that reports the finding's message."""
+        return virtualsms_reports.webhook(finding)
 
     def _change(
         self, name: str, order_id: str, verb: str, body: dict[str, object] | None = None

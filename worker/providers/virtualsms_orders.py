@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from worker.order_states import RANKS
 from worker.providers.fields import Fields, needed
+from worker.providers.findings import Finding
 from worker.providers.results import Result
 
 # The documented states, and the words that other variants of the API use for them.
@@ -41,7 +44,7 @@ class Sms(Result):
     @classmethod
     def read(cls, payload: object, order_id: str) -> Sms:
         """Read it; the order's id is the one asked for where the answer has none."""
-        item = _unwrapped(payload)
+        item = _unwrapped({"messages": payload} if isinstance(payload, list) else payload)
         message = _message(item)
         return cls(
             order_id=item.text("order_id") or order_id,
@@ -51,6 +54,17 @@ class Sms(Result):
             text=message.text(*_TEXT),
             received_at=message.time("received_at"),
             raw=item.raw,
+        )
+
+    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+        """The order's state and number, and the message."""
+        return Finding(
+            order_id=self.order_id,
+            status=_known(self.status),
+            phone_number=self.phone_number,
+            code=self.code,
+            text=self.text,
+            received_at=self.received_at,
         )
 
 
@@ -103,6 +117,24 @@ class Order(Result):
         needed(order.phone_number, "phone_number")
         return order
 
+    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+        """All of it; what it was asked for stands in for what the answer leaves out."""
+        service, country = (_text(asked.get(name)) for name in ("service", "country"))
+        return Finding(
+            order_id=self.order_id,
+            status=_known(self.status),
+            phone_number=self.phone_number,
+            service=self.service or service,
+            country=self.country or country,
+            price=self.price,
+            code=self.code,
+            text=self.text,
+            created_at=self.created_at,
+            received_at=self.received_at,
+            confirmed_at=self.confirmed_at,
+            expires_at=self.expires_at,
+        )
+
 
 def _unwrapped(payload: object) -> Fields:
     """The order's own object, which some variants wrap in another."""
@@ -120,6 +152,14 @@ def _message(item: Fields) -> Fields:
     )
     told = {name: value for name, value in newest.raw.items() if value is not None}
     return Fields({**item.raw, **told})
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _known(status: str | None) -> str | None:
+    return status if status in RANKS else None
 
 
 def _state(item: Fields) -> str | None:

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 from receiver import inbox
 from receiver.inbox import HANDLED, InboxEvent
 from receiver.rejections import RejectedRequest
+from receiver.spool import EventAlias
 from receiver.vault import Vault
 from worker.models import Code
 from worker.queries import followups
@@ -37,16 +38,21 @@ def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
 
 
 def one(session: Session, vault: Vault, event_id: str) -> Row | None:
-    """Everything about one event, with its raw body (None once it was purged)."""
-    event = session.get(InboxEvent, event_id)
+    """Everything about one event, with its raw body (None once it was purged).
+
+    The id of one that was acknowledged and then found to be a duplicate leads to the first one.
+    """
+    alias = session.get(EventAlias, event_id)
+    event = session.get(InboxEvent, event_id if alias is None else alias.first_id)
     if event is None:
         return None
     body = inbox.open_body(vault, event)
     code = session.get(Code, event.code_id) if event.code_id else None
     return {
         **_row(event),
-        "order_id": event.order_id,
-        "source": event.source,
+        "duplicates": sorted(
+            session.exec(select(EventAlias.id).where(col(EventAlias.first_id) == event.id))
+        ),
         "notes": event.notes,
         "code_id": event.code_id,
         "code_state": code and code.state,
@@ -93,4 +99,5 @@ def _row(event: InboxEvent) -> Row:
         "stored_at": event.stored_at,
         "handled_at": event.handled_at,
         "order_id": event.order_id,
+        "source": event.source,
     }

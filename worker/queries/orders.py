@@ -7,6 +7,7 @@ from sqlmodel import Session, col, select
 from receiver.vault import Vault
 from worker.followups import CONFIRM
 from worker.models import Confirmation, Order, OrderNumber, OrderTransition, table_of
+from worker.order_states import is_drawn
 from worker.queries import codes, followups
 from worker.queries.filters import Filters, Row, has_number, newest, of_order, span
 
@@ -84,6 +85,7 @@ def _transitions(session: Session, order: Order) -> list[Row]:
             "kind": step.kind,
             "from_status": step.from_status,
             "to_status": step.to_status,
+            "documented": is_drawn(step.from_status, step.to_status),
             "at": step.at,
             "event": step.event_id,
         }

@@ -10,6 +10,7 @@ from sqlalchemy import func, text
 from sqlmodel import Session, SQLModel, col, select
 
 from receiver.database import Database
+from receiver.heartbeats import Heartbeat
 from receiver.inbox import FAILED, HANDLED, IGNORED, PENDING, QUARANTINED, InboxEvent
 from receiver.rejections import RejectedRequest
 from worker.followups import OPERATORS
@@ -40,8 +41,11 @@ _PERCENTILES = (50, 95, 99)
 _PATIENCE = text("SET LOCAL statement_timeout = '60s'")
 
 
-def collect(database: Database) -> Row:
-    """The numbers of ``codecatch stats``; latencies are in milliseconds."""
+def collect(database: Database, *, spooled: int) -> Row:
+    """The numbers of ``codecatch stats``; latencies are in milliseconds.
+
+    ``spooled`` events were acknowledged and are not in the database yet.
+    """
     with database.reading() as session:
         if database.is_postgresql:
             session.connection().execute(_PATIENCE)
@@ -52,7 +56,8 @@ def collect(database: Database) -> Row:
             "confirmations": _counts(session, Confirmation, Confirmation.state, FOLLOWUP_STATES),
             "deliveries": _counts(session, Delivery, Delivery.state, FOLLOWUP_STATES),
             "oldest_unhandled_seconds": oldest_unhandled_seconds(session, database.now(session)),
-            "acknowledged_unhandled": count_events(session, PENDING),
+            "acknowledged_unhandled": count_events(session, PENDING) + spooled,
+            "spooled": spooled,
             "latency_ms": {**_latency_of_events(session), **_latency_of_deliveries(session)},
         }
 
@@ -63,6 +68,22 @@ def oldest_unhandled_seconds(session: Session, now: datetime) -> float:
         select(InboxEvent.stored_at).where(*in_state(PENDING)).order_by(col(InboxEvent.id)).limit(1)
     ).first()
     return 0.0 if stored is None else round(max((now - stored).total_seconds(), 0.0), 3)
+
+
+def deliveries_by_destination(session: Session) -> list[tuple[str, str, int]]:
+    """Destination, state and count, of every destination that was ever told anything."""
+    grouped = (
+        select(Delivery.destination, Delivery.state, func.count())
+        .group_by(col(Delivery.destination), col(Delivery.state))
+        .order_by(col(Delivery.destination), col(Delivery.state))
+    )
+    return [(destination, state, count) for destination, state, count in session.exec(grouped)]
+
+
+def heartbeat_ages(session: Session, now: datetime) -> list[tuple[str, float]]:
+    """How many seconds ago each kind of worker process last did a task."""
+    rows = session.exec(select(Heartbeat).order_by(col(Heartbeat.part)))
+    return [(row.part, max((now - row.seen_at).total_seconds(), 0.0)) for row in rows]
 
 
 def count_events(session: Session, state: str) -> int:
@@ -84,10 +105,16 @@ def count_stale(session: Session, since: datetime) -> int:
     return session.exec(counted.where(col(InboxEvent.id) >= first_id(since), noted)).one()
 
 
-def count_rejected(session: Session, since: datetime) -> int:
-    """How many refused requests were written down since then."""
-    counted = select(func.count()).select_from(RejectedRequest)
-    return session.exec(counted.where(col(RejectedRequest.id) >= first_id(since))).one()
+def reasons_of_rejections(session: Session, since: datetime) -> list[tuple[str, str, int]]:
+    """Provider, reason and number of the refused requests since then, the most frequent first."""
+    number = func.count().label("number")
+    grouped = (
+        select(RejectedRequest.provider, RejectedRequest.reason, number)
+        .where(col(RejectedRequest.id) >= first_id(since))
+        .group_by(col(RejectedRequest.provider), col(RejectedRequest.reason))
+        .order_by(number.desc(), col(RejectedRequest.reason))
+    )
+    return [(provider, reason, count) for provider, reason, count in session.exec(grouped)]
 
 
 def _counts(

@@ -25,6 +25,7 @@ class Knobs:
             documents, not in its API reference).
         long_poll: how long a request for a message is held.
         latency: how long each API call takes.
+        limit_factor: what the documented limits of calls in a minute are multiplied by.
         api_429: the fraction of API calls refused with 429, at any rate of calls.
         api_503: the fraction refused as unavailable (VirtualSMS 503, DaisySIM 502).
         api_500: the fraction that break with 500, in half of the cases after their effect.
@@ -46,6 +47,7 @@ class Knobs:
     early_hold: bool = False
     long_poll: float = 180.0
     latency: float = 0.0
+    limit_factor: float = 1.0
     api_429: float = 0.0
     api_503: float = 0.0
     api_500: float = 0.0

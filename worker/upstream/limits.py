@@ -7,14 +7,17 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from worker.upstream.knobs import Knobs
+
 _MINUTE = timedelta(minutes=1)
 
 
 class Limits:
     """A sliding minute for each class of calls; for one thread, the server's."""
 
-    def __init__(self, limits: Mapping[str, int]) -> None:
+    def __init__(self, limits: Mapping[str, int], knobs: Knobs) -> None:
         self._limits = limits
+        self._knobs = knobs
         self._taken: dict[str, deque[datetime]] = defaultdict(deque)
 
     def take(self, budget: str | None, now: datetime) -> int | None:
@@ -27,7 +30,7 @@ class Limits:
         taken = self._taken[budget]
         while taken and taken[0] <= now - _MINUTE:
             taken.popleft()
-        if len(taken) >= self._limits[budget]:
+        if len(taken) >= self._limits[budget] * self._knobs.limit_factor:
             return math.ceil((taken[0] + _MINUTE - now).total_seconds())
         taken.append(now)
         return None

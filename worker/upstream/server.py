@@ -145,12 +145,12 @@ class Upstream:
 
     def _application(self) -> Starlette:
         gate = partial(Gate, knobs=self.knobs, timeline=self._timeline, log=self.calls)
-        calls = Limits(virtualsms_api.LIMITS)
+        calls = Limits(virtualsms_api.LIMITS, self.knobs)
         orders = gate(virtualsms_api.spelling(VIRTUALSMS_KEY), limits=calls)
         subscriptions = gate(subscription_api.spelling(VIRTUALSMS_KEY), limits=calls)
         numbers = gate(
             daisysim_api.spelling(DAISYSIM_KEY, self.daisysim),
-            limits=Limits(daisysim_api.LIMITS),
+            limits=Limits(daisysim_api.LIMITS, self.knobs),
         )
         app = Starlette(
             routes=[

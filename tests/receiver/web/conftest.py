@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,8 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from receiver.settings import WebSettings, load
+from receiver.web import server
 from receiver.web.app import create_app
 from tests.receiver.conftest import Log
 from tests.support import stores, webhooks
@@ -48,26 +51,16 @@ class Answer:
 
 
 class Receiver:
-    """uvicorn with httptools on a port of 127.0.0.1."""
+    """uvicorn as in production, on a port of 127.0.0.1."""
 
-    def __init__(self, app: Starlette, store: stores.Store) -> None:
+    def __init__(self, app: Starlette, url: str, **options: Any) -> None:
         self.app = app
-        self.store = store
+        self.url = url
+        self._closing = ExitStack()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=10,
-            )
+            uvicorn.Config(app, **{**server.options(load(WebSettings)), **options})
         )
         sockets = {"sockets": [self._socket]}
         self._thread = threading.Thread(target=self._server.run, kwargs=sockets, daemon=True)
@@ -83,11 +76,22 @@ class Receiver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.should_exit = True
+        self.finish()
+        self._socket.close()
+        self._closing.close()
+
+    @cached_property
+    def store(self) -> stores.Store:
+        """Its database, by a connection that it knows nothing of."""
+        opened = stores.open_store(self.url)
+        self._closing.callback(opened.database.dispose)
+        return opened
+
+    def finish(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
-        self._socket.close()
-        self.store.database.dispose()
 
     def stop(self) -> None:
         """Ask it to stop, as a signal does, and do not wait."""
@@ -143,11 +147,16 @@ Start = Callable[..., Receiver]
 def start(
     monkeypatch: pytest.MonkeyPatch, valkey_url: str, sqlite_url: str, log: Log
 ) -> Iterator[Start]:
-    """Start a receiver whose environment may be changed; SQLite unless told otherwise."""
+    """Start a receiver whose environment may be changed; SQLite unless told otherwise.
+
+    ``options`` are uvicorn's, instead of those it has in production.
+    """
     assert log.text == ""
     with ExitStack() as stack:
 
-        def begin(url: str = sqlite_url, **environment: str) -> Receiver:
+        def begin(
+            url: str = sqlite_url, *, options: Mapping[str, Any] | None = None, **environment: str
+        ) -> Receiver:
             variables = {
                 "DATABASE_URL": url,
                 "ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS,
@@ -158,7 +167,7 @@ def start(
             }
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
-            return stack.enter_context(Receiver(create_app(), stores.open_store(url)))
+            return stack.enter_context(Receiver(create_app(), url, **(options or {})))
 
         yield begin
 

@@ -72,7 +72,7 @@ def test_there_is_a_route_for_every_provider_and_nothing_else(
 @pytest.mark.parametrize("error", CodecatchError.__subclasses__())
 def test_every_error_of_ours_has_a_status(error: type[CodecatchError]) -> None:
     """Whatever is raised on the way of a request is answered with a documented status."""
-    answered = {400, 401, 408, 413, 415, 503}
+    answered = {400, 401, 403, 408, 413, 415, 429, 431, 503}
     never_in_a_request = {"ConfigurationError", "UnknownKey", "BrokenSeal"}
     status = problems.status_of(error("in words"))
     assert status in answered or (

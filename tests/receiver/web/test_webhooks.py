@@ -120,10 +120,10 @@ def test_the_answer_comes_only_after_the_commit(
     receiver = start(store_url)
     commit = Intake._commit
 
-    def slow(taken: Intake, arrivals: list[inbox.Arrival]) -> list[inbox.Stored]:
+    def slow(taken: Intake, entries: list[inbox.Entry]) -> list[inbox.Stored]:
         committing.set()
         go_on.wait(10)
-        return commit(taken, arrivals)
+        return commit(taken, entries)
 
     monkeypatch.setattr(Intake, "_commit", slow)
     webhook = webhooks.virtualsms_v1()

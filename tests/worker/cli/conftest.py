@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from tests.support.http_server import HttpServer
 from tests.support.stores import ENCRYPTION_KEYS, Store
+from tests.worker.cli import apis
 from worker import cli
 
 
@@ -27,6 +31,11 @@ class Answer:
         """Standard output read as JSON, of a command that succeeded."""
         assert self.code == 0, self.err
         return json.loads(self.out)
+
+    def hides(self, *secrets: str) -> None:
+        """Assert that nothing which was said holds a secret, or a key of an API."""
+        for secret in (*secrets, *apis.KEYS.values()):
+            assert secret not in self.out + self.err
 
 
 Run = Callable[..., Answer]
@@ -47,6 +56,26 @@ def bare(
         return Answer(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+@pytest.fixture
+def api(
+    http_server: HttpServer, monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext
+) -> HttpServer:
+    """Both providers' APIs, configured with their keys; 404 to everything until told otherwise."""
+    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
+    for provider, base in apis.BASES.items():
+        monkeypatch.setenv(f"{provider.upper()}_API_URL", f"{http_server.url}{base}")
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", apis.KEYS[provider])
+    return http_server
+
+
+@pytest.fixture
+def selling(api: HttpServer) -> HttpServer:
+    """Providers that sell a number whenever they are asked."""
+    api.on("POST", apis.ORDERS, status=201, json=apis.MADE)
+    api.on("POST", "/api/v1/virtual/purchase", json={"success": True, "data": apis.BOUGHT})
+    return api
 
 
 @pytest.fixture

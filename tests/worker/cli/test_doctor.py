@@ -13,6 +13,7 @@ from receiver.inbox import InboxEvent
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import SECRET, TOKEN, signed, virtualsms_v2
 from tests.worker.cli.conftest import Answer, Run
+from tests.worker.reconciling import HISTORY_PATH, ask, buy, history, listing, plan
 from tests.worker.support import (
     DAISYSIM_KEY,
     VIRTUALSMS_KEY,
@@ -181,6 +182,7 @@ def test_settings_that_cannot_be_used(
         ({"AUTO_CONFIRM": "off"}, "virtualsms API", "confirms nothing"),
         ({"AUTO_CONFIRM": "telegram,signal"}, "virtualsms API", "orders for telegram, signal"),
         ({"DAISYSIM_VERIFY_BACK": "off"}, "daisysim API", "told unverified"),
+        ({}, "daisysim API", "no order needs to be confirmed"),
     ],
 )
 def test_choices_are_said(
@@ -203,3 +205,24 @@ def test_stale_timestamps_are_counted(healthy: World, run: Run) -> None:
     event = only(made, InboxEvent)
     change(made, event, notes="X-VirtualSMS-Timestamp is 400 s behind our clock")
     assert findings(run("doctor"))["timestamps"][1].startswith("1 webhook")
+
+
+@on_sqlite
+def test_what_is_reconciled_is_said(healthy: World, run: Run) -> None:
+    """How many orders are asked for, and when the newest were read; or why they cannot be."""
+    made = healthy.connect(daisysim=True)
+    healthy.api.on("GET", HISTORY_PATH, json=history())
+    buy(made)
+    plan(made)
+    said = findings(run("doctor"))["daisysim orders"]
+    assert said == ("ok", "1 open ones are asked for; the newest were not read yet")
+    ask(made, listing(made, provider="daisysim"))
+    level, says = findings(run("doctor"))["daisysim orders"]
+    assert (level, says[:-20]) == ("ok", "1 open ones are asked for; the newest were read at ")
+
+    healthy.api.on("GET", HISTORY_PATH, status=500)
+    ask(made, listing(made, provider="daisysim"))
+    answer = run("doctor")
+    level, says = findings(answer)["daisysim orders"]
+    assert (answer.code, level) == (0, "notice")
+    assert says.endswith("and cannot be now: daisysim history: 500")

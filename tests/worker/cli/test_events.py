@@ -9,6 +9,7 @@ import sqlalchemy
 
 from receiver import queue
 from receiver.inbox import InboxEvent
+from receiver.spool import EventAlias
 from tests.support import webhooks
 from tests.support.stores import Store
 from tests.support.webhooks import daisysim, signed, virtualsms_v1, virtualsms_v2
@@ -57,6 +58,17 @@ def test_list_has_the_promised_keys(world: World, run: Run) -> None:
     assert row["id"] == event_id
     assert (row["key"], row["state"], row["attempts"]) == ("evt_1", "handled", 1)
     assert run("events", "list").out.splitlines()[0].startswith("STORED AT")
+
+
+@on_sqlite
+def test_where_an_event_comes_from_is_shown(world: World, run: Run) -> None:
+    """Its provider sent it, or was asked."""
+    made = world.connect()
+    sent, found = handle(made, virtualsms_v1(order="ord_1"), virtualsms_v1(order="ord_2"))
+    change(made, fetch(made, InboxEvent, found), source="reconciled")
+    shown = {each: run("events", "show", each, "--json").json["source"] for each in (sent, found)}
+    assert shown == {sent: "webhook", found: "reconciled"}
+    assert "reconciled" in run("events", "list").out
 
 
 @pytest.mark.parametrize(
@@ -115,6 +127,16 @@ def test_show_links_what_the_event_led_to(world: World, run: Run) -> None:
     everything_said = run("events", "show", first).out + run("events", "show", second).out
     assert webhooks.CODE not in everything_said
     assert webhooks.CODE in run("events", "show", first, "--reveal").out
+
+
+def test_show_of_a_duplicate_that_was_found_late(world: World, run: Run) -> None:
+    """The id that was acknowledged in an outage leads to the first one, which names it."""
+    made = world.connect()
+    (first,) = receive(made, virtualsms_v1())
+    with made.database.transaction() as session:
+        session.add(EventAlias(id="01JACKNOWLEDGED00000000000", first_id=first))
+    shown = run("events", "show", "01JACKNOWLEDGED00000000000", "--json").json
+    assert (shown["id"], shown["duplicates"]) == (first, ["01JACKNOWLEDGED00000000000"])
 
 
 def test_show_of_an_event_whose_body_is_no_text(world: World, run: Run) -> None:

@@ -62,12 +62,21 @@ def test_show_tells_the_whole_story(world: World, run: Run) -> None:
     assert (code["code"], code["state"]) == ("48••••", "ready")
     (step,) = shown["transitions"]
     assert (step["from_status"], step["to_status"]) == ("created", "received")
-    assert step["event"] == event
+    assert (step["event"], step["documented"]) == (event, True)
     confirmation = shown["confirmation"]
     assert (confirmation["action"], confirmation["state"]) == ("confirm", "pending")
     assert [number["phone_number"] for number in shown["numbers"]] == ["+4477•••••123"]
     text = run("orders", "show", "ord_1", "--reveal").out
     assert webhooks.CODE in text
+
+
+def test_a_step_that_no_document_draws_is_told_apart(world: World, run: Run) -> None:
+    """A code that came after the order had expired: the events were late, or one was lost."""
+    made = world.connect()
+    handle(made, virtualsms_v2(order="ord_1", event="order.cancelled"))
+    handle(made, virtualsms_v2(order="ord_1"))
+    steps = run("orders", "show", "ord_1", "--json").json["transitions"]
+    assert [step["documented"] for step in steps] == [True, False]
 
 
 def test_show_without_anything_to_tell(world: World, run: Run) -> None:

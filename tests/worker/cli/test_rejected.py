@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sqlalchemy import insert
 from ulid import ULID
@@ -12,20 +14,21 @@ from tests.support.stores import Store
 from tests.worker.cli.conftest import Run
 
 
+def _refuse(store: Store, provider: str, reason: str) -> None:
+    row = str(ULID())
+    origin = store.vault.seal("203.0.113.9", table="rejected_requests", column="origin", row=row)
+    with store.database.transaction() as session:
+        session.connection().execute(
+            insert(REJECTED).values(
+                id=row, at=clock.now(), provider=provider, status=401, reason=reason, origin=origin
+            )
+        )  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _refused(store: Store) -> None:
     for provider, reason in (("virtualsms", "no signature header"), ("daisysim", "no token")):
-        row = str(ULID())
-        origin = store.vault.seal(
-            "203.0.113.9", table="rejected_requests", column="origin", row=row
-        )
-        with store.database.transaction() as session:
-            session.connection().execute(
-                insert(REJECTED).values(
-                    id=row, at=clock.now(), provider=provider, status=401, reason=reason,
-                    origin=origin,
-                )
-            )  # fmt: skip
+        _refuse(store, provider, reason)
 
 
 def test_list_says_why(run: Run) -> None:
@@ -49,3 +52,23 @@ def test_list_says_why(run: Run) -> None:
 def test_filters(run: Run, words: tuple[str, ...], count: int) -> None:
     """Provider and time narrow the list."""
     assert len(run("rejected", "list", "--json", *words).json) == count
+
+
+def test_doctor_says_the_most_frequent_reason(run: Run, store: Store) -> None:
+    """For each provider how many were refused, why most of them were, and where to look."""
+    wrong = "the signature fits the secret without its whsec_"
+    for provider, reason in (("virtualsms", wrong), ("daisysim", "no token")):
+        _refuse(store, provider, reason)
+        _refuse(store, provider, reason)
+    said = [check["says"] for check in _checks_of(run) if check["name"] == "rejected"]
+    lately = "refused in 24 hours"
+    look = "look: codecatch rejected list --provider"
+    assert said == [
+        f"3 requests for daisysim {lately}, 3 of them so: no token; {look} daisysim",
+        f"3 requests for virtualsms {lately}, 2 of them so: {wrong}; {look} virtualsms",
+    ]
+
+
+def _checks_of(run: Run) -> list[dict[str, str]]:
+    checks: list[dict[str, str]] = json.loads(run("doctor", "--json").out)["checks"]
+    return checks

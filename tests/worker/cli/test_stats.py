@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
+import pytest
+
+from receiver import inbox
 from receiver.inbox import InboxEvent
+from receiver.spool import Shelter
 from tests.support.stores import Store
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, deliver, fetch, handle, now, only, receive
+from tests.worker.support import World, arrival, change, deliver, fetch, handle, now, only, receive
 from worker.models import Delivery
 
 
@@ -26,6 +31,21 @@ def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
         *("planned_to_claimed", "claimed_to_sent", "arrived_to_sent"),
     )
     assert numbers["latency_ms"] == dict.fromkeys(spans, nothing)
+
+
+def test_what_is_sheltered_counts_as_unhandled(
+    world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event in the spool was acknowledged like one in the inbox, and doctor tells of it."""
+    made = world.connect()
+    receive(made, virtualsms_v2(order="ord_1"))
+    shelter = Shelter(tmp_path / "spool")
+    shelter.store(inbox.prepare(made.vault, [arrival(virtualsms_v2(order="ord_2"))]))
+    monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
+    numbers = run("stats", "--json").json
+    assert (numbers["acknowledged_unhandled"], numbers["spooled"]) == (2, 1)
+    assert "1 acknowledged event" in run("doctor").out
+    shelter.close()
 
 
 def test_counts_and_latencies(world: World, run: Run) -> None:

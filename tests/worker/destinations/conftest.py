@@ -58,6 +58,7 @@ class HttpStub:
     headers: dict[str, str] = field(default_factory=dict)
     fault: str | None = None
     requests: list[bytes] = field(default_factory=list)
+    received: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
     clients: ExitStack = field(default_factory=ExitStack)
@@ -82,12 +83,13 @@ class HttpStub:
 
 @pytest.fixture
 def slack_stub() -> Iterator[HttpStub]:
-    """A far side for Slack; it says ok until told otherwise."""
+    """A far side for Slack, or anything else that speaks HTTP; it says ok until told otherwise."""
     stub = HttpStub()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             stub.requests.append(self.rfile.read(int(self.headers["content-length"])))
+            stub.received.append({name.lower(): value for name, value in self.headers.items()})
             if stub.fault == HANG:
                 stub.closing.wait(LONGEST_WAIT)
             if stub.fault is not None:
@@ -118,10 +120,11 @@ class ScriptedSmtp:
     """An SMTP server that says what the test tells it to; it knows no TLS, and hangs there.
 
     ``answers`` maps a command's verb, ``GREETING``, ``BODY`` (the message's end) or a whole
-    ``RCPT`` line to an answer, :data:`HANG` or :data:`CUT`.
+    ``RCPT`` line to an answer, :data:`HANG` or :data:`CUT`; what is in ``once`` is said once.
     """
 
     answers: dict[str, str] = field(default_factory=dict)
+    once: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
@@ -169,24 +172,26 @@ class ScriptedSmtp:
                 # Versions of smtplib differ in upper and lower case.
                 key = next((k for k in self.answers if k.upper() == command.upper()), verb)
                 known = {"EHLO": "250 stub", "DATA": "354 go on", "QUIT": "221 bye"}
-                if not self._answer(connection, key, known.get(verb, "250 ok")):
+                answered = self._answer(connection, key, known.get(verb, "250 ok"))
+                if not answered:
                     return
                 if verb == "STARTTLS" and self.answers.get(verb, "").startswith("220"):
                     self.closing.wait(LONGEST_WAIT)
                     return
-                if verb == "DATA" and self.answers.get("DATA", "354").startswith("354"):
+                if verb == "DATA" and answered.startswith("354"):
                     self.bodies.append(b"".join(iter(lines.readline, b".\r\n")))
                     if not self._answer(connection, "BODY", "250 taken"):
                         return
 
-    def _answer(self, connection: socket.socket, key: str, usual: str) -> bool:
-        answer = self.answers.get(key, usual)
+    def _answer(self, connection: socket.socket, key: str, usual: str) -> str:
+        """Say what is to be said; what that was, or nothing if the session ends there."""
+        answer = self.once.pop(key, None) or self.answers.get(key, usual)
         if answer == HANG:
             self.closing.wait(LONGEST_WAIT)
         if answer in {HANG, CUT}:
-            return False
+            return ""
         connection.sendall(answer.encode() + b"\r\n")
-        return True
+        return answer
 
 
 @pytest.fixture

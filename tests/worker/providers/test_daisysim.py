@@ -197,10 +197,21 @@ def test_account_and_catalogue(daisysim: DaisySIM, provider: Provider) -> None:
     assert [service.code for service in daisysim.services(6)] == ["wa"]
 
 
-def test_history(daisysim: DaisySIM, provider: Provider) -> None:
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        {"data": {"orders": ["line"], "total": 41, "page": 3}},
+        {"data": {"data": ["line"], "total": 41, "current_page": 3}},
+        {"data": ["line"], "pagination": {"total": 41, "page": 3}},
+        {"data": {"orders": ["line"]}, "meta": {"total": 41, "page": 3}},
+        {"data": {"orders": ["line"], "pagination": {"total": 41, "page": 3}}},
+    ],
+)
+def test_history(envelope: dict[str, Any], daisysim: DaisySIM, provider: Provider) -> None:
     """History is a page of activations, wherever the numbers of the page stand."""
     line = {"activation_id": "9", "status": "completed", "created_at": "2026-01-01T00:00:00Z"}
-    provider.answers(json.dumps({"data": {"orders": [line], "total": 41, "page": 3}}))
+    told = json.dumps({"success": True, **envelope}).replace('"line"', json.dumps(line))
+    provider.answers(told)
     page = daisysim.history(page=3)
     assert (page.page, page.total) == (3, 41)
     assert page.items[0].created_at == datetime(2026, 1, 1, tzinfo=UTC)

@@ -300,6 +300,10 @@ def test_newest_message_is_the_code(virtualsms: VirtualSMS, provider: Provider) 
     provider.answers(json.dumps({"sms": messages[1], "status": "received"}))
     sms = virtualsms.wait_for_sms("o-1")
     assert (sms.order_id, sms.code, sms.text) == ("o-1", "1", "one")
+    provider.answers(json.dumps(messages))
+    assert virtualsms.wait_for_sms("o-1").code == "2"
+    provider.answers("[]")
+    assert virtualsms.wait_for_sms("o-1").code is None
 
 
 def test_odd_values_are_absent(virtualsms: VirtualSMS, provider: Provider) -> None:

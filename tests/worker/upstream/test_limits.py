@@ -74,3 +74,12 @@ def test_each_class_has_its_limit(
     assert [outcome == 429 for outcome in outcomes] == [False] * limit + [True]
     for _ in range(70):
         daisysim.balance()
+
+
+def test_limits_can_be_raised(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
+    """For whoever wants to see many orders at once."""
+    api = ask_virtualsms(make_upstream(limit_factor=1.1))
+    for _ in range(66):
+        api.get_balance()
+    with pytest.raises(RateLimited):
+        api.get_balance()

@@ -1,0 +1,53 @@
+"""Coverage-guided fuzzing of everything that reads a stranger's bytes; run by hand.
+
+``pip install atheris``, then ``python -m tests.receiver.fuzz_readers -max_total_time=60``. It
+begins with the bodies of ``tests/samples/hostile``. A crash is an exception that is not one of
+the two that mean "refused"; its input is written beside, and belongs into the samples.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["receiver"]):
+    from receiver import clues, signatures
+    from receiver.errors import InvalidSignature, MalformedPayload
+    from receiver.json_object import parse_object
+    from receiver.providers import registry
+
+SAMPLES = Path(__file__).parents[1] / "samples" / "hostile" / "bodies"
+DIGEST = b"0" * 64
+
+
+def read(data: bytes) -> None:
+    """Read ``data`` as each thing that it could be."""
+    with suppress(InvalidSignature):
+        signatures.verify(data, [data[:80]], [b"secret"])
+    clues.explain(data, [DIGEST], [b"whsec_c2VjcmV0", data[:40]], "SECRETS")
+    try:
+        payload = parse_object(data)
+    except MalformedPayload:
+        return
+    for provider in registry().values():
+        provider.is_test(payload)
+        provider.event_key(payload)
+        try:
+            provider.read(payload)
+        except MalformedPayload:
+            continue
+
+
+def main() -> None:
+    """Fuzz until told to stop; what is found on the way is kept in a folder of its own."""
+    with tempfile.TemporaryDirectory() as found:
+        atheris.Setup([*sys.argv, found, str(SAMPLES)], read)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The receiver is served behind its door, in each of its processes."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from receiver.web import server
+from tests.receiver.web.conftest import read_all
+from tests.receiver.web.raw import answers_in
+from tests.receiver.web.served import served
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_command_serves_behind_the_door(
+    sqlite_url: str, valkey_url: str, processes: str
+) -> None:
+    """However many processes it has, each refuses broken framing with a problem document."""
+    environment = {"REDIS_URL": valkey_url, "WEB_CONCURRENCY": processes}
+    with served(sqlite_url, environment) as receiver:
+        for _ in range(8):
+            with receiver.connect() as connection:
+                connection.sendall(b"POST / HTTP/1.1\nHost: x\n\n")
+                (answer,) = answers_in(read_all(connection))
+            assert answer.problem(400) == "the request is not well-formed HTTP/1.1"
+            assert "server" not in answer.headers
+
+
+def test_as_many_connections_as_the_system_permits() -> None:
+    """A low limit of open files is raised towards the hard one, and a high one left alone."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = before[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        server.allow_many_connections()
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
+        server.allow_many_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert raised[0] > 512
+    assert raised[1] == hard

@@ -1,0 +1,75 @@
+"""The providers' APIs as the command sees them: a recording server, and what is asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.http_server import HttpServer, Reply, Request
+
+VIRTUALSMS_KEY = "sk_live_s3cr3t-of-virtualsms"
+DAISYSIM_KEY = "dk_live_s3cr3t-of-daisysim"
+KEYS = {"virtualsms": VIRTUALSMS_KEY, "daisysim": DAISYSIM_KEY}
+BASES = {"virtualsms": "/api/v2", "daisysim": "/api/v1/virtual"}
+PHONE, OTHER_PHONE = "+447700900123", "+447700900555"
+BUY = ("virtualsms", "create-order", "wa", "GB")
+MADE = {
+    "order_id": "ord_1",
+    "phone_number": PHONE,
+    "expires_at": "2026-06-11T09:34:27Z",
+    "price": "0.1800",
+}
+BOUGHT = {
+    "activation_id": "4711",
+    "phone_number": PHONE,
+    "amount_charged": "1.1400",
+    "balance_after": "11.3600",
+}
+ORDERS = "/api/v2/orders"
+# What the transport itself adds.
+_TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-agent"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One call: its words, the request that its document wants, and an answer to it."""
+
+    words: str
+    method: str
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    reply: str = "{}"
+    status: int = 200
+    shows: Any = None
+
+    @property
+    def name(self) -> str:
+        """The call's name on the command line."""
+        return self.words.split()[0]
+
+
+def answers(server: HttpServer, provider: str, example: Example) -> None:
+    """Answer the example's request with its answer."""
+    path = BASES[provider] + example.path
+    server.on(example.method, path, status=example.status, body=example.reply.encode())
+
+
+def check_request(request: Request, provider: str, example: Example) -> None:
+    """Assert that the request is the document's, to the letter."""
+    assert (request.method, request.path) == (example.method, BASES[provider] + example.path)
+    assert request.query == example.query
+    assert request.body == example.body
+    wanted = {"authorization": f"Bearer {KEYS[provider]}", "accept": "application/json"}
+    if example.body:
+        wanted["content-type"] = "application/json"
+    own = {name: value for name, value in request.headers.items() if name not in _TRANSPORT}
+    assert own == wanted
+
+
+def refuse(provider: str, status: int, code: str, words: str = "") -> Reply:
+    """A refusal in the provider's own form."""
+    if provider == "daisysim":
+        return Reply(status=status, json={"success": False, "error": words, "code": code})
+    problem = {"type": f"https://virtualsms.io/errors/{code}", "detail": words, "status": status}
+    return Reply(status=status, json=problem)

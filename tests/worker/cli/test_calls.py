@@ -1,0 +1,295 @@
+"""The providers' calls as commands: asking first, masking, budgets, and what goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from tests.support.http_server import HttpServer, Reply
+from tests.support.stores import Store
+from tests.worker.cli.apis import BUY, MADE, ORDERS, PHONE, refuse
+from tests.worker.cli.conftest import Run
+from tests.worker.support import (
+    HOUR,
+    SECOND,
+    everything,
+    now,
+    on_sqlite,
+    only,
+)
+from worker import answers, budgets
+from worker.models import Budget, Order
+from worker.paid_calls import Caller
+
+
+class Terminal(io.StringIO):
+    """A person at a keyboard, who types what is given."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+@on_sqlite
+def test_without_a_terminal_nothing_is_spent_unasked(run: Run, selling: HttpServer) -> None:
+    """It is wrong usage, said in one line, and no request is made."""
+    answer = run(*BUY)
+    assert (answer.code, answer.out) == (2, "")
+    assert "--yes" in answer.err
+    assert answer.err.count("\n") == 1
+    assert selling.requests() == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(("typed", "requests"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
+def test_a_person_is_asked(
+    run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch, typed: str, requests: int
+) -> None:
+    """The question says what would be bought; only a yes buys it."""
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    answer = run(*BUY)
+    assert answer.code == 1 - requests
+    assert "virtualsms create_order, service wa, country GB: it can cost money" in answer.err
+    assert len(selling.requests()) == requests
+
+
+@on_sqlite
+def test_what_costs_nothing_is_not_asked_about(run: Run, api: HttpServer) -> None:
+    """A call that only looks has no --yes."""
+    api.on("GET", f"{ORDERS}/ord_1", json=MADE)
+    assert run("virtualsms", "get-order", "ord_1").code == 0
+    assert run("virtualsms", "get-order", "ord_1", "--yes").code == 2
+
+
+@on_sqlite
+@pytest.mark.usefixtures("selling")
+def test_a_number_is_seen_by_who_reveals_it(run: Run) -> None:
+    """Masked otherwise, with the command that shows it."""
+    masked = run(*BUY, "--yes")
+    masked.hides(PHONE)
+    assert "codecatch orders show ord_1 --provider virtualsms --reveal" in masked.err
+    revealed = run(*BUY, "--yes", "--reveal")
+    assert PHONE in revealed.out
+    assert "orders show" not in revealed.err
+    assert run(*BUY, "--yes", "--reveal", "--json").json["phone_number"] == PHONE
+
+
+def test_calls_are_paid_from_the_workers_budget(
+    store: Store, run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spent budget is waited for, with the reason, and the call is made once there is room."""
+    monkeypatch.setenv("VIRTUALSMS_RATE_LIMIT", "1")
+    assert run(*BUY, "--yes").code == 0
+    budget = only(store, Budget)
+    assert budget.key == "virtualsms:calls"
+    assert len(budgets._within_window(budget, now(store))) == 1
+    pauses = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        change_budget(store, spent="[]")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    answer = run("virtualsms", "create-order", "wa", "GB", "--yes", "--json")
+    assert answer.code == 0
+    assert answer.err.startswith(
+        "codecatch: virtualsms create_order: too many calls lately: waiting until 20"
+    )
+    assert len(pauses) == 1
+    assert 55 < pauses[0] <= 64
+    assert len(selling.requests()) == 2
+
+
+def change_budget(store: Store, **values: object) -> None:
+    """Write to the only budget, whose key is its id."""
+    with store.database.transaction() as session:
+        row = session.get_one(Budget, "virtualsms:calls")
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+@on_sqlite
+def test_a_wait_is_bounded(
+    store: Store, run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too long a wait ends the command, which says when; nothing is asked."""
+    assert run(*BUY, "--yes").code == 0
+    until = now(store) + HOUR
+    change_budget(store, blocked_until=until)
+    answer = run(*BUY, "--yes")
+    assert (answer.code, answer.out) == (1, "")
+    assert f"before {until.isoformat()[:19]}Z" in answer.err
+    # Others may take each turn that comes.
+    change_budget(store, blocked_until=now(store) + SECOND)
+    monkeypatch.setattr(time, "sleep", lambda _: change_budget(store, blocked_until=until))
+    assert run(*BUY, "--yes").code == 1
+    assert len(selling.requests()) == 1
+
+
+def test_too_many_requests_block_the_key(store: Store, run: Run, api: HttpServer) -> None:
+    """For as long as the provider asked; the next command asks it nothing."""
+    reply = refuse("virtualsms", 429, "rate-limited")
+    api.on("POST", ORDERS, status=429, json=reply.json, headers={"Retry-After": "300"})
+    answer = run(*BUY, "--yes")
+    assert answer.code == 1
+    assert "try again in 300 s" in answer.err
+    blocked = only(store, Budget).blocked_until
+    assert blocked is not None
+    assert timedelta(seconds=280) < blocked - now(store) <= timedelta(seconds=300)
+    assert run("virtualsms", "get-balance").code == 1
+    assert len(api.requests()) == 1
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (BUY, "virtualsms create_order: 127.0.0.1: "),
+        (("daisysim", "balance"), "daisysim balance: 127.0.0.1: "),
+    ],
+)
+@pytest.mark.usefixtures("api")
+def test_nobody_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], line: str
+) -> None:
+    """What was not sent need not be looked at: one line names the variable."""
+    variable = f"{words[0].upper()}_API_URL"
+    monkeypatch.setenv(variable, "http://127.0.0.1:1/api")
+    answer = run(*words, *(("--yes",) if words == BUY else ()))
+    assert answer.code == 1
+    assert answer.err.startswith(f"codecatch: {line}")
+    assert f"nothing was asked: check the network and {variable}" in answer.err
+    assert answer.err.count("\n") == 1
+
+
+@on_sqlite
+@pytest.mark.usefixtures("api")
+def test_a_missing_key_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable that is wanted, in one line."""
+    monkeypatch.delenv("VIRTUALSMS_API_KEY")
+    answer = run("virtualsms", "get-balance")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "codecatch: VIRTUALSMS_API_KEY: is required\n"
+    assert run("daisysim", "balance").err.startswith("codecatch: daisysim balance: 404")
+
+
+def test_without_a_database_it_is_said_what_to_do(bare: Run, api: HttpServer) -> None:
+    """Calls are counted in the database, so one is needed, and nothing is asked without."""
+    answer = bare("virtualsms", "get-balance")
+    assert answer.code == 1
+    assert "DATABASE_URL" in answer.err
+    assert "codecatch up" in answer.err
+    assert api.requests() == []
+
+
+def test_nothing_is_bought_that_could_not_be_recorded(
+    store: Store, run: Run, selling: HttpServer
+) -> None:
+    """A database of another version is migrated first."""
+    with store.database.transaction() as session:
+        session.connection().execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    answer = run(*BUY, "--yes")
+    assert answer.code == 1
+    assert "codecatch migrate" in answer.err
+    assert selling.requests() == []
+
+
+@on_sqlite
+@pytest.mark.usefixtures("selling")
+def test_what_was_bought_is_shown_even_if_it_cannot_be_recorded(
+    store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database failed after the money was spent: the id is all that a person has."""
+
+    def away(*_: object, **__: object) -> bool:
+        raise OperationalError("INSERT", {}, Exception("away"))
+
+    monkeypatch.setattr(answers, "record", away)
+    monkeypatch.setattr("receiver.database._PERSISTENCE", (0.0,))
+    answer = run(*BUY, "--yes")
+    assert answer.code == 1
+    assert "ord_1" in answer.out
+    assert "done, but it cannot be recorded" in answer.err
+    assert everything(store, Order) == []
+
+
+@pytest.mark.parametrize("order_id", ["ord\ud800", "ord\0"])
+def test_an_id_that_no_database_takes_is_shown(run: Run, api: HttpServer, order_id: str) -> None:
+    """Whatever an answer holds ends in a line, and never in a traceback."""
+    api.on("POST", ORDERS, json={**MADE, "order_id": order_id})
+    answer = run(*BUY, "--yes", "--json")
+    assert json.loads(answer.out)["order_id"] == order_id
+    assert (answer.code == 0) or "cannot be recorded" in answer.err
+
+
+@on_sqlite
+@pytest.mark.usefixtures("selling")
+def test_an_interrupted_purchase_may_have_been_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The person is told how to look."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Caller, "make", interrupted)
+    answer = run(*BUY, "--yes")
+    assert answer.code != 0
+    assert "look before you repeat it: codecatch virtualsms list-orders" in answer.err
+    assert "Traceback" not in answer.err
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("virtualsms", "nonsense"),
+        ("virtualsms", "get-order"),
+        ("virtualsms", "extend-rental", "ord_1", "0", "--yes"),
+        ("virtualsms", "wait-for-sms", "ord_1", "--timeout", "nan"),
+        ("daisysim", "prices", "russia", "wa"),
+        ("daisysim", "purchase", "6", "wa", "cheap", "--yes"),
+        ("daisysim", "purchase", "6", "wa", "1e999", "--yes"),
+        ("daisysim", "purchase", "6", "wa", "0", "--yes"),
+        ("daisysim", "history", "--status", "lost"),
+        ("daisysim", "history", "--json", "--csv"),
+        ("daisysim", "check", "\udcff"),
+    ],
+)
+def test_wrong_usage(run: Run, api: HttpServer, words: tuple[str, ...]) -> None:
+    """What cannot be meant is refused before anything is asked."""
+    assert run(*words).code == 2
+    assert api.requests() == []
+
+
+@on_sqlite
+def test_an_id_that_would_change_the_path(run: Run, api: HttpServer) -> None:
+    """It is refused in one line."""
+    answer = run("virtualsms", "get-order", "..")
+    assert answer.code == 1
+    assert answer.err.endswith("nothing was sent: check the arguments\n")
+    assert api.requests() == []
+
+
+@on_sqlite
+def test_hostile_answers_are_inert(run: Run, api: HttpServer) -> None:
+    """Neither a name nor an error's words reach a terminal as anything but text."""
+    hostile = "\x1b[31mred\u202e"
+    api.on("GET", "/api/v2/services", json=[{"id": hostile, "name": hostile}])
+    assert run("virtualsms", "list-services").out.splitlines()[1].split() == ["red", "red"]
+    api.on("GET", "/api/v2/services", handler=lambda _: _refusal(hostile))
+    answer = run("virtualsms", "list-services")
+    assert answer.code == 1
+    assert "\x1b" not in answer.err
+    assert "\u202e" not in answer.err
+
+
+def _refusal(words: str) -> Reply:
+    return refuse("virtualsms", 400, "validation", words)

@@ -1,0 +1,193 @@
+"""``codecatch daisysim``: every call, to the letter of its document."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.http_server import HttpServer
+from tests.worker.cli.apis import Example, answers, check_request, refuse
+from tests.worker.cli.conftest import Run
+from tests.worker.support import on_sqlite
+from worker.providers.daisysim import DaisySIM
+
+PHONE, MASKED = "+79001234567", "+7900••••567"
+BOUGHT = (
+    '{"success":true,"data":{"activation_id":"123456789","phone_number":"+79001234567",'
+    '"amount_charged":1.1400,"balance_after":11.3600}}'
+)
+PURCHASED = {
+    "activation_id": "123456789",
+    "phone_number": MASKED,
+    "amount_charged": "1.1400",
+    "balance_after": "11.3600",
+}
+EXAMPLES = [
+    Example(
+        words="balance",
+        method="GET",
+        path="/balance",
+        reply='{"success":true,"data":{"balance":12.5000,"currency":"USD","email":"u@example.com",'
+        '"total_spent":45.2000,"discount":{"tier":"Silver","percent":10,"next_tier":"Gold",'
+        '"next_at":100,"needed":54.8000}}}',
+        shows={
+            "balance": "12.5000",
+            "currency": "USD",
+            "email": "••••••••",
+            "total_spent": "45.2000",
+            "discount": {
+                "tier": "Silver",
+                "percent": "10",
+                "next_tier": "Gold",
+                "next_at": "100",
+                "needed": "54.8000",
+            },
+        },
+    ),
+    Example(
+        words="countries",
+        method="GET",
+        path="/countries",
+        reply='{"success":true,"data":{"countries":[{"id":6,"name":"Russia"}]}}',
+        shows=[{"id": 6, "name": "Russia"}],
+    ),
+    Example(
+        words="services 6",
+        method="GET",
+        path="/services/6",
+        reply='{"success":true,"data":{"country_id":6,"services":[{"code":"go","name":"Google"}]}}',
+        shows=[{"code": "go", "name": "Google"}],
+    ),
+    Example(
+        words="prices 6 wa",
+        method="POST",
+        path="/prices",
+        body=b'{"country":6,"service":"wa"}',
+        reply='{"success":true,"data":{"total_numbers":12702,"discount_tier":"Silver",'
+        '"discount_pct":10,"tiers":[{"tier":1,"price":1.1400,"discount_pct":10,"available":483}]}}',
+        shows={
+            "tiers": [{"price": "1.1400", "tier": 1, "discount_pct": "10", "available": 483}],
+            "total_numbers": 12702,
+            "discount_tier": "Silver",
+            "discount_pct": "10",
+        },
+    ),
+    Example(
+        words="purchase 6 wa 1.1400 --service-name WhatsApp --yes",
+        method="POST",
+        path="/purchase",
+        body=b'{"country":6,"service":"wa","price":1.1400,"service_name":"WhatsApp"}',
+        reply=BOUGHT,
+        status=201,
+        shows=PURCHASED,
+    ),
+    Example(
+        words="purchase 6 wa 1.1400 --yes",
+        method="POST",
+        path="/purchase",
+        body=b'{"country":6,"service":"wa","price":1.1400}',
+        reply=BOUGHT,
+        status=201,
+        shows=PURCHASED,
+    ),
+    Example(
+        words="check 123456789",
+        method="GET",
+        path="/check/123456789",
+        reply='{"data":{"status":"Completed","code":"483921","phone_number":"+79001234567"}}',
+        shows={"status": "Completed", "code": "48••••", "phone_number": MASKED},
+    ),
+    Example(
+        words="cancel 123456789 --yes",
+        method="POST",
+        path="/cancel/123456789",
+        reply='{"success":true,"data":{"activation_id":"123456789","refund":1.1400,'
+        '"balance_after":12.5000}}',
+        shows={"activation_id": "123456789", "refund": "1.1400", "balance_after": "12.5000"},
+    ),
+    Example(
+        words="history --page 2 --per-page 100 --status completed",
+        method="GET",
+        path="/history",
+        query={"page": "2", "per_page": "100", "status": "completed"},
+        reply='{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"79001234567",'
+        '"service":"WhatsApp","status":"completed","price":1.1400,"code":"483921",'
+        '"created_at":"2026-06-11T09:14:27Z"}]},"pagination":{"page":2,"total":101}}',
+        shows=[
+            {
+                "activation_id": "9",
+                "phone_number": MASKED,
+                "service": "WhatsApp",
+                "country": None,
+                "status": "completed",
+                "price": "1.1400",
+                "code": "48••••",
+                "created_at": "2026-06-11T09:14:27.000Z",
+            }
+        ],
+    ),
+]
+# A row of the error table: its code and status, and the words that say what to do.
+ERRORS = [
+    ("MISSING_TOKEN", 401, "check DAISYSIM_API_KEY"),
+    ("INVALID_TOKEN", 401, "check DAISYSIM_API_KEY"),
+    ("ACCOUNT_SUSPENDED", 403, "the account is blocked"),
+    ("ACCOUNT_LOCKED", 403, "locked for a time"),
+    ("INSUFFICIENT_BALANCE", 400, "top up"),
+    ("INVALID_PRICE", 422, "ask for them again"),
+    ("NO_NUMBERS_AVAILABLE", 503, "another country, or later"),
+    ("NOT_FOUND", 404, "no such order"),
+    ("TOO_EARLY", 422, "too young"),
+    ("CODE_RECEIVED", 422, "codecatch wait prints it"),
+    ("ALREADY_REFUNDED", 422, "the money went back before"),
+    ("RATE_LIMITED", 429, "too many calls: try again in 10 s"),
+    ("PROVIDER_ERROR", 502, "try again later"),
+    ("SERVER_ERROR", 500, "try again later"),
+]
+
+
+def test_there_is_an_example_of_every_call() -> None:
+    """All eight calls of the document are commands, and each is driven below."""
+    assert len(DaisySIM.calls) == 8
+    assert {example.name for example in EXAMPLES} == set(DaisySIM.calls)
+
+
+@on_sqlite
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.words)
+def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Example) -> None:
+    """One request, right to the letter, and its answer typed, with every digit, and masked."""
+    answers(api, "daisysim", example)
+    answer = run("daisysim", *example.words.split(), "--json")
+    assert answer.json == example.shows
+    (request,) = api.requests()
+    check_request(request, "daisysim", example)
+    answer.hides(PHONE, "483921", "u@example.com")
+
+
+@on_sqlite
+@pytest.mark.parametrize(("code", "status", "says"), ERRORS)
+def test_every_error_says_what_to_do(
+    run: Run, api: HttpServer, code: str, status: int, says: str
+) -> None:
+    """Each row of the document's table is one line: what is wrong, its words, what to do."""
+    api.on("*", "**", handler=lambda _: refuse("daisysim", status, code, f"Not {PHONE}"))
+    answer = run("daisysim", "prices", "6", "wa")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(f"codecatch: daisysim prices: {status} {code} (Not +••••••")
+    assert says in answer.err
+    assert answer.err.count("\n") == 1
+    assert len(api.requests()) == 1
+    answer.hides(PHONE)
+
+
+@on_sqlite
+def test_a_page_says_where_it_stands(run: Run, api: HttpServer) -> None:
+    """People are told, beside the table; a program's array stays one."""
+    answers(api, "daisysim", next(e for e in EXAMPLES if e.name == "history"))
+    answer = run("daisysim", "history")
+    assert answer.code == 0
+    assert answer.out.splitlines()[0].split() == [
+        *("ACTIVATION", "ID", "PHONE", "NUMBER", "SERVICE", "STATUS", "PRICE", "CODE"),
+        *("CREATED", "AT"),
+    ]
+    assert answer.err == "codecatch: page: 2, in all: 101\n"
+    assert run("daisysim", "history", "--csv").out.startswith("activation_id,phone_number,")

@@ -1,0 +1,167 @@
+"""Every call as a command against the simulated providers, which judge it as the real ones would.
+
+The requests are written as the two documents write them.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+
+from tests.support.stores import Store
+from tests.worker.cli.conftest import Run
+from tests.worker.support import everything, on_sqlite
+from worker.models import Order
+from worker.providers.daisysim import DaisySIM
+from worker.providers.virtualsms import VirtualSMS
+from worker.upstream.call_log import ApiCall
+from worker.upstream.server import DAISYSIM_KEY, VIRTUALSMS_KEY, Upstream
+
+KEYS = {"virtualsms": VIRTUALSMS_KEY, "daisysim": DAISYSIM_KEY}
+# What the transport adds to any request.
+_TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-agent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command, the request that it is, and the status of its answer; ``{}`` is the order's id.
+
+    ``keeps``: the id that is printed is the order's from now on.
+    """
+
+    words: str
+    request: str
+    body: str = ""
+    status: int = 200
+    keeps: bool = False
+
+
+VIRTUALSMS = (
+    Step("list-services", "GET /api/v2/services"),
+    Step("list-countries", "GET /api/v2/countries"),
+    Step("find-cheapest telegram", "GET /api/v2/services/telegram/cheapest"),
+    Step("country-pricing GB", "GET /api/v2/countries/GB/pricing"),
+    Step("service-availability telegram", "GET /api/v2/services/telegram/availability"),
+    Step("get-profile", "GET /api/v2/me"),
+    Step("get-balance", "GET /api/v2/me/balance"),
+    Step("get-stats", "GET /api/v2/me/stats"),
+    Step(
+        "create-order telegram GB --yes --id",
+        "POST /api/v2/orders",
+        '{"service":"telegram","country":"GB"}',
+        status=201,
+        keeps=True,
+    ),
+    Step("list-transactions --page 1 --limit 5", "GET /api/v2/me/transactions?page=1&limit=5"),
+    Step("list-orders", "GET /api/v2/orders"),
+    Step("get-order {}", "GET /api/v2/orders/{}"),
+    Step("swap-order {} --yes", "POST /api/v2/orders/{}/swap"),
+    Step("cancel-order {} --yes", "POST /api/v2/orders/{}/cancel"),
+    Step(
+        "create-order whatsapp US --rental-hours 4 --yes --id",
+        "POST /api/v2/orders",
+        '{"service":"whatsapp","country":"US","rental_hours":4}',
+        status=201,
+        keeps=True,
+    ),
+    Step("extend-rental {} 12 --yes", "POST /api/v2/orders/{}/extend", '{"hours":12}'),
+    Step("wait-for-sms {}", "GET /api/v2/orders/{}/sms"),
+    Step("confirm-order {} --yes", "POST /api/v2/orders/{}/confirm"),
+    Step(
+        "create-order signal FR --rental-hours 1 --yes --id",
+        "POST /api/v2/orders",
+        '{"service":"signal","country":"FR","rental_hours":1}',
+        status=201,
+        keeps=True,
+    ),
+    Step("release-rental {} --yes", "POST /api/v2/orders/{}/release"),
+)
+DAISYSIM = (
+    Step("balance", "GET /api/v1/virtual/balance"),
+    Step("countries", "GET /api/v1/virtual/countries"),
+    Step("services 16", "GET /api/v1/virtual/services/16"),
+    Step("prices 16 wa", "POST /api/v1/virtual/prices", '{"country":16,"service":"wa"}'),
+    Step(
+        "purchase 16 wa 0.5500 --service-name WhatsApp --yes --id",
+        "POST /api/v1/virtual/purchase",
+        '{"country":16,"service":"wa","price":0.5500,"service_name":"WhatsApp"}',
+        status=201,
+        keeps=True,
+    ),
+    Step("check {}", "GET /api/v1/virtual/check/{}"),
+    Step("cancel {} --yes", "POST /api/v1/virtual/cancel/{}"),
+    Step(
+        "history --page 1 --per-page 100 --status cancelled",
+        "GET /api/v1/virtual/history?page=1&per_page=100&status=cancelled",
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _configured(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext
+) -> None:
+    """The commands ask the simulation."""
+    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
+    for name, value in upstream.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def check(call: ApiCall, step: Step, order: str, provider: str) -> None:
+    """Assert that a request is the document's to the letter, and was taken."""
+    assert call.line == f"{step.request.replace('{}', order)} HTTP/1.1"
+    assert call.body.decode() == step.body
+    wanted = {"authorization": f"Bearer {KEYS[provider]}", "accept": "application/json"}
+    if step.body:
+        wanted["content-type"] = "application/json"
+    own = {name: value for name, value in call.headers.items() if name not in _TRANSPORT}
+    assert own == wanted
+    assert call.status == step.status
+
+
+def drive(run: Run, upstream: Upstream, provider: str, step: Step, order: str) -> str:
+    """Run one command and check its request; the id of the order that is dealt with now."""
+    before = len(upstream.calls())
+    answer = run(provider, *step.words.replace("{}", order).split())
+    assert answer.code == 0, answer.err
+    (call,) = upstream.calls()[before:]
+    check(call, step, order, provider)
+    return answer.out.strip() if step.keeps else order
+
+
+def test_all_calls_are_driven() -> None:
+    """The eighteen calls of the one document and the eight of the other."""
+    for steps, api, count in ((VIRTUALSMS, VirtualSMS, 18), (DAISYSIM, DaisySIM, 8)):
+        driven = {step.words.split()[0].replace("-", "_") for step in steps}
+        assert driven == set(api.calls)
+        assert len(driven) == count
+
+
+@on_sqlite
+def test_virtualsms(run: Run, store: Store, upstream: Upstream) -> None:
+    """Each command is the one request that the API reference shows, and its answer is taken."""
+    order = ""
+    for step in VIRTUALSMS:
+        if step.words.startswith("wait-for-sms"):
+            upstream.virtualsms.deliver(order, "482913")
+        order = drive(run, upstream, "virtualsms", step, order)
+    bought = {row.order_id: row.status for row in everything(store, Order)}
+    assert bought.keys() == upstream.virtualsms.orders.keys()
+    assert list(bought.values()) == ["cancelled", "confirmed", "waiting"]
+    assert upstream.virtualsms.orders[order].status == "confirmed"
+
+
+@on_sqlite
+def test_daisysim(run: Run, store: Store, upstream: Upstream) -> None:
+    """Likewise the API page; the price goes back to its last digit."""
+    order = ""
+    for step in DAISYSIM:
+        if step.words.startswith("cancel"):
+            upstream.advance(61)
+        order = drive(run, upstream, "daisysim", step, order)
+    (bought,) = everything(store, Order)
+    assert (bought.order_id, bought.status, bought.price) == (order, "cancelled", "0.5500")
+    assert upstream.daisysim.activations[order].status == "Cancelled"

@@ -1,0 +1,294 @@
+"""``codecatch virtualsms``: every call, to the letter of its document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.http_server import HttpServer
+from tests.worker.cli.apis import Example, answers, check_request, refuse
+from tests.worker.cli.conftest import Run
+from tests.worker.support import on_sqlite
+from worker.providers.virtualsms import VirtualSMS
+
+PHONE, MASKED = "+447700900123", "+4477•••••123"
+MADE = {
+    "order_id": "ord_1",
+    "phone_number": PHONE,
+    "expires_at": "2026-06-11T09:34:27Z",
+    "price": 0.1800,
+}
+# A price that no float would bring back as it came.
+CREATED = json.dumps(MADE).replace("0.18", "0.1800")
+ORDER: dict[str, Any] = {
+    "order_id": "ord_1",
+    "phone_number": MASKED,
+    "service": None,
+    "country": None,
+    "status": None,
+    "price": "0.1800",
+    "code": None,
+    "text": None,
+    "created_at": None,
+    "expires_at": "2026-06-11T09:34:27.000Z",
+    "received_at": None,
+    "confirmed_at": None,
+}
+FULL = (
+    '{"order_id":"ord_1","phone_number":"+447700900123","service":"wa","country":"GB",'
+    '"status":"received","price":0.1800,"code":"482913","full_text":"Your code: 482913",'
+    '"received_at":"2026-06-11T11:14:27+02:00","novelty":1}'
+)
+OFFER = {"price": "0.1800", "service": None, "country": None, "stock": 7}
+EXAMPLES = [
+    Example(
+        words="list-services",
+        method="GET",
+        path="/services",
+        reply='[{"id":"wa","name":"WhatsApp","category":"chat"}]',
+        shows=[{"id": "wa", "name": "WhatsApp", "category": "chat"}],
+    ),
+    Example(
+        words="list-countries",
+        method="GET",
+        path="/countries",
+        reply='[{"iso2":"GB","name":"United Kingdom","in_stock":true}]',
+        shows=[{"iso2": "GB", "name": "United Kingdom", "in_stock": True}],
+    ),
+    Example(
+        words="find-cheapest wa",
+        method="GET",
+        path="/services/wa/cheapest",
+        reply='{"country":"GB","price":0.1800,"stock":7}',
+        shows={**OFFER, "country": "GB"},
+    ),
+    Example(
+        words="country-pricing GB",
+        method="GET",
+        path="/countries/GB/pricing",
+        reply='[{"service":"wa","price":0.1800,"stock":7}]',
+        shows=[{**OFFER, "service": "wa"}],
+    ),
+    Example(
+        words="service-availability wa/x",
+        method="GET",
+        path="/services/wa%2Fx/availability",
+        reply='[{"country":"GB","price":0.1800,"stock":7}]',
+        shows=[{**OFFER, "country": "GB"}],
+    ),
+    Example(
+        words="get-balance",
+        method="GET",
+        path="/me/balance",
+        reply='{"balance":12.5000,"currency":"USD"}',
+        shows={"balance": "12.5000", "currency": "USD"},
+    ),
+    Example(
+        words="get-profile",
+        method="GET",
+        path="/me",
+        reply='{"email":"me@example.com","balance":1,"plan":"pro"}',
+        shows={"email": "••••••••", "balance": "1", "plan": "pro"},
+    ),
+    Example(
+        words="get-stats",
+        method="GET",
+        path="/me/stats",
+        reply='{"lifetime_orders":3,"lifetime_spend":0.540}',
+        shows={"lifetime_orders": 3, "lifetime_spend": "0.540"},
+    ),
+    Example(
+        words="list-transactions --page 2 --limit 50",
+        method="GET",
+        path="/me/transactions",
+        query={"page": "2", "limit": "50"},
+        reply='{"data":[{"id":5,"type":"deposit","amount":10.00}],"page":2,"total":51}',
+        shows=[
+            {
+                "id": "5",
+                "type": "deposit",
+                "amount": "10.00",
+                "currency": None,
+                "order_id": None,
+                "created_at": None,
+            }
+        ],
+    ),
+    Example(
+        words="create-order wa GB --rental-hours 4 --yes",
+        method="POST",
+        path="/orders",
+        body=b'{"service":"wa","country":"GB","rental_hours":4}',
+        reply=CREATED,
+        status=201,
+        shows=ORDER,
+    ),
+    Example(
+        words="create-order wa GB --yes",
+        method="POST",
+        path="/orders",
+        body=b'{"service":"wa","country":"GB"}',
+        reply=CREATED,
+        shows=ORDER,
+    ),
+    Example(
+        words="list-orders --page 1 --limit 20",
+        method="GET",
+        path="/orders",
+        query={"page": "1", "limit": "20"},
+        reply=f'{{"orders":[{CREATED}]}}',
+        shows=[ORDER],
+    ),
+    Example(
+        words="get-order ord_1",
+        method="GET",
+        path="/orders/ord_1",
+        reply=FULL,
+        shows={
+            **ORDER,
+            "service": "wa",
+            "country": "GB",
+            "status": "received",
+            "code": "48••••",
+            "text": "••••••••",
+            "expires_at": None,
+            "received_at": "2026-06-11T09:14:27.000Z",
+        },
+    ),
+    Example(
+        words="wait-for-sms ord_1",
+        method="GET",
+        path="/orders/ord_1/sms",
+        reply=FULL,
+        shows={
+            "order_id": "ord_1",
+            "status": "received",
+            "phone_number": MASKED,
+            "code": "48••••",
+            "text": "••••••••",
+            "received_at": "2026-06-11T09:14:27.000Z",
+        },
+    ),
+    Example(
+        words="swap-order ord_1 --yes",
+        method="POST",
+        path="/orders/ord_1/swap",
+        reply=CREATED,
+        shows=ORDER,
+    ),
+    Example(
+        words="cancel-order ord_1 --yes",
+        method="POST",
+        path="/orders/ord_1/cancel",
+        reply='{"status":"cancelled"}',
+        shows={
+            **ORDER,
+            "phone_number": None,
+            "price": None,
+            "expires_at": None,
+            "status": "cancelled",
+        },
+    ),
+    Example(
+        words="confirm-order ord_1 --yes",
+        method="POST",
+        path="/orders/ord_1/confirm",
+        reply="",
+        shows={**ORDER, "phone_number": None, "price": None, "expires_at": None},
+    ),
+    Example(
+        words="extend-rental ord_1 12 --yes",
+        method="POST",
+        path="/orders/ord_1/extend",
+        body=b'{"hours":12}',
+        reply=CREATED,
+        shows=ORDER,
+    ),
+    Example(
+        words="release-rental ord_1 --yes",
+        method="POST",
+        path="/orders/ord_1/release",
+        reply=CREATED,
+        shows=ORDER,
+    ),
+]
+# A row of the error table: its status and type, and the words that say what to do.
+ERRORS = [
+    (400, "validation", "check the arguments"),
+    (401, "unauthorized", "check VIRTUALSMS_API_KEY"),
+    (402, "insufficient-balance", "top up"),
+    (404, "service-not-found", "list the services"),
+    (404, "country-not-found", "list the countries"),
+    (404, "order-not-found", "no such order"),
+    (409, "order-already-confirmed", "confirmed and charged"),
+    (410, "order-expired", "time is over"),
+    (429, "rate-limited", "too many calls: try again in 10 s"),
+    (503, "no-stock", "another country, or later"),
+]
+
+
+def test_there_is_an_example_of_every_call() -> None:
+    """All eighteen calls of the document are commands, and each is driven below."""
+    assert len(VirtualSMS.calls) == 18
+    assert {example.name.replace("-", "_") for example in EXAMPLES} == set(VirtualSMS.calls)
+
+
+@on_sqlite
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.words)
+def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Example) -> None:
+    """One request, right to the letter, and its answer typed, with every digit, and masked."""
+    answers(api, "virtualsms", example)
+    answer = run("virtualsms", *example.words.split(), "--json")
+    assert answer.json == example.shows
+    (request,) = api.requests()
+    check_request(request, "virtualsms", example)
+    answer.hides(PHONE, "482913", "me@example.com")
+
+
+@on_sqlite
+@pytest.mark.parametrize(("status", "slug", "says"), ERRORS)
+def test_every_error_says_what_to_do(
+    run: Run, api: HttpServer, status: int, slug: str, says: str
+) -> None:
+    """Each row of the document's table is one line: what is wrong, its words, what to do."""
+    api.on("*", "**", handler=lambda _: refuse("virtualsms", status, slug, f"Not {PHONE}"))
+    answer = run("virtualsms", "create-order", "wa", "GB", "--yes")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(
+        f"codecatch: virtualsms create_order: {status} {slug} (Not +••••••"
+    )
+    assert says in answer.err
+    assert answer.err.count("\n") == 1
+    assert len(api.requests()) == 1
+    answer.hides(PHONE)
+
+
+@on_sqlite
+def test_a_message_that_does_not_come_is_a_time_out(run: Run, api: HttpServer) -> None:
+    """Whether the provider says so or does not answer in time, the exit code is 3."""
+    api.on("GET", "/api/v2/orders/ord_1/sms", json={"status": "waiting"})
+    assert run("virtualsms", "wait-for-sms", "ord_1").code == 3
+    api.on("GET", "/api/v2/orders/ord_1/sms", hang=10)
+    answer = run("virtualsms", "wait-for-sms", "ord_1", "--timeout", "0.2")
+    assert (answer.code, answer.out) == (3, "")
+    assert "no message so far" in answer.err
+
+
+@on_sqlite
+def test_a_poll_may_outlast_every_other_call(
+    run: Run, api: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline of an ordinary call does not end it."""
+    monkeypatch.setattr("worker.outside.HttpClient", _Impatient)
+    api.on("GET", "/api/v2/orders/ord_1", hang=1, body=FULL.encode())
+    api.on("GET", "/api/v2/orders/ord_1/sms", hang=1, body=FULL.encode())
+    assert run("virtualsms", "get-order", "ord_1").code == 1
+    assert run("virtualsms", "wait-for-sms", "ord_1", "--reveal", "--json").json["code"] == "482913"
+
+
+def _Impatient(**settings: Any) -> Any:  # noqa: N802 - it stands in for a class
+    from worker.http_client import HttpClient  # noqa: PLC0415 - the name is patched elsewhere
+
+    return HttpClient(**settings, total_timeout=0.3)

@@ -1,0 +1,196 @@
+"""What is asked of Apprise, and what its answers mean, besides the contract."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from tests.support.http_server import HttpServer
+from tests.support.waiting import eventually
+from tests.worker.destinations.conftest import SMS
+from worker.destinations._apprise_service import inert, open_service
+from worker.destinations.apprise import Apprise
+from worker.destinations.base import DeliveryError
+from worker.http_client import HttpClient
+from worker.messages import Notification
+
+DISCORD = "discord://123456789012345678/" + "t" * 30
+HOSTILE = "@everyone <@123> *bold* _x_ `y` [here](https://evil.example) ~~z~~ ||q|| # h \\*"
+
+
+class Place:
+    """A server on this machine, and what may be told there."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self.host = f"127.0.0.1:{server.port}"
+        self.http = HttpClient(allowed_hosts=[self.host], plain_http_hosts=[self.host])
+        server.on("*", "**", json={})
+
+    def destination(self, schema: str, rest: str = "/topic", *, seconds: float = 10.0) -> Apprise:
+        """A destination of some service there."""
+
+        class Quick(Apprise):
+            deadline = seconds
+
+        return Quick("chat", url=f"{schema}://{self.host}{rest}", http=self.http)
+
+    def failure(self, destination: Apprise, notification: Notification = SMS) -> DeliveryError:
+        """Send, which must fail."""
+        with pytest.raises(DeliveryError) as caught:
+            destination.send([notification])
+        return caught.value
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """A server that takes everything until told otherwise."""
+    with HttpServer() as server:
+        place = Place(server)
+        with closing(place.http):
+            yield place
+
+
+@pytest.mark.parametrize(
+    ("schema", "rest", "key"),
+    [
+        ("json", "/x", "message"),
+        ("ntfy", "/topic", "message"),
+        ("gotify", "/abcdefghijklmno", "message"),
+        ("mmost", "/abcdefghijklmnopqrstuvwxyz", "text"),
+    ],
+)
+def test_services_on_a_named_host(place: Place, schema: str, rest: str, key: str) -> None:
+    """A service of one's own is told on a host that is allowed."""
+    place.destination(schema, rest).send([SMS])
+
+    (request,) = place.server.requests()
+    assert "483921" in request.json()[key]
+
+
+@pytest.mark.parametrize("schema", ["json", "ntfy", "gotify"])
+@pytest.mark.parametrize(
+    ("status", "permanent"),
+    [(301, True), (400, True), (401, True), (404, True), (408, False), (429, False), (503, False)],
+)
+def test_refusals(place: Place, schema: str, status: int, permanent: bool) -> None:
+    """A status that Apprise logs decides whether trying again can help; redirects lead nowhere."""
+    place.server.on("*", "**", status=status, headers={"location": f"{place.server.url}/other"})
+    error = place.failure(place.destination(schema, "/abcdefghijklmno?redirect=yes&retry=3"))
+
+    assert (error.permanent, error.unknown) == (permanent, False)
+    assert str(status) in error.reason
+    assert len(place.server.requests()) == 1
+
+
+def test_words_of_a_stranger_decide_nothing(place: Place) -> None:
+    """A text that looks like Apprise's log is no reason to give up, or to believe anything."""
+    place.server.on("*", "**", cut=True)
+    words = "error=404\nSocket Exception: NewConnectionError (404)"
+    error = place.failure(place.destination("json"), replace(SMS, text=words, service=words))
+
+    assert (error.permanent, error.unknown) == (False, True)
+
+
+def test_nobody_listens() -> None:
+    """Where nobody listens, nothing was sent, and that is no doubt."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        host = f"127.0.0.1:{gone.getsockname()[1]}"
+    with closing(HttpClient(allowed_hosts=[host], plain_http_hosts=[host])) as http:
+        destination = Apprise("chat", url=f"json://{host}/x", http=http)
+        with pytest.raises(DeliveryError) as caught:
+            destination.send([SMS])
+
+    assert (caught.value.permanent, caught.value.unknown) == (False, False)
+
+
+def test_dribbling_answer_ends_at_the_deadline(place: Place) -> None:
+    """An answer that never ends holds its thread, not ours; and only so many are begun."""
+    place.server.on("*", "**", body=b"x" * 10_000, drip=0.05)
+    destination = place.destination("json", seconds=0.1)
+    started = time.monotonic()
+    reasons = {place.failure(destination).reason for _ in range(9)}
+
+    assert time.monotonic() - started < 5
+    assert reasons == {
+        "the service did not answer in time",
+        "earlier messages to the service are still under way",
+    }
+    place.server.close()
+    eventually(lambda: not [t for t in threading.enumerate() if t.name == "apprise-chat"])
+
+
+def test_messages_need_not_wait_for_each_other(place: Place) -> None:
+    """Apprise's own pause between two messages is not made: it would cost more than 5 s."""
+    destination = place.destination("gotify", "/abcdefghijklmno")
+    started = time.monotonic()
+    for _ in range(3):
+        destination.send([SMS])
+
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "no service"),
+        ("unknown://example.org/x", "no service"),
+        ("https://169.254.169.254/latest", "no service"),
+        ("discord://1", "no service"),
+        ("json://169.254.169.254/latest", "not allowed"),
+        ("jsons://elsewhere.example/x", "not allowed"),
+        ("json://tls.example/x", "not allowed"),
+        ("xml://[::1]/x", "not allowed"),
+        ("form://elsewhere.example:8080/x", "not allowed"),
+        ("matrixs://u:p@elsewhere.example/%23room", "not allowed"),
+        ("mailto://u:p@gmail.com", "kind of its own"),
+        ("mailtos://u:p@gmail.com", "kind of its own"),
+        ("syslog://", "log"),
+        (f"{DISCORD}?template=/etc/passwd", "template"),
+        ("tgram://123456789:abcdefghijklmnopqrstuvwxyz123456789/111/222", "several targets"),
+    ],
+)
+def test_urls_that_are_not_used(url: str, words: str) -> None:
+    """What leads to a host nobody named, to a file, to a log or to several is refused at once."""
+    http = HttpClient(allowed_hosts=["tls.example"])
+    with closing(http), pytest.raises(ValueError, match=words) as caught:
+        Apprise("chat", url=url, http=http)
+
+    assert "example" not in str(caught.value)
+    assert "169.254" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "jsons://tls.example/x",
+        DISCORD,
+        "https://discord.com/api/webhooks/123456789012345678/" + "t" * 30,
+        "tgram://123456789:abcdefghijklmnopqrstuvwxyz123456789/111",
+        "pagerduty://" + "i" * 32 + "@" + "a" * 20,
+        "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#general",
+    ],
+)
+def test_urls_that_are_used(url: str) -> None:
+    """A public service needs no naming; a host that is named is reached with TLS."""
+    with closing(HttpClient(allowed_hosts=["tls.example"])) as http:
+        assert Apprise("chat", url=url, http=http).kind == "apprise"
+
+
+def test_markup_is_inert_where_it_would_be_shown() -> None:
+    """A service that shows markup in plain text gets none that it would read, and calls nobody."""
+    with closing(HttpClient(allowed_hosts=[])) as http:
+        text = inert(open_service(DISCORD, http), HOSTILE)
+
+    assert "@everyone" not in text
+    assert "@123" not in text
+    assert r"\*bold\*" in text
+    assert r"\[here\]" in text
+    assert r"\|\|q\|\|" in text
+    assert r"\\\*" in text

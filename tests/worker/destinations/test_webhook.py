@@ -1,0 +1,158 @@
+"""The signed webhook's own ways, besides the contract: what is signed, and every answer."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+
+from tests.support.http_server import HttpServer
+from tests.worker.destinations.conftest import SMS, HttpStub
+from worker.destinations.base import DeliveryError
+from worker.destinations.webhook import Webhook, payload
+from worker.http_client import HttpClient
+
+OLD, NEW = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
+
+
+def send(stub: HttpStub, *secrets: str, delivery_id: str = SMS.delivery_id) -> None:
+    """Send the sample to the stub."""
+    hook = Webhook("hook", url=stub.url, secrets=secrets or [NEW], http=stub.client())
+    hook.send([replace(SMS, delivery_id=delivery_id)])
+
+
+def failure(stub: HttpStub) -> DeliveryError:
+    """Send the sample to the stub, which must not take it."""
+    with pytest.raises(DeliveryError) as caught:
+        send(stub)
+    return caught.value
+
+
+def test_receiver_can_verify(slack_stub: HttpStub) -> None:
+    """The library that receivers use finds the signature right, and any change wrong."""
+    send(slack_stub)
+    headers, body = slack_stub.received[0], slack_stub.requests[0]
+
+    assert Verifier(NEW).verify(body, headers)["data"]["code"] == "483921"
+    for change in ({"webhook-id": "another"}, {"webhook-timestamp": "1700000000"}):
+        with pytest.raises(WebhookVerificationError):
+            Verifier(NEW).verify(body, headers | change)
+    with pytest.raises(WebhookVerificationError):
+        Verifier(NEW).verify(body.replace(b"483921", b"483922"), headers)
+    with pytest.raises(WebhookVerificationError):
+        Verifier(OLD).verify(body, headers)
+
+
+def test_secret_can_be_rotated(slack_stub: HttpStub) -> None:
+    """With two secrets, a receiver that knows either can verify."""
+    send(slack_stub, OLD, NEW)
+
+    for secret in (OLD, NEW):
+        Verifier(secret).verify(slack_stub.requests[0], slack_stub.received[0])
+
+
+def test_id_is_the_delivery(slack_stub: HttpStub) -> None:
+    """Every attempt has the delivery's id, and no id can reach into the body that is signed."""
+    send(slack_stub)
+    send(slack_stub)
+    send(slack_stub, delivery_id="a.1.{}\r\nx: y")
+
+    ids = [headers["webhook-id"] for headers in slack_stub.received]
+    assert ids == [SMS.delivery_id, SMS.delivery_id, "a-1-----x--y"]
+    Verifier(NEW).verify(slack_stub.requests[2], slack_stub.received[2])
+
+
+def test_body() -> None:
+    """The body has the keys that a code has everywhere, and the same keys for every type."""
+    now = datetime(2025, 11, 22, 8, 0, tzinfo=UTC)
+    code = payload(replace(SMS, marks=("late",)), now)
+
+    assert code == {
+        "type": "sms.received",
+        "timestamp": "2025-11-22T07:51:02Z",
+        "data": {
+            "event_id": SMS.event_id,
+            "delivery_id": SMS.delivery_id,
+            "provider": "virtualsms",
+            "order_id": "ord-771",
+            "phone_number": "+447700900123",
+            "service": "telegram",
+            "country": "GB",
+            "code": "483921",
+            "text": "Your code is 483921.\nDo not share it.",
+            "received_at": "2025-11-22T07:51:02Z",
+            "marks": ["late"],
+            "detail": None,
+        },
+    }
+    bare = replace(SMS, type="balance.low", code=None, text=None, received_at=None, detail="3 USD")
+    notice = payload(bare, now)
+    assert notice["timestamp"] == "2025-11-22T08:00:00Z"
+    assert notice["data"].keys() == code["data"].keys()
+    assert (notice["data"]["code"], notice["data"]["detail"]) == (None, "3 USD")
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_success_is_one(slack_stub: HttpStub, status: int) -> None:
+    """A receiver may answer with any 2xx and any body."""
+    slack_stub.status, slack_stub.body = status, b""
+    send(slack_stub)
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 405, 422, 500, 502, 503, 504])
+def test_other_answers_may_pass(slack_stub: HttpStub, status: int) -> None:
+    """A receiver that is being deployed says many things; none is final, nor followed."""
+    slack_stub.status = status
+    slack_stub.headers = {"location": slack_stub.url}
+    error = failure(slack_stub)
+
+    assert (error.permanent, error.unknown, error.retry_after) == (False, False, None)
+    assert str(status) in error.reason
+    assert len(slack_stub.requests) == 1
+
+
+def test_gone_is_final(slack_stub: HttpStub) -> None:
+    """Only 410 says that nothing is wanted any more."""
+    slack_stub.status = 410
+    assert failure(slack_stub).permanent
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (429, "5", 5.0),
+        (429, None, 30.0),
+        (502, "5", 5.0),
+        (503, "99999", 3600.0),
+        (504, "Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        (503, "soon", None),
+        (500, "5", None),
+    ],
+)
+def test_pause(slack_stub: HttpStub, status: int, header: str | None, seconds: object) -> None:
+    """A pause is kept where the standard says that an answer may ask for one."""
+    slack_stub.status = status
+    slack_stub.headers = {} if header is None else {"retry-after": header}
+    error = failure(slack_stub)
+
+    assert error.retry_after == seconds
+    assert not error.permanent
+
+
+def test_posts_share_a_connection() -> None:
+    """Twenty posts, one after the other, use one connection."""
+    with HttpServer() as server:
+        server.on("POST", "/hook", status=204)
+        hosts = [f"127.0.0.1:{server.port}"]
+        with closing(HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts)) as http:
+            hook = Webhook("hook", url=f"{server.url}/hook", secrets=[NEW], http=http)
+            for _ in range(20):
+                hook.send([SMS])
+
+        assert len(server.requests()) == 20
+        assert len({request.connection for request in server.requests()}) == 1

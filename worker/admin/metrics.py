@@ -1,0 +1,109 @@
+"""Prometheus metrics, computed from the database whenever they are asked for.
+
+No process counts for itself, so they survive restarts, and any number of receivers and workers
+are one set of numbers. They hold counts, ages and names of the configuration, and no content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from receiver.database import Database
+from worker.queries import statistics
+from worker.queries.filters import Row
+
+_STATES = ("events", "orders", "codes", "confirmations")
+
+
+class DatabaseCollector(Collector):
+    """What the database says now; ``spooled`` events of this host have not reached it yet."""
+
+    def __init__(self, database: Database, spooled: int) -> None:
+        self._database = database
+        self._spooled = spooled
+
+    def collect(self) -> Iterable[Metric]:
+        """One gauge for each kind of number."""
+        numbers = statistics.collect(self._database, spooled=self._spooled)
+        yield from _counts(numbers)
+        yield _gauge(
+            "acknowledged_unhandled",
+            "Events that were acknowledged and are not handled yet, in the inbox or in the spool.",
+            numbers["acknowledged_unhandled"],
+        )
+        yield _gauge(
+            "spooled", "Acknowledged events that wait on this host for the database.", self._spooled
+        )
+        yield _gauge(
+            "oldest_unhandled_seconds",
+            "How long the oldest event that is not handled has been stored.",
+            numbers["oldest_unhandled_seconds"],
+        )
+        yield from self._of_destinations()
+        yield from self._ages()
+        yield from _latencies(numbers["latency_ms"])
+
+    def _of_destinations(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "codecatch_deliveries",
+            "Deliveries by destination and state.",
+            labels=("destination", "state"),
+        )
+        with self._database.reading() as session:
+            for destination, state, count in statistics.deliveries_by_destination(session):
+                family.add_metric((destination, state), count)
+        yield family
+
+    def _ages(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "codecatch_heartbeat_age_seconds",
+            "How long ago a task of this kind of process last ran, by way of clock and broker.",
+            labels=("part",),
+        )
+        with self._database.reading() as session:
+            for part, age in statistics.heartbeat_ages(session, self._database.now(session)):
+                family.add_metric((part,), age)
+        yield family
+
+
+def render(database: Database, *, spooled: int) -> bytes:
+    """Everything in the text format that Prometheus scrapes.
+
+    Raises:
+        SQLAlchemyError: the database does not answer.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(DatabaseCollector(database, spooled))
+    return generate_latest(registry)
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"codecatch_{name}", documentation, value=value)
+
+
+def _counts(numbers: Row) -> Iterator[Metric]:
+    for noun in _STATES:
+        family = GaugeMetricFamily(
+            f"codecatch_{noun}", f"{noun.capitalize()} by state.", labels=("state",)
+        )
+        for state, count in numbers[noun].items():
+            family.add_metric((state,), count)
+        yield family
+
+
+def _latencies(stages: Row) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "codecatch_stage_seconds",
+        "How long the stages of the newest thousand events took, by quantile.",
+        labels=("stage", "quantile"),
+    )
+    for stage, percentiles in stages.items():
+        for name, milliseconds in percentiles.items():
+            if milliseconds is not None:
+                quantile = f"{int(name.removeprefix('p')) / 100:g}"
+                family.add_metric((stage, quantile), milliseconds / 1000)
+    yield family

@@ -1,0 +1,63 @@
+"""Destinations: what is configured, and how each fares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from worker import destination_states
+from worker.destination_policy import DestinationPolicy
+from worker.models import DONE, Delivery
+from worker.queries.filters import Row
+
+# How many of the newest deliveries are looked at for when a destination was last told.
+_RECENT = 10_000
+
+
+def listed(session: Session, policies: Mapping[str, DestinationPolicy]) -> list[Row]:
+    """Every configured destination, and those that were known before and are no longer."""
+    states = destination_states.of(session)
+    waiting, told = _waiting(session), _last_told(session)
+    return [
+        {
+            "name": name,
+            "kind": policies[name].kind if name in policies else None,
+            "state": _state(name in policies, name in states and states[name].disabled_at),
+            "since": states[name].disabled_at if name in states else None,
+            "reason": states[name].reason if name in states else None,
+            "waiting": waiting.get(name, 0),
+            "last_sent_at": told.get(name),
+            "reveal": policies[name].reveal if name in policies else None,
+            "fallback": policies[name].fallback if name in policies else None,
+        }
+        for name in sorted({*policies, *(n for n in states if waiting.get(n))})
+    ]
+
+
+def _state(configured: bool, disabled_at: object) -> str:
+    if not configured:
+        return "not configured"
+    return "disabled" if disabled_at else "enabled"
+
+
+def _waiting(session: Session) -> Mapping[str, int]:
+    counted = (
+        select(Delivery.destination, func.count())
+        .where(col(Delivery.wake_at).is_not(None))
+        .group_by(col(Delivery.destination))
+    )
+    return dict(session.exec(counted).all())
+
+
+def _last_told(session: Session) -> Mapping[str, object]:
+    recent = (
+        select(Delivery.destination, Delivery.sent_at)
+        .where(col(Delivery.state) == DONE)
+        .order_by(col(Delivery.id).desc())
+        .limit(_RECENT)
+        .subquery()
+    )
+    latest = select(recent.c.destination, func.max(recent.c.sent_at)).group_by(recent.c.destination)
+    return dict(session.exec(latest).all())

@@ -1,0 +1,92 @@
+"""Asking for an open order until it has ended, one way or the other."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from worker import discoveries, orders
+from worker.discoveries import CODE_STATES, OPEN_STATES
+from worker.followups import Planner
+from worker.models import Order
+from worker.order_states import EXPIRED
+from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
+from worker.providers.findings import Finding
+from worker.reconciliation import watches
+from worker.reconciliation.watches import Next, Record, Task, well
+
+# An order past its end is asked for once more after this long, for the clocks' sake.
+GRACE: Final = timedelta(seconds=30)
+# Nobody asks for an order for longer than this past its end.
+PATIENCE: Final = timedelta(hours=24)
+# How often it is asked for in between.
+_LATE: Final = timedelta(minutes=5)
+
+
+def ask(task: Task) -> Record:
+    """How the order of the row stands.
+
+    Raises:
+        ProviderError: the provider did not say.
+    """
+    order_id = task.row.order_id or ""
+    try:
+        finding = task.client.find_order(order_id)
+    except OrderExpired:
+        finding = Finding(order_id=order_id, status=EXPIRED)
+    except InvalidRequest as error:  # nothing is ever called so
+        reason = str(error)
+        return lambda planner: well(planner, None, error=reason)
+    except NotFound as error:
+        return partial(_found, task, Finding(order_id=order_id), str(error))
+    return partial(_found, task, finding, None)
+
+
+def too_late(deadline: datetime | None, now: datetime) -> bool:
+    """Whether an order has been over for so long that nobody asks any more."""
+    return deadline is not None and now >= deadline + PATIENCE
+
+
+def _found(task: Task, finding: Finding, error: str | None, planner: Planner) -> Next:
+    session, provider = planner.session, task.row.provider
+    events = discoveries.enter_all(
+        session, task.runtime.vault, task.asked, [finding], now=planner.now
+    )
+    order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
+    if order.status not in OPEN_STATES or finding.code or finding.text:
+        return well(planner, None, events=events)
+    if finding.status in CODE_STATES:
+        error = "the provider has a code for it, and does not tell it"
+    elif _has_expired(task, order, planner.now):
+        _expire(planner, order, at=_deadline(task, order))
+        return well(planner, None)
+    return _ask_again(task, planner, order, error)
+
+
+def _ask_again(task: Task, planner: Planner, order: Order, error: str | None) -> Next:
+    deadline, now = _deadline(task, order), planner.now
+    if too_late(deadline, now):
+        return well(planner, None, error=error or "its provider says no end of it")
+    pause = watches.pause(task, planner.session)
+    last = deadline + GRACE - now
+    pause = min(pause, last) if last > timedelta(0) else max(pause, _LATE)
+    return well(planner, pause, deadline=deadline, error=error)
+
+
+def _deadline(task: Task, order: Order) -> datetime:
+    return order.expires_at or order.created_at + task.client.rhythm().lifetime
+
+
+def _has_expired(task: Task, order: Order, now: datetime) -> bool:
+    """Whether the provider's having nothing more to say means that the order is over."""
+    return task.client.rhythm().ends_silently and now >= _deadline(task, order) + GRACE
+
+
+def _expire(planner: Planner, order: Order, *, at: datetime) -> None:
+    orders.advance(
+        planner.session, order, EXPIRED,
+        kind="reconciled", event_id=None, at=at, now=planner.now,
+    )  # fmt: skip
+    order.updated_at = planner.now
+    planner.session.flush()
