@@ -269,6 +269,21 @@ def test_a_message_of_many_is_repeated_as_it_was(world: World, made: Runtime) ->
     assert states(made, [*rows, *more]) == {"done": 16}
 
 
+def test_a_message_of_few_is_repeated_as_it_was(world: World, made: Runtime) -> None:
+    """Even where each of them could go by itself by now: a mailbox knows it by its id."""
+    rows = plan(made, 3)
+    with made.database.transaction() as session:
+        at = made.database.now(session)
+        session.add(DestinationState(name="slack", spent_until=at + 1.9 * SECOND))
+    world.slack.once("POST", SLACK_PATH, Reply(cut=True))
+    deliveries.deliver(made, [rows[0].id])
+    assert sent(world) == [codes(3)]
+    for row in rows:
+        make_due(made, row)
+    deliveries.deliver(with_policy(made, per_second=None), [rows[0].id])
+    assert sent(world) == [codes(3)] * 2
+
+
 def test_what_a_sender_was_lost_over_goes_together_once_more(world: World, made: Runtime) -> None:
     """If another is lost over it, each goes alone: one of them may be what they died of."""
     rows = plan(made, 6)
