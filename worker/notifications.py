@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session
 
+from receiver.errors import CodecatchError
 from receiver.inbox import RECONCILED, InboxEvent
 from receiver.vault import Vault
 from worker import codes
@@ -12,11 +13,16 @@ from worker.messages import Notification
 from worker.models import Code, Delivery
 
 
+class CodePurged(CodecatchError):
+    """A message about a code that is kept no longer."""
+
+
 def compose(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> Notification:
     """The facts of the delivery in hand; what may be a repetition is marked as one.
 
     Raises:
         UnknownKey, BrokenSeal: its code cannot be opened.
+        CodePurged: there is nothing left to tell.
     """
     code = session.get(Code, row.code_id) if row.code_id else None
     marks = []
@@ -31,6 +37,8 @@ def compose(session: Session, vault: Vault, row: Delivery, claimed: Claim) -> No
             marks=tuple(marks),
             detail=row.detail,
         )
+    if code.code is None:
+        raise CodePurged("its code was purged")
     if code.verified is False:
         marks.append("not verified")
     if _source(session, code) == RECONCILED:
