@@ -56,7 +56,10 @@ def purge(
     )
     waiting = spooled()
     if waiting:
-        complain(f"{waiting} events wait in the spool, unread: purge again once it is empty")
+        complain(
+            f"{_count(waiting, 'event waits', 'events wait')} in the spool, unread: "
+            "purge again once it is empty"
+        )
     if not emptied:
         complain("the database's log still has copies, since somebody reads: purge again later")
     if waiting or not emptied:
