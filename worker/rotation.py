@@ -155,7 +155,7 @@ class _Rotation:
             .limit(BATCH)
         )
         with _reading(self.database) as session:
-            return dict(session.connection().execute(chosen).tuples().all())
+            return dict(session.connection().execute(chosen).all())
 
     def _reseal(self, rows: Mapping[str, bytes]) -> tuple[Mapping[str, bytes], list[str]]:
         resealed, broken = {}, []

@@ -67,13 +67,13 @@ def rotate() -> None:
     for table, column, row in broken:
         complain(f"{table}.{column} of {row} was altered and does not open: it stays as it is")
     missing = _missing(_rows([first, *others], sealed))
-    left = sum(each.values for each in sealed if each.key in others)
+    left = sum(each.values for each in sealed if each.key in others) - len(broken)
     if left:
         complain(
             f"{left} values are sealed with {', '.join(others)} still: has every process been "
             "started again with the new ENCRYPTION_KEYS? Then: codecatch keys rotate"
         )
-    if left or missing:
+    if left or missing or broken:
         raise typer.Exit(1)
     write(f"everything is sealed with key {first}")
 
