@@ -94,9 +94,9 @@ def test_a_missing_key_is_named(run: Run, both: pytest.MonkeyPatch, verb: str) -
     )
 
 
-def test_an_altered_value_is_named(world: World, run: Run, both: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("both")
+def test_an_altered_value_is_named(world: World, run: Run) -> None:
     """It stays, and it is told apart from what is merely left."""
-    assert both
     (code,) = everything(world.store, Code)
     change(world.store, code, text=(code.text or b"")[:-1])
     answer = run("keys", "rotate")
