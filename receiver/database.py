@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,8 @@ _LIVELINESS: Mapping[str, int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+# secure_delete: what is taken out of the file is overwritten, and not only let go of.
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGIN = "codecatch_begin"
 
@@ -165,6 +167,26 @@ class Database:
             return value.astimezone(UTC)
         return clock.now()
 
+    def empty_log(self, *, patience: float) -> bool:
+        """Take what was overwritten out of SQLite's write-ahead log as well; whether that is done.
+
+        Writers wait for it, and it waits at most ``patience`` seconds for those who read. Of
+        PostgreSQL, which cleans up by itself, nothing is asked.
+        """
+        if self.is_postgresql:
+            return True
+        with self._turn, closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={int(patience * 1000)}")
+            try:
+                (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:  # somebody else writes
+                return False
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={int(SQLITE_BUSY_SECONDS * 1000)}")
+                cursor.close()
+        return not busy
+
     def dispose(self) -> None:
         """Close every connection; the next use opens new ones."""
         self.engine.dispose()
@@ -214,7 +236,7 @@ def _prepare_sqlite(engine: Engine, most_bytes: int | None) -> None:
     def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         # Transactions are begun below, in words of our own: the driver must not begin any.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").close()
         if most_bytes is not None:
             (page,) = connection.execute("PRAGMA page_size").fetchone()

@@ -30,6 +30,9 @@ IGNORED = "ignored"
 WEBHOOK = "webhook"
 RECONCILED = "reconciled"
 _OPEN_STATES = text("state <> 'handled'")
+# What retention looks for: bodies that are still there, and those of them that report a code.
+_WITH_BODY = text("body IS NOT NULL")
+_WITH_CODE = text("body IS NOT NULL AND code_id IS NOT NULL")
 
 
 class InboxEvent(FollowUp, table=True):
@@ -49,6 +52,14 @@ class InboxEvent(FollowUp, table=True):
             sqlite_where=_OPEN_STATES, postgresql_where=_OPEN_STATES,
         ),
         Index("ix_inbox_events_order", "order_id"),
+        Index(
+            "ix_inbox_events_body", "stored_at",
+            sqlite_where=_WITH_BODY, postgresql_where=_WITH_BODY,
+        ),
+        Index(
+            "ix_inbox_events_code", "stored_at",
+            sqlite_where=_WITH_CODE, postgresql_where=_WITH_CODE,
+        ),
         *followup_indexes("inbox_events"),
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ RECONCILE: Final = "codecatch.reconcile"
 SWEEP: Final = "codecatch.sweep"
 WATCH: Final = "codecatch.watch"
 PULSE: Final = "codecatch.pulse"
+PURGE: Final = "codecatch.purge"
 
 WORKER_QUEUES: Final = ("codecatch.events", "codecatch.sweeps")
 SENDER_QUEUES: Final = (
@@ -35,6 +36,7 @@ QUEUE_OF: Final = {
     HANDLE_EVENTS: "codecatch.events",
     SWEEP: "codecatch.sweeps",
     WATCH: "codecatch.sweeps",
+    PURGE: "codecatch.sweeps",
     CONFIRM_ORDERS: "codecatch.confirmations",
     DELIVER: "codecatch.deliveries",
     RECONCILE: "codecatch.reconciliations",

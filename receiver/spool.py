@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 from sqlalchemy import Table, delete, func, inspect, select, text
@@ -26,6 +27,7 @@ from receiver.database import TROUBLE, Database, insert_unless_taken
 from receiver.errors import ConfigurationError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import INBOX, Entry, Stored
+from receiver.vault import key_id_of
 
 # What one file may hold: half a million events of the usual size.
 LARGEST_FILE = 512 * 1024 * 1024
@@ -241,13 +243,24 @@ def depth(folder: Path) -> int:
     return sum(map(_count, folder.glob("*.db")))
 
 
+def sealed_by(folder: Path) -> Counter[bytes]:
+    """How many of the events that wait in the directory were sealed with which key, by its id."""
+    counted: Counter[bytes] = Counter()
+    for path in folder.glob("*.db"):
+        counted.update(key_id_of(body) for (body,) in _ask(path, "body"))
+    return counted
+
+
 def _count(path: Path) -> int:
+    return sum(count for (count,) in _ask(path, "count(*)"))
+
+
+def _ask(path: Path, what: str) -> list[tuple[Any, ...]]:
     try:
         with closing(sqlite3.connect(path, timeout=2)) as connection:
-            (count,) = connection.execute(f"SELECT count(*) FROM {INBOX.name}").fetchone()  # noqa: S608 - our own name
+            return connection.execute(f"SELECT {what} FROM {INBOX.name}").fetchall()  # noqa: S608 - our own words
     except sqlite3.Error:
-        return 0  # it was drained and removed in this moment
-    return int(count)
+        return []  # it was drained and removed in this moment
 
 
 def _batches(file: SpoolFile, database: Database) -> Iterator[list[str]]:

@@ -22,8 +22,9 @@ from receiver.errors import CodecatchError, ConfigurationError
 KEY_BYTES = 32
 _VERSION = b"\x01"
 _KEY_ID_BYTES = 4
+KEY_ID_AT = slice(len(_VERSION), len(_VERSION) + _KEY_ID_BYTES)
 _NONCE_BYTES = 12
-_HEADER_BYTES = len(_VERSION) + _KEY_ID_BYTES + _NONCE_BYTES
+_HEADER_BYTES = KEY_ID_AT.stop + _NONCE_BYTES
 _DIGEST_CHARACTERS = 32
 
 
@@ -66,6 +67,11 @@ def key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"codecatch key id\0" + key).digest()[:_KEY_ID_BYTES]
 
 
+def key_id_of(sealed: bytes) -> bytes:
+    """The id of the key that ``sealed`` was sealed with, which it has at :data:`KEY_ID_AT`."""
+    return sealed[KEY_ID_AT]
+
+
 class Sealer:
     """Seals with the first key, opens with any."""
 
@@ -90,14 +96,14 @@ class Sealer:
         """
         if len(sealed) <= _HEADER_BYTES or sealed[:1] != _VERSION:
             raise BrokenSeal(f"{table}.{column} of {row} is not a sealed value")
-        sealed_by = sealed[1 : 1 + _KEY_ID_BYTES]
+        sealed_by = key_id_of(sealed)
         cipher = self._ciphers.get(sealed_by)
         if cipher is None:
             raise UnknownKey(
                 f"{table}.{column} of {row} was sealed with key {sealed_by.hex()}, "
                 "which is not in ENCRYPTION_KEYS"
             )
-        nonce = sealed[1 + _KEY_ID_BYTES : _HEADER_BYTES]
+        nonce = sealed[KEY_ID_AT.stop : _HEADER_BYTES]
         try:
             return cipher.decrypt(nonce, sealed[_HEADER_BYTES:], _place(table, column, row))
         except InvalidTag:

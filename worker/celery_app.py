@@ -57,6 +57,7 @@ def make_app() -> Celery:
         beat_schedule={
             "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}},
             "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
+            "purge": {"task": queue.PURGE, "schedule": 60.0, "options": {"expires": 60}},
             "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}},
         },
     )

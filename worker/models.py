@@ -30,6 +30,9 @@ UNKNOWN = "unknown"
 # Orders that a code may still come for; spelled alike in queries, or SQLite would not see that an
 # index has them all.
 OPEN = text("status IN ('created', 'waiting')")
+# What retention looks for.
+_WITH_CODE = text("code IS NOT NULL")
+_WITH_NUMBER = text("phone_number IS NOT NULL")
 
 
 class Order(SQLModel, table=True):
@@ -37,12 +40,19 @@ class Order(SQLModel, table=True):
 
     The number is that of the latest swap by the provider's clock (``number_at``), arrival
     (``number_event_id``) breaking ties; a number no swap reported gives way to any swap's.
+    One that was forgotten (``forgotten_at``) takes no number again.
     """
 
     __tablename__ = "orders"
     __table_args__ = (
         UniqueConstraint("provider", "order_id", name="uq_orders_order"),
         Index("ix_orders_open", "provider", sqlite_where=OPEN, postgresql_where=OPEN),
+        Index(
+            "ix_orders_number",
+            "created_at",
+            sqlite_where=_WITH_NUMBER,
+            postgresql_where=_WITH_NUMBER,
+        ),
     )
 
     id: str = Field(primary_key=True)
@@ -61,6 +71,7 @@ class Order(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=UtcTime)
     confirmed_at: datetime | None = Field(default=None, sa_type=UtcTime)
     expires_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    forgotten_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
 
 class OrderNumber(SQLModel, table=True):
@@ -105,6 +116,10 @@ class Code(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("provider", "order_id", "code_digest", name="uq_codes_code"),
         Index("ix_codes_event", "event_id"),
+        Index("ix_codes_code", "stored_at", sqlite_where=_WITH_CODE, postgresql_where=_WITH_CODE),
+        Index(
+            "ix_codes_number", "stored_at", sqlite_where=_WITH_NUMBER, postgresql_where=_WITH_NUMBER
+        ),
     )
 
     id: str = Field(primary_key=True)

@@ -74,6 +74,8 @@ def _compose(
     provider, order_id = _about(code, origin)
     order = known.orders.get((provider, order_id or ""))
     of_code = code is not None and row.type == SmsReceived.type
+    if of_code and code is not None and code.code is None:
+        return DeliveryError("its code was purged", permanent=True, of_message=True)
     try:
         secrets = _secrets(vault, code, order, reveal)
     except CodecatchError as error:

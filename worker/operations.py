@@ -32,6 +32,7 @@ from worker.queries.filters import Conditions, Filters, of_order, span
 
 DISCARDED_BY_OPERATOR = "discarded by an operator"
 BATCH = 1_000
+_PURGED = "its body was purged, so there is nothing to read again"
 _DELIVERIES = table_of(Delivery)
 _CONFIRMATIONS = table_of(Confirmation)
 _RETRIED = frozenset({PENDING, DEAD, UNKNOWN})
@@ -53,7 +54,7 @@ def replay(session: Session, event_id: str, *, now: datetime) -> None:
     if event.state == IGNORED and event.error is None:
         raise Refused(f"event {event_id} is a test of the provider's, which has no effects")
     if event.body is None:
-        raise Refused(f"event {event_id}: its body was purged, so there is nothing to read again")
+        raise Refused(f"event {event_id}: {_PURGED}")
     code = session.get(Code, event.code_id) if event.code_id else None
     if code is not None and code.state == HELD:
         raise Refused(f"event {event_id}: the provider is being asked about its code")
@@ -86,9 +87,11 @@ def release(session: Session, event_id: str, *, now: datetime) -> None:
     that came under a known id is handled as an event of its own.
 
     Raises:
-        Refused: it is unknown, not quarantined, or in hand.
+        Refused: it is unknown, not quarantined, purged, or in hand.
     """
     event = _quarantined(session, event_id)
+    if event.body is None:
+        raise Refused(f"event {event_id}: {_PURGED}")
     code = _quarantined_code(session, event)
     if code is not None:
         code.state, code.verified = READY, False
@@ -113,7 +116,7 @@ def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
     """Have a delivery that was given up sent again, as if new; what stands in its way, if anything.
 
     Raises:
-        Refused: it is unknown, was sent already, or is in hand.
+        Refused: it is unknown, was sent already, has nothing left to say, or is in hand.
     """
     row = session.exec(
         select(Delivery).where(col(Delivery.id) == delivery_id).with_for_update()
@@ -123,6 +126,9 @@ def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
     if row.state not in _RETRIED or row.lease_until is not None:
         why = "is being sent right now" if row.lease_until else f"is {row.state} already"
         raise Refused(f"delivery {delivery_id} {why}")
+    code = session.get(Code, row.code_id) if row.code_id else None
+    if code is not None and code.code is None:
+        raise Refused(f"delivery {delivery_id}: its code was purged, so there is nothing to tell")
     leases.revive(
         session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None, failures=0
     )

@@ -167,7 +167,13 @@ def ended_unpaid(session: Session, order: Order) -> bool:
 def merge_number(
     session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
 ) -> None:
-    """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""
+    """Remember ``number``, and make it the order's if its ``rank`` is the highest so far.
+
+    Not for an order that somebody asked to be forgotten: a provider that tells of it again must
+    not bring the number back.
+    """
+    if order.forgotten_at is not None:
+        return
     digest = vault.digest("phone", number)
     row = str(ULID())
     insert_once(

@@ -16,6 +16,7 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import Vault
 from worker.outside import Outside, connect_outside
 from worker.policy import Policy
+from worker.settings import RetentionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Runtime:
     vault: Vault
     waker: Waker
     outside: Outside
+    retention: RetentionSettings
 
     @property
     def policy(self) -> Policy:
@@ -49,6 +51,7 @@ def connect() -> Runtime:
     store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
     if broker_url is None:
         raise ConfigurationError("REDIS_URL: is required")
+    retention = load(RetentionSettings)
     outside = connect_outside()
     database = Database(store.url)
     try:
@@ -57,7 +60,7 @@ def connect() -> Runtime:
         database.dispose()
         outside.close()
         raise
-    return Runtime(database, vault, Waker(queue.celery_app(broker_url)), outside)
+    return Runtime(database, vault, Waker(queue.celery_app(broker_url)), outside, retention)
 
 
 class _Process:

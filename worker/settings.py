@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Secret
 from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.settings import Words
+from worker import durations
 
 # A name or an address, the port if one is meant; an IPv6 address with a port in brackets.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:?#%\[\]]+)(:[0-9]{1,5})?|[0-9A-Fa-f:.]+")
@@ -98,3 +100,24 @@ class DestinationSettings(BaseSettings):
     email_from: str | None = None
     email_to: Annotated[Words, NoDecode] = ()
     destination_allowed_hosts: Annotated[Words, NoDecode, AfterValidator(_hosts)] = ()
+
+
+_SHORTEST_RETENTION = timedelta(minutes=1)
+_LONGEST_RETENTION = timedelta(days=36_500)
+
+
+def _retention(value: object) -> object:
+    span = durations.parse(value) if isinstance(value, str) else value
+    if not isinstance(span, timedelta) or not _SHORTEST_RETENTION <= span <= _LONGEST_RETENTION:
+        raise ValueError("a span of time from 1m to 36500d, such as 90m, 24h or 30d")
+    return span
+
+
+Retention = Annotated[timedelta, BeforeValidator(_retention)]
+
+
+class RetentionSettings(BaseSettings):
+    """How long codes and their texts are kept, and how long numbers and whole events."""
+
+    retention_codes: Retention = timedelta(hours=24)
+    retention_events: Retention = timedelta(days=30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from receiver import heartbeats, queue
-from worker import confirmations, deliveries, handling
+from worker import confirmations, deliveries, handling, retention
 from worker import sweep as sweeping
 from worker.reconciliation import asking, plans
 from worker.runtime import process
@@ -46,6 +46,13 @@ def sweep() -> None:
     """Wake what is due."""
     runtime = process.get()
     sweeping.sweep(runtime.database, runtime.waker)
+
+
+@shared_task(name=queue.PURGE)
+def purge() -> None:
+    """Take out what has been kept for as long as it may be."""
+    runtime = process.get()
+    retention.purge(runtime.database, runtime.retention)
 
 
 @shared_task(name=queue.PULSE)

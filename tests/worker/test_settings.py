@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from pydantic_settings import BaseSettings
 
 from receiver.errors import ConfigurationError
 from receiver.settings import load
-from worker.settings import ApiSettings, ConfirmationSettings, DestinationSettings
+from worker.settings import (
+    ApiSettings,
+    ConfirmationSettings,
+    DestinationSettings,
+    RetentionSettings,
+)
 
 BAD: list[tuple[type[BaseSettings], str, str]] = [
     (ApiSettings, "VIRTUALSMS_API_URL", "virtualsms.io/api"),
@@ -32,6 +39,11 @@ BAD: list[tuple[type[BaseSettings], str, str]] = [
     (DestinationSettings, "DESTINATION_ALLOWED_HOSTS", "example.com/path"),
     (DestinationSettings, "DESTINATION_ALLOWED_HOSTS", "example.com,me@example.com"),
     (DestinationSettings, "DESTINATION_ALLOWED_HOSTS", "example.com:port"),
+    *(
+        (RetentionSettings, "RETENTION_CODES", value)
+        for value in ("24", "0h", "59s", "-1d", "1.5h", "for ever", "24 hours", "999999999w")
+    ),
+    (RetentionSettings, "RETENTION_EVENTS", "36501d"),
 ]
 
 
@@ -111,3 +123,23 @@ def test_nothing_secret_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     shown = repr(load(ApiSettings, "virtualsms_")) + repr(load(DestinationSettings))
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "hours"), [("90m", 1.5), ("24h", 24), ("30d", 720), (" 2w ", 336), ("60s", 1 / 60)]
+)
+def test_a_span_of_time_has_a_unit(
+    monkeypatch: pytest.MonkeyPatch, value: str, hours: float
+) -> None:
+    """As people write it."""
+    monkeypatch.setenv("RETENTION_CODES", value)
+    assert load(RetentionSettings).retention_codes == timedelta(hours=hours)
+
+
+def test_a_day_and_a_month_unless_told() -> None:
+    """Codes are kept for a day, everything personal for thirty."""
+    settings = load(RetentionSettings)
+    assert (settings.retention_codes, settings.retention_events) == (
+        timedelta(days=1),
+        timedelta(days=30),
+    )

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from receiver import clock
 from receiver.providers import registry
+from worker import durations
 
-_RELATIVE = re.compile(r"([0-9]{1,9})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PHONE = re.compile(r"\+?[0-9]{4,20}")
 _ROW_ID = re.compile(r"[0-9A-Za-z]{26}")
 _MOST_ROWS = 100_000
 
 
 def _moment(value: str) -> datetime:
-    relative = _RELATIVE.fullmatch(value.strip())
+    span = durations.parse(value)
     try:
-        if relative:
-            return clock.now() - timedelta(**{_UNITS[relative[2]]: int(relative[1])})
+        if span is not None:
+            return clock.now() - span
         moment = datetime.fromisoformat(value.strip())
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):

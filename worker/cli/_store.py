@@ -50,6 +50,17 @@ def opened() -> Iterator[Store]:
     Raises:
         CodecatchError: it is not configured, not prepared, or in trouble.
     """
+    with connected() as (database, keys):
+        yield Store(database, index_key.open_vault(database, keys))
+
+
+@contextmanager
+def connected() -> Iterator[tuple[Database, list[bytes]]]:
+    """The database of this installation and the configured keys, whether or not they open it.
+
+    Raises:
+        CodecatchError: it is not configured, or in trouble.
+    """
     adopt()
     # Standard output is the answer's: whatever is logged on the way goes beside it.
     structlog.configure(logger_factory=_log_to_stderr)
@@ -61,7 +72,7 @@ def opened() -> Iterator[Store]:
     check_exists(settings.url)
     database = Database(settings.url)
     try:
-        yield Store(database, index_key.open_vault(database, settings.keys))
+        yield database, settings.keys
     except SQLAlchemyError as error:
         raise DatabaseTrouble(error) from None
     finally:
