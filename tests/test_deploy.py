@@ -194,7 +194,7 @@ def pins(name: str) -> dict[str, str]:
     text = (DEPLOY / name).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     entries = re.split(r"\n(?=\S)", "\n".join(lines))
-    found = {}
+    found: dict[str, str] = {}
     for entry in entries:
         match = re.fullmatch(
             r"([\w.-]+)==(\S+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|$))+", entry
