@@ -12,20 +12,19 @@ httpx2 reads URLs and frames requests; its connection pool is driven directly, b
 from __future__ import annotations
 
 import json as jsonlib
-import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import httpcore2
 import httpx2
 
-_WRITE_BYTES = 16 * 1024
+from worker.hosts import Hosts
+from worker.network_backend import AddressNotAllowed, NetworkBackend
 
 
 class HttpError(Exception):
@@ -38,6 +37,10 @@ class HostRefused(HttpError):
 
 class NotSent(HttpError):
     """The far side was not reached, and has nothing of the request."""
+
+
+class AddressRefused(NotSent):
+    """The name of the host led to addresses that it may not have, this time."""
 
 
 class OutcomeUnknown(HttpError):
@@ -93,6 +96,8 @@ class HttpClient:
     Args:
         allowed_hosts: ``host`` (any port) or ``host:port``, in any case.
         plain_http_hosts: those of them that may be asked without TLS.
+        private_hosts: those of them whose names may lead to a private address. An address that
+            ``allowed_hosts`` spells out is asked as it is.
         connect_timeout: seconds to have a connection, TLS included.
         total_timeout: seconds for the whole exchange, from resolving the name to the last byte.
         max_response_bytes: a longer body is not read to its end.
@@ -104,17 +109,18 @@ class HttpClient:
         *,
         allowed_hosts: Iterable[str],
         plain_http_hosts: Iterable[str] = (),
+        private_hosts: Iterable[str] = (),
         connect_timeout: float = 3.0,
         total_timeout: float = 7.0,
         max_response_bytes: int = 1_048_576,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._allowed = frozenset(map(_authority, allowed_hosts))
-        self._plain = frozenset(map(_authority, plain_http_hosts))
+        self._allowed = Hosts(allowed_hosts)
+        self._plain = Hosts(plain_http_hosts)
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
         self._max_response_bytes = max_response_bytes
-        self._network = _DeadlineBackend()
+        self._network = NetworkBackend(self._allowed, Hosts(private_hosts))
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
             max_connections=None,  # there are as many as threads that ask
@@ -159,7 +165,7 @@ class HttpClient:
     def close(self) -> None:
         """Close every connection; requests still in flight end as failures."""
         self._pool.close()
-        self._network.resolver.shutdown(wait=False, cancel_futures=True)
+        self._network.close()
 
     def admit(self, url: str) -> httpx2.URL:
         """The URL, if it is one that may be asked; raises :class:`HostRefused` if it is not."""
@@ -173,10 +179,10 @@ class HttpClient:
             raise HostRefused("not an absolute http or https URL")
         if target.userinfo:
             raise HostRefused(f"{host}: credentials do not belong into a URL")
-        names = {(host, None), (host, target.port or (443 if target.scheme == "https" else 80))}
-        if not names & self._allowed:
+        port = target.port or (443 if target.scheme == "https" else 80)
+        if not self._allowed.has(host, port):
             raise HostRefused(f"{host}: not an allowed host")
-        if target.scheme == "http" and not names & self._plain:
+        if target.scheme == "http" and not self._plain.has(host, port):
             raise HostRefused(f"{host}: https is wanted")
         return target
 
@@ -218,103 +224,9 @@ _FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
     (httpcore2.LocalProtocolError, NotSent, "the request cannot be written as HTTP"),
     (UnicodeError, NotSent, "the request cannot be written as HTTP"),
     (httpcore2.ConnectTimeout, NotSent, "no connection in time"),
+    (AddressNotAllowed, AddressRefused, ""),
     (httpcore2.ConnectError, NotSent, ""),
     (httpcore2.TimeoutException, OutcomeUnknown, "no whole answer in time"),
     (httpcore2.NetworkError, OutcomeUnknown, "the connection was cut"),
     (httpcore2.ProtocolError, OutcomeUnknown, "the answer was cut short or is not HTTP"),
 )
-
-
-def _authority(name: str) -> tuple[str, int | None]:
-    """The host, as it stands on the wire, and the port of a ``host`` or ``host:port`` name."""
-    bracketed = f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
-    try:
-        # Of a scheme that has no default port, which would be read as no port at all.
-        url = httpx2.URL(f"any://{bracketed}")
-    except httpx2.InvalidURL:
-        url = httpx2.URL()
-    if not url.raw_host or url.raw_path not in (b"", b"/") or url.userinfo:
-        raise ValueError("an allowed host is named as host or host:port")
-    return url.raw_host.decode("ascii").lower(), url.port
-
-
-class _DeadlineBackend(httpcore2.NetworkBackend):
-    """Makes the ``timeout`` of every operation the instant by which it must be over.
-
-    The pool hands the same value to each read of an answer. As a duration it would start anew
-    with every byte that a dribbling server sends; as an instant (``time.monotonic``) it does not.
-    """
-
-    def __init__(self) -> None:
-        self._sockets = httpcore2.SyncBackend()
-        # The system's resolver knows no deadline, so it is waited for from outside.
-        self.resolver = ThreadPoolExecutor(4, thread_name_prefix="resolve")
-
-    def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
-    ) -> httpcore2.NetworkStream:
-        addresses = self._addresses(host, port, timeout)
-        failure: Exception = httpcore2.ConnectError("the name has no address")
-        for tried, address in enumerate(addresses):
-            # A share for each, so that one that swallows packets leaves time for the others.
-            share = _left(timeout, httpcore2.ConnectTimeout) / (len(addresses) - tried)
-            try:
-                stream = self._sockets.connect_tcp(address, port, share, *rest, **more)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-            else:
-                return _DeadlineStream(stream)
-        raise failure
-
-    def _addresses(self, host: str, port: int, deadline: float | None) -> list[str]:
-        """Where the host is, by address, each once; only these are connected to."""
-        try:
-            found = self.resolver.submit(
-                socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
-            ).result(_left(deadline, httpcore2.ConnectTimeout))
-        except TimeoutError:
-            raise httpcore2.ConnectTimeout from None
-        except (OSError, UnicodeError):
-            raise httpcore2.ConnectError("the name does not resolve") from None
-        except RuntimeError:
-            raise httpcore2.ConnectError("the client is closed") from None
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-class _DeadlineStream(httpcore2.NetworkStream):
-    """A connection whose operations end by an instant."""
-
-    def __init__(self, stream: httpcore2.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _WRITE_BYTES):
-            piece = buffer[start : start + _WRITE_BYTES]
-            self._stream.write(piece, _left(timeout, httpcore2.WriteTimeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore2.NetworkStream:
-        # Even a late handshake is begun, because it is its failure that closes the socket.
-        left = max((timeout or 0.0) - time.monotonic(), 0.001)
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _left(instant: float | None, late: type[httpcore2.TimeoutException]) -> float:
-    """Seconds until the instant; raises ``late`` when there are none."""
-    left = (instant or 0.0) - time.monotonic()
-    if left <= 0:
-        raise late
-    return left

@@ -153,6 +153,7 @@ def _asking(apis: Mapping[str, ApiSettings]) -> HttpClient:
         return HttpClient(
             allowed_hosts=[url.netloc for url in [*urls, *defaults]],
             plain_http_hosts=[url.netloc for url in urls if url.scheme == "http"],
+            private_hosts=[url.netloc for url in urls],
         )
     except ValueError as error:
         variables = [f"{name.upper()}_API_URL" for name, api in apis.items() if api.api_url]
@@ -163,7 +164,9 @@ def _telling(chosen: DestinationSettings) -> HttpClient:
     """The client that tells destinations."""
     named = chosen.destination_allowed_hosts
     try:
-        return HttpClient(allowed_hosts=[_SLACK_HOST, *named], plain_http_hosts=named)
+        return HttpClient(
+            allowed_hosts=[_SLACK_HOST, *named], plain_http_hosts=named, private_hosts=named
+        )
     except ValueError as error:
         raise ConfigurationError(f"DESTINATION_ALLOWED_HOSTS: {error}") from None
 

@@ -172,7 +172,10 @@ def _wait_until_ready(
     """Wait until a webhook would be accepted and handled; False if asked to stop before."""
     host = "127.0.0.1" if web.host in {"0.0.0.0", "::"} else web.host  # noqa: S104 - a comparison
     authority = f"[{host}]:{web.port}" if ":" in host else f"{host}:{web.port}"
-    http = HttpClient(allowed_hosts=[authority], plain_http_hosts=[authority], total_timeout=2)
+    here = [authority]
+    http = HttpClient(
+        allowed_hosts=here, plain_http_hosts=here, private_hosts=here, total_timeout=2
+    )
     database = Database(store.url)
     with database.reading() as session:
         since = database.now(session)

@@ -134,6 +134,7 @@ def asking(
     client = HttpClient(
         allowed_hosts=names,
         plain_http_hosts=names,
+        private_hosts=names,
         total_timeout=total,
         max_response_bytes=limit,
         ssl_context=ssl_context,
@@ -284,6 +285,7 @@ def test_connections_are_reused() -> None:
         "ftp://allowed.example/s3cr3t",
         "//allowed.example/s3cr3t",
         "/s3cr3t",
+        "https://0251.0376.0251.0376/s3cr3t",
         "https:///s3cr3t",
         "https://[s3cr3t",
         "https://allowed.example:s3cr3t/",

@@ -74,7 +74,9 @@ def simulate(
     base = _receiver.address(url)
     host = urlsplit(base).netloc
     http = HttpClient(
-        allowed_hosts=[host], plain_http_hosts=[host] if base.startswith("http:") else []
+        allowed_hosts=[host],
+        plain_http_hosts=[host] if base.startswith("http:") else [],
+        private_hosts=[host],
     )
     outcomes: Counter[str] = Counter()
     began = time.monotonic()

@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from worker.destinations.base import DeliveryError
-from worker.http_client import HostRefused, HttpClient, HttpError, NotSent, Response
+from worker.http_client import (
+    AddressRefused,
+    HostRefused,
+    HttpClient,
+    HttpError,
+    NotSent,
+    Response,
+)
 
 _LONGEST_PAUSE = 3600.0
 
@@ -38,6 +45,11 @@ def post(
             "the webhook URL leads to a host that is not allowed;"
             " correct it, or name the host in DESTINATION_ALLOWED_HOSTS",
             permanent=True,
+        )
+    except AddressRefused:
+        failure = DeliveryError(
+            f"the host name of {who} leads to an address that is not allowed;"
+            " if it is meant, name the host in DESTINATION_ALLOWED_HOSTS, or the address itself"
         )
     except NotSent:
         failure = DeliveryError(f"{who} could not be reached")

@@ -73,6 +73,7 @@ class Webhooks:
         self._http = HttpClient(
             allowed_hosts=[host],
             plain_http_hosts=[host] if target.url.startswith("http:") else [],
+            private_hosts=[host],
             total_timeout=_DEADLINE_SECONDS,
         )
 
