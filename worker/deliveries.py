@@ -21,6 +21,7 @@ from sqlmodel import Session, col, select
 from receiver import queue
 from receiver.database import persist
 from receiver.errors import CodecatchError
+from receiver.failpoints import reach
 from worker import backoff, budgets, leases, notifications
 from worker.destinations.base import DeliveryError, Destination
 from worker.followups import OPERATORS, Planner
@@ -79,7 +80,9 @@ def _chain(runtime: Runtime, destination: Destination, first: str, until: float)
         held = _take(runtime, session, destination, first)
     while held is not None:
         with structlog.contextvars.bound_contextvars(event_id=held.row.event_id):
+            reach("deliveries.after_claim")
             error = _send(destination, held)
+            reach("deliveries.after_send")
             go_on = time.monotonic() < until
             held = _record(runtime, destination, held, error, take_next=go_on)
 
@@ -183,6 +186,7 @@ def _record(
     except LeaseLost as lost:
         _log.warning("delivery.lease_lost", delivery_id=held.row.id, reason=str(lost))
         return None
+    reach("deliveries.after_record")
     planner.wake(runtime.waker)
     runtime.waker.wake(queue.DELIVER, left, group=destination.name)
     log: Callable[..., Any] = _log.info if error is None else _log.warning
