@@ -18,6 +18,9 @@ from worker.upstream.knobs import Knobs
 from worker.upstream.server import Upstream
 from worker.upstream.webhooks import Target
 
+# Registered here, since options must be known before the folder with the faults is looked at.
+pytest_plugins = ("tests.faults.profile",)
+
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (
     "CODECATCH_DATA_DIR",
