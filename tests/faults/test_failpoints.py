@@ -55,7 +55,7 @@ def test_a_crash_at_every_point_loses_and_doubles_nothing(make_scene: Make) -> N
 def test_every_failpoint_is_reached_here() -> None:
     """A failpoint that no crash is provoked at would be a promise that nobody keeps."""
     found = [
-        node.args[0].value
+        str(node.args[0].value)
         for package in ("receiver", "worker")
         for path in (_ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
