@@ -12,7 +12,7 @@ from typing import Any
 from kombu.transport import redis, virtual
 
 
-class CreditKeepingQoS(redis.QoS):  # type: ignore[misc]
+class CreditKeepingQoS(redis.QoS):
     """Takes a message for done once it was to be acknowledged, whatever the broker says.
 
     The broker may deliver it again later; the row that it names has ended by then.
@@ -21,9 +21,9 @@ class CreditKeepingQoS(redis.QoS):  # type: ignore[misc]
     def ack(self, delivery_tag: Any) -> None:
         """Acknowledge; raises what the broker's client raises."""
         try:
-            super().ack(delivery_tag)
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
         except Exception:
-            virtual.QoS.ack(self, delivery_tag)
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
             raise
 
 

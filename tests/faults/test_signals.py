@@ -23,6 +23,8 @@ GONE_WITHIN = 30.0
 def test_sigterm_under_load(make_scene: Make, tables: Tables, part: str) -> None:
     """A part that is asked to stop is gone in time, and nothing in its hands is lost or doubled."""
     scene = make_scene()
+    scene.load.send(1)
+    scene.tally()  # every part has started by now
     scene.outside.slack.on("POST", "/services/**", body=b"ok", hang=0.3)
     with scene.load.flowing(10):
         time.sleep(3)
@@ -38,6 +40,8 @@ def test_sigterm_under_load(make_scene: Make, tables: Tables, part: str) -> None
 def test_a_sender_that_is_frozen_past_its_lease(make_scene: Make) -> None:
     """Its order is settled by another meanwhile: charged once, and what it writes late is void."""
     scene = make_scene()
+    scene.load.send(1)
+    scene.tally()
     hanging = Reply(json={"status": "confirmed"}, hang=1.0)
     scene.outside.api.once("POST", "/api/v2/orders/*/confirm", hanging)
     (sent,) = scene.load.send(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 
 from tests.support.valkey import ValkeyServer
 from worker import broker_credit
@@ -18,7 +18,7 @@ def test_a_failed_acknowledgement_gives_the_credit_back(
     broker_credit.install()
     server = make_valkey()
     options = {"socket_timeout": 1, "socket_connect_timeout": 1}
-    with Connection(server.url, transport_options=options) as connection:
+    with Connection(server.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         channel = connection.channel()
         channel.basic_qos(0, 1, False)
         queue = connection.SimpleQueue("made-up", channel=channel)
