@@ -1,7 +1,7 @@
 """What must survive, each case provoked in real processes; :mod:`tests.faults.oracle` judges.
 
 ``pytest -m faults`` runs the short cases, which are in every run of the tests; ``pytest -m faults
--n 0 --profile=long`` runs all of them in about two hours, and prints what it counted;
+-n 0 --profile=long`` runs all of them, in hours on a small machine, and prints what it counted;
 ``--faults-scale=0.1`` runs a tenth.
 
 The cases by their number, each with the test that provokes it; those outside this folder have
