@@ -16,6 +16,8 @@ from typing import Any, Final
 import structlog
 from celery import Celery
 
+from receiver.failpoints import reach
+
 HANDLE_EVENTS: Final = "codecatch.handle_events"
 CONFIRM_ORDERS: Final = "codecatch.confirm_orders"
 DELIVER: Final = "codecatch.deliver"
@@ -132,7 +134,9 @@ class Waker:
     def _send(self, batch: Sequence[_Call]) -> bool:
         try:
             for task, ids in _messages(batch):
+                reach("wake.before_send")
                 publish(self.app, task, ids)
+                reach("wake.after_send")
         except Exception as error:  # noqa: BLE001 - whatever a broker's client raises: never fatal
             _log.warning("queue.wake_failed", rows=len(batch), error=type(error).__name__)
             return False

@@ -20,6 +20,8 @@ from worker.upstream.server import Upstream
 from worker.upstream.webhooks import Target
 
 register_profiles()
+# Registered here, since options must be known before the folder with the faults is looked at.
+pytest_plugins = ("tests.faults.profile",)
 
 # What the documentation lists; a developer's own values must not change a test.
 ENVIRONMENT = (

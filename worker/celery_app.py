@@ -11,7 +11,7 @@ from receiver import logs, queue
 from receiver.database import Database
 from receiver.errors import ConfigurationError
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
-from worker import processes
+from worker import broker_credit, processes
 from worker import watchdog as watching
 from worker.runtime import process
 
@@ -28,6 +28,7 @@ def make_app() -> Celery:
     broker_url = load(BrokerSettings).broker_url
     if broker_url is None:
         raise ConfigurationError("REDIS_URL: is required")
+    broker_credit.install()
     app = queue.celery_app(broker_url)
     app.set_default()
     app.conf.update(

@@ -12,6 +12,7 @@ from datetime import timedelta
 import structlog
 
 from receiver.database import TROUBLE
+from receiver.failpoints import reach
 from worker import orders, settling, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.leases import LeaseLost
@@ -44,7 +45,9 @@ def settle(runtime: Runtime, ids: Sequence[str]) -> None:
         taken = task.row.id
         with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
             try:
+                reach("confirmations.after_claim")
                 outcome = attempt(task)
+                reach("confirmations.after_call")
             except LeaseLost as lost:
                 _log.warning("confirmation.lease_lost", confirmation_id=taken, reason=str(lost))
                 continue

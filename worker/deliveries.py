@@ -18,6 +18,7 @@ from sqlmodel import col, select
 
 from receiver import queue
 from receiver.database import persist
+from receiver.failpoints import reach
 from worker import delivery_choice, delivery_claims, delivery_endings, delivery_recipients, leases
 from worker.delivery_claims import Message, Told, Turn
 from worker.delivery_desk import Desk
@@ -69,7 +70,9 @@ def _chain(runtime: Runtime, destination: Destination) -> None:
             taken = _take(runtime, destination, may_wait=may_wait, waited=True)
         else:
             with structlog.contextvars.bound_contextvars(message_id=taken.id):
+                reach("deliveries.after_claim")
                 error = _send(runtime, destination, taken)
+                reach("deliveries.after_send")
                 taken = _record(runtime, destination, taken, error, go_on=may_wait)
 
 
@@ -128,6 +131,7 @@ def _record(
             return ended, desk.planner, None, [each.id for each in left]
 
     ended, planner, following, left = persist(write)
+    reach("deliveries.after_record")
     planner.wake(runtime.waker)
     runtime.waker.wake(queue.DELIVER, left, group=destination.name)
     _say(destination, message, ended)

@@ -19,6 +19,7 @@ from receiver import inbox
 from receiver.database import TROUBLE, persist
 from receiver.errors import CodecatchError
 from receiver.events import Event
+from receiver.failpoints import reach
 from receiver.inbox import FAILED, INBOX, QUARANTINED, InboxEvent
 from receiver.json_object import parse_object
 from receiver.providers import registry
@@ -47,6 +48,7 @@ def handle(runtime: Runtime, ids: Sequence[str]) -> None:
     held = [_read(runtime, claimed, row) for claimed, row in _claim(runtime, ids)]
     if not held:
         return
+    reach("events.after_claim")
     try:
         persist(lambda: _commit(runtime, held))
     except TROUBLE:
@@ -115,6 +117,8 @@ def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
             values = _end(context, held)
             leases.finish(session, INBOX, held.claimed, handled_at=planner.now, **values)
             ended.append((held.row.id, values))
+        reach("events.before_commit")
+    reach("events.after_commit")
     planner.wake(runtime.waker)
     for event_id, values in ended:
         log: Callable[..., Any] = (

@@ -16,6 +16,7 @@ from sqlalchemy import update
 from sqlmodel import Session
 
 from receiver.database import persist
+from receiver.failpoints import reach
 from worker import backoff, budgets, leases, turns
 from worker.followups import Planner
 from worker.leases import MARGIN, Claim, LeaseLost
@@ -146,6 +147,7 @@ def record(task: Task, outcome: Outcome) -> None:
     except LeaseLost as lost:
         _log.warning("confirmation.lease_lost", confirmation_id=row.id, reason=str(lost))
         return
+    reach("confirmations.after_record")
     planner.wake(task.runtime.waker)
     log: Callable[..., Any] = _log.info if outcome.error is None else _log.warning
     log(

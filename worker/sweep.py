@@ -10,6 +10,7 @@ from sqlmodel import Session
 
 from receiver import heartbeats, queue
 from receiver.database import Database
+from receiver.failpoints import reach
 from receiver.inbox import INBOX
 from receiver.queue import Waker
 from worker import leases
@@ -39,6 +40,8 @@ def sweep(database: Database, waker: Waker) -> int:
     for table, task, grouped_by in _WORK:
         with database.transaction() as session:
             due = _due(session, table, grouped_by, database.now(session))
+        if due:
+            reach("sweep.after_claim")
         groups: dict[str, list[str]] = {}
         for row, held, group in due:
             groups.setdefault(row if held else group, []).append(row)

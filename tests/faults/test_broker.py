@@ -1,0 +1,91 @@
+"""Rows 8 to 11 and 13: a broker that is absent, hangs, restarts, forgets, or is full."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from tests.faults.conftest import Make, Scene
+from tests.faults.load import slowest
+from tests.faults.profile import Tables
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.faults
+
+RESTARTS = 100
+FROZEN_SECONDS = 60.0
+# How much slower an acknowledgement may be; the second is what a shared machine adds by itself.
+SLOWER, NOISE = 1.2, 0.05
+
+
+@pytest.mark.timeout(120)
+def test_whatever_the_broker_does_every_event_is_handled(make_scene: Make) -> None:
+    """Absent at the start, full, frozen and emptied: acknowledged at once, and handled later."""
+    scene = make_scene(broker_running=False)
+    absent = scene.load.send(10)
+    scene.broker.start()
+    with redis.Redis.from_url(scene.broker.url) as client:
+        client.config_set("maxmemory", "1mb")
+        full = scene.load.send(10)
+        client.config_set("maxmemory", "0")
+    scene.broker.freeze()
+    frozen = scene.load.send(10)
+    scene.broker.thaw()
+    scene.broker.flush()
+    assert not scene.load.refused
+    assert max(sent.seconds for sent in (*absent, *full, *frozen)) < 2
+    scene.tally().verify(doubled_at_most=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_hundred_restarts(make_scene: Make, tables: Tables, scaled: float) -> None:
+    """Row 10: after each restart of the broker an event is handled and told within 10 s."""
+    scene = make_scene()
+    scene.load.send(1)
+    scene.tally()  # every part has started by now
+    took: list[float] = []
+    for _ in range(round(RESTARTS * scaled)):
+        scene.broker.restart()
+        began = time.monotonic()
+        (sent,) = scene.load.send(1)
+        eventually(lambda order=sent.order: _told(scene, order), within=30)  # type: ignore[misc]
+        took.append(time.monotonic() - began)
+    tables.add(
+        f"broker restarts: {len(took)}; told again after {sorted(took)[len(took) // 2]:.2f} s "
+        f"(median), {max(took):.2f} s (longest)"
+    )
+    assert max(took) < 10
+    scene.tally().verify(doubled_at_most=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_frozen_broker_is_not_felt(make_scene: Make, tables: Tables, scaled: float) -> None:
+    """Row 9: webhooks are acknowledged as fast while the broker hangs as before."""
+    scene = make_scene()
+    seconds = FROZEN_SECONDS * scaled
+    with scene.load.flowing(20):
+        time.sleep(seconds)
+    before = list(scene.load.sent)
+    scene.broker.freeze()
+    with scene.load.flowing(20):
+        time.sleep(seconds)
+    frozen = scene.load.sent[len(before) :]
+    scene.broker.thaw()
+    quick, slow = slowest(before, 99), slowest(frozen, 99)
+    tables.add(
+        f"acknowledgement, p99 of {len(before)} and {len(frozen)} events: {quick * 1000:.1f} ms "
+        f"before, {slow * 1000:.1f} ms while the broker is frozen for {seconds:.0f} s"
+    )
+    scene.tally().verify(doubled_at_most=0)
+    assert slow < quick * SLOWER + NOISE
+
+
+def _told(scene: Scene, order: str) -> bool:
+    return any(
+        request.json()["data"]["order_id"] == order
+        for request in scene.outside.slack.requests("POST")[-5:]
+    )
