@@ -1,0 +1,121 @@
+"""Each part started by itself, with the variables of its own environment file and no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.installation import Outside
+from tests.support import webhooks
+from tests.support.ports import free_port
+from tests.support.processes import ServerProcess
+from tests.support.stores import ENCRYPTION_KEYS
+from tests.support.waiting import eventually
+from worker.installation import read_env
+
+ENV = Path(__file__).parents[2] / "deploy/env"
+COMMAND = [sys.executable, "-m", "worker.cli"]
+ADMIN_TOKEN = "made-up-admin-token-0123456789"
+# Not codecatch's: what an interpreter and the measuring of coverage need.
+_OURS = ("PATH", "PYTHONPATH", "LANG")
+
+
+def environment(part: str, values: Mapping[str, str], **more: str) -> dict[str, str]:
+    """What the file of a part names, with these values, and ``more`` that holds no secret."""
+    base = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _OURS or name.startswith(("COV_CORE", "COVERAGE"))
+    }
+    return {
+        **base,
+        **{name: values[name] for name in read_env(ENV / f"{part}.env.example")},
+        **more,
+    }
+
+
+def get(url: str, **headers: str) -> bytes:
+    """The body of a 200."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as got:
+        body: bytes = got.read()
+    return body
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], ServerProcess]]:
+    """Start parts, each stopped with the test."""
+    with ExitStack() as stack:
+
+        def started(part: str, variables: dict[str, str]) -> ServerProcess:
+            folder = tmp_path / part
+            folder.mkdir()
+            process = ServerProcess([*COMMAND, "run", part], env=variables, cwd=folder)
+            stack.callback(process.stop)
+            return process
+
+        yield started
+
+
+def test_parts_do_their_work_with_their_own_secrets_only(
+    postgres_url: str,
+    broker_url: str,
+    tmp_path: Path,
+    start: Callable[[str, dict[str, str]], ServerProcess],
+) -> None:
+    """Received, handled, confirmed, told and counted, though no part has another part's secrets."""
+    port, admin_port = free_port(), free_port()
+    with Outside() as outside:
+        settings = outside.environment()
+        values = {
+            **settings,
+            "DATABASE_URL": postgres_url,
+            "REDIS_URL": broker_url,
+            "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "WEB_CONCURRENCY": "1",
+            "SPOOL_DIR": str(tmp_path / "spool"),
+            "ADMIN_TOKEN": ADMIN_TOKEN,
+            "ADMIN_HOST": "127.0.0.1",
+            "ADMIN_PORT": str(admin_port),
+            "CODECATCH_CONFIG": "",
+            "LOG_FORMAT": "json",
+        }
+        apis = {name: value for name, value in settings.items() if name.endswith("_API_URL")}
+        migrate = environment("migrate", values)
+        subprocess.run([*COMMAND, "migrate"], env=migrate, cwd=tmp_path, check=True, timeout=60)
+        parts = {
+            "web": start("web", environment("web", values)),
+            "worker": start("worker", environment("worker", values, **apis)),
+            "sender": start("sender", environment("worker", values, **apis)),
+            "beat": start("beat", environment("beat", values)),
+            "admin": start("admin", environment("admin", values)),
+        }
+        base = f"http://127.0.0.1:{port}"
+
+        def ready() -> bool:
+            assert all(part.running for part in parts.values()), parts
+            return all(json.loads(get(f"{base}/readyz"))["parts"].values())
+
+        eventually(ready, within=60)
+        for webhook in (webhooks.virtualsms_v2(code="100001"), webhooks.daisysim(code="200002")):
+            request = urllib.request.Request(base + webhook.path, webhook.body, webhook.headers)
+            outside.codes[webhooks.ACTIVATION] = "200002"
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                assert answer.status == 202
+        for code in ("100001", "200002"):
+            eventually(lambda: outside.told_by_slack(code) == outside.told_by_mail(code) == 1)  # noqa: B023
+        eventually(lambda: len(outside.confirmations(webhooks.ORDER)) == 1, within=30)
+        metrics = get(
+            f"http://127.0.0.1:{admin_port}/metrics", Authorization=f"Bearer {ADMIN_TOKEN}"
+        )
+        assert b"codecatch" in metrics
+        assert all(part.running for part in parts.values())
