@@ -29,6 +29,8 @@ _NEAR = timedelta(seconds=1)
 _PATIENCE = timedelta(seconds=2)
 # How long the rows of a disabled destination are left alone; enabling it wakes them.
 _UNTIL_ENABLED = timedelta(minutes=10)
+# How long before the sweep looks again whether somebody is done who would have gone on.
+_WHILE_BUSY = timedelta(seconds=5)
 _TABLE = table_of(Delivery)
 
 
@@ -87,7 +89,8 @@ def take(desk: Desk, *, may_wait: bool = True, waited: bool = False) -> Message 
     # A message that reports trouble breaks the quiet.
     which = ANY if quiet_until is None else NOTICES
     places = IN_HAND - delivery_choice.in_hand(desk.session, desk.name, desk.now)
-    if places <= 0:
+    if places <= 0:  # whoever is done first takes the next
+        delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
         return None
     most = max(destination.most_together, places)
     waiting = delivery_choice.candidates(desk.session, desk.name, desk.now, most + 1, which)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
 
 from tests.support import webhooks
 from tests.support.http_server import HttpServer, Reply, Request
@@ -55,12 +57,15 @@ def codes(count: int, first: int = 0) -> list[str]:
 
 def plan(made: Runtime, count: int, first: int = 0) -> list[Delivery]:
     """Codes of so many orders, each to be told to every destination."""
-    known = {row.id for row in everything(made, Delivery)}
-    told = codes(count, first)
+    told, events = codes(count, first), []
     for start in range(0, count, 50):
         batch = told[start : start + 50]
-        handle(made, *(webhooks.virtualsms_v1(order=f"o{code}", code=code) for code in batch))
-    return [row for row in everything(made, Delivery) if row.id not in known]
+        events += handle(
+            made, *(webhooks.virtualsms_v1(order=f"o{code}", code=code) for code in batch)
+        )
+    with made.database.reading() as session:
+        chosen = select(Delivery).where(col(Delivery.event_id).in_(events))
+        return list(session.exec(chosen.order_by(col(Delivery.id))))
 
 
 def told_codes(requests: list[Request]) -> list[list[str]]:
@@ -197,6 +202,24 @@ def test_a_destination_may_want_each_code_by_itself(world: World, made: Runtime)
     # Nobody needs all of them to be woken: who comes for one takes the others along.
     soon = [row for row in waiting if row.wake_at and row.wake_at < now(slow) + 15 * SECOND]
     assert len(soon) == 4
+
+
+def test_what_waits_behind_a_slow_destination_is_left_alone(world: World, made: Runtime) -> None:
+    """While all its places are taken, nothing is woken but what notices that they are free."""
+    busy = with_policy(made, per_second=None)
+    rows = plan(busy, 16)
+    past = now(busy) - SECOND
+    for place, row in enumerate(rows[:4]):
+        over = now(busy) + 30 * SECOND
+        held = {"state": SENDING, "attempt": 1, "message": f"M{place}", "lease_until": over}
+        change(busy, row, wake_at=over, **held)
+    for row in rows[4:]:
+        change(busy, row, wake_at=past)
+    deliveries.deliver(busy, [rows[9].id])
+    assert sent(world) == []
+    assert sweep(busy.database, busy.waker) == 0
+    wakes = sorted(again(busy, row).wake_at or past for row in rows[4:])
+    assert wakes[3] < now(busy) + 6 * SECOND < now(busy) + 20 * SECOND < wakes[4]
 
 
 def test_a_turn_that_is_near_is_waited_for(world: World, made: Runtime) -> None:
@@ -340,7 +363,7 @@ def codes_of(rows: list[Delivery]) -> list[list[str]]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.timeout(900)
 def test_a_destination_that_hangs_does_not_slow_another(world: World, made: Runtime) -> None:
     """The other one's slowest deliveries take about as long as they do alone."""
     fast = slack_at(made, "fast", world.slack, OTHER_PATH)
@@ -349,24 +372,27 @@ def test_a_destination_that_hangs_does_not_slow_another(world: World, made: Runt
 
     def p99(names: list[str], first: int) -> float:
         both = with_destinations(made, *(each for each in (fast, slow) if each.name in names))
+        mine: list[Delivery] = []
         with sending(both) as hands:
             for number in range(100):
                 for row in plan(both, 1, first=first + number):
+                    mine += [row] if row.destination == "fast" else []
                     hands.wake("codecatch.deliver", [row.id])
                 time.sleep(0.05)
-            mine = [row for row in everything(made, Delivery) if row.destination == "fast"][-100:]
             eventually(lambda: states(made, mine) == {"done": 100}, within=60, every=0.5)
-            done = [again(made, row) for row in mine]
-            spans = sorted(
-                (row.sent_at - row.created_at).total_seconds() for row in done if row.sent_at
-            )
             # What hangs would hold the end of the test up for as long as it hangs.
-            for row in everything(made, Delivery):
-                if row.destination == "slow":
-                    change(made, row, wake_at=None, lease_until=None, state="dead")
+            with made.database.transaction() as session:
+                over = {"wake_at": None, "lease_until": None, "state": "dead"}
+                mute = update(TABLE).where(TABLE.c.destination == "slow").values(over)
+                session.connection().execute(mute)
+        done = [again(made, row) for row in mine]
+        spans = sorted(
+            (row.sent_at - row.created_at).total_seconds() for row in done if row.sent_at
+        )
         return spans[98]
 
-    alone = min(p99(["fast"], 0), p99(["fast"], 1000))
-    beside = min(p99(["fast", "slow"], 2000), p99(["fast", "slow"], 3000))
+    # By turns, so that a machine with other work to do is as fair to both as it can be.
+    rounds = [(p99(["fast"], n), p99(["fast", "slow"], n + 1000)) for n in (0, 2000, 4000)]
+    alone, beside = (min(each) for each in zip(*rounds, strict=True))
     print(f"p99 alone {alone * 1000:.0f} ms, beside one that hangs {beside * 1000:.0f} ms")
     assert beside <= 1.5 * alone + 0.005
