@@ -131,6 +131,12 @@ class Installation:
         """What its processes and commands run with."""
         return {**os.environ, **self._settings}
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""
         with self._log.open("ab") as log:

@@ -1,0 +1,282 @@
+"""Secrets go through everything, failures included, and are found nowhere but where they belong."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end import sinks
+from tests.end_to_end.installation import Installation, Outside
+from tests.support import webhooks
+from tests.support.http_server import Reply, Request
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
+from worker.installation import read_env
+
+CODE, FORGED = "8675309142", "8675309777"
+PHONE = "+447700955123"
+TEXT = "the-canary-sings-at-noon"
+SECRET = "whsec_canary-secret-0123456789"
+TOKEN = "canary-path-token-0123456789"
+SECRETS = {
+    "code": CODE,
+    "forged code": FORGED,
+    "phone number": PHONE.removeprefix("+"),
+    "text": TEXT,
+    "webhook secret": SECRET,
+    "path token": TOKEN,
+    "API key": "sk_live_canary-key-0123456789",
+    "other API key": "daisy-canary-key-0123456789",
+    "Slack URL": "T0CANARY/B0CANARY/slack-canary-0123456789",
+    "broken Slack URL": "T0CANARY/B0BROKEN/slack-canary-9876543210",
+    "webhook URL": "hook-canary-0123456789",
+    "signing secret": base64.b64encode(b"canary secret of the hook 012345").decode(),
+    "Apprise token": "apprise-canary-0123456789",
+    "mail password": "mail-canary-0123456789",
+    "admin token": "admin-canary-token-0123456789",
+}
+
+CONFIGURATION = """
+[[destinations]]
+name = "slack"
+kind = "slack"
+url_env = "CANARY_SLACK"
+per_second = 100.0
+
+[[destinations]]
+name = "broken"
+kind = "slack"
+url_env = "CANARY_BROKEN"
+per_second = 100.0
+
+[[destinations]]
+name = "hook"
+kind = "webhook"
+url_env = "CANARY_HOOK"
+secret_env = "CANARY_HOOK_SECRET"
+
+[[destinations]]
+name = "chat"
+kind = "apprise"
+url_env = "CANARY_CHAT"
+
+[[destinations]]
+name = "mail"
+kind = "email"
+url_env = "CANARY_MAIL"
+from = "codecatch@example.com"
+to = ["team@example.com", "nobody@example.com"]
+
+[[destinations]]
+name = "locked"
+kind = "email"
+url_env = "CANARY_LOCKED"
+from = "codecatch@example.com"
+to = ["team@example.com"]
+"""
+
+
+@pytest.fixture
+def outside() -> Iterator[Outside]:
+    """Far sides of which every second one fails, and quotes in its failure what it was sent."""
+    with Outside() as outside:
+
+        def quoting(request: Request) -> Reply:
+            said = f"{request.method} {request.path} {request.headers} ".encode() + request.body
+            return Reply(status=500 if "broken" in request.path.lower() else 410, body=said)
+
+        outside.slack.on("POST", "/services/T0CANARY/B0BROKEN/*", handler=quoting)
+        outside.slack.on("POST", "/hook/**", status=204)
+        outside.slack.on("POST", "/chat/**", handler=quoting)
+        outside.api.on("POST", "/api/v2/orders/ord-broken/confirm", handler=quoting)
+        outside.api.on("POST", "/api/v2/orders/ord-gone/confirm", handler=quoting)
+        rejected = outside.smtp.behaviour.reject_recipients
+        rejected["nobody@example.com"] = f"550 5.1.1 {CODE} to {PHONE} is not for nobody"
+        outside.codes["act-true"] = CODE
+        outside.codes["act-false"] = "000000"
+        yield outside
+
+
+def settings(outside: Outside) -> dict[str, str]:
+    """An installation's variables, with every secret in its place."""
+    slack, mail = outside.slack, outside.smtp.url.removeprefix("smtp://")
+    given = outside.environment()
+    kept = {name: given[name] for name in ("VIRTUALSMS_API_URL", "DAISYSIM_API_URL")}
+    return {
+        **kept,
+        "DESTINATION_ALLOWED_HOSTS": given["DESTINATION_ALLOWED_HOSTS"],
+        "VIRTUALSMS_WEBHOOK_SECRETS": SECRET,
+        # `up` prints a URL with the first one for the person who starts it.
+        "DAISYSIM_WEBHOOK_TOKENS": f"another-made-up-token-01,{TOKEN}",
+        "VIRTUALSMS_API_KEY": SECRETS["API key"],
+        "DAISYSIM_API_KEY": SECRETS["other API key"],
+        "CANARY_SLACK": f"{slack.url}/services/{SECRETS['Slack URL']}",
+        "CANARY_BROKEN": f"{slack.url}/services/{SECRETS['broken Slack URL']}",
+        "CANARY_HOOK": f"{slack.url}/hook/{SECRETS['webhook URL']}",
+        "CANARY_HOOK_SECRET": f"whsec_{SECRETS['signing secret']}",
+        "CANARY_CHAT": f"json://127.0.0.1:{slack.port}/chat/{SECRETS['Apprise token']}",
+        "CANARY_MAIL": outside.smtp.url,
+        "CANARY_LOCKED": f"smtp://user:{SECRETS['mail password']}@{mail}",
+        "ADMIN_TOKEN": SECRETS["admin token"],
+        "ADMIN_PORT": str(free_port()),
+        "LOG_LEVEL": "debug",
+    }
+
+
+class Sender:
+    """Sends requests and keeps every answer, as a stranger would see it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.answers: dict[str, bytes] = {}
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> int:
+        """The status of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            number = len(self.answers)
+            self.answers[f"answer {number}: {answer.status} to {method}"] = (
+                str(answer.getheaders()).encode() + answer.read()
+            )
+        finally:
+            connection.close()
+        return answer.status
+
+
+def push(sender: Sender) -> None:
+    """Send the secrets well formed, doubled, forged, misshapen and in the wrong place."""
+    known: Mapping[str, Any] = {
+        "code": CODE,
+        "phone": PHONE,
+        "text": f"{TEXT}: {CODE}",
+        "secret": SECRET,
+    }
+    good = [
+        webhooks.virtualsms_v1(order="ord-good", event_id=webhooks.envelope_id(), **known),
+        webhooks.virtualsms_v2(order="ord-broken", **known),
+        webhooks.virtualsms_flat(order="ord-gone", **known),
+        webhooks.daisysim(activation="act-true", code=CODE, phone=PHONE, token=TOKEN),
+        webhooks.daisysim(
+            activation="act-false", code=FORGED, phone=PHONE, token=TOKEN, token_in="header"
+        ),
+    ]
+    for webhook in good:
+        assert sender.send("POST", webhook.path, webhook.body, webhook.headers) == 202
+    first = good[0]
+    assert sender.send("POST", first.path, first.body, first.headers) == 200
+    other = first.json() | {"note": TEXT}
+    misshapen = {"type": "order.sms_received", "data": {"order_id": [PHONE], "code": {TEXT: CODE}}}
+    for document in (other, misshapen):
+        webhook = webhooks.signed(webhooks.encode(document), secret=SECRET)
+        assert sender.send("POST", webhook.path, webhook.body, webhook.headers) == 202
+    refused = [
+        first.with_body(first.body + b" "),
+        webhooks.signed(f"{CODE} {TEXT} {PHONE}".encode(), secret=SECRET),
+        webhooks.signed(webhooks.encode([CODE, TEXT, PHONE]), secret=SECRET),
+        webhooks.signed(first.body + b" " * 70_000, secret=SECRET),
+        first.with_headers(Content_Encoding="gzip"),
+        first.with_headers(X_VirtualSMS_Signature=SECRET),
+    ]
+    for webhook in refused:
+        assert 400 <= sender.send("POST", webhook.path, webhook.body, webhook.headers) < 500
+    path = f"{webhooks.DAISYSIM_PATH}/{TOKEN}"
+    for method, wrong in [
+        ("GET", path), ("POST", f"{path}x"), ("POST", f"{path}/"), ("POST", f"/{TOKEN}"),
+        ("POST", f"{webhooks.DAISYSIM_PATH}?token={TOKEN}&code={CODE}"), ("POST", path),
+    ]:  # fmt: skip
+        assert 400 <= sender.send(method, wrong, f"{CODE} {PHONE}".encode()) < 500
+
+
+@pytest.mark.timeout(180)
+def test_no_secret_is_anywhere_but_where_it_belongs(outside: Outside, tmp_path: Path) -> None:
+    """Not in logs, broker, files, metrics, titles or answers, nor in what commands print."""
+    (tmp_path / "codecatch.toml").write_text(CONFIGURATION)
+    variables = settings(outside)
+    with Installation(tmp_path, variables) as installation:
+        broker = read_env(tmp_path / "var/broker.env")["REDIS_URL"]
+        sender = Sender(installation.port)
+        with sinks.Wiretap(broker) as wiretap:
+            push(sender)
+            eventually(lambda: _settled(installation), within=60, every=0.5)
+            seen = {
+                **wiretap.heard(),
+                **sinks.titles(installation.pid),
+                **sender.answers,
+                **_asked(installation),
+                "metrics": _metrics(variables),
+            }
+        # The search itself: an id that is known to have gone through the broker is found there.
+        (event,) = installation.json("events", "list", "--order", "ord-good", "--limit", "1")
+        assert sinks.hits({"id": event["id"]}, wiretap.heard()) == ["id in broker's traffic"]
+        seen |= _files(tmp_path)
+    seen |= {f"{path}, at the end": content for path, content in _files(tmp_path).items()}
+    made = read_env(tmp_path / "var/secrets.env")["ENCRYPTION_KEYS"]
+    assert sinks.hits({**SECRETS, "encryption key": made}, seen) == []
+    _went_everywhere(outside)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """All that it wrote, but for the file that keeps the keys it made."""
+    return {
+        path: content
+        for path, content in sinks.files(folder).items()
+        if not path.endswith("/secrets.env")
+    }
+
+
+def _settled(installation: Installation) -> bool:
+    """Whether all was tried; a destination that refuses everything is disabled before its last."""
+    stats = installation.json("stats")
+    deliveries = installation.json("deliveries", "list", "--limit", "1000")
+    tried = {each["destination"] for each in deliveries if each["attempts"]}
+    told = {each["state"] for each in deliveries if each["destination"] in {"slack", "hook"}}
+    everybody = {"slack", "broken", "hook", "chat", "mail", "locked"}
+    return stats["acknowledged_unhandled"] == 0 and tried == everybody and told == {"done"}
+
+
+def _asked(installation: Installation) -> dict[str, bytes]:
+    """What the commands print to somebody who does not ask for secrets."""
+    nouns = ("codes", "orders", "events", "deliveries", "rejected")
+    printed = {noun: installation.json(noun, "list", "--limit", "1000") for noun in nouns}
+    for event in printed["events"]:
+        printed[event["id"]] = installation.json("events", "show", event["id"])
+    assert {"failed", "quarantined", "handled"} <= {each["state"] for each in printed["events"]}
+    return {f"codecatch {words}": str(content).encode() for words, content in printed.items()}
+
+
+def _metrics(variables: Mapping[str, str]) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", int(variables["ADMIN_PORT"]), timeout=10)
+    connection.request(
+        "GET", "/metrics", headers={"Authorization": f"Bearer {SECRETS['admin token']}"}
+    )
+    answer = connection.getresponse()
+    assert answer.status == 200
+    body = answer.read()
+    connection.close()
+    return body
+
+
+def _went_everywhere(outside: Outside) -> None:
+    """The secrets were where they belong, or their absence elsewhere would prove nothing."""
+    for path in (
+        "/services/T0CANARY/B0CANARY/*",
+        "/services/T0CANARY/B0BROKEN/*",
+        "/hook/*",
+        "/chat/*",
+    ):
+        told = b"".join(request.body for request in outside.slack.requests("POST", path))
+        assert CODE.encode() in told, path
+        assert FORGED.encode() not in told
+    assert CODE in "".join(mail.message.as_string() for mail in outside.smtp.mails())
+    assert {request.headers["authorization"] for request in outside.api.requests()} == {
+        f"Bearer {SECRETS[key]}" for key in ("API key", "other API key")
+    }
