@@ -86,10 +86,10 @@ def test_ten_processes_share_a_budget(world: World) -> None:
     with Crew(os.environ, window) as crew:
         crew.add("settle", PROCESSES - 1)
         crew.add("look")
-        eventually(lambda: len(provider.calls()) == limit // 2, within=30)
+        eventually(lambda: len(provider.calls()) == limit // 2, within=60)
         plan(made, orders)
         planned = time.monotonic()
-        eventually(lambda: left(made) == 0, within=60, every=0.1)
+        eventually(lambda: left(made) == 0, within=50, every=0.1)
 
     provider.check(limit=limit, window=window)
     # The half that was left for the orders was theirs before any earlier call was forgotten.
