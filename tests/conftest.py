@@ -1,6 +1,7 @@
 """The fixtures that every test may ask for: real servers, each started when first asked for."""
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -20,6 +21,11 @@ from worker.upstream.server import Upstream
 from worker.upstream.webhooks import Target
 
 register_profiles()
+
+# A shell that starts the tests in the background has them ignore SIGINT, and every process that
+# they start would ignore it, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Registered here, since options must be known before the folder with the faults is looked at.
 pytest_plugins = ("tests.faults.profile",)
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 LONGEST = 320
 
 STARTS_STARLETTE = ("receiver/web/", "worker/admin/", "worker/upstream/")
-SPEAKS_HTTP = "worker/http_client.py"
+# The one that asks, and the one that reads whom it may ask.
+SPEAKS_HTTP = ("worker/http_client.py", "worker/hosts.py")
 HTTP_CLIENTS = ("httpx2", "httpx", "requests", "urllib.request", "urllib3", "aiohttp")
 PURE = "receiver/providers/"
 IMPURE = (
@@ -83,8 +84,8 @@ def starlette_elsewhere(module: Module) -> list[str]:
 
 
 def http_elsewhere(module: Module) -> list[str]:
-    """Return where an HTTP client is imported besides the one place that may."""
-    return [] if module.path == SPEAKS_HTTP else breaks(module, *HTTP_CLIENTS)
+    """Return where an HTTP client is imported besides the places that may."""
+    return [] if module.path in SPEAKS_HTTP else breaks(module, *HTTP_CLIENTS)
 
 
 def relative_imports(module: Module) -> list[str]:

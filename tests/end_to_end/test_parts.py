@@ -82,6 +82,7 @@ def test_parts_do_their_work_with_their_own_secrets_only(
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "WEB_CONCURRENCY": "1",
+            "FORWARDED_ALLOW_IPS": "127.0.0.1",
             "SPOOL_DIR": str(tmp_path / "spool"),
             "ADMIN_TOKEN": ADMIN_TOKEN,
             "ADMIN_HOST": "127.0.0.1",

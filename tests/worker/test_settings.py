@@ -41,7 +41,7 @@ BAD: list[tuple[type[BaseSettings], str, str]] = [
     (DestinationSettings, "DESTINATION_ALLOWED_HOSTS", "example.com:port"),
     *(
         (RetentionSettings, "RETENTION_CODES", value)
-        for value in ("24", "0h", "59s", "-1d", "1.5h", "for ever", "24 hours", "999999999w")
+        for value in ("25", "0h", "59s", "-1d", "1.5h", "for ever", "24 hours", "999999999w")
     ),
     (RetentionSettings, "RETENTION_EVENTS", "36501d"),
 ]

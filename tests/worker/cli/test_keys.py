@@ -94,7 +94,7 @@ def test_a_missing_key_is_named(run: Run, both: pytest.MonkeyPatch, verb: str) -
     )
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("run", "both")
 def test_an_altered_value_is_named(world: World, run: Run) -> None:
     """It stays, and it is told apart from what is merely left."""
     (code,) = everything(world.store, Code)
