@@ -83,6 +83,11 @@ class Outside:
         messages = [json.dumps(r.json()["blocks"]) for r in self.slack.requests("POST")]
         return sum(message.count(said) for message in messages)
 
+    def repeated_by_slack(self) -> list[int]:
+        """How many notifications were marked as repeated, for each message with any."""
+        messages = [json.dumps(r.json()["blocks"]) for r in self.slack.requests("POST")]
+        return [count for count in (each.count("(repeated)") for each in messages) if count]
+
     def told_by_mail(self, code: str) -> int:
         """How often mail told ``code``, alone or among others."""
         texts = [mail.message.get_body(("plain",)) for mail in self.smtp.mails()]
