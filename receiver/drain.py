@@ -52,7 +52,7 @@ class Drain:
             if await loop.run_in_executor(self._thread, self._empty):
                 self._intake.database_is_back()
             # What was on its way into the shelter when the database came back is there by now.
-            if self._intake.away.is_set() or not self._shelter.empty:
+            if self._intake.away.is_set() or not self._shelter.is_empty():
                 await asyncio.sleep(_TRIED_EVERY)
                 continue
             with suppress(TimeoutError):
@@ -60,7 +60,7 @@ class Drain:
                     await self._intake.away.wait()
 
     def _empty(self) -> bool:
-        """Whether the database took everything; runs in the thread."""
+        """Whether the database is there, and emptied the shelter into it; runs in the thread."""
         moved = 0
         try:
             with self._database.transaction() as session:
@@ -71,6 +71,8 @@ class Drain:
         except SQLAlchemyError as error:
             _log.warning("spool.drain_interrupted", moved=moved, error=type(error).__name__)
             return False
+        except Exception as error:  # noqa: BLE001 - whatever ails a file, the database is back
+            _log.error("spool.drain_broke", moved=moved, error=type(error).__name__)
         if moved:
             _log.info("spool.drained", events=moved)
         return True

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import LargeBinary, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel
+from ulid import ULID
 
 from receiver import clock
 from receiver.database import Database, UtcTime
@@ -20,6 +22,7 @@ from receiver.errors import ConfigurationError
 from receiver.vault import KEY_BYTES, BrokenSeal, Sealer, UnknownKey, Vault
 
 _ROW = "index"
+_KEPT = "index-key"
 
 
 class VaultKey(SQLModel, table=True):
@@ -82,6 +85,32 @@ def unseal(value: bytes, keys: Sequence[bytes]) -> Vault:
     except (UnknownKey, BrokenSeal) as error:
         raise ConfigurationError(f"ENCRYPTION_KEYS: cannot open this database: {error}") from None
     return Vault(keys, index_key)
+
+
+def keep(folder: Path, value: bytes) -> None:
+    """Remember the sealed index key beside a spool, for a start while the database is away.
+
+    Raises:
+        ConfigurationError: it cannot be written there.
+    """
+    file = folder / _KEPT
+    try:
+        if kept(folder) == value:
+            return
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{ULID()}")
+        draft.write_bytes(value)
+        draft.replace(file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"SPOOL_DIR: wants a directory that can be written ({error.strerror})"
+        ) from None
+
+
+def kept(folder: Path) -> bytes | None:
+    """The sealed index key, if one was kept in the directory."""
+    file = folder / _KEPT
+    return file.read_bytes() if file.exists() else None
 
 
 def _stored(session: Session) -> VaultKey:

@@ -24,7 +24,7 @@ from ulid import ULID
 
 from receiver import inbox
 from receiver.database import TROUBLE, Database, insert_unless_taken
-from receiver.errors import ConfigurationError, StoreUnavailable
+from receiver.errors import CodecatchError, ConfigurationError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import INBOX, Entry, Stored
 from receiver.vault import key_id_of
@@ -32,8 +32,11 @@ from receiver.vault import key_id_of
 # What one file may hold: half a million events of the usual size.
 LARGEST_FILE = 512 * 1024 * 1024
 DRAINED_AT_ONCE = 200
-_INDEX_KEY = "index-key"
 _log = structlog.get_logger(__name__)
+
+
+class BrokenSpool(CodecatchError):
+    """A file of the spool that cannot be read or written; the text names it."""
 
 
 class EventAlias(SQLModel, table=True):
@@ -52,6 +55,9 @@ class SpoolFile:
     """One file of the spool, held by this process until it is closed.
 
     Only its holder opens it: a lock in a file beside it says whether that one is alive.
+
+    Raises:
+        BrokenSpool: it cannot be used; so do all methods but :meth:`store`.
     """
 
     def __init__(self, path: Path, lock: TextIO) -> None:
@@ -59,7 +65,7 @@ class SpoolFile:
         self._lock = lock
         self._database = Database(f"sqlite:///{path}", most_bytes=LARGEST_FILE)
         self._unfit: set[str] = set()
-        with self._database.transaction() as session:
+        with self._breaking(), self._database.transaction() as session:
             _make_table(session)
 
     def store(self, entries: Sequence[Entry]) -> list[Stored]:
@@ -81,7 +87,7 @@ class SpoolFile:
     @property
     def depth(self) -> int:
         """How many events it holds."""
-        with self._database.reading() as session:
+        with self._breaking(), self._database.reading() as session:
             return session.connection().scalar(select(func.count()).select_from(INBOX)) or 0
 
     @property
@@ -100,7 +106,7 @@ class SpoolFile:
         oldest = select(INBOX).order_by(INBOX.c.id).limit(DRAINED_AT_ONCE)
         if self._unfit:
             oldest = oldest.where(INBOX.c.id.not_in(self._unfit))
-        with self._database.reading() as session:
+        with self._breaking(), self._database.reading() as session:
             entries = [Entry(dict(row)) for row in session.connection().execute(oldest).mappings()]
         if not entries:
             return None
@@ -112,19 +118,31 @@ class SpoolFile:
             moved = [new for entry in entries for new in self._move_alone(database, entry)]
         reach("drain.after_store")
         done = [entry.id for entry in entries if entry.id not in self._unfit]
-        with self._database.transaction() as session:
+        with self._breaking(), self._database.transaction() as session:
             session.connection().execute(delete(INBOX).where(INBOX.c.id.in_(done)))
         return moved
 
     def close(self) -> None:
         """Let go of the file, and remove it if nothing is in it."""
-        empty = self.depth == 0
+        try:
+            empty = self.depth == 0
+        except BrokenSpool:
+            empty = False
         self._database.dispose()
         if empty:
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             _lock_of(self.path).unlink(missing_ok=True)
         self._lock.close()
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Tell trouble with this file from trouble with the database that it is drained into."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            kind = type(getattr(error, "orig", None) or error).__name__
+            raise BrokenSpool(f"{self.path.name} cannot be used ({kind})") from None
 
     def _move_alone(self, database: Database, entry: Entry) -> list[str]:
         try:
@@ -164,8 +182,8 @@ class Shelter:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own = self._create()
-        except (OSError, SQLAlchemyError) as error:
-            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        except (OSError, BrokenSpool) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigurationError(
                 f"SPOOL_DIR: wants a directory that can be written ({reason})"
             ) from None
@@ -174,16 +192,21 @@ class Shelter:
         """Write entries to this process's file: see :meth:`SpoolFile.store`."""
         return self._own.store(entries)
 
-    @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether nothing is left in this process's file that could be moved."""
-        return self._own.movable == 0
+        try:
+            return self._own.movable == 0
+        except BrokenSpool:
+            return True
 
     def drain(self, database: Database) -> Iterator[list[str]]:
         """Move everything into ``database``, a batch at a time; the new ids of each batch.
 
+        A file that a process left broken is passed over, and logged, for a person to look at.
+
         Raises:
             SQLAlchemyError: the database is in trouble; nothing is lost.
+            BrokenSpool: this process's own file is.
         """
         yield from _batches(self._own, database)
         for path in sorted(self._folder.glob("*.db")):
@@ -195,47 +218,28 @@ class Shelter:
                 if not path.exists():  # somebody else has just drained it
                     _lock_of(path).unlink(missing_ok=True)
                     continue
-                adopted = SpoolFile(path, lock)
                 try:
-                    yield from _batches(adopted, database)
-                finally:
-                    adopted.close()
+                    yield from self._adopt(path, lock, database)
+                except BrokenSpool as broken:
+                    _log.error("spool.file_broken", reason=str(broken))
 
     def close(self) -> None:
         """Let go of this process's file."""
         self._own.close()
+
+    @staticmethod
+    def _adopt(path: Path, lock: TextIO, database: Database) -> Iterator[list[str]]:
+        adopted = SpoolFile(path, lock)
+        try:
+            yield from _batches(adopted, database)
+        finally:
+            adopted.close()
 
     def _create(self) -> SpoolFile:
         path = self._folder / f"{ULID()}.db"
         lock = _lock_of(path).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         return SpoolFile(path, lock)
-
-
-def keep_index_key(folder: Path, sealed: bytes) -> None:
-    """Remember the database's sealed index key, for a start while the database is away.
-
-    Raises:
-        ConfigurationError: it cannot be written there.
-    """
-    kept = folder / _INDEX_KEY
-    try:
-        if kept_index_key(folder) == sealed:
-            return
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = kept.with_suffix(f".{ULID()}")
-        draft.write_bytes(sealed)
-        draft.replace(kept)
-    except OSError as error:
-        raise ConfigurationError(
-            f"SPOOL_DIR: wants a directory that can be written ({error.strerror})"
-        ) from None
-
-
-def kept_index_key(folder: Path) -> bytes | None:
-    """The sealed index key, if one was kept in the directory."""
-    kept = folder / _INDEX_KEY
-    return kept.read_bytes() if kept.exists() else None
 
 
 def depth(folder: Path) -> int:

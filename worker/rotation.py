@@ -96,7 +96,7 @@ def rotate(
         if total:
             yield from _Rotation(database, sealer, table, column, olds, total).run()
     if spool_dir is not None and spool_dir.is_dir():
-        spool.keep_index_key(spool_dir, index_key.sealed(database))
+        index_key.keep(spool_dir, index_key.sealed(database))
     database.empty_log(patience=1.0)
 
 

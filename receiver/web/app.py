@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import index_key, queue, spool
+from receiver import index_key, queue
 from receiver.database import TROUBLE, Database
 from receiver.drain import Drain
 from receiver.errors import ConfigurationError
@@ -98,13 +98,13 @@ def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None
     try:
         sealed = index_key.sealed(database)
     except TROUBLE as error:
-        kept = spool.kept_index_key(spool_dir) if spool_dir is not None else None
+        kept = index_key.kept(spool_dir) if spool_dir is not None else None
         if kept is None:
             raise
         _log.warning("database.away_at_start", error=type(error).__name__)
         return index_key.unseal(kept, store.keys)
     if spool_dir is not None:
-        spool.keep_index_key(spool_dir, sealed)
+        index_key.keep(spool_dir, sealed)
     return index_key.unseal(sealed, store.keys)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from receiver import clock, inbox, spool
+from receiver import clock, inbox, index_key, spool
 from receiver.errors import ConfigurationError, StoreUnavailable
 from receiver.inbox import Arrival, Entry, InboxEvent
 from receiver.spool import EventAlias, Shelter
@@ -179,6 +179,19 @@ def test_a_file_of_an_earlier_version_is_drained(
     assert drain(shelter, store) == [left[0].id]
 
 
+def test_a_broken_file_holds_nobody_up(
+    store: Store, shelter: Shelter, folder: Path, log: Log
+) -> None:
+    """What a dead process left unreadable stays, is named in the log, and the others go on."""
+    (folder / "00000000000000000000000000.db").write_bytes(b"no database at all" * 100)
+    left = entries(store, "evt_1")
+    abandon(folder, left)
+    assert drain(shelter, store) == [left[0].id]
+    (line,) = log.of("spool.file_broken")
+    assert "00000000000000000000000000.db" in line["reason"]
+    assert (folder / "00000000000000000000000000.db").exists()
+
+
 def test_an_event_that_the_database_refuses_holds_nobody_up(
     store: Store, shelter: Shelter, folder: Path, log: Log
 ) -> None:
@@ -248,10 +261,10 @@ def test_bodies_are_sealed_in_the_file(store: Store, shelter: Shelter, folder: P
 
 def test_the_index_key_is_kept_sealed(folder: Path) -> None:
     """It is written once, found again, and replaced by another database's."""
-    assert spool.kept_index_key(folder) is None
-    spool.keep_index_key(folder, b"one")
-    spool.keep_index_key(folder, b"one")
-    assert spool.kept_index_key(folder) == b"one"
-    spool.keep_index_key(folder, b"two")
-    assert spool.kept_index_key(folder) == b"two"
+    assert index_key.kept(folder) is None
+    index_key.keep(folder, b"one")
+    index_key.keep(folder, b"one")
+    assert index_key.kept(folder) == b"one"
+    index_key.keep(folder, b"two")
+    assert index_key.kept(folder) == b"two"
     assert [path.name for path in folder.iterdir()] == ["index-key"]

@@ -17,7 +17,7 @@ from sqlalchemy import insert
 from sqlmodel import col, select
 from ulid import ULID
 
-from receiver import clock, inbox, index_key, spool
+from receiver import clock, inbox, index_key
 from receiver.errors import ConfigurationError
 from receiver.inbox import INBOX, Arrival, InboxEvent
 from receiver.rejections import RejectedRequest
@@ -192,13 +192,13 @@ def test_what_is_kept_beside_the_spool(full: Store, tmp_path: Path) -> None:
     """The index key there is the new one; events that wait are counted by their keys."""
     folder = tmp_path / "spool"
     shelter = Shelter(folder)
-    spool.keep_index_key(folder, index_key.sealed(full.database))
+    index_key.keep(folder, index_key.sealed(full.database))
     arrival = Arrival(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
     shelter.store(inbox.prepare(full.vault, [arrival]))
 
     rotate(full, NEW, KEY, folder=folder)
 
-    kept = spool.kept_index_key(folder) or b""
+    kept = index_key.kept(folder) or b""
     assert index_key.unseal(kept, [NEW]).digest("a", "b") == full.vault.digest("a", "b")
     waiting = [each for each in rotation.count(full.database, folder) if each.table == "spool"]
     assert waiting == [rotation.Sealed(key_id(KEY).hex(), "spool", "body", 1)]

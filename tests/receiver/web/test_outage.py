@@ -111,6 +111,21 @@ def test_a_frozen_database_is_not_waited_for(
     eventually(lambda: kept(url) == wanted, within=20)
 
 
+def test_a_broken_file_does_not_keep_the_receiver_from_its_database(
+    sheltered: Receiver, server: PostgresServer, url: str, folder: Path
+) -> None:
+    """After an outage events go to the database again, whatever lies in the spool's directory."""
+    (folder / "00000000000000000000000000.db").write_bytes(b"no database at all" * 100)
+    server.stop()
+    assert sheltered.send(event(1)).status == 202
+    server.start()
+    drained(folder)
+    taken: intake.Intake = sheltered.app.state.services.intake
+    eventually(lambda: not taken.away.is_set(), within=20)
+    assert sheltered.send(event(2)).status == 202
+    assert sorted(kept(url)) == ["evt_1", "evt_2"]
+
+
 def test_a_duplicate_from_another_host_leads_to_the_first(
     sheltered: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
 ) -> None:
