@@ -160,10 +160,12 @@ def _refused(session: Session, now: datetime) -> Iterator[Finding]:
     reasons = statistics.reasons_of_rejections(session, now - _RECENTLY)
     for provider in sorted({provider for provider, _, _ in reasons}):
         counts = [(count, reason) for name, reason, count in reasons if name == provider]
-        count, reason = counts[0]
+        (count, reason), total = counts[0], sum(count for count, _ in counts)
+        requests = f"{total} request{'' if total == 1 else 's'} for {provider}"
+        share = "" if count == total else f", {count} of them so"
         says = (
-            f"{sum(count for count, _ in counts)} requests for {provider} refused in 24 hours, "
-            f"{count} of them so: {reason}; look: codecatch rejected list --provider {provider}"
+            f"{requests} refused in 24 hours{share}: {reason}; "
+            f"look: codecatch rejected list --provider {provider}"
         )
         yield Finding(NOTICE, "rejected", says)
 

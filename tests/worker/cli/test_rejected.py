@@ -64,7 +64,7 @@ def test_doctor_says_the_most_frequent_reason(run: Run, store: Store) -> None:
     lately = "refused in 24 hours"
     look = "look: codecatch rejected list --provider"
     assert said == [
-        f"3 requests for daisysim {lately}, 3 of them so: no token; {look} daisysim",
+        f"3 requests for daisysim {lately}: no token; {look} daisysim",
         f"3 requests for virtualsms {lately}, 2 of them so: {wrong}; {look} virtualsms",
     ]
 
