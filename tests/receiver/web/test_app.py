@@ -73,7 +73,7 @@ def test_there_is_a_route_for_every_provider_and_nothing_else(
 def test_every_error_of_ours_has_a_status(error: type[CodecatchError]) -> None:
     """Whatever is raised on the way of a request is answered with a documented status."""
     answered = {400, 401, 403, 408, 413, 415, 429, 431, 503}
-    never_in_a_request = {"ConfigurationError", "UnknownKey", "BrokenSeal"}
+    never_in_a_request = {"ConfigurationError", "UnknownKey", "BrokenSeal", "BrokenSpool"}
     status = problems.status_of(error("in words"))
     assert status in answered or (
         error.__module__.startswith("worker") or error.__name__ in never_in_a_request
