@@ -13,12 +13,12 @@ no process to kill, and are proved where the code is tested.
  4  power cut                                 test_disk, receiver/test_database
  5  a flush fails                             test_disk, receiver/test_intake
  6  a flush takes 8 s                         test_disk
- 7  disk full                                 not provoked; a full spool: receiver/test_spool
+ 7  disk full                                 test_disk; a full spool: receiver/test_spool
  8  broker absent at the start                test_broker
  9  broker frozen                             test_broker
 10  broker restarted a hundred times          test_broker
 11  broker emptied                            test_broker
-12  broker connection half open               not provoked; its silence: worker/test_watchdog
+12  broker connection half open               test_broker
 13  broker out of memory                      test_broker
 14  worker, sender or a pool process killed   test_failpoints, test_kills
 15  killed between the broker's pop and note  test_failpoints (broker.after_pop)

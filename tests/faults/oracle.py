@@ -83,12 +83,21 @@ def settle(site: Site, *, patience: float = 60.0) -> None:
         rows.close()
 
 
+def stored(site: Site) -> set[str]:
+    """The ids under which events are in the inbox, those of duplicates from the spool as well."""
+    rows = _Rows(site.database_url)
+    try:
+        both = "SELECT id FROM inbox_events UNION ALL SELECT id FROM event_aliases"
+        return {row[0] for row in rows.of(both)}
+    finally:
+        rows.close()
+
+
 def count(site: Site, load: Load, outside: Outside) -> Tally:
     """Count what became of the load's events, once :func:`settle` has returned."""
     wanted = {sent.order: sent for sent in load.sent if not sent.order.startswith(POISON)}
+    ids = stored(site)
     rows = _Rows(site.database_url)
-    ids = {row[0] for row in rows.of("SELECT id FROM inbox_events")}
-    ids |= {row[0] for row in rows.of("SELECT id FROM event_aliases")}
     states = rows.counted("SELECT order_id, state FROM inbox_events")
     events = rows.counted("SELECT order_id FROM inbox_events")
     orders = rows.counted("SELECT order_id FROM orders")

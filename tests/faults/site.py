@@ -60,7 +60,7 @@ class Site:
         self.folder = folder
         self.port = free_port()
         self.database_url = database_url
-        self.spool = folder / "spool"
+        self.spool = Path(variables.get("SPOOL_DIR", folder / "spool"))
         self.starts = dict.fromkeys(parts, 0)
         self._processes: dict[str, psutil.Process] = {}
         self._resting: set[str] = set()

@@ -1,4 +1,4 @@
-"""Rows 8 to 11 and 13: a broker that is absent, hangs, restarts, forgets, or is full."""
+"""Rows 8 to 13: a broker that is absent, hangs, restarts, forgets, is full, or out of reach."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.faults
 
 RESTARTS = 100
 FROZEN_SECONDS = 60.0
+DROPS = 5
 # How much slower an acknowledgement may be; the second is what a shared machine adds by itself.
 SLOWER, NOISE = 1.2, 0.05
 
@@ -58,6 +59,30 @@ def test_a_hundred_restarts(make_scene: Make, tables: Tables, scaled: float) -> 
         f"(median), {max(took):.2f} s (longest)"
     )
     assert max(took) < 10
+    scene.tally().verify(doubled_at_most=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_connections_that_are_half_open(make_scene: Make, tables: Tables) -> None:
+    """Row 12: where every connection to the broker has died unnoticed, work goes on in 30 s."""
+    scene = make_scene(through_proxy=True)
+    assert scene.proxy is not None
+    scene.load.send(1)
+    scene.tally()  # every part has started by now
+    took: list[float] = []
+    for _ in range(DROPS):
+        lost = scene.proxy.drop()
+        assert lost >= len(("web", "worker", "sender", "beat"))
+        began = time.monotonic()
+        (sent,) = scene.load.send(1)
+        eventually(lambda order=sent.order: _told(scene, order), within=60)  # type: ignore[misc]
+        took.append(time.monotonic() - began)
+    tables.add(
+        f"connections to the broker half open: {DROPS} times; told again after "
+        f"{', '.join(f'{seconds:.1f} s' for seconds in took)}"
+    )
+    assert max(took) < 30
     scene.tally().verify(doubled_at_most=0)
 
 

@@ -1,4 +1,4 @@
-"""Rows 4 to 6: what an acknowledgement stands on, and a disk that fails or hangs."""
+"""Rows 4 to 7: what an acknowledgement stands on, and a disk that fails, hangs or is full."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.faults import oracle
 from tests.faults.conftest import Make
 from tests.faults.site import Site
 from tests.support.processes import leashed
 from tests.support.waiting import eventually
 
 _STRACE = shutil.which("strace")
-pytestmark = [
-    pytest.mark.faults,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(_STRACE is None, reason="strace is not installed"),
-]
+_wants_strace = pytest.mark.skipif(_STRACE is None, reason="strace is not installed")
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 
+@_wants_strace
 def test_the_answer_follows_the_flush(make_scene: Make) -> None:
     """Row 4: the system calls' order is write, flush, answer, so that the power may fail after."""
     scene = make_scene(parts=("web",))
@@ -39,6 +39,7 @@ def test_the_answer_follows_the_flush(make_scene: Make) -> None:
     assert 0 <= written < flushed < answer
 
 
+@_wants_strace
 @pytest.mark.long
 def test_a_disk_that_fails_to_flush(make_scene: Make) -> None:
     """Row 5: nothing is acknowledged that may not be there, and another process takes over."""
@@ -53,6 +54,7 @@ def test_a_disk_that_fails_to_flush(make_scene: Make) -> None:
     assert scene.site.starts["web"] > 1
 
 
+@_wants_strace
 @pytest.mark.long
 def test_a_disk_that_hangs(make_scene: Make) -> None:
     """Row 6: the sender is answered before it gives up, and other questions meanwhile."""
@@ -63,6 +65,45 @@ def test_a_disk_that_hangs(make_scene: Make) -> None:
         took = time.monotonic() - began
         assert scene.site.answers()
     assert took < 9
+
+
+def test_a_disk_that_is_full(make_scene: Make, small_disk: Path) -> None:
+    """Row 7: nothing is acknowledged meanwhile, questions are answered, and it heals by itself."""
+    scene = make_scene(parts=("web",), data=small_disk, SPOOL_DIR=str(small_disk / "spool"))
+    scene.load.send(5)
+    ballast = small_disk / "ballast"
+    _fill(ballast)
+    with ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(scene.load.send, 200)
+        eventually(lambda: scene.load.refused.get(503, 0) > 100, within=30)
+        assert oracle.stored(scene.site)
+        assert scene.site.answers()
+        ballast.unlink()
+        sending.result(60)
+    acknowledged = {sent.event_id for sent in scene.load.sent}
+    eventually(lambda: acknowledged <= oracle.stored(scene.site), within=30)  # drained, the last
+    assert set(scene.load.refused) == {503}
+    assert scene.site.starts["web"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("file systems may not be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
 
 
 @contextmanager
