@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Table, and_, literal, or_, select, update
-from sqlmodel import Session
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from receiver import heartbeats, queue
-from receiver.database import Database
+from receiver.database import Database, UtcTime
 from receiver.failpoints import reach
 from receiver.inbox import INBOX
 from receiver.queue import Waker
@@ -19,16 +31,56 @@ from worker.models import Confirmation, Delivery, Reconciliation, table_of
 BATCH: Final = 1_000
 # How long a woken row is left alone before it is woken once more.
 AGAIN: Final = timedelta(seconds=5)
-_DELIVERIES: Final = table_of(Delivery)
-_RECONCILIATIONS: Final = table_of(Reconciliation)
+_NOW: Final = bindparam("now", type_=UtcTime)
+# A time further ahead than any that is ever written was written under a clock that has jumped.
+_AHEAD: Final = bindparam("ahead", type_=UtcTime)
+_AGAIN: Final = bindparam("again", type_=UtcTime)
+_BATCH: Final = bindparam("batch", type_=Integer)
+
+
+def _times(now: datetime) -> Mapping[str, datetime]:
+    return {"now": now, "ahead": now + leases.LONGEST_LEASE, "again": now + AGAIN}
+
+
+def _is_due(table: Table) -> ColumnElement[bool]:
+    new_from_the_future = and_(
+        table.c.wake_at > _AHEAD, table.c.attempt == 0, table.c.next_attempt_at > _AHEAD
+    )
+    return or_(table.c.wake_at <= _NOW, table.c.lease_until > _AHEAD, new_from_the_future)
+
+
+def _claim(table: Table, group: ColumnElement[str]) -> Update:
+    """Moves the due rows on, and returns each with its lease and its group."""
+    chosen = (
+        select(table.c.id)
+        .where(_is_due(table))
+        .order_by(table.c.wake_at)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")  # evaluated once, so that the limit holds whatever the plan
+    )
+    return (
+        update(table)
+        .where(table.c.id.in_(select(chosen.c.id)))
+        .values(wake_at=_AGAIN)
+        # The column itself: SQLite 3.40 finds every value NOT NULL in what an UPDATE returns.
+        .returning(table.c.id, table.c.lease_until, group)
+    )
+
+
 # Each kind of work with what its messages are grouped by, so that the rows of one destination, or
-# of one provider, do not wait behind another's.
-_WORK: Final = (
-    (INBOX, queue.HANDLE_EVENTS, literal("")),
-    (table_of(Confirmation), queue.CONFIRM_ORDERS, literal("")),
-    (_DELIVERIES, queue.DELIVER, _DELIVERIES.c.destination),
-    (_RECONCILIATIONS, queue.RECONCILE, _RECONCILIATIONS.c.provider),
+# of one provider, do not wait behind another's. Built once: that costs more than to run it.
+_WORK: Final = tuple(
+    (table, task, _claim(table, table.c[column] if column else literal("")))
+    for table, task, column in (
+        (INBOX, queue.HANDLE_EVENTS, None),
+        (table_of(Confirmation), queue.CONFIRM_ORDERS, None),
+        (table_of(Delivery), queue.DELIVER, "destination"),
+        (table_of(Reconciliation), queue.RECONCILE, "provider"),
+    )
 )
+# Asked first, since there is mostly nothing due, and only this keeps no other writer waiting.
+_ANY_DUE: Final = select(*(exists().where(_is_due(table)) for table, _, _ in _WORK))
 
 
 def sweep(database: Database, waker: Waker) -> int:
@@ -36,46 +88,28 @@ def sweep(database: Database, waker: Waker) -> int:
 
     A row whose holder vanished gets a message of its own: it may be what the holder died of.
     """
-    woken = 0
-    for table, task, grouped_by in _WORK:
-        with database.transaction() as session:
-            due = _due(session, table, grouped_by, database.now(session))
-        if due:
-            reach("sweep.after_claim")
-        groups: dict[str, list[str]] = {}
-        for row, held, group in due:
-            groups.setdefault(row if held else group, []).append(row)
-        for group, rows in groups.items():
-            waker.wake(task, rows, group=group)
-        woken += len(due)
+    with database.reading() as session:
+        due = session.connection().execute(_ANY_DUE, _times(database.now(session))).one()
+    woken = sum(
+        _wake(database, waker, task, claim)
+        for (_, task, claim), any_due in zip(_WORK, due, strict=True)
+        if any_due
+    )
     with database.transaction() as session:
         heartbeats.beat(session, "worker", database.now(session))
     return woken
 
 
-def _due(
-    session: Session, table: Table, grouped_by: ColumnElement[str], now: datetime
-) -> list[tuple[str, bool, str]]:
-    """The due rows, moved on: each with whether a holder vanished over it, and its group."""
-    # A time further ahead than any that is ever written was written under a clock that has jumped.
-    ahead = now + leases.LONGEST_LEASE
-    new_from_the_future = and_(
-        table.c.wake_at > ahead, table.c.attempt == 0, table.c.next_attempt_at > ahead
-    )
-    chosen = (
-        select(table.c.id)
-        .where(or_(table.c.wake_at <= now, table.c.lease_until > ahead, new_from_the_future))
-        .order_by(table.c.wake_at)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-        .cte("chosen")  # evaluated once, so that the limit holds whatever the plan
-    )
-    statement = (
-        update(table)
-        .where(table.c.id.in_(select(chosen.c.id)))
-        .values(wake_at=now + AGAIN)
-        # The column itself: SQLite 3.40 finds every value NOT NULL in what an UPDATE returns.
-        .returning(table.c.id, table.c.lease_until, grouped_by)
-    )
-    rows = session.connection().execute(statement)
-    return sorted((row, lease_until is not None, group) for row, lease_until, group in rows)
+def _wake(database: Database, waker: Waker, task: str, claim: Update) -> int:
+    """Move the due rows of one kind on, and wake them."""
+    with database.transaction() as session:
+        times = _times(database.now(session))
+        rows = session.connection().execute(claim, {**times, "batch": BATCH}).all()
+    if rows:
+        reach("sweep.after_claim")
+    groups: dict[str, list[str]] = {}
+    for row, lease_until, group in sorted(rows):
+        groups.setdefault(group if lease_until is None else row, []).append(row)
+    for group, ids in groups.items():
+        waker.wake(task, ids, group=group)
+    return len(rows)
