@@ -40,5 +40,6 @@ no process to kill, and are proved where the code is tested.
 31  one of three recipients refused           destinations/test_email_answers
 32  a hundred equal events at once            receiver/web/test_webhooks
 33  a known id with another body              worker/test_handling, receiver/test_spool
-34  every order of an order's events          worker/test_orders
+34  every order of an order's events          worker/test_orders, worker/test_order_machine
+47  memory after a million events             test_soak
 """
