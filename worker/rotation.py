@@ -71,7 +71,10 @@ def count(database: Database, spool_dir: Path | None = None) -> list[Sealed]:
         with _reading(database) as session:
             grouped = select(sealed_by, func.count()).where(column.is_not(None)).group_by(sealed_by)
             rows = session.connection().execute(grouped).all()
-        counted += [Sealed(key.hex(), table.name, column.name, number) for key, number in rows]
+        # SQLite has no part of an empty value, which is none that was sealed.
+        counted += [
+            Sealed((key or b"").hex(), table.name, column.name, number) for key, number in rows
+        ]
     waiting = spool.sealed_by(spool_dir) if spool_dir is not None else {}
     counted += [Sealed(key.hex(), _SPOOL, "body", number) for key, number in waiting.items()]
     return sorted(counted, key=lambda each: (each.table, each.column, each.key))

@@ -61,8 +61,7 @@ class DaisySIM(Provider):
 
     def __init__(self, settings: DaisySIMSettings) -> None:
         self._tokens = [
-            token.get_secret_value().encode("utf-8", "surrogateescape")
-            for token in settings.daisysim_webhook_tokens
+            token.get_secret_value().encode() for token in settings.daisysim_webhook_tokens
         ]
         self.allowed_addresses = settings.daisysim_allowed_addresses
 

@@ -64,6 +64,8 @@ def test_what_an_independent_sender_signs_verifies(style: webhooks.SignatureStyl
         b"\xff" * 44,
         b"*" * 44,
         b"=" * 44,
+        b"\n" + DIGEST.hex().encode(),
+        DIGEST.hex().encode() + b"X",
         base64.b64encode(DIGEST + b"x"),
         base64.b64encode(DIGEST[:-1]),
         DIGEST.hex().encode() + b", " + DIGEST.hex().encode(),
@@ -83,10 +85,18 @@ def test_the_digest_of_another_body_is_refused() -> None:
         signatures.verify(BODY + b" ", [SPELLINGS[0]], [SECRET])
 
 
-@pytest.mark.parametrize("values", [[], [SPELLINGS[0]] * 2, [SPELLINGS[0], b""]])
-def test_there_must_be_exactly_one_signature(values: list[bytes]) -> None:
-    """No header and two headers are refused, even where both are right."""
-    with pytest.raises(InvalidSignature, match="signature header"):
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([], "no signature header: "),
+        ([SPELLINGS[0]] * 2, "more than one signature header"),
+        ([SPELLINGS[0], b""], "more than one signature header"),
+        ([b"sha512"], "the signature header is no SHA-256 digest"),
+    ],
+)
+def test_there_must_be_exactly_one_signature(values: list[bytes], reason: str) -> None:
+    """No header, two headers and no digest are refused, and the owner is told which it was."""
+    with pytest.raises(InvalidSignature, match=rf"\A{reason}"):
         signatures.verify(BODY, values, [SECRET])
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,39 @@ def test_what_does_not_open_is_named_and_left(full: Store) -> None:
     assert {row for step in steps for row in step.broken} == {event.id}
     assert counts(full)[key_id(KEY)] == 1
     assert fetch(full, InboxEvent, event.id).body == altered
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\1", b"\1" + key_id(KEY), b"\2" + key_id(KEY) + bytes(40)]
+)
+def test_what_was_never_sealed_stops_nobody(full: Store, value: bytes) -> None:
+    """Whatever stands in place of a sealed value is counted, and left; the rest is rotated."""
+    event, *_ = everything(full, InboxEvent)
+    total = sum(counts(full).values())
+    change(full, event, body=value)
+    rotate(full, NEW, KEY)
+    assert counts(full) == {key_id(NEW): total - 1, value[1:5]: 1}
+    assert fetch(full, InboxEvent, event.id).body == value
+
+
+def test_values_that_changed_places_are_not_sealed_there(full: Store) -> None:
+    """Whoever swaps two values in the database does not get them made genuine by a rotation."""
+    one, two, *_ = everything(full, InboxEvent)
+    change(full, one, body=two.body)
+    change(full, two, body=one.body)
+    steps = rotate(full, NEW, KEY)
+    assert {row for step in steps for row in step.broken} == {one.id, two.id}
+    assert fetch(full, InboxEvent, one.id).body == two.body
+
+
+def test_rotations_at_once_do_the_work_of_one(full: Store) -> None:
+    """Two that meet neither fail nor lose a value, and all is sealed with the new key."""
+    fill(full, 1_200)
+    total = sum(counts(full).values())
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(rotate, full, NEW, KEY) for _ in range(2)]:
+            each.result(60)
+    assert counts(full) == {key_id(NEW): total}
 
 
 def test_what_is_purged_meanwhile_stays_purged(

@@ -105,12 +105,22 @@ def test_it_is_named_after_its_module(kind: type[Provider]) -> None:
 
 
 def test_it_can_be_made_without_any_settings(kind: type[Provider]) -> None:
-    """Unconfigured it refuses to judge, and so accepts nothing."""
+    """Unconfigured it refuses to judge, says which variable is empty, and accepts nothing."""
     provider = kind(load(kind.settings_type))
     request = Sender(provider, CASES[kind.name][2]).request()
     assert not provider.configured
-    with pytest.raises(ProviderNotConfigured):
+    with pytest.raises(ProviderNotConfigured, match=rf"\A{CASES[kind.name][0]} is empty\Z"):
         provider.authenticate(request)
+
+
+def test_it_knows_where_it_may_send_from(
+    kind: type[Provider], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses of its own variable are those allowed, and without it there are none."""
+    assert kind(load(kind.settings_type)).allowed_addresses == ()
+    monkeypatch.setenv(f"{kind.name.upper()}_ALLOWED_ADDRESSES", "192.0.2.0/24")
+    allowed = kind(load(kind.settings_type)).allowed_addresses
+    assert [str(network) for network in allowed] == ["192.0.2.0/24"]
 
 
 @pytest.mark.parametrize("empty", [" ", ",", " , ,"])

@@ -57,6 +57,22 @@ def test_the_token_counts_in_path_and_header(daisysim: DaisySIM) -> None:
 
 
 @pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        (request(), "no token: "),
+        (request("x" * 20), "the token is not one of DAISYSIM_WEBHOOK_TOKENS"),
+        (request(webhooks.TOKEN, (HEADER, TOKEN)), "more than one token: "),
+    ],
+)
+def test_the_owner_is_told_what_is_wrong(
+    daisysim: DaisySIM, refused: WebhookRequest, reason: str
+) -> None:
+    """No token, a wrong one and two of them are three things to put right."""
+    with pytest.raises(InvalidSignature, match=rf"\A{reason}"):
+        daisysim.authenticate(refused)
+
+
+@pytest.mark.parametrize(
     "refused",
     [
         request(),
