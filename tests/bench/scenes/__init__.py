@@ -19,7 +19,7 @@ class Profile:
     """Events of a load that is counted instead of timed."""
 
 
-FULL = Profile(rounds=5, seconds=4, events=10_000)
+FULL = Profile(rounds=3, seconds=3, events=10_000)
 QUICK = Profile(rounds=1, seconds=1, events=500)
 
 Scene = Callable[[Lab, Profile, Sequence[str]], list[Row]]
