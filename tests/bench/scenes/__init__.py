@@ -1,0 +1,39 @@
+"""The scenes: each measures some subjects at one thing, in one run, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.bench.report import Row
+from tests.bench.subjects import Lab
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How long and how often is measured."""
+
+    rounds: int
+    seconds: int
+    events: int
+    """Events of a load that is counted instead of timed."""
+
+
+FULL = Profile(rounds=3, seconds=3, events=10_000)
+QUICK = Profile(rounds=1, seconds=1, events=500)
+
+Scene = Callable[[Lab, Profile, Sequence[str]], list[Row]]
+
+
+def scenes() -> Mapping[str, Scene]:
+    """Every scene by its name, in the order in which they run."""
+    # Imported here, since each of them imports this package.
+    from tests.bench.scenes import accept, ack, burst, handled, start  # noqa: PLC0415
+
+    return {
+        "accept": accept.measure,
+        "ack": ack.measure,
+        "handled": handled.measure,
+        "burst": burst.measure,
+        "start": start.measure,
+    }

@@ -1,0 +1,59 @@
+"""How long an acknowledgement takes at half of the rate that codecatch can accept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from statistics import median
+
+from tests.bench.load import generate
+from tests.bench.report import Row, Target
+from tests.bench.scenes import Profile
+from tests.bench.scenes.rates import CONNECTIONS, accept_rates
+from tests.bench.subjects import CEILING, OURS, Lab, Running, check_stored, settle
+
+_TARGET = Target(4.0)
+_MILLI = 1000
+
+
+def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
+    """The 99th percentile of codecatch and of the ceiling at the same rate, open load."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        ours = [stack.enter_context(lab.running(name)) for name in OURS if name in names]
+        ceiling = stack.enter_context(lab.running(CEILING)) if CEILING in names else None
+        rates = accept_rates(ours, rounds=1, seconds=profile.seconds)
+        for subject in ours:
+            rate = rates[subject.name] / 2
+            both = [each for each in (ceiling, subject) if each is not None]
+            found: dict[str, list[float]] = {each.name: [] for each in both}
+            for _ in range(profile.rounds):
+                for each in both:
+                    found[each.name].append(_slowest(each, rate, profile.seconds))
+            rows += _rows(subject.name, found, f"ack p99 at {rate:,.0f} events/s")
+    return rows
+
+
+def _rows(ours: str, found: dict[str, list[float]], figure: str) -> list[Row]:
+    p99 = {name: median(values) * _MILLI for name, values in found.items()}
+    if CEILING not in p99:
+        return [Row(figure=figure, subject=ours, value=p99[ours], unit="ms")]
+    return [
+        Row(figure=figure, subject=CEILING, value=p99[CEILING], unit="ms"),
+        Row(
+            figure=figure, subject=ours, value=p99[ours], unit="ms", reference=CEILING,
+            ratio=p99[ours] / p99[CEILING], target=_TARGET,
+        ),
+    ]  # fmt: skip
+
+
+def _slowest(subject: Running, rate: float, seconds: int) -> float:
+    file, size = subject.corpus.write(int(rate * seconds) + 100)
+    before = subject.stored()
+    outcome = generate(
+        file, size, subject.port, seconds=seconds, connections=CONNECTIONS, rate=rate
+    )
+    check_stored(subject, before, outcome.answers, 0)
+    settle(subject)
+    subject.flush()
+    return outcome.p99
