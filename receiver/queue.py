@@ -49,9 +49,12 @@ QUEUE_OF: Final = {
 # each would cost more than the call.
 IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 4, DELIVER: 10, RECONCILE: 4}
 DEEPEST_BACKLOG = 20_000
+# Where so many messages wait, what they are for will be done, if late: more would not hasten it.
+ENOUGH_MESSAGES = 100
 _Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds.
 _PAUSE = 1.0
+_ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "timeout": 1}
 _log = structlog.get_logger(__name__)
 
 # Every choice about the broker, with its reason.
@@ -112,6 +115,17 @@ class Waker:
                 self._thread.start()
             self._ready.notify()
 
+    def is_busy(self, task: str) -> bool:
+        """Whether so many messages wait for ``task``'s workers already that none should be added.
+
+        Not where the broker cannot be asked, which takes at most some seconds.
+        """
+        try:
+            return _depth(self.app, QUEUE_OF[task]) >= ENOUGH_MESSAGES
+        except Exception as error:  # noqa: BLE001 - whatever a broker's client raises: never fatal
+            _log.warning("queue.not_asked", task=task, error=type(error).__name__)
+            return False
+
     def close(self, timeout: float = 2.0) -> None:
         """Send what is waiting, for at most ``timeout`` seconds, and stop."""
         with self._ready:
@@ -159,13 +173,19 @@ def publish(app: Celery, task: str, ids: Sequence[str]) -> None:
     app.send_task(task, args=(list(ids),), queue=QUEUE_OF[task], ignore_result=True)
 
 
+def _depth(app: Celery, name: str) -> int:
+    """How many messages wait in a queue; raises what the broker's client raises."""
+    with app.connection_or_acquire() as connection:
+        connection.ensure_connection(**_ONE_TRY)
+        # Not a passive declaration, which does not find queues whose names have a prefix.
+        return int(connection.default_channel.queue_declare(name).message_count)
+
+
 def reachable(app: Celery) -> bool:
     """Whether the broker answers within about a second."""
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(
-                max_retries=1, interval_start=0, interval_step=0, timeout=1
-            )
+            connection.ensure_connection(**_ONE_TRY)
     except Exception:  # noqa: BLE001 - whatever a broker's client raises, it is not reachable
         return False
     return True

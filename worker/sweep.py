@@ -93,7 +93,8 @@ def sweep(database: Database, waker: Waker) -> int:
     woken = sum(
         _wake(database, waker, task, claim)
         for (_, task, claim), any_due in zip(_WORK, due, strict=True)
-        if any_due
+        # Rows stay due in a backlog: to wake them again and again would only lengthen it.
+        if any_due and not waker.is_busy(task)
     )
     with database.transaction() as session:
         heartbeats.beat(session, "worker", database.now(session))

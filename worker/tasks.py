@@ -2,60 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import structlog
 from celery import shared_task
 
 from receiver import heartbeats, queue
+from receiver.database import TROUBLE
 from worker import confirmations, deliveries, handling, retention
 from worker import sweep as sweeping
 from worker.reconciliation import asking, plans
 from worker.runtime import process
 
+_log = structlog.get_logger(__name__)
+_Work = Callable[..., None]
 
-@shared_task(name=queue.HANDLE_EVENTS)
+
+def _task(name: str) -> Callable[[_Work], Any]:
+    """Make a task of a function; what a database in trouble leaves undone, the sweep wakes again.
+
+    That is one line in the log: a traceback for each message of an outage would fill the disk.
+    """
+
+    def register(work: _Work) -> Any:
+        @shared_task(name=name)
+        @wraps(work)
+        def task(*args: Any) -> None:
+            try:
+                work(*args)
+            except TROUBLE as error:
+                kind = type(getattr(error, "orig", None) or error).__name__
+                _log.warning("task.database_away", task=name, error=kind)
+
+        return task
+
+    return register
+
+
+@_task(queue.HANDLE_EVENTS)
 def handle_events(ids: list[str]) -> None:
     """Turn stored events into orders, codes and follow-ups."""
     handling.handle(process.get(), ids)
 
 
-@shared_task(name=queue.CONFIRM_ORDERS)
+@_task(queue.CONFIRM_ORDERS)
 def confirm_orders(ids: list[str]) -> None:
     """Settle codes with their providers."""
     confirmations.settle(process.get(), ids)
 
 
-@shared_task(name=queue.DELIVER)
+@_task(queue.DELIVER)
 def deliver(ids: list[str]) -> None:
     """Tell destinations."""
     deliveries.deliver(process.get(), ids)
 
 
-@shared_task(name=queue.RECONCILE)
+@_task(queue.RECONCILE)
 def reconcile(ids: list[str]) -> None:
     """Ask providers what they know and we do not."""
     asking.reconcile(process.get(), ids)
 
 
-@shared_task(name=queue.WATCH)
+@_task(queue.WATCH)
 def watch() -> None:
     """See to it that every open order is asked for."""
     plans.plan(process.get())
 
 
-@shared_task(name=queue.SWEEP)
+@_task(queue.SWEEP)
 def sweep() -> None:
     """Wake what is due."""
     runtime = process.get()
     sweeping.sweep(runtime.database, runtime.waker)
 
 
-@shared_task(name=queue.PURGE)
+@_task(queue.PURGE)
 def purge() -> None:
     """Take out what has been kept for as long as it may be."""
     runtime = process.get()
     retention.purge(runtime.database, runtime.retention)
 
 
-@shared_task(name=queue.PULSE)
+@_task(queue.PULSE)
 def pulse() -> None:
     """Show that the sender is alive."""
     runtime = process.get()

@@ -256,6 +256,38 @@ def test_a_frozen_broker_is_not_reachable(make_valkey: Callable[[], ValkeyServer
     app.close()
 
 
+def test_a_queue_is_busy_while_enough_messages_wait(
+    make_waker: Make, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an empty queue nor one with a few messages is, and each task has its own."""
+    monkeypatch.setattr(queue, "ENOUGH_MESSAGES", 2)
+    waker = make_waker(broker_url)
+    assert not waker.is_busy(queue.HANDLE_EVENTS)
+    waker.wake(queue.HANDLE_EVENTS, ["01A"])
+    eventually(lambda: len(messages(broker_url)) == 1)
+    assert not waker.is_busy(queue.HANDLE_EVENTS)
+    waker.wake(queue.HANDLE_EVENTS, ["01B"])
+    eventually(lambda: len(messages(broker_url)) == 2)
+    assert waker.is_busy(queue.HANDLE_EVENTS)
+    assert not waker.is_busy(queue.DELIVER)
+
+
+def test_a_frozen_broker_is_not_busy(
+    make_waker: Make, make_valkey: Callable[[], ValkeyServer], log: Log
+) -> None:
+    """What cannot be asked keeps nobody from trying, nor for long."""
+    server = make_valkey()
+    waker = make_waker(server.url)
+    assert not waker.is_busy(queue.HANDLE_EVENTS)
+    server.freeze()
+    started = time.perf_counter()
+    assert not waker.is_busy(queue.HANDLE_EVENTS)
+    assert time.perf_counter() - started < 8
+    assert log.of("queue.not_asked")
+    server.thaw()
+    assert not waker.is_busy(queue.HANDLE_EVENTS)
+
+
 def test_nothing_but_json_is_read_or_written() -> None:
     """A message can carry no code, and no result is kept on the broker."""
     conf = queue.celery_app("redis://127.0.0.1:1/0").conf

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+import redis
 
-from receiver import clock, heartbeats
+from receiver import clock, heartbeats, queue
 from receiver.heartbeats import Heartbeat
 from receiver.inbox import INBOX, InboxEvent
 from receiver.queue import CONFIRM_ORDERS, DELIVER, HANDLE_EVENTS
@@ -258,6 +259,21 @@ def test_a_sweep_takes_only_so_much(
     assert [run(made) for _ in range(4)] == [2, 2, 1, 0]
 
     eventually(lambda: [row for batch in world.wakes(HANDLE_EVENTS) for row in batch] == ids)
+
+
+def test_a_sweep_adds_nothing_to_a_backlog(
+    world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows stay due while their queue is long enough, and are woken when it is not."""
+    monkeypatch.setattr(queue, "ENOUGH_MESSAGES", 1)
+    ids = stored(made)
+    assert run(made) == 3
+    woken(world, HANDLE_EVENTS, ids)
+    wait_for_the_sweep(made, *everything(made, InboxEvent))
+    assert run(made) == 0
+    with redis.Redis.from_url(world.broker_url) as broker:
+        broker.flushdb()
+    assert run(made) == 3
 
 
 def test_a_sweep_is_a_sign_of_life(made: Runtime) -> None:
