@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlmodel import Session
 
 from receiver import clock
@@ -59,7 +61,10 @@ _LIVELINESS: Mapping[str, int] = {
 # secure_delete: what is taken out of the file is overwritten, and not only let go of.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BEGIN = "codecatch_begin"
+_WRITES = "codecatch_writes"
+# How often a writer looks whether another process is done.
+_LOOK_SECONDS = 0.0005
+_PRIMARY_CODE = 0xFF
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -137,7 +142,7 @@ class Database:
                 **common,
             )
             _prepare_sqlite(self.engine, most_bytes)
-        self._writing = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        self._writing = self.engine.execution_options(**{_WRITES: True})
         # SQLite makes a writer that must wait sleep, longer each time; the threads of one
         # process queue up here instead, and go on at once.
         self._turn: AbstractContextManager[object] = (
@@ -217,18 +222,33 @@ def persist(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
+def kind_of(error: Exception) -> str:
+    """A database's error in the driver's terms; its whole message may quote what was sent."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return " ".join(filter(None, (type(cause).__name__, code)))
+
+
 def insert_unless_taken(session: Session, table: Table, *, index: Sequence[str] = ()) -> Insert:
     """An INSERT that passes over rows whose unique key (``index``, or any) is taken."""
-    postgres = session.get_bind().dialect.name == "postgresql"
-    insert = postgresql.insert if postgres else sqlite.insert
+    return _insert_unless_taken(session.get_bind().dialect.name, table, tuple(index))
+
+
+@cache  # to build a statement costs more than to run it
+def _insert_unless_taken(dialect: str, table: Table, index: tuple[str, ...]) -> Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing(index_elements=list(index) or None)
 
 
 def insert_once(session: Session, table: Table, values: Mapping[str, object]) -> bool:
     """Insert one row unless a unique key is taken; whether it was inserted."""
-    statement = insert_unless_taken(session, table).values(values)
-    returned = session.connection().execute(statement.returning(*table.primary_key.columns))
-    return returned.first() is not None
+    statement = _insert_once(session.get_bind().dialect.name, table)
+    return session.connection().execute(statement, dict(values)).first() is not None
+
+
+@cache
+def _insert_once(dialect: str, table: Table) -> ReturningInsert[Any]:
+    return _insert_unless_taken(dialect, table, ()).returning(*table.primary_key.columns)
 
 
 def _prepare_sqlite(engine: Engine, most_bytes: int | None) -> None:
@@ -244,5 +264,34 @@ def _prepare_sqlite(engine: Engine, most_bytes: int | None) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        statement = connection.get_execution_options().get(_BEGIN, "BEGIN")
-        connection.exec_driver_sql(statement)
+        if connection.get_execution_options().get(_WRITES):
+            _await_turn(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+
+def _await_turn(connection: Connection) -> None:
+    """Begin to write as soon as no other process does.
+
+    SQLite's own way of waiting sleeps longer each time, up to a tenth of a second, and where
+    others write one transaction after the other it always comes too late.
+    """
+    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    until = time.monotonic() + SQLITE_BUSY_SECONDS
+    driver.execute("PRAGMA busy_timeout=0").close()
+    try:
+        while _others_write(driver) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # its error is the caller's
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={int(SQLITE_BUSY_SECONDS * 1000)}").close()
+
+
+def _others_write(driver: sqlite3.Connection) -> bool:
+    """Begin to write; whether that failed because somebody else does."""
+    try:
+        driver.execute("BEGIN IMMEDIATE").close()
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    return False

@@ -23,7 +23,7 @@ from sqlmodel import Field, Session, SQLModel
 from ulid import ULID
 
 from receiver import inbox
-from receiver.database import TROUBLE, Database, insert_unless_taken
+from receiver.database import TROUBLE, Database, insert_unless_taken, kind_of
 from receiver.errors import CodecatchError, ConfigurationError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import INBOX, Entry, Stored
@@ -79,7 +79,7 @@ class SpoolFile:
             with self._database.transaction() as session:
                 stored = inbox.store(session, entries)
         except SQLAlchemyError as error:
-            _log.error("spool.write_failed", events=len(entries), error=type(error).__name__)
+            _log.error("spool.write_failed", events=len(entries), error=kind_of(error))
             raise StoreUnavailable("neither the database nor the spool took the event") from None
         reach("spool.after_commit")
         return stored
@@ -141,8 +141,7 @@ class SpoolFile:
         try:
             yield
         except SQLAlchemyError as error:
-            kind = type(getattr(error, "orig", None) or error).__name__
-            raise BrokenSpool(f"{self.path.name} cannot be used ({kind})") from None
+            raise BrokenSpool(f"{self.path.name} cannot be used ({kind_of(error)})") from None
 
     def _move_alone(self, database: Database, entry: Entry) -> list[str]:
         try:
@@ -152,7 +151,7 @@ class SpoolFile:
         except DBAPIError as error:
             # It stays here, for a person to look at, and does not hold the others up.
             self._unfit.add(entry.id)
-            _log.error("spool.event_refused", event_id=entry.id, error=type(error).__name__)
+            _log.error("spool.event_refused", event_id=entry.id, error=kind_of(error))
             return []
 
 

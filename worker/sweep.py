@@ -17,6 +17,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     update,
 )
 
@@ -49,11 +50,12 @@ def _is_due(table: Table) -> ColumnElement[bool]:
     return or_(table.c.wake_at <= _NOW, table.c.lease_until > _AHEAD, new_from_the_future)
 
 
-def _claim(table: Table, group: ColumnElement[str]) -> Update:
-    """Moves the due rows on, and returns each with its lease and its group."""
+def _claim(table: Table, group: ColumnElement[str], *, abandoned: bool = False) -> Update:
+    """Moves the due rows on, or those whose holder vanished; each with its lease and its group."""
+    which = table.c.lease_until.is_not(None) if abandoned else true()
     chosen = (
         select(table.c.id)
-        .where(_is_due(table))
+        .where(_is_due(table), which)
         .order_by(table.c.wake_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)
@@ -71,16 +73,16 @@ def _claim(table: Table, group: ColumnElement[str]) -> Update:
 # Each kind of work with what its messages are grouped by, so that the rows of one destination, or
 # of one provider, do not wait behind another's. Built once: that costs more than to run it.
 _WORK: Final = tuple(
-    (table, task, _claim(table, table.c[column] if column else literal("")))
-    for table, task, column in (
-        (INBOX, queue.HANDLE_EVENTS, None),
-        (table_of(Confirmation), queue.CONFIRM_ORDERS, None),
-        (table_of(Delivery), queue.DELIVER, "destination"),
-        (table_of(Reconciliation), queue.RECONCILE, "provider"),
+    (table, task, _claim(table, group), _claim(table, group, abandoned=True))
+    for table, task, group in (
+        (INBOX, queue.HANDLE_EVENTS, literal("")),
+        (table_of(Confirmation), queue.CONFIRM_ORDERS, literal("")),
+        (table_of(Delivery), queue.DELIVER, table_of(Delivery).c.destination),
+        (table_of(Reconciliation), queue.RECONCILE, table_of(Reconciliation).c.provider),
     )
 )
 # Asked first, since there is mostly nothing due, and only this keeps no other writer waiting.
-_ANY_DUE: Final = select(*(exists().where(_is_due(table)) for table, _, _ in _WORK))
+_ANY_DUE: Final = select(*(exists().where(_is_due(table)) for table, *_ in _WORK))
 
 
 def sweep(database: Database, waker: Waker) -> int:
@@ -91,10 +93,11 @@ def sweep(database: Database, waker: Waker) -> int:
     with database.reading() as session:
         due = session.connection().execute(_ANY_DUE, _times(database.now(session))).one()
     woken = sum(
-        _wake(database, waker, task, claim)
-        for (_, task, claim), any_due in zip(_WORK, due, strict=True)
-        # Rows stay due in a backlog: to wake them again and again would only lengthen it.
-        if any_due and not waker.is_busy(task)
+        # Rows stay due in a backlog: to wake them again and again would only lengthen it. A dead
+        # worker's rows have no message there.
+        _wake(database, waker, task, abandoned if waker.is_busy(task) else every)
+        for (_, task, every, abandoned), any_due in zip(_WORK, due, strict=True)
+        if any_due
     )
     with database.transaction() as session:
         heartbeats.beat(session, "worker", database.now(session))

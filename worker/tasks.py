@@ -10,7 +10,7 @@ import structlog
 from celery import shared_task
 
 from receiver import heartbeats, queue
-from receiver.database import TROUBLE
+from receiver.database import TROUBLE, kind_of
 from worker import confirmations, deliveries, handling, retention
 from worker import sweep as sweeping
 from worker.reconciliation import asking, plans
@@ -33,8 +33,7 @@ def _task(name: str) -> Callable[[_Work], Any]:
             try:
                 work(*args)
             except TROUBLE as error:
-                kind = type(getattr(error, "orig", None) or error).__name__
-                _log.warning("task.database_away", task=name, error=kind)
+                _log.warning("task.database_away", task=name, error=kind_of(error))
 
         return task
 

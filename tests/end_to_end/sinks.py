@@ -41,6 +41,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def keys(broker_url: str) -> dict[str, bytes]:
+    """What a broker holds at the moment."""
+    with redis.Redis.from_url(broker_url, socket_timeout=10) as client:
+        kept = [key + (client.dump(key) or b"") for key in client.scan_iter()]
+    return {"broker's keys": b"".join(kept)}
+
+
 def titles(pid: int) -> dict[str, bytes]:
     """What anybody on the machine may read of a process and those under it."""
     process = psutil.Process(pid)
@@ -81,9 +88,4 @@ class Wiretap:
 
     def heard(self) -> dict[str, bytes]:
         """The commands so far, and the keys with their values."""
-        with redis.Redis.from_url(self._url) as client:
-            kept = {key: client.dump(key) or b"" for key in client.scan_iter()}
-        return {
-            "broker's traffic": bytes(self._heard),
-            "broker's keys": b"".join(key + value for key, value in kept.items()),
-        }
+        return {"broker's traffic": bytes(self._heard), **keys(self._url)}

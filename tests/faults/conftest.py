@@ -1,24 +1,40 @@
-"""Sites to damage: each with a database, a broker and a far side of its own."""
+"""Sites to damage: each with a database, a broker and a far side of its own.
+
+Whatever was done to one, at its end no secret is found in what it has left behind.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installation import Outside
+from tests.end_to_end import sinks
+from tests.end_to_end.installation import API_KEY, DAISY_KEY, Outside
 from tests.faults import oracle
-from tests.faults.load import Load
+from tests.faults.load import CANARY, Load
 from tests.faults.oracle import Tally
 from tests.faults.proxy import Proxy
 from tests.faults.site import Site
-from tests.support import stores
+from tests.support import stores, webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
+
+SECRETS = {
+    "code": CANARY,
+    "phone number": webhooks.UK_PHONE.removeprefix("+"),
+    "webhook secret": webhooks.SECRET,
+    "path token": webhooks.TOKEN,
+    "API key": API_KEY,
+    "other API key": DAISY_KEY,
+    "webhook URL": "T0/B0/made-up",
+    "encryption key": stores.ENCRYPTION_KEYS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +88,21 @@ def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
             broker_url=f"redis://127.0.0.1:{proxy.port}/0" if proxy else broker.url,
             **options,  # type: ignore[arg-type]
         )  # fmt: skip
+        stack.callback(_find_no_secret, {tmp_path, data}, broker, server)
         stack.enter_context(site)
         return Scene(site, Load(site.port), outside, broker, server, proxy)
 
     with ExitStack() as stack:
         yield make
+
+
+def _find_no_secret(
+    folders: Iterable[Path], broker: ValkeyServer, server: PostgresServer | None
+) -> None:
+    """Look through the logs, the database and its log, the spool, and what the broker holds."""
+    if server is not None:
+        folders = [*folders, server.folder]
+    left = chain.from_iterable(sinks.files(folder).items() for folder in folders)
+    seen = {**dict(left), **(sinks.keys(broker.url) if broker.running else {})}
+    assert len(seen) > 1
+    assert sinks.hits(SECRETS, seen) == []

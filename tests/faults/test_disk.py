@@ -67,7 +67,7 @@ def test_a_disk_that_hangs(make_scene: Make) -> None:
     assert took < 9
 
 
-def test_a_disk_that_is_full(make_scene: Make, small_disk: Path) -> None:
+def test_a_disk_that_is_full(small_disk: Path, make_scene: Make) -> None:
     """Row 7: nothing is acknowledged meanwhile, questions are answered, and it heals by itself."""
     scene = make_scene(parts=("web",), data=small_disk, SPOOL_DIR=str(small_disk / "spool"))
     scene.load.send(5)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -81,6 +84,32 @@ def test_sqlite_takes_the_write_lock_at_once(
             assert session.connection().scalar(text("SELECT count(*) FROM heartbeats")) == 0
         with pytest.raises(OperationalError, match="locked"), other.transaction() as session:
             session.connection()
+    other.dispose()
+
+
+def test_a_writer_gets_in_between_those_of_another_process(sqlite_store: Store) -> None:
+    """One that writes nearly all the time does not keep it waiting for more than some turns."""
+    other = Database(sqlite_store.url)
+    begun, served = threading.Event(), threading.Event()
+
+    def write_on_and_on() -> int:
+        for turn in range(500):
+            with other.transaction() as session:
+                session.connection()
+                begun.set()
+                time.sleep(0.02)
+            if served.is_set():
+                return turn
+            time.sleep(0.002)
+        return 500
+
+    with ThreadPoolExecutor(1) as thread:
+        turns = thread.submit(write_on_and_on)
+        assert begun.wait(10)
+        with sqlite_store.database.transaction() as session:
+            session.connection()
+            served.set()
+        assert turns.result(30) < 20
     other.dispose()
 
 

@@ -66,6 +66,12 @@ class PostgresServer:
         self._templates: set[str] = set()
 
     @property
+    def folder(self) -> Path:
+        """Where its data is, once it has been started."""
+        assert self._folder is not None
+        return self._folder
+
+    @property
     def url(self) -> str:
         """The address of its maintenance database."""
         return self.url_of("postgres")

@@ -264,16 +264,18 @@ def test_a_sweep_takes_only_so_much(
 def test_a_sweep_adds_nothing_to_a_backlog(
     world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows stay due while their queue is long enough, and are woken when it is not."""
+    """Rows stay due while their queue is long, but for a dead worker's, and are woken later."""
     monkeypatch.setattr(queue, "ENOUGH_MESSAGES", 1)
     ids = stored(made)
     assert run(made) == 3
     woken(world, HANDLE_EVENTS, ids)
     wait_for_the_sweep(made, *everything(made, InboxEvent))
     assert run(made) == 0
+    change(made, fetch(made, InboxEvent, ids[1]), lease_until=now(made) - SECOND)
+    assert run(made) == 1  # its worker died, and nobody else has a message for it
     with redis.Redis.from_url(world.broker_url) as broker:
         broker.flushdb()
-    assert run(made) == 3
+    assert run(made) == 2
 
 
 def test_a_sweep_is_a_sign_of_life(made: Runtime) -> None:

@@ -12,14 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from receiver import heartbeats, index_key, queue
-from receiver.database import Database
+from receiver.database import Database, kind_of
 from receiver.errors import ConfigurationError
 from receiver.inbox import FAILED, PENDING
 from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from worker import schema
-from worker.cli._store import DatabaseTrouble, check_exists, spooled
+from worker.cli._store import check_exists, spooled
 from worker.configuration import Configuration
 from worker.messages import timestamp
 from worker.models import DEAD, UNKNOWN
@@ -69,7 +69,7 @@ def _database() -> Iterator[Finding]:
     try:
         yield from _opened(database, keys)
     except SQLAlchemyError as error:
-        kind = DatabaseTrouble.kind_of(error)
+        kind = kind_of(error)
         yield Finding(BROKEN, "database", f"DATABASE_URL: it does not answer ({kind})")
     finally:
         database.dispose()

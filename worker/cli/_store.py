@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import index_key, queue, spool
-from receiver.database import Database, parse_url
+from receiver.database import Database, kind_of, parse_url
 from receiver.errors import CodecatchError, ConfigurationError
 from receiver.queue import Waker
 from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
@@ -26,13 +26,8 @@ class DatabaseTrouble(CodecatchError):
     """The database did not do what was asked; the text names the kind of trouble only."""
 
     def __init__(self, error: SQLAlchemyError) -> None:
-        says = f"the database is in trouble ({self.kind_of(error)}): codecatch doctor says more"
+        says = f"the database is in trouble ({kind_of(error)}): codecatch doctor says more"
         super().__init__(says)
-
-    @staticmethod
-    def kind_of(error: SQLAlchemyError) -> str:
-        """What the driver calls the trouble; its whole message may quote what was sent."""
-        return type(getattr(error, "orig", None) or error).__name__
 
 
 @dataclass(frozen=True, slots=True)
