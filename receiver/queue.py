@@ -47,7 +47,7 @@ QUEUE_OF: Final = {
 
 # Events are handled many to a transaction. Calls to the outside go side by side, but a message for
 # each would cost more than the call.
-IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 4, DELIVER: 10, RECONCILE: 4}
+IDS_PER_MESSAGE: Final = {HANDLE_EVENTS: 50, CONFIRM_ORDERS: 8, DELIVER: 50, RECONCILE: 4}
 DEEPEST_BACKLOG = 20_000
 # Where so many messages wait, what they are for will be done, if late: more would not hasten it.
 ENOUGH_MESSAGES = 100

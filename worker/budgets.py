@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
+from sqlalchemy import String, bindparam
 from sqlmodel import Session, col, select
 
 from receiver.database import insert_once
@@ -19,12 +21,19 @@ from worker.models import Budget, table_of
 _TRAVEL = timedelta(seconds=2)
 WINDOW = timedelta(seconds=60) + _TRAVEL
 _BUDGETS = table_of(Budget)
+# Built once, since to build a statement costs more than to run it.
+_LOCKED: Final = (
+    select(Budget).where(col(Budget.key) == bindparam("budget", type_=String)).with_for_update()
+)
 
 
 def lock(session: Session, key: str) -> Budget:
     """The budget ``key``, held by this transaction until it ends."""
-    insert_once(session, _BUDGETS, {"key": key, "spent": "[]"})
-    return session.exec(select(Budget).where(col(Budget.key) == key).with_for_update()).one()
+    row = session.exec(_LOCKED, params={"budget": key}).first()
+    if row is None:
+        insert_once(session, _BUDGETS, {"key": key, "spent": "[]"})
+        row = session.exec(_LOCKED, params={"budget": key}).one()
+    return row
 
 
 def available_at(budget: Budget, limit: int, now: datetime, *, ahead: int = 0) -> datetime:

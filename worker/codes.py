@@ -2,71 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Final
 
+from sqlalchemy import String, bindparam, tuple_
 from sqlmodel import Session, col, select
 from ulid import ULID
 
-from receiver.database import insert_once
 from receiver.events import SmsReceived
 from receiver.vault import Vault
+from worker import bulk
 from worker.models import Code, Order, table_of
 
 # How long a code is taken to be of use where the provider does not say.
 USUAL_VALIDITY = timedelta(minutes=20)
 _CODES = table_of(Code)
+_Place = tuple[str, str, str]  # provider, order and digest: what a code is unique by
+# Built once, since to build a statement costs more than to run it.
+_KNOWN: Final = select(Code).where(
+    tuple_(
+        col(Code.provider), col(Code.order_id), col(Code.code_digest),
+        types=[String, String, String],
+    ).in_(bindparam("places", expanding=True))
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A code as the event ``event_id`` reports it, and how it is to be kept if it is new."""
+
+    event: SmsReceived
+    event_id: str
+    state: str
+    verified: bool | None = None
 
 
 def keep(
-    session: Session,
-    vault: Vault,
-    event: SmsReceived,
-    *,
-    event_id: str,
-    state: str,
-    verified: bool | None = None,
-    now: datetime,
-) -> Code:
-    """The code that ``event`` reports: a new row in ``state``, or the one it repeats.
+    session: Session, vault: Vault, reports: Sequence[Reported], *, now: datetime
+) -> list[Code]:
+    """The code that each of ``reports`` is about: a new row, or the one that it repeats.
 
-    Only a row whose ``event_id`` is the given one was reported by this event first.
+    Only a row whose ``event_id`` is the report's own was reported by that event first.
     """
-    row = str(ULID())
-    digest = vault.digest("code", event.code)
+    places = [_place(vault, each) for each in reports]
+    new: dict[_Place, dict[str, Any]] = {}
+    for place, each in zip(places, reports, strict=True):
+        if place not in new:
+            new[place] = _values(vault, each, place, now)
+    # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
+    ordered = [new[place] for place in sorted(new)]
+    added = bulk.insert_all(session, _CODES, ordered)
+    kept = {place: Code(**row) for place, row in new.items() if row["id"] in added}
+    known = [place for place in new if place not in kept]
+    for code in session.exec(_KNOWN, params={"places": known}) if known else ():
+        kept[code.provider, code.order_id, code.code_digest] = code
+    return [kept[place] for place in places]
+
+
+def _place(vault: Vault, reported: Reported) -> _Place:
+    event = reported.event
+    return event.provider, event.order_id, vault.digest("code", event.code)
+
+
+def _values(vault: Vault, reported: Reported, place: _Place, now: datetime) -> dict[str, Any]:
+    event, row = reported.event, str(ULID())
 
     def sealed(column: str, value: str | None) -> bytes | None:
         if value is None:
             return None
         return vault.seal(value, table=_CODES.name, column=column, row=row)
 
-    insert_once(
-        session,
-        _CODES,
-        {
-            "id": row,
-            "provider": event.provider,
-            "order_id": event.order_id,
-            "event_id": event_id,
-            "code": sealed("code", event.code),
-            "code_digest": digest,
-            "text": sealed("text", event.text),
-            "phone_number": sealed("phone_number", event.phone_number),
-            "phone_digest": event.phone_number and vault.digest("phone", event.phone_number),
-            "service": event.service,
-            "country": event.country,
-            "state": state,
-            "verified": verified,
-            "received_at": event.at,
-            "stored_at": now,
-        },
-    )
-    return session.exec(
-        select(Code).where(
-            col(Code.provider) == event.provider,
-            col(Code.order_id) == event.order_id,
-            col(Code.code_digest) == digest,
-        )
-    ).one()
+    provider, order_id, digest = place
+    return {
+        "id": row,
+        "provider": provider,
+        "order_id": order_id,
+        "event_id": reported.event_id,
+        "code": sealed("code", event.code),
+        "code_digest": digest,
+        "text": sealed("text", event.text),
+        "phone_number": sealed("phone_number", event.phone_number),
+        "phone_digest": event.phone_number and vault.digest("phone", event.phone_number),
+        "service": event.service,
+        "country": event.country,
+        "state": reported.state,
+        "verified": reported.verified,
+        "received_at": event.at,
+        "stored_at": now,
+    }
 
 
 def open_field(vault: Vault, code: Code, column: str) -> str | None:

@@ -7,13 +7,14 @@ is asked how the order stands; the same goes for a call whose maker vanished.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import timedelta
 
 import structlog
 
-from receiver.database import TROUBLE
+from receiver.database import TROUBLE, kind_of
 from receiver.failpoints import reach
-from worker import orders, settling, verification
+from worker import confirmation_claims, orders, settling, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.leases import LeaseLost
 from worker.models import DEAD, DONE, UNKNOWN, Confirmation, Order
@@ -32,43 +33,64 @@ CALL_OF = {CONFIRM: "confirm_order", VERIFY: "check"}
 # Errors that a person at the provider's dashboard can mend.
 _MENDABLE = (InsufficientBalance, Unauthorized)
 _MENDABLE_PAUSE = timedelta(minutes=5)
+# How long quick answers wait for others, to be recorded together with them.
+_LINGER_SECONDS = 0.005
 _log = structlog.get_logger(__name__)
 
 
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
     """Settle as many confirmations as ``ids`` has that are due, and can be paid, in their turn."""
-    for row_id in ids:
-        task = settling.take(runtime, row_id, CALL_OF)
-        if task is None:
-            continue
-        attempt = verification.verify if task.row.action == VERIFY else _confirm
-        taken = task.row.id
-        with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
-            try:
-                reach("confirmations.after_claim")
-                outcome = attempt(task)
-                reach("confirmations.after_call")
-            except LeaseLost as lost:
-                _log.warning("confirmation.lease_lost", confirmation_id=taken, reason=str(lost))
-                continue
-            except TROUBLE:
-                raise
-            except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
-                _log.exception("confirmation.broke", confirmation_id=taken)
-                outcome = Outcome(None, f"it broke: {type(error).__name__}", unsure=True)
-            settling.record(task, outcome)
+    tasks = confirmation_claims.take(runtime, ids, CALL_OF)
+    if len(tasks) < 2:
+        _record(runtime, [(task, _attempt(task)) for task in tasks])
+        return
+    with ThreadPoolExecutor(len(tasks), thread_name_prefix="settle") as hands:
+        calls = {hands.submit(_attempt, task): task for task in tasks}
+        waiting = set(calls)
+        while waiting:
+            # A slow answer holds up nobody else's; quick ones are recorded together.
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            more, waiting = wait(waiting, timeout=_LINGER_SECONDS)
+            _record(runtime, [(calls[each], each.result()) for each in done | more])
+
+
+def _record(runtime: Runtime, ended: Sequence[tuple[Task, Outcome | None]]) -> None:
+    certain = [(task, outcome) for task, outcome in ended if outcome is not None]
+    if certain:
+        settling.record(runtime, certain)
+
+
+def _attempt(task: Task) -> Outcome | None:
+    """Ask the provider; None where the row was lost to somebody else meanwhile."""
+    attempt = verification.verify if task.row.action == VERIFY else _confirm
+    with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
+        try:
+            reach("confirmations.after_claim")
+            outcome = attempt(task)
+            reach("confirmations.after_call")
+        except LeaseLost as lost:
+            _log.warning("confirmation.lease_lost", confirmation_id=task.row.id, reason=str(lost))
+            return None
+        except TROUBLE as error:  # the lease runs out, and somebody asks before they repeat
+            _log.warning("confirmation.database_away", error=kind_of(error))
+            return None
+        except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
+            _log.exception("confirmation.broke", confirmation_id=task.row.id)
+            return Outcome(None, f"it broke: {type(error).__name__}", unsure=True)
+        return outcome
 
 
 def _confirm(task: Task) -> Outcome:
     client = task.api.client
     if not (client.can_confirm and isinstance(client, Confirms)):
         return Outcome(DONE, f"the API of {task.row.provider} has no call for it")
-    status, ended_unpaid = _known(task)
-    if status == CONFIRMED:
+    standing = task.standing
+    if standing is not None and standing.status == CONFIRMED:
         return Outcome(DONE)
     if task.claimed.given_up:
         return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
     unsure = task.row.unsure or task.claimed.repeated
+    ended_unpaid = standing is not None and standing.ended_unpaid
     try:
         # An order that was given up, or ran out, had its code too late or at the same time.
         ended = _look_first(task, client) if unsure or ended_unpaid else None
@@ -122,15 +144,6 @@ def _ask_for_help(task: Task, error: ProviderError) -> settling.Record:
         )
 
     return write
-
-
-def _known(task: Task) -> tuple[str | None, bool]:
-    """The furthest state of the order, and whether it was reported as cancelled or expired."""
-    with task.runtime.database.reading() as session:
-        order = orders.find(session, task.row.provider, task.row.order_id)
-        if order is None:
-            return None, False
-        return order.status, orders.ended_unpaid(session, order)
 
 
 def _confirmed(row: Confirmation) -> settling.Record:

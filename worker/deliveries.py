@@ -1,26 +1,27 @@
-"""Telling destinations: claim a message, send it, record how that ended, go on with the next.
+"""Telling destinations: claim messages, send them, record how that ended, go on with the next.
 
 At most :data:`~worker.delivery_claims.IN_HAND` messages to one destination are being sent at
-once, so that a slow one holds nobody else up; whoever finishes one takes the destination's next.
-An answer that never came is repeated once and marked, unless the destination's owner would
-rather have a person look: a doubled message is better than a lost code.
+once, so that a slow one holds nobody else up. An answer that never came is repeated once and
+marked, unless the destination's owner would rather have a person look: a doubled message is
+better than a lost code.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import structlog
+from sqlalchemy import String, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import col, select
 
 from receiver import queue
 from receiver.database import persist
 from receiver.failpoints import reach
 from worker import delivery_choice, delivery_claims, delivery_endings, delivery_recipients, leases
-from worker.delivery_claims import Message, Told, Turn
+from worker.delivery_claims import Message, Told
+from worker.delivery_crews import Landed, Round, Turn
 from worker.delivery_desk import Desk
 from worker.delivery_endings import Ending
 from worker.delivery_waits import ANY
@@ -31,57 +32,39 @@ from worker.messages import Notification
 from worker.models import DEAD, PENDING, Delivery, table_of
 from worker.runtime import Runtime
 
-# After this long a task leaves the rest of a destination's rows to another.
-_CHAIN_SECONDS = 10.0
 _TABLE = table_of(Delivery)
+# Most of a message's rows are ended, or in hand, by the time it is read.
+_WAITING: Final = select(_TABLE.c.id, _TABLE.c.destination).where(
+    _TABLE.c.id.in_(bindparam("ids", expanding=True, type_=String)), leases.available(_TABLE)
+)
+_Ended = list[tuple[Told, Ending]]
 _log = structlog.get_logger(__name__)
 
 
 def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
     """Tell the destinations of those of the deliveries ``ids`` that wait, what waits for each."""
     with runtime.database.reading() as session:
-        now = runtime.database.now(session)
-        rows = session.exec(
-            select(Delivery).where(
-                col(Delivery.id).in_(ids),
-                leases.available(_TABLE, now),
-            )
-        ).all()
-    # Most of a message's rows are ended, or in hand, by the time it is read.
+        bound = {**leases.times(runtime.database.now(session)), "ids": ids}
+        rows = session.connection().execute(_WAITING, bound).all()
     waiting: dict[str, list[str]] = {}
-    for row in rows:
-        waiting.setdefault(row.destination, []).append(row.id)
+    for row, name in rows:
+        waiting.setdefault(name, []).append(row)
     for name, of_one in waiting.items():
         destination = runtime.outside.destinations.get(name)
         if destination is None:
             _bury(runtime, of_one)
         else:
-            _chain(runtime, destination)
+            runtime.crews.work(
+                name, partial(_carry, runtime, destination), partial(_step, runtime, destination)
+            )
 
 
-def _chain(runtime: Runtime, destination: Destination) -> None:
-    """Send one message after the other; how one ended and which is next are one transaction."""
-    until = time.monotonic() + _CHAIN_SECONDS
-    taken = _take(runtime, destination)
-    while taken is not None:
-        may_wait = time.monotonic() < until
-        if isinstance(taken, Turn):
-            time.sleep(taken.seconds)
-            taken = _take(runtime, destination, may_wait=may_wait, waited=True)
-        else:
-            with structlog.contextvars.bound_contextvars(message_id=taken.id):
-                reach("deliveries.after_claim")
-                error = _send(runtime, destination, taken)
-                reach("deliveries.after_send")
-                taken = _record(runtime, destination, taken, error, go_on=may_wait)
-
-
-def _take(runtime: Runtime, destination: Destination, **waiting: bool) -> Message | Turn | None:
-    with runtime.database.transaction() as session:
-        desk = Desk.open(runtime, session, destination)
-        taken = delivery_claims.take(desk, **waiting)
-    desk.planner.wake(runtime.waker)
-    return taken
+def _carry(runtime: Runtime, destination: Destination, message: Message) -> DeliveryError | None:
+    with structlog.contextvars.bound_contextvars(message_id=message.id):
+        reach("deliveries.after_claim")
+        error = _send(runtime, destination, message)
+        reach("deliveries.after_send")
+        return error
 
 
 def _send(runtime: Runtime, destination: Destination, message: Message) -> DeliveryError | None:
@@ -111,41 +94,43 @@ def _send(runtime: Runtime, destination: Destination, message: Message) -> Deliv
     return None
 
 
-def _record(
+def _step(
     runtime: Runtime,
     destination: Destination,
-    message: Message,
-    error: DeliveryError | None,
-    *,
-    go_on: bool,
-) -> Message | Turn | None:
-    """Write how a sending ended; the destination's next message in hand, if it is to go on."""
+    landed: Sequence[Landed[Message]],
+    following: Round,
+) -> Sequence[Message] | Turn:
+    """Write how some sendings ended; what is in hand next, if the leader goes on."""
 
-    def write() -> tuple[list[tuple[Told, Ending]], Planner, Message | Turn | None, list[str]]:
-        with runtime.database.transaction() as session:
-            desk = Desk.open(runtime, session, destination)
-            ended = delivery_endings.write(desk, message, error)
-            if go_on:
-                return ended, desk.planner, _take_next(desk), []
-            left = delivery_choice.candidates(session, destination.name, desk.now, 1, ANY)
-            return ended, desk.planner, None, [each.id for each in left]
+    def write() -> tuple[list[_Ended], Planner, Sequence[Message] | Turn, list[str]]:
+        with Desk.open(runtime, destination) as desk:
+            ended = [delivery_endings.write(desk, each.message, each.error) for each in landed]
+            if (following.goes_on or following.waited) and following.places > 0:
+                claim = partial(delivery_claims.take, desk, following)
+                return ended, desk.planner, _guarded(desk, claim) if landed else claim(), []
+            if following.goes_on:
+                return ended, desk.planner, (), []
+            left = delivery_choice.candidates(desk.session, destination.name, desk.now, 1, ANY)
+            return ended, desk.planner, (), [each.id for each in left]
 
-    ended, planner, following, left = persist(write)
-    reach("deliveries.after_record")
+    ended, planner, taken, left = persist(write) if landed else write()
+    if landed:
+        reach("deliveries.after_record")
     planner.wake(runtime.waker)
     runtime.waker.wake(queue.DELIVER, left, group=destination.name)
-    _say(destination, message, ended)
-    return following
+    for each, ends in zip(landed, ended, strict=True):
+        _say(destination, each.message, ends)
+    return taken
 
 
-def _take_next(desk: Desk) -> Message | Turn | None:
-    # Whatever keeps the next message from being claimed must not take back the record before it.
+def _guarded(desk: Desk, claim: Callable[[], Sequence[Message] | Turn]) -> Sequence[Message] | Turn:
+    # Whatever keeps the next messages from being claimed must not take back the record before it.
     try:
         with desk.session.begin_nested():
-            return delivery_claims.take(desk)
+            return claim()
     except SQLAlchemyError as error:
         _log.warning("delivery.claim_failed", error=type(error).__name__)
-        return None
+        return ()
 
 
 def _say(destination: Destination, message: Message, ended: Sequence[tuple[Told, Ending]]) -> None:

@@ -5,14 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, case, distinct, func, not_, select
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    case,
+    distinct,
+    func,
+    or_,
+    select,
+)
 from sqlmodel import Session
 
 from worker import leases
 from worker.models import SENDING, Delivery, table_of
 
 _TABLE = table_of(Delivery)
+_DESTINATION: Final = bindparam("destination", type_=String)
+_IN_HAND: Final = select(func.count(distinct(_TABLE.c.message))).where(
+    _TABLE.c.destination == _DESTINATION,
+    _TABLE.c.state == SENDING,
+    # In these words, an index answers it.
+    _TABLE.c.lease_until > leases.NOW,
+    _TABLE.c.lease_until <= leases.AHEAD,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +70,44 @@ def candidates(
     session: Session, destination: str, now: datetime, limit: int, only: ColumnElement[bool]
 ) -> list[Candidate]:
     """The destination's first rows that are due: what is not out of date first, then by age."""
-    stale = case((_TABLE.c.stale_at <= now, 1), else_=0)
+    # Not one statement sorted by both: that would read all that waits, however little is wanted.
+    fresh = _candidates(session, destination, now, limit, only, stale=False)
+    if len(fresh) == limit:
+        return fresh
+    return fresh + _candidates(session, destination, now, limit - len(fresh), only, stale=True)
+
+
+def _candidates(
+    session: Session,
+    destination: str,
+    now: datetime,
+    limit: int,
+    only: ColumnElement[bool],
+    *,
+    stale: bool,
+) -> list[Candidate]:
+    bound = {**leases.times(now), "destination": destination, "limit": limit}
+    rows = session.connection().execute(_first(only, stale), bound)
+    return [Candidate(id_, stale, bool(abandoned), *rest) for id_, abandoned, *rest in rows]
+
+
+@cache  # to build a statement costs more than to run it; there are few conditions
+def _first(only: ColumnElement[bool], stale: bool) -> Select[Any]:
+    is_stale = _TABLE.c.stale_at <= leases.NOW
+    is_fresh = or_(_TABLE.c.stale_at.is_(None), _TABLE.c.stale_at > leases.NOW)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)
     columns = (_TABLE.c.vanished, _TABLE.c.unsure, _TABLE.c.message, _TABLE.c.recipient)
-    chosen = (
-        select(_TABLE.c.id, stale, abandoned, *columns)
-        .where(_TABLE.c.destination == destination, leases.available(_TABLE, now), only)
-        .order_by(stale, _TABLE.c.id)
-        .limit(limit)
+    return (
+        select(_TABLE.c.id, abandoned, *columns)
+        .where(
+            _TABLE.c.destination == _DESTINATION,
+            leases.available(_TABLE),
+            is_stale if stale else is_fresh,
+            only,
+        )
+        .order_by(_TABLE.c.id)
+        .limit(bindparam("limit", type_=Integer))
     )
-    rows = session.connection().execute(chosen)
-    return [Candidate(row[0], bool(row[1]), bool(row[2]), *row[3:]) for row in rows]
 
 
 def together(waiting: Sequence[Candidate], most: int) -> list[str]:
@@ -70,9 +118,5 @@ def together(waiting: Sequence[Candidate], most: int) -> list[str]:
 
 def in_hand(session: Session, destination: str, now: datetime) -> int:
     """How many messages to the destination are being sent."""
-    held = select(func.count(distinct(_TABLE.c.message))).where(
-        _TABLE.c.destination == destination,
-        _TABLE.c.state == SENDING,
-        not_(leases.expired(_TABLE, now)),
-    )
-    return session.connection().scalar(held) or 0
+    bound = {**leases.times(now), "destination": destination}
+    return session.connection().scalar(_IN_HAND, bound) or 0

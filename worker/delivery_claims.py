@@ -1,4 +1,4 @@
-"""Taking a destination's next message in hand: which rows it tells, and whether it may be sent.
+"""Taking a destination's next messages in hand: which rows they tell, and how many may be sent.
 
 All that decides it is looked at under the lock on the destination's row: whether it is disabled,
 asked for a pause or has its quiet hours, how much of its pace is left, and what waits.
@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
+from sqlalchemy import String, bindparam
 from sqlmodel import col, select
 from ulid import ULID
 
 from worker import delivery_choice, delivery_waits, leases, notifications
+from worker.delivery_choice import Candidate
+from worker.delivery_crews import IN_HAND, Round, Turn
 from worker.delivery_desk import Desk
-from worker.delivery_waits import ANY, CODES, NOTICES
+from worker.delivery_waits import ANY, CODES, NOTICES, OTHERS
 from worker.destinations.base import DeliveryError
 from worker.leases import MARGIN, Claim
 from worker.messages import Notification
 from worker.models import SENDING, Delivery, table_of
 from worker.pace import Pace
 
-IN_HAND = 4
 # A sender waits for a turn that is this near; a later one is for the sweep to remember.
 _NEAR = timedelta(seconds=1)
 # After this long past a turn, whoever waited for it is taken for lost.
@@ -32,6 +35,9 @@ _UNTIL_ENABLED = timedelta(minutes=10)
 # How long before the sweep looks again whether somebody is done who would have gone on.
 _WHILE_BUSY = timedelta(seconds=5)
 _TABLE = table_of(Delivery)
+_ROWS: Final = select(Delivery).where(
+    col(Delivery.id).in_(bindparam("ids", expanding=True, type_=String))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +67,17 @@ class Message:
         return self.told[0].row.recipient
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Nothing may be sent for so many seconds; it is worth to wait, and others do not."""
-
-    seconds: float
-
-
-def take(desk: Desk, *, may_wait: bool = True, waited: bool = False) -> Message | Turn | None:
-    """The destination's next message, claimed; when it may be sent; None if not in this hand.
-
-    ``waited`` says that this is who waited for the turn.
-    """
-    state, destination = desk.state, desk.destination
-    if waited:
+def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
+    """The destination's next messages, claimed, as many as may be sent now; or when one may be."""
+    state = desk.state
+    if following.waited:
         state.awaited_until = None
     if state.disabled_at is not None:
         _set_aside(desk)
-        return None
+        return ()
     if state.blocked_until is not None and state.blocked_until > desk.now:
         delivery_waits.put_off(desk.session, desk.name, desk.now, state.blocked_until)
-        return None
+        return ()
     quiet = desk.policy.quiet_hours
     quiet_until = quiet.until(desk.now) if quiet is not None else None
     if quiet_until is not None:
@@ -91,45 +87,63 @@ def take(desk: Desk, *, may_wait: bool = True, waited: bool = False) -> Message 
     places = IN_HAND - delivery_choice.in_hand(desk.session, desk.name, desk.now)
     if places <= 0:  # whoever is done first takes the next
         delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
-        return None
-    most = max(destination.most_together, places)
+        return ()
+    together = desk.destination.most_together
+    places = min(places, following.places)
+    most = places * together if desk.policy.coalesce else max(places, together)
     waiting = delivery_choice.candidates(desk.session, desk.name, desk.now, most + 1, which)
     if not waiting:
-        return None
+        return ()
     pace = Pace(desk.policy.per_second, desk.policy.burst)
     room = pace.room(state.spent_until, desk.now)
     if room is not None and room < 1:
-        return _out_of_turn(desk, pace.next_turn(state.spent_until, desk.now), may_wait=may_wait)
-    places = places if room is None else min(places, room)
-    crowded = desk.policy.coalesce and len(waiting) > places
-    shared = crowded or waiting[0].again
-    ids = delivery_choice.together(waiting, destination.most_together if shared else 1)
-    message = _claim(desk, ids)
-    if message is not None:
+        turn = pace.next_turn(state.spent_until, desk.now)
+        return _out_of_turn(desk, turn, may_wait=following.goes_on)
+    messages = _messages(desk, waiting, places if room is None else min(places, room))
+    for _ in messages:
         state.spent_until = pace.spend(state.spent_until, desk.now)
-    return message
+    if following.hushes and sum(len(each.told) for each in messages) < len(waiting):
+        delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
+    return messages
 
 
-def _claim(desk: Desk, ids: Sequence[str]) -> Message | None:
+def _messages(desk: Desk, waiting: Sequence[Candidate], places: int) -> list[Message]:
+    """What waits, in at most so many messages; rows share one only where they must."""
+    crowded = desk.policy.coalesce and len(waiting) > places
+    left = list(waiting)
+    claimed: list[tuple[str, list[Claim]]] = []
+    while left and len(claimed) < places:
+        shared = crowded or left[0].again
+        ids = delivery_choice.together(left, desk.destination.most_together if shared else 1)
+        left = [each for each in left if each.id not in ids]
+        claimed.append(_claim(desk, ids))
+    return _composed(desk, claimed)
+
+
+def _claim(desk: Desk, ids: Sequence[str]) -> tuple[str, list[Claim]]:
+    """The id of a message, and the rows that it tells, in hand."""
     lease = timedelta(seconds=desk.destination.deadline) + MARGIN
     id_ = str(ULID())
-    won = leases.claim(
+    return id_, leases.claim(
         desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
-        state=SENDING, message=id_, claimed_at=desk.now,
+        state=SENDING, message=id_, claimed_at=leases.NOW,
     )  # fmt: skip
-    if not won:
-        return None
-    chosen = select(Delivery).where(col(Delivery.id).in_([claimed.id for claimed in won]))
-    rows = {
-        row.id: row for row in desk.session.exec(chosen.execution_options(populate_existing=True))
-    }
-    held = [(rows[claimed.id], claimed) for claimed in won]
+
+
+def _composed(desk: Desk, claimed: Sequence[tuple[str, Sequence[Claim]]]) -> list[Message]:
+    ids = [each.id for _, claims in claimed for each in claims]
+    found = desk.session.exec(
+        _ROWS, params={"ids": ids}, execution_options={"populate_existing": True}
+    )
+    rows = {row.id: row for row in found}
+    held = [(rows[each.id], each) for _, claims in claimed for each in claims]
     said = notifications.compose(
         desk.session, desk.runtime.vault, held, reveal=desk.policy.reveal, now=desk.now
     )
     for row in rows.values():
         desk.session.expunge(row)
-    return Message(id_, tuple(Told(*each, words) for each, words in zip(held, said, strict=True)))
+    told = {row.id: Told(row, one, words) for (row, one), words in zip(held, said, strict=True)}
+    return [Message(id_, tuple(told[c.id] for c in claims)) for id_, claims in claimed if claims]
 
 
 def _set_aside(desk: Desk) -> None:
@@ -150,10 +164,10 @@ def _keep_quiet(desk: Desk, until: datetime) -> None:
         desk.planner, desk.name, fallback, reason, CODES
     ):
         return  # the sweep wakes the rest soon
-    delivery_waits.put_off(desk.session, desk.name, desk.now, until, ~NOTICES)
+    delivery_waits.put_off(desk.session, desk.name, desk.now, until, OTHERS)
 
 
-def _out_of_turn(desk: Desk, turn: datetime, *, may_wait: bool) -> Turn | None:
+def _out_of_turn(desk: Desk, turn: datetime, *, may_wait: bool) -> Sequence[Message] | Turn:
     """One sender waits for a near turn, and everything else for that sender."""
     awaited = desk.state.awaited_until
     # One that is further ahead was written under a clock that has jumped since.
@@ -163,4 +177,4 @@ def _out_of_turn(desk: Desk, turn: datetime, *, may_wait: bool) -> Turn | None:
         desk.state.awaited_until = turn + _PATIENCE
     later = turn + _PATIENCE if waits or is_awaited else turn
     delivery_waits.put_off(desk.session, desk.name, desk.now, later)
-    return Turn((turn - desk.now).total_seconds()) if waits else None
+    return Turn((turn - desk.now).total_seconds()) if waits else ()

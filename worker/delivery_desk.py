@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -26,11 +28,14 @@ class Desk:
     state: DestinationState
 
     @classmethod
-    def open(cls, runtime: Runtime, session: Session, destination: Destination) -> Self:
-        """Lock the destination until the transaction ends: before anything else, as all do."""
-        state = destination_states.lock(session, destination.name)
-        planner = Planner(session, runtime.database.now(session))
-        return cls(runtime, planner, destination, state)
+    @contextmanager
+    def open(cls, runtime: Runtime, destination: Destination) -> Iterator[Self]:
+        """A transaction, and in it the destination's lock: before anything else, as all do."""
+        with runtime.database.transaction() as session:
+            state = destination_states.lock(session, destination.name)
+            planner = Planner(session, runtime.database.now(session))
+            yield cls(runtime, planner, destination, state)
+            planner.write()
 
     @property
     def session(self) -> Session:

@@ -28,6 +28,7 @@ _SHORTEST_PAUSE = timedelta(seconds=1)
 # A destination that asks for pauses is alive: such attempts do not count, for this long.
 _LONGEST_PAUSED = timedelta(hours=24)
 _TABLE = table_of(Delivery)
+_ONE_MORE_FAILURE = _TABLE.c.failures + 1
 _log = structlog.get_logger(__name__)
 
 
@@ -87,7 +88,7 @@ def _write(desk: Desk, ending: Ending, group: Sequence[Told]) -> set[str]:
     elif error.unknown:
         values["unsure"] = True
     if error is not None and error.retry_after is None:
-        values["failures"] = _TABLE.c.failures + 1
+        values["failures"] = _ONE_MORE_FAILURE
     if error is not None and ending.state is None:
         until = _again(desk, error, max(told.row.failures for told in group) + 1)
     claims = [told.claimed for told in group]

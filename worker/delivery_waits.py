@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, String, Update, and_, bindparam, or_, select, update
 from sqlmodel import Session
 from ulid import ULID
 
-from receiver.database import insert_unless_taken
+from receiver.database import UtcTime, insert_unless_taken
 from receiver.events import SmsReceived
 from receiver.followups import GRACE
 from worker.followups import OPERATORS, Planner
@@ -30,9 +31,11 @@ LONGEST_WAIT = timedelta(hours=24)
 # Rows that are given to a fallback in one transaction.
 _BATCH = 500
 _TABLE = table_of(Delivery)
+_IN_NO_HAND = and_(_TABLE.c.wake_at.is_not(None), _TABLE.c.lease_until.is_(None))
 
 CODES: ColumnElement[bool] = _TABLE.c.type == SmsReceived.type
 NOTICES: ColumnElement[bool] = _TABLE.c.type == OPERATORS
+OTHERS: ColumnElement[bool] = _TABLE.c.type != OPERATORS
 ANY: ColumnElement[bool] = _TABLE.c.type.is_not(None)
 
 
@@ -44,12 +47,25 @@ def put_off(
     which: ColumnElement[bool] = ANY,
 ) -> None:
     """Let the sweep leave the destination's rows alone until then."""
-    waiting = and_(_waiting(destination), which)
-    soon = and_(waiting, _TABLE.c.wake_at <= now + _SOON)
-    session.connection().execute(update(_TABLE).where(soon).values(wake_at=until + _REST))
+    bound = {
+        "waiting_for": destination, "until": until, "rest": until + _REST, "soon": now + _SOON,
+    }  # fmt: skip
+    for statement in _put_off(which):
+        session.connection().execute(statement, bound)
+
+
+@cache  # to build a statement costs more than to run it; there are few conditions
+def _put_off(which: ColumnElement[bool]) -> tuple[Update, Update]:
+    until, rest, soon = (bindparam(name, type_=UtcTime) for name in ("until", "rest", "soon"))
+    waiting = and_(
+        _TABLE.c.destination == bindparam("waiting_for", type_=String), _IN_NO_HAND, which
+    )
     due = or_(_TABLE.c.attempt == 0, _TABLE.c.next_attempt_at <= until)
-    first = select(_TABLE.c.id).where(waiting, due).order_by(_TABLE.c.id).limit(_HERALDS)
-    session.connection().execute(update(_TABLE).where(_TABLE.c.id.in_(first)).values(wake_at=until))
+    heralds = select(_TABLE.c.id).where(waiting, due).order_by(_TABLE.c.id).limit(_HERALDS)
+    return (
+        update(_TABLE).where(waiting, _TABLE.c.wake_at <= soon).values(wake_at=rest),
+        update(_TABLE).where(_TABLE.c.id.in_(heralds)).values(wake_at=until),
+    )
 
 
 def give_up(session: Session, destination: str, older_than: datetime, reason: str) -> None:
@@ -115,8 +131,4 @@ def _copy(planner: Planner, fallback: str, row: dict[str, Any]) -> dict[str, Any
 
 def _waiting(destination: str) -> ColumnElement[bool]:
     """The destination's rows that have something left to do, and are in nobody's hand."""
-    return and_(
-        _TABLE.c.destination == destination,
-        _TABLE.c.wake_at.is_not(None),
-        _TABLE.c.lease_until.is_(None),
-    )
+    return and_(_TABLE.c.destination == destination, _IN_NO_HAND)

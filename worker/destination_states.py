@@ -6,8 +6,9 @@ A destination's row is also the lock under which its messages are claimed and re
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import update
+from sqlalchemy import String, bindparam, update
 from sqlmodel import Session, col, select
 
 from receiver.database import insert_once
@@ -15,6 +16,12 @@ from worker.models import Delivery, DestinationState, table_of
 
 _STATES = table_of(DestinationState)
 _DELIVERIES = table_of(Delivery)
+# Built once, since to build a statement costs more than to run it.
+_LOCKED: Final = (
+    select(DestinationState)
+    .where(col(DestinationState.name) == bindparam("state_of", type_=String))
+    .with_for_update()
+)
 
 
 def of(session: Session) -> dict[str, DestinationState]:
@@ -24,11 +31,10 @@ def of(session: Session) -> dict[str, DestinationState]:
 
 def lock(session: Session, name: str) -> DestinationState:
     """The destination's row, held by this transaction until it ends."""
-    wanted = select(DestinationState).where(col(DestinationState.name) == name).with_for_update()
-    row = session.exec(wanted).first()
+    row = session.exec(_LOCKED, params={"state_of": name}).first()
     if row is None:
         insert_once(session, _STATES, {"name": name, "failures_in_row": 0})
-        row = session.exec(wanted).one()
+        row = session.exec(_LOCKED, params={"state_of": name}).one()
     return row
 
 

@@ -1,8 +1,8 @@
-"""The effects of one event: rows, and planned follow-ups. No network, and no commit of its own."""
+"""The effects of events: rows, and planned follow-ups. No network, and no commit of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from receiver.events import (
 )
 from receiver.inbox import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
 from receiver.vault import Vault
-from worker import codes, orders, verification
+from worker import bulk, codes, orders, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.models import HELD, READY, Code, Order
 from worker.models import QUARANTINED as CODE_QUARANTINED
@@ -40,7 +40,7 @@ _OF_ORDERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an event is handled with; ``planner`` carries the transaction."""
+    """What events are handled with; ``planner`` carries the transaction."""
 
     planner: Planner
     vault: Vault
@@ -56,11 +56,48 @@ class Stub:
     source: str = WEBHOOK
 
 
-def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
-    """Write the effects of ``event``; what is to be written to its own row when it ends.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the events of a batch are about: their orders, locked, and the codes they report."""
+
+    orders: Mapping[tuple[str, str], Order]
+    codes: Mapping[str, Code]
+
+    def order(self, event: OrderEvent) -> Order:
+        """The order that the event is about."""
+        return self.orders[event.provider, event.order_id]
+
+
+def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mapping[str, Any]]:
+    """Write the effects of ``events``; what is to be written to the row of each when it ends.
 
     Applying an event again changes nothing: every row it writes has a key.
     """
+    planner = context.planner
+    places = ((e.provider, e.order_id) for _, e in events if isinstance(e, OrderEvent))
+    # Everybody locks in one sequence, or two batches could wait for each other: first the orders,
+    # then the codes, and last what is planned, some of whose keys all events of a kind share.
+    known_orders = orders.enter(planner.session, places, now=planner.now)
+    reports = [
+        _reported(context, stub, event) for stub, event in events if isinstance(event, SmsReceived)
+    ]
+    kept = codes.keep(planner.session, context.vault, reports, now=planner.now)
+    known = Known(
+        known_orders, {each.event_id: code for each, code in zip(reports, kept, strict=True)}
+    )
+    with bulk.gathering(planner.session):
+        return [apply_one(context, known, stub, event) for stub, event in events]
+
+
+def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.Reported:
+    # What the provider said when it was asked needs no asking back.
+    vouched = stub.source == RECONCILED
+    verifies = not vouched and context.policy.verifies(event.provider)
+    return codes.Reported(event, stub.id, HELD if verifies else READY, True if vouched else None)
+
+
+def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mapping[str, Any]:
+    """:func:`apply` for an event whose order and code are ``known``."""
     result: dict[str, Any] = {
         "state": HANDLED,
         "type": event.type,
@@ -70,12 +107,12 @@ def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
     if isinstance(event, UnknownEvent):
         result |= {"state": IGNORED, "error": "no document of the provider names this event"}
     elif isinstance(event, SmsReceived):
-        code = _sms_received(context, stub, event)
+        code = _sms_received(context, known, stub, event)
         result |= {"order_id": event.order_id, "code_id": code.id}
         if code.event_id == stub.id and code.state == CODE_QUARANTINED:  # replayed, not released
             result |= {"state": QUARANTINED, "error": "its code is quarantined"}
     elif isinstance(event, OrderEvent):
-        _order_changed(context, stub, event)
+        _order_changed(context, known, stub, event)
         result["order_id"] = event.order_id
     elif isinstance(event, BalanceLow | BalanceDeposited):
         context.planner.deliveries_of(
@@ -87,19 +124,22 @@ def apply(context: Context, stub: Stub, event: Event) -> Mapping[str, Any]:
     return result
 
 
-def _report(context: Context, stub: Stub, event: OrderEvent) -> Order:
-    return orders.report(
+def _report(context: Context, known: Known, stub: Stub, event: OrderEvent) -> Order:
+    order = known.order(event)
+    orders.report(
         context.planner.session,
         context.vault,
+        order,
         event,
         event_id=stub.id,
         arrived=stub.arrived_at,
         now=context.planner.now,
     )
+    return order
 
 
-def _order_changed(context: Context, stub: Stub, event: OrderEvent) -> None:
-    order = _report(context, stub, event)
+def _order_changed(context: Context, known: Known, stub: Stub, event: OrderEvent) -> None:
+    order = _report(context, known, stub, event)
     words = _OF_ORDERS.get(event.type)
     if isinstance(event, OrderCancelled) and event.reason:
         words = f"{words} Reason: {event.reason}."
@@ -120,23 +160,12 @@ def _of_money(event: BalanceLow | BalanceDeposited) -> str:
     return f"Balance: {said}." if isinstance(event, BalanceLow) else f"Amount: {said}."
 
 
-def _sms_received(context: Context, stub: Stub, event: SmsReceived) -> Code:
-    order = _report(context, stub, event)
+def _sms_received(context: Context, known: Known, stub: Stub, event: SmsReceived) -> Code:
+    order = _report(context, known, stub, event)
     planner, policy = context.planner, context.policy
-    # What the provider said when it was asked needs no asking back.
-    vouched = stub.source == RECONCILED
-    verifies = not vouched and policy.verifies(event.provider)
-    code = codes.keep(
-        planner.session,
-        context.vault,
-        event,
-        event_id=stub.id,
-        state=HELD if verifies else READY,
-        verified=True if vouched else None,
-        now=planner.now,
-    )
+    code = known.codes[stub.id]
     if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
-        if vouched:
+        if stub.source == RECONCILED:
             verification.vouched_for(planner, context.vault, policy.routing, code)
         return code
     if code.state == HELD:

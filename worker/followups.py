@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,9 +11,10 @@ from sqlmodel import Session
 from ulid import ULID
 
 from receiver import queue
-from receiver.database import insert_once
+from receiver.database import Database
 from receiver.followups import GRACE
 from receiver.queue import Waker
+from worker import bulk
 from worker.models import PENDING, Code, Confirmation, Delivery, table_of
 
 CONFIRM = "confirm"
@@ -23,33 +25,38 @@ NOTICE_SECONDS = 60
 
 _CONFIRMATIONS = table_of(Confirmation)
 _DELIVERIES = table_of(Delivery)
+# Rows that are written together have the same columns.
+_UNTOLD = {"code_id": None, "detail": None, "stale_at": None}
 
 
 @dataclass(slots=True)
 class Planner:
-    """Plans within one transaction; :meth:`wake` what was planned after its commit.
+    """Plans within one transaction: :meth:`write` before its commit, :meth:`wake` after it.
 
-    ``deliveries`` are the ids of the new ones by destination.
+    ``confirmations`` and ``deliveries`` (by destination) are the ids of the rows that are new.
     """
 
     session: Session
     now: datetime
     confirmations: list[str] = field(default_factory=list)
     deliveries: dict[str, list[str]] = field(default_factory=dict)
+    _confirmations: dict[str, dict[str, object]] = field(default_factory=dict)
+    _deliveries: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def confirmation(self, action: str, key: str, code: Code) -> None:
         """Plan to settle ``action`` with the provider."""
-        row = str(ULID())
-        values = {
-            **self._due(row, f"{action}:{key}"),
-            "action": action,
-            "provider": code.provider,
-            "order_id": code.order_id,
-            "event_id": code.event_id,
-            "code_id": code.id,
-        }
-        if insert_once(self.session, _CONFIRMATIONS, values):
-            self.confirmations.append(row)
+        due = self._due(f"{action}:{key}")
+        self._confirmations.setdefault(
+            str(due["key"]),
+            {
+                **due,
+                "action": action,
+                "provider": code.provider,
+                "order_id": code.order_id,
+                "event_id": code.event_id,
+                "code_id": code.id,
+            },
+        )
 
     def deliveries_of(
         self,
@@ -90,6 +97,19 @@ class Planner:
                 detail=detail,
             )
 
+    def write(self) -> None:
+        """Write what was planned, unless it is there already."""
+        # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
+        confirmations = [self._confirmations[key] for key in sorted(self._confirmations)]
+        deliveries = [self._deliveries[key] for key in sorted(self._deliveries)]
+        self.confirmations += sorted(bulk.insert_all(self.session, _CONFIRMATIONS, confirmations))
+        added = bulk.insert_all(self.session, _DELIVERIES, deliveries)
+        for row in self._deliveries.values():
+            if row["id"] in added:
+                self.deliveries.setdefault(str(row["destination"]), []).append(str(row["id"]))
+        self._confirmations.clear()
+        self._deliveries.clear()
+
     def wake(self, waker: Waker) -> None:
         """Wake what was planned; call it after the commit."""
         for destination, rows in self.deliveries.items():
@@ -97,15 +117,12 @@ class Planner:
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
 
     def _delivery(self, key: str, *, destination: str, **values: object) -> None:
-        row = str(ULID())
-        due = {**self._due(row, key), "failures": 0}
-        all_values = {**due, "destination": destination, **values}
-        if insert_once(self.session, _DELIVERIES, all_values):
-            self.deliveries.setdefault(destination, []).append(row)
+        due = {**self._due(key), "failures": 0}
+        self._deliveries.setdefault(key, {**_UNTOLD, **due, "destination": destination, **values})
 
-    def _due(self, row: str, key: str) -> dict[str, object]:
+    def _due(self, key: str) -> dict[str, object]:
         return {
-            "id": row,
+            "id": str(ULID()),
             "key": key,
             "state": PENDING,
             "unsure": False,
@@ -115,3 +132,12 @@ class Planner:
             "next_attempt_at": self.now,
             "wake_at": self.now + GRACE,
         }
+
+
+@contextmanager
+def planning(database: Database) -> Iterator[Planner]:
+    """A transaction to plan in: what was planned is written when the block ends, then committed."""
+    with database.transaction() as session:
+        planner = Planner(session, database.now(session))
+        yield planner
+        planner.write()

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import structlog
+from sqlalchemy import Integer, String, bindparam, sql
 from sqlmodel import col, select
 
 from receiver import inbox
@@ -25,11 +26,25 @@ from receiver.json_object import parse_object
 from receiver.providers import registry
 from worker import event_handlers, leases
 from worker.event_handlers import Context, Stub
-from worker.followups import Planner
+from worker.followups import planning
 from worker.leases import Claim, LeaseLost
 from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
+# Events that are handled in one transaction, where so many wait.
+MOST_TOGETHER: Final = 50
+# Built once, since to build a statement costs more than to run it.
+_NEXT: Final = (
+    sql.select(INBOX.c.id)
+    .where(leases.available(INBOX), INBOX.c.lease_until.is_(None))
+    .order_by(INBOX.c.wake_at)
+    .limit(bindparam("most", type_=Integer))
+)
+_ROWS: Final = (
+    select(InboxEvent)
+    .where(col(InboxEvent.id).in_(bindparam("ids", expanding=True, type_=String)))
+    .order_by(col(InboxEvent.id))
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -60,12 +75,18 @@ def handle(runtime: Runtime, ids: Sequence[str]) -> None:
 
 
 def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, InboxEvent]]:
+    """Those of ``ids`` that are free; and what waits besides, since one more costs little."""
     with runtime.database.transaction() as session:
         now = runtime.database.now(session)
-        claims = {c.id: c for c in leases.claim(session, INBOX, ids, now=now, lease=LEASE)}
-        rows = session.exec(
-            select(InboxEvent).where(col(InboxEvent.id).in_(claims)).order_by(col(InboxEvent.id))
-        ).all()
+        won = leases.claim(session, INBOX, ids, now=now, lease=LEASE)
+        # An event that somebody died over stays alone.
+        if len(won) < MOST_TOGETHER and not any(each.vanished for each in won):
+            bound = {**leases.times(now), "most": MOST_TOGETHER - len(won)}
+            others = list(session.connection().scalars(_NEXT, bound))
+            if others:
+                won += leases.claim(session, INBOX, others, now=now, lease=LEASE)
+        claims = {each.id: each for each in won}
+        rows = session.exec(_ROWS, params={"ids": list(claims)}) if claims else ()
         return [(claims[row.id], row) for row in rows]
 
 
@@ -107,42 +128,41 @@ def _handle_alone(runtime: Runtime, held: _Held) -> None:
 
 def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
     """All effects of a batch, each event's end among them, in one transaction; then wake."""
-    ended: list[tuple[str, Mapping[str, Any]]] = []
-    with runtime.database.transaction() as session:
-        planner = Planner(session, runtime.database.now(session))
-        context = Context(planner, runtime.vault, runtime.policy)
-        # Everybody locks in one sequence, or two batches could wait for each other: the orders
-        # first, then the notices, whose keys are shared by all events of a kind.
-        for held in sorted(batch, key=_lock_order):
-            values = _end(context, held)
-            leases.finish(session, INBOX, held.claimed, handled_at=planner.now, **values)
-            ended.append((held.row.id, values))
+    with planning(runtime.database) as planner:
+        ended = _effects(Context(planner, runtime.vault, runtime.policy), batch)
+        ends = [(held.claimed, {**v, "handled_at": planner.now}) for held, v in ended]
+        leases.finish_all(planner.session, INBOX, ends)
+        planner.write()
         reach("events.before_commit")
     reach("events.after_commit")
     planner.wake(runtime.waker)
-    for event_id, values in ended:
+    for held, values in ended:
         log: Callable[..., Any] = (
             _log.warning if values["state"] in {FAILED, QUARANTINED} else _log.info
         )
         log(
             "event.handled",
-            event_id=event_id,
+            event_id=held.row.id,
             state=values["state"],
             type=values.get("type"),
             reason=values.get("error"),
         )
 
 
-def _lock_order(held: _Held) -> tuple[bool, bool, str, str, str]:
-    order_id = getattr(held.event, "order_id", "")
-    quarantined = held.row.state == QUARANTINED
-    return (held.event is None, quarantined, held.row.provider, order_id, held.row.id)
+def _effects(context: Context, batch: Sequence[_Held]) -> list[tuple[_Held, Mapping[str, Any]]]:
+    """Write what each of the events brings about; with it, how the event ends."""
+    events = [
+        (held, Stub(held.row.id, held.row.arrived_at, held.row.source), held.event)
+        for held in batch
+        if held.event is not None
+    ]
+    applied = event_handlers.apply(context, [(stub, event) for _, stub, event in events])
+    ended = [(held, values) for (held, _, _), values in zip(events, applied, strict=True)]
+    return ended + [(held, _unread(context, held)) for held in batch if held.event is None]
 
 
-def _end(context: Context, held: _Held) -> Mapping[str, Any]:
-    if held.event is not None:
-        stub = Stub(held.row.id, held.row.arrived_at, held.row.source)
-        return event_handlers.apply(context, stub, held.event)
+def _unread(context: Context, held: _Held) -> Mapping[str, Any]:
+    """The end of an event that has none of its effects."""
     operators = context.policy.routing.operators()
     if held.row.state == QUARANTINED:
         context.planner.notice(

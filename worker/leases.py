@@ -9,14 +9,32 @@ neighbours down again, and after :data:`MOST_VANISHED` holders it is given up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, case, or_, select, tuple_, update
+from sqlalchemy import (
+    BindParameter,
+    ClauseElement,
+    ColumnElement,
+    Integer,
+    String,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    case,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session
 
+from receiver.database import UtcTime
 from receiver.followups import GRACE
 
 MOST_VANISHED = 5
@@ -49,22 +67,37 @@ class Claim:
         return self.vanished >= MOST_VANISHED
 
 
-def available(table: Table, now: datetime) -> ColumnElement[bool]:
+# What a statement with one of the conditions below wants to know of the time: see `times`.
+NOW: Final = bindparam("now", type_=UtcTime)
+AHEAD: Final = bindparam("ahead", type_=UtcTime)
+_UNTIL: Final = bindparam("until", type_=UtcTime)
+_IDS: Final = bindparam("ids", expanding=True, type_=String)
+_HELD: Final[BindParameter[Any]] = bindparam("held", expanding=True)
+# The columns that a statement writes: by a parameter of its own, or (not None) by an expression.
+_Assigned = tuple[tuple[str, ClauseElement | None], ...]
+
+
+def times(now: datetime) -> dict[str, object]:
+    """The parameters of a statement with :func:`available` or :func:`expired`."""
+    return {"now": now, "ahead": now + LONGEST_LEASE}
+
+
+def available(table: Table) -> ColumnElement[bool]:
     """Rows that have something left to do, are due, and are in nobody's hand.
 
     The first attempt does not look at the clock: the row was written under another host's. Nor
     does the one after a holder that vanished: the row was due when that one took it.
     """
-    due = or_(table.c.attempt == 0, table.c.next_attempt_at <= now)
+    due = or_(table.c.attempt == 0, table.c.next_attempt_at <= NOW)
     return and_(
         table.c.wake_at.is_not(None),
-        or_(and_(table.c.lease_until.is_(None), due), expired(table, now)),
+        or_(and_(table.c.lease_until.is_(None), due), expired(table)),
     )
 
 
-def expired(table: Table, now: datetime) -> ColumnElement[bool]:
+def expired(table: Table) -> ColumnElement[bool]:
     """Rows whose holder vanished."""
-    return or_(table.c.lease_until <= now, table.c.lease_until > now + LONGEST_LEASE)
+    return or_(table.c.lease_until <= NOW, table.c.lease_until > AHEAD)
 
 
 def claim(
@@ -74,35 +107,42 @@ def claim(
     *,
     now: datetime,
     lease: timedelta,
-    limit: int | None = None,
     together: bool = False,
     **values: object,
 ) -> list[Claim]:
-    """Those of ``ids`` that could be taken in hand until ``now + lease``, at most ``limit``.
+    """Those of ``ids`` that could be taken in hand until ``now + lease``.
 
-    ``values`` are written to each row that was won. With ``together`` rows whose holder vanished
-    come along with others: the caller knows that they belong together.
+    ``values`` are written to each row that was won; an expression among them may speak of
+    :data:`NOW`, and is one that exists once. With ``together`` rows whose holder vanished come
+    along with others: the caller knows that they belong together.
     """
-    chosen = select(table.c.id).where(table.c.id.in_(ids), available(table, now))
-    if len(ids) > 1 and not together:
+    alone = len(ids) > 1 and not together
+    statement = _claim(table, alone, _assigned(values))
+    bound = {**times(now), "until": now + lease, "ids": list(ids), **_bound(values)}
+    rows = session.connection().execute(statement, bound)
+    return sorted((Claim(*row) for row in rows), key=lambda claimed: claimed.id)
+
+
+@lru_cache(maxsize=64)  # to build a statement costs more than to run it
+def _claim(table: Table, alone: bool, assigned: _Assigned) -> ReturningUpdate[Any]:
+    chosen = select(table.c.id).where(table.c.id.in_(_IDS), available(table))
+    if alone:
         chosen = chosen.where(table.c.lease_until.is_(None))
-    chosen = chosen.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
+    chosen = chosen.order_by(table.c.id).with_for_update(skip_locked=True)
     # Evaluated once: as a subquery it may run for each row, and each time skip what it took.
     once = chosen.cte("chosen")
     held: dict[str, Any] = {
         "attempt": table.c.attempt + 1,
         "vanished": table.c.vanished + case((table.c.lease_until.is_not(None), 1), else_=0),
-        "lease_until": now + lease,
-        "wake_at": now + lease,
+        "lease_until": _UNTIL,
+        "wake_at": _UNTIL,
     }
-    statement = (
+    return (
         update(table)
         .where(table.c.id.in_(select(once.c.id)))
-        .values({**values, **held})
+        .values({**_values(table, assigned), **held})
         .returning(table.c.id, table.c.attempt, table.c.vanished)
     )
-    rows = session.connection().execute(statement)
-    return sorted((Claim(*row) for row in rows), key=lambda claimed: claimed.id)
 
 
 def renew(
@@ -123,6 +163,25 @@ def finish(session: Session, table: Table, claimed: Claim, **values: object) -> 
         LeaseLost: the row is no longer in this hand; the transaction must be rolled back.
     """
     _write(session, table, claimed, {**values, "wake_at": None, "lease_until": None})
+
+
+def finish_all(
+    session: Session, table: Table, ends: Sequence[tuple[Claim, Mapping[str, object]]]
+) -> None:
+    """:func:`finish` for many rows, each with values of its own.
+
+    Raises:
+        LeaseLost: not all of them are in this hand; the transaction must be rolled back.
+    """
+    alike: dict[_Assigned, list[dict[str, object]]] = {}
+    for claimed, values in ends:
+        ended = {**values, "wake_at": None, "lease_until": None}
+        held = {"held_id": claimed.id, "held_attempt": claimed.attempt}
+        alike.setdefault(_assigned(ended), []).append({**held, **_bound(ended)})
+    for assigned, rows in alike.items():
+        done = session.connection().execute(_write_one(table, assigned), rows)
+        if done.rowcount != len(rows):
+            raise LeaseLost(f"{table.name}: somebody else holds one of {len(rows)} rows by now")
 
 
 def postpone(
@@ -148,30 +207,59 @@ def write_each(
 
     ``values`` are written to each; ``until`` is when they are tried again, None if never.
     """
-    held = tuple_(table.c.id, table.c.attempt).in_([(each.id, each.attempt) for each in claims])
     again = {} if until is None else {"next_attempt_at": until}
-    statement = (
-        update(table)
-        .where(held, table.c.lease_until.is_not(None))
-        .values({**values, **again, "wake_at": until, "lease_until": None})
-        .returning(table.c.id)
-    )
-    return set(session.connection().scalars(statement))
+    ended = {**values, **again, "wake_at": until, "lease_until": None}
+    bound = {"held": [(each.id, each.attempt) for each in claims], **_bound(ended)}
+    return set(session.connection().scalars(_write_many(table, _assigned(ended)), bound))
 
 
-def _write(session: Session, table: Table, claimed: Claim, values: dict[str, object]) -> None:
-    statement = (
+def _write(session: Session, table: Table, claimed: Claim, values: Mapping[str, object]) -> None:
+    bound = {"held_id": claimed.id, "held_attempt": claimed.attempt, **_bound(values)}
+    if session.connection().execute(_write_one(table, _assigned(values)), bound).rowcount != 1:
+        raise LeaseLost(f"{table.name} {claimed.id}: attempt {claimed.attempt} no longer holds it")
+
+
+@lru_cache(maxsize=64)
+def _write_one(table: Table, assigned: _Assigned) -> Update:
+    return (
         update(table)
         .where(
-            table.c.id == claimed.id,
-            table.c.attempt == claimed.attempt,
+            table.c.id == bindparam("held_id", type_=String),
+            table.c.attempt == bindparam("held_attempt", type_=Integer),
             table.c.lease_until.is_not(None),
         )
-        .values(values)
+        .values(_values(table, assigned))
+    )
+
+
+@lru_cache(maxsize=64)
+def _write_many(table: Table, assigned: _Assigned) -> ReturningUpdate[Any]:
+    held = tuple_(table.c.id, table.c.attempt, types=[String, Integer]).in_(_HELD)
+    return (
+        update(table)
+        .where(held, table.c.lease_until.is_not(None))
+        .values(_values(table, assigned))
         .returning(table.c.id)
     )
-    if session.connection().execute(statement).first() is None:
-        raise LeaseLost(f"{table.name} {claimed.id}: attempt {claimed.attempt} no longer holds it")
+
+
+def _assigned(values: Mapping[str, object]) -> _Assigned:
+    return tuple(
+        (name, values[name] if isinstance(values[name], ClauseElement) else None)  # type: ignore[misc]
+        for name in sorted(values)
+    )
+
+
+def _values(table: Table, assigned: _Assigned) -> dict[str, Any]:
+    """What an UPDATE writes; its parameters have names of their own: those of columns are taken."""
+    return {
+        name: bindparam(f"new_{name}", type_=table.c[name].type) if written is None else written
+        for name, written in assigned
+    }
+
+
+def _bound(values: Mapping[str, object]) -> dict[str, object]:
+    return {f"new_{n}": v for n, v in values.items() if not isinstance(v, ClauseElement)}
 
 
 def revive(

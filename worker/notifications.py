@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import sql, tuple_
+from sqlalchemy import String, bindparam, sql, tuple_
 from sqlmodel import Session, col, select
 
 from receiver.errors import CodecatchError
@@ -28,6 +29,18 @@ from worker.models import Code, Delivery, Order
 _OURSELVES = "codecatch"
 # A text holds the code, and has no form that does not.
 _MASKED = {"phone_number": masks.phone, "code": masks.code}
+# Built once, since to build a statement costs more than to run it.
+_IDS: Final = bindparam("ids", expanding=True, type_=String)
+_CODES: Final = select(Code).where(col(Code.id).in_(_IDS))
+# Not the whole of an event: its body may be long.
+_ORIGINS: Final = sql.select(INBOX.c.id, INBOX.c.provider, INBOX.c.order_id, INBOX.c.source).where(
+    INBOX.c.id.in_(_IDS)
+)
+_ORDERS: Final = select(Order).where(
+    tuple_(col(Order.provider), col(Order.order_id), types=[String, String]).in_(
+        bindparam("about", expanding=True)
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +165,16 @@ def shown(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str | 
 def _look_up(session: Session, rows: Sequence[Delivery]) -> _Known:
     code_ids = {row.code_id for row in rows if row.code_id}
     event_ids = {row.event_id for row in rows if row.type != OPERATORS}
-    found = session.exec(select(Code).where(col(Code.id).in_(code_ids))).all() if code_ids else ()
-    # Not the whole of an event: its body may be long.
-    columns = (INBOX.c.id, INBOX.c.provider, INBOX.c.order_id, INBOX.c.source)
-    wanted = sql.select(*columns).where(INBOX.c.id.in_(event_ids))
+    found = session.exec(_CODES, params={"ids": list(code_ids)}).all() if code_ids else ()
     origins = {
         id_: _Origin(provider, order_id, source)
         for id_, provider, order_id, source in (
-            session.connection().execute(wanted) if event_ids else ()
+            session.connection().execute(_ORIGINS, {"ids": list(event_ids)}) if event_ids else ()
         )
     }
     about = {(code.provider, code.order_id) for code in found}
     about |= {(o.provider, o.order_id) for o in origins.values() if o.order_id is not None}
-    key = tuple_(col(Order.provider), col(Order.order_id))
-    chosen = session.exec(select(Order).where(key.in_(about))).all() if about else ()
+    chosen = session.exec(_ORDERS, params={"about": list(about)}).all() if about else ()
     return _Known(
         codes={code.id: code for code in found},
         origins=origins,

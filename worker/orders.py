@@ -6,34 +6,61 @@ that of the latest report, and everything descriptive is kept once it is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlmodel import Session, col, or_, select
+from sqlalchemy import String, bindparam, exists, or_, sql, tuple_
+from sqlmodel import Session, col, select
 from ulid import ULID
 
-from receiver.database import insert_once
+from receiver.database import insert_unless_taken
 from receiver.events import OrderEvent, OrderSwapped
 from receiver.vault import Vault
-from worker import order_states
+from worker import bulk, order_states
 from worker.models import Order, OrderNumber, OrderTransition, table_of
 from worker.routing import Subject
 
 _ORDERS = table_of(Order)
 _NUMBERS = table_of(OrderNumber)
 _TRANSITIONS = table_of(OrderTransition)
+# Built once, since to build a statement costs more than to run it.
+_LOCKED: Final = (
+    select(Order)
+    .where(
+        tuple_(col(Order.provider), col(Order.order_id), types=[String, String]).in_(
+            bindparam("places", expanding=True)
+        )
+    )
+    .order_by(col(Order.provider), col(Order.order_id))
+    .with_for_update()
+)
+_UNPAID: Final = sorted(order_states.UNPAID_ENDS)
+_STANDINGS: Final = sql.select(
+    _ORDERS.c.order_id,
+    _ORDERS.c.status,
+    exists().where(
+        _TRANSITIONS.c.order_ref == _ORDERS.c.id,
+        or_(_TRANSITIONS.c.to_status.in_(_UNPAID), _TRANSITIONS.c.kind.in_(_UNPAID)),
+    ),
+).where(
+    _ORDERS.c.provider == bindparam("provider", type_=String),
+    _ORDERS.c.order_id.in_(bindparam("orders", expanding=True, type_=String)),
+)
 
 
 def report(
     session: Session,
     vault: Vault,
+    order: Order,
     event: OrderEvent,
     *,
     event_id: str,
     arrived: datetime,
     now: datetime,
-) -> Order:
-    """The order that ``event`` is about, locked, with everything merged that the event says."""
-    order = find_or_create(session, event.provider, event.order_id, now=now)
+) -> None:
+    """Merge everything that ``event`` says into the locked order that it is about."""
     at = event.at or arrived
     swapped = isinstance(event, OrderSwapped)
     advance(
@@ -52,8 +79,6 @@ def report(
         rank = (swapped, at, event_id)
         merge_number(session, vault, order, event.phone_number, rank)
     order.updated_at = now
-    session.flush()
-    return order
 
 
 def find(session: Session, provider: str, order_id: str) -> Order | None:
@@ -83,9 +108,18 @@ def phone_number(vault: Vault, order: Order) -> str | None:
 
 def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:
     """The order, locked for this transaction; a new one has been ``created`` and nothing more."""
-    insert_once(
-        session,
-        _ORDERS,
+    return enter(session, [(provider, order_id)], now=now)[provider, order_id]
+
+
+def enter(
+    session: Session, places: Iterable[tuple[str, str]], *, now: datetime
+) -> dict[tuple[str, str], Order]:
+    """:func:`find_or_create` for many, by provider and the provider's id."""
+    # Everybody locks in one sequence, or two transactions could wait for each other.
+    wanted = sorted(set(places))
+    if not wanted:
+        return {}
+    new = [
         {
             "id": str(ULID()),
             "provider": provider,
@@ -94,13 +128,12 @@ def find_or_create(session: Session, provider: str, order_id: str, *, now: datet
             "number_swapped": False,
             "created_at": now,
             "updated_at": now,
-        },
-    )
-    return session.exec(
-        select(Order)
-        .where(col(Order.provider) == provider, col(Order.order_id) == order_id)
-        .with_for_update()
-    ).one()
+        }
+        for provider, order_id in wanted
+    ]
+    session.connection().execute(insert_unless_taken(session, _ORDERS), new)
+    found = session.exec(_LOCKED, params={"places": wanted})
+    return {(order.provider, order.order_id): order for order in found}
 
 
 def advance(
@@ -128,7 +161,7 @@ def advance(
         if not (outrun or swapped) or _is_recorded(session, order, event_id):
             return
         kind = said if outrun else kind
-    insert_once(
+    bulk.insert(
         session,
         _TRANSITIONS,
         {
@@ -154,14 +187,19 @@ def _is_recorded(session: Session, order: Order, event_id: str | None) -> bool:
     return session.exec(known).first() is not None
 
 
-def ended_unpaid(session: Session, order: Order) -> bool:
-    """Whether anybody ever said that the order was cancelled or had expired."""
-    ends = order_states.UNPAID_ENDS
-    said = select(OrderTransition.id).where(
-        col(OrderTransition.order_ref) == order.id,
-        or_(col(OrderTransition.to_status).in_(ends), col(OrderTransition.kind).in_(ends)),
-    )
-    return session.exec(said.limit(1)).first() is not None
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The furthest state of an order, and whether anybody ever said it was cancelled or expired."""
+
+    status: str
+    ended_unpaid: bool
+
+
+def standings(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, Standing]:
+    """How those of the orders stand that are known, not locked."""
+    bound = {"provider": provider, "orders": list(order_ids)}
+    found = session.connection().execute(_STANDINGS, bound) if order_ids else ()
+    return {order: Standing(status, bool(ended)) for order, status, ended in found}
 
 
 def merge_number(
@@ -176,7 +214,7 @@ def merge_number(
         return
     digest = vault.digest("phone", number)
     row = str(ULID())
-    insert_once(
+    bulk.insert(
         session,
         _NUMBERS,
         {

@@ -6,7 +6,7 @@ Making it checks everything: a setting that cannot work stops the process at its
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from receiver import index_key, queue
 from receiver.database import Database
@@ -14,6 +14,7 @@ from receiver.errors import ConfigurationError
 from receiver.queue import Waker
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import Vault
+from worker.delivery_crews import Crews
 from worker.outside import Outside, connect_outside
 from worker.policy import Policy
 from worker.settings import RetentionSettings
@@ -28,6 +29,7 @@ class Runtime:
     waker: Waker
     outside: Outside
     retention: RetentionSettings
+    crews: Crews = field(default_factory=Crews)
 
     @property
     def policy(self) -> Policy:
@@ -36,6 +38,7 @@ class Runtime:
 
     def close(self) -> None:
         """Let go of every connection."""
+        self.crews.close()
         self.waker.close()
         self.outside.close()
         self.database.dispose()

@@ -1,26 +1,26 @@
-"""Settling a code with its provider: the part that confirming and verifying have in common.
+"""Settling codes with their providers: the part that confirming and verifying have in common.
 
-One row at a time: its call is paid for and claimed in one short transaction, made outside of any,
-and recorded in another. Whatever happened, the row says when it is next due, or how it ended.
+A call is paid for and its row claimed in one short transaction, made outside of any, and recorded
+in another, each for several rows. Whatever happened, a row says when it is next due, or how it
+ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import update
-from sqlmodel import Session
 
-from receiver.database import persist
+from receiver.database import TROUBLE, persist
 from receiver.failpoints import reach
-from worker import backoff, budgets, leases, turns
-from worker.followups import Planner
+from worker import backoff, budgets, leases
+from worker.followups import Planner, planning
 from worker.leases import MARGIN, Claim, LeaseLost
-from worker.models import DEAD, PENDING, SENDING, UNKNOWN, Confirmation, table_of
+from worker.models import DEAD, PENDING, UNKNOWN, Confirmation, table_of
+from worker.orders import Standing
 from worker.outside import Api
 from worker.providers.errors import ProviderError, RateLimited
 from worker.runtime import Runtime
@@ -29,8 +29,6 @@ CALL_SECONDS = 7.0
 LEASE = timedelta(seconds=CALL_SECONDS) + MARGIN
 MOST_ATTEMPTS = 15
 RATE_LIMIT_PAUSE = 10.0
-# A row far back in line looks again after this many windows at the latest: the line may be shorter.
-_MOST_WINDOWS = 10
 _TABLE = table_of(Confirmation)
 _log = structlog.get_logger(__name__)
 
@@ -67,13 +65,19 @@ class OutOfBudget(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One row in hand, and the provider it is about."""
+    """One row in hand, the provider it is about, and how its order stood when it was taken."""
 
     runtime: Runtime
     api: Api
     budget: str
     row: Confirmation
     claimed: Claim
+    standing: Standing | None = None
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """In this sequence rows of several orders are written by everybody."""
+        return self.row.provider, self.row.order_id, self.row.id
 
     def pay_again(self) -> None:
         """Pay for one more call of this attempt, and keep the row in hand for it.
@@ -97,91 +101,75 @@ def budget_key(provider: str, budget: str) -> str:
     return f"{provider}:{budget}"
 
 
-def take(runtime: Runtime, row_id: str, call_of: Mapping[str, str]) -> Task | None:
-    """Pay for a call about the row, or about one whose turn it is before, and claim that.
-
-    None if the row is in hand, over or not due, or if no call can be paid.
-    """
-    with runtime.database.transaction() as session:
-        row = session.get(Confirmation, row_id)
-        if row is None or not turns.is_waiting(session, row, runtime.database.now(session)):
-            return None
-        api = runtime.outside.apis.get(row.provider)
-        if api is None:
-            _put_off(session, row, runtime.database.now(session) + timedelta(seconds=60))
-            return None
-        budget_class = api.budget_of(call_of[row.action])
-        budget = budgets.lock(session, budget_key(row.provider, budget_class))
-        now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
-        limit = api.limit(budget_class)
-        if budgets.available_at(budget, limit, now) > now:
-            place = turns.ahead(session, row, most=_MOST_WINDOWS * limit)
-            _put_off(session, row, budgets.available_at(budget, limit, now, ahead=place))
-            return None
-        chosen = turns.first(session, row, now)
-        if chosen is None:
-            _put_off(session, row, now + turns.MOMENT)
-            return None
-        won = leases.claim(
-            session,
-            _TABLE,
-            [chosen],
-            now=now,
-            lease=LEASE,
-            state=SENDING,
-            asked_since=turns.asked_since(now),
-        )
-        if not won:
-            return None
-        budgets.debit(budget, now)
-        taken = session.get_one(Confirmation, chosen, populate_existing=True)
-        session.expunge(taken)
-        return Task(runtime, api, budget_class, taken, won[0])
-
-
-def record(task: Task, outcome: Outcome) -> None:
-    """Write how an attempt ended, unless the row was lost to somebody else meanwhile."""
-    row = task.row
+def record(runtime: Runtime, ended: Sequence[tuple[Task, Outcome]]) -> None:
+    """Write how some attempts ended, but for rows that were lost to somebody else meanwhile."""
     try:
-        planner = persist(lambda: _write(task, outcome))
-    except LeaseLost as lost:
-        _log.warning("confirmation.lease_lost", confirmation_id=row.id, reason=str(lost))
+        planner, lost = persist(lambda: _write(runtime, ended))
+    except TROUBLE:
+        raise
+    except Exception as error:  # noqa: BLE001 - a bug about one of them must not stop the others
+        if len(ended) == 1:
+            _log.exception("confirmation.record_broke", confirmation_id=ended[0][0].row.id)
+            return
+        _log.warning("confirmation.records_broke", rows=len(ended), error=type(error).__name__)
+        for each in ended:
+            record(runtime, [each])
         return
     reach("confirmations.after_record")
-    planner.wake(task.runtime.waker)
+    planner.wake(runtime.waker)
+    for task, outcome in ended:
+        if task.row.id not in lost:
+            _say(task, outcome)
+
+
+def _say(task: Task, outcome: Outcome) -> None:
     log: Callable[..., Any] = _log.info if outcome.error is None else _log.warning
     log(
         "confirmation.attempted",
-        confirmation_id=row.id,
-        event_id=row.event_id,
-        action=row.action,
+        confirmation_id=task.row.id,
+        event_id=task.row.event_id,
+        action=task.row.action,
         state=outcome.state or PENDING,
         attempt=task.claimed.attempt,
         reason=outcome.error,
     )
 
 
-def _write(task: Task, outcome: Outcome) -> Planner:
-    runtime, row = task.runtime, task.row
-    with runtime.database.transaction() as session:
-        now = runtime.database.now(session)
-        planner = Planner(session, now)
-        if outcome.block is not None:
-            budgets.block(session, budget_key(row.provider, task.budget), now + outcome.block)
-        # In the sequence in which events are handled: the order first, then this row.
-        outcome.record(planner)
-        again = outcome.again or backoff.after(task.claimed.attempt)
-        let_go(planner, task.claimed, outcome.state, outcome.error, again, unsure=outcome.unsure)
-        if outcome.state in {DEAD, UNKNOWN}:
-            planner.notice(
-                runtime.policy.routing.operators(),
-                "unsettled",
-                event_id=row.event_id,
-                detail=f"Order {row.order_id} of {row.provider}: could not {row.action} it: "
-                f"{outcome.error}. Look: codecatch orders show {row.order_id}; then: "
-                f"codecatch events replay {row.event_id}",
-            )
-        return planner
+def _write(
+    runtime: Runtime, ended: Sequence[tuple[Task, Outcome]]
+) -> tuple[Planner, Collection[str]]:
+    """In the sequence in which events are handled: by their orders. Also the ids of lost rows."""
+    lost: set[str] = set()
+    with planning(runtime.database) as planner:
+        for task, outcome in sorted(ended, key=lambda each: each[0].place):
+            try:
+                _write_one(planner, task, outcome)
+            except LeaseLost as error:
+                lost.add(task.row.id)
+                _log.warning(
+                    "confirmation.lease_lost", confirmation_id=task.row.id, reason=str(error)
+                )
+    return planner, lost
+
+
+def _write_one(planner: Planner, task: Task, outcome: Outcome) -> None:
+    # The row first: what else is written must not be, if somebody else holds it.
+    again = outcome.again or backoff.after(task.claimed.attempt)
+    let_go(planner, task.claimed, outcome.state, outcome.error, again, unsure=outcome.unsure)
+    row = task.row
+    if outcome.block is not None:
+        key = budget_key(row.provider, task.budget)
+        budgets.block(planner.session, key, planner.now + outcome.block)
+    outcome.record(planner)
+    if outcome.state in {DEAD, UNKNOWN}:
+        planner.notice(
+            task.runtime.policy.routing.operators(),
+            "unsettled",
+            event_id=row.event_id,
+            detail=f"Order {row.order_id} of {row.provider}: could not {row.action} it: "
+            f"{outcome.error}. Look: codecatch orders show {row.order_id}; then: "
+            f"codecatch events replay {row.event_id}",
+        )
 
 
 def let_go(
@@ -220,13 +208,3 @@ def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
         return Outcome(UNKNOWN if unsure else DEAD, f"{reason}; given up")
     again = timedelta(seconds=error.retry_after) if error.retry_after else None
     return Outcome(None, reason, again=again, unsure=unsure)
-
-
-def _put_off(session: Session, row: Confirmation, until: datetime) -> None:
-    """Nobody's row, not before ``until``: the sweep need not look at it until then."""
-    statement = (
-        update(_TABLE)
-        .where(_TABLE.c.id == row.id, _TABLE.c.lease_until.is_(None), _TABLE.c.wake_at.is_not(None))
-        .values(wake_at=until)
-    )
-    session.connection().execute(statement)

@@ -9,13 +9,14 @@ about one order costs a few calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select
+from sqlalchemy import Integer, String, and_, bindparam, func, or_, select
 from sqlmodel import Session
 
+from receiver.database import UtcTime
 from worker import leases
 from worker.leases import Claim
 from worker.models import SENDING, Confirmation, Order, table_of
@@ -28,111 +29,115 @@ MOST_CANDIDATES: Final = 200
 MOST_SIBLINGS: Final = 50
 _TABLE = table_of(Confirmation)
 _ORDERS = table_of(Order)
+# What a claim writes as ``asked_since``: the first claim's time stays.
+ASKED_SINCE: Final = func.coalesce(_TABLE.c.asked_since, leases.NOW)
 
-
-def is_waiting(session: Session, row: Confirmation, now: datetime) -> bool:
-    """Whether the row is due and in nobody's hand."""
-    waits = select(_TABLE.c.id).where(_TABLE.c.id == row.id, leases.available(_TABLE, now))
-    return session.connection().execute(waits).first() is not None
-
-
-def first(session: Session, row: Confirmation, now: datetime) -> str | None:
-    """The first in the line that ``row`` stands in; None if each is about to have its answer."""
-    # An order's oldest row stands in line for all of them. Each of these statements reads what
-    # waits at most once, whatever the database knows of its size: a flood must not cost its square.
-    oldest = func.min(_TABLE.c.id)
-    waiting = (
-        select(_TABLE.c.order_id, oldest.label("head"))
-        .where(*_same_line(row), leases.available(_TABLE, now))
-        .group_by(_TABLE.c.order_id)
-        .order_by(oldest)
-        .limit(MOST_CANDIDATES)
+# The statements are built once, since to build one costs more than to run it.
+_ROW: Final = bindparam("row", type_=String)
+_ORDER: Final = bindparam("order", type_=String)
+_SOME_ORDERS: Final = bindparam("orders", expanding=True, type_=String)
+_JUST_NOW: Final = bindparam("just_now", type_=UtcTime)
+_SOON: Final = bindparam("soon", type_=UtcTime)
+_SAME_LINE: Final = and_(
+    _TABLE.c.provider == bindparam("provider", type_=String),
+    _TABLE.c.action == bindparam("action", type_=String),
+)
+# An order's oldest row stands in line for all of them. Each of these statements reads what
+# waits at most once, whatever the database knows of its size: a flood must not cost its square.
+_OLDEST: Final = func.min(_TABLE.c.id)
+_HEADS: Final = (
+    select(_TABLE.c.order_id, _OLDEST.label("head"))
+    .where(_SAME_LINE, leases.available(_TABLE))
+    .group_by(_TABLE.c.order_id)
+    .order_by(_OLDEST)
+    .limit(bindparam("most", type_=Integer))
+)
+# Rows that are being asked about, were a moment ago, or will be again in a moment. Times further
+# off were written under a clock that has jumped, or about something else.
+_ASKED: Final = select(_TABLE.c.order_id).where(
+    _SAME_LINE,
+    _TABLE.c.order_id.in_(_SOME_ORDERS),
+    or_(
+        _TABLE.c.lease_until.between(leases.NOW, leases.AHEAD),
+        and_(
+            _TABLE.c.wake_at.is_not(None),
+            _TABLE.c.attempt > 0,
+            _TABLE.c.next_attempt_at.between(leases.NOW, _SOON),
+        ),
+        _TABLE.c.done_at.between(_JUST_NOW, _SOON),
+    ),
+)
+_OURS: Final = select(_ORDERS.c.order_id).where(
+    _ORDERS.c.provider == bindparam("provider", type_=String),
+    _ORDERS.c.order_id.in_(_SOME_ORDERS),
+    or_(_ORDERS.c.price.is_not(None), _ORDERS.c.expires_at.is_not(None)),
+)
+_AHEAD: Final = select(func.count()).select_from(
+    select(_TABLE.c.order_id)
+    .where(
+        _SAME_LINE,
+        _TABLE.c.id < _ROW,
+        _TABLE.c.order_id != _ORDER,
+        _TABLE.c.wake_at.is_not(None),
     )
-    heads = {each.order_id: each.head for each in session.connection().execute(waiting)}
-    heads.setdefault(row.order_id, row.id)
-    ours = _ours(session, row.provider, heads)
-    asked = session.connection().scalars(
-        select(_TABLE.c.order_id).where(
-            *_same_line(row), _TABLE.c.order_id.in_(heads), _asked_just_now(now)
-        )
+    .distinct()
+    .limit(bindparam("most", type_=Integer))
+    .subquery()
+)
+_SIBLINGS: Final = (
+    select(_TABLE.c.id)
+    .where(
+        _SAME_LINE,
+        _TABLE.c.order_id == _ORDER,
+        _TABLE.c.id != _ROW,
+        leases.available(_TABLE),
     )
-    free = heads.keys() - set(asked)
-    return min(((order not in ours, heads[order]) for order in free), default=(False, None))[1]
+    .order_by(_TABLE.c.id)
+    .limit(bindparam("most", type_=Integer))
+)
+
+
+def line(session: Session, rows: Sequence[Confirmation], now: datetime) -> list[str]:
+    """The line that ``rows``, of one provider and action, stand in: a row of each order.
+
+    Without the orders that are about to have their answer.
+    """
+    of_line = {"provider": rows[0].provider, "action": rows[0].action}
+    waiting = {**leases.times(now), **of_line, "most": MOST_CANDIDATES}
+    heads = {each.order_id: each.head for each in session.connection().execute(_HEADS, waiting)}
+    for row in rows:
+        heads.setdefault(row.order_id, row.id)
+    orders = list(heads)
+    ours = _ours(session, rows[0].provider, orders)
+    moment = {"just_now": now - MOMENT, "soon": now + MOMENT, "orders": orders}
+    asked = set(session.connection().scalars(_ASKED, {**waiting, **moment}))
+    free = [(order not in ours, head) for order, head in heads.items() if order not in asked]
+    return [head for _, head in sorted(free)]
 
 
 def ahead(session: Session, row: Confirmation, *, most: int) -> int:
     """How many orders have their turn before the row's, counted up to ``most``."""
     if _ours(session, row.provider, [row.order_id]):
         return 0
-    older = (
-        select(_TABLE.c.order_id)
-        .where(
-            *_same_line(row),
-            _TABLE.c.id < row.id,
-            _TABLE.c.order_id != row.order_id,
-            _TABLE.c.wake_at.is_not(None),
-        )
-        .distinct()
-        .limit(most)
-        .subquery()
-    )
-    return session.connection().scalar(select(func.count()).select_from(older)) or 0
+    bound = {"provider": row.provider, "action": row.action, "order": row.order_id}
+    counted = session.connection().scalar(_AHEAD, {**bound, "row": row.id, "most": most})
+    return counted or 0
 
 
 def siblings(
     session: Session, row: Confirmation, *, now: datetime, lease: timedelta
 ) -> list[tuple[Confirmation, Claim]]:
     """The other rows that wait for an answer about the row's order, taken in hand."""
-    waiting = (
-        select(_TABLE.c.id)
-        .where(
-            *_same_line(row),
-            _TABLE.c.order_id == row.order_id,
-            _TABLE.c.id != row.id,
-            leases.available(_TABLE, now),
-        )
-        .order_by(_TABLE.c.id)
-        .limit(MOST_SIBLINGS)
-    )
-    ids = list(session.connection().scalars(waiting))
+    bound = {"provider": row.provider, "action": row.action, "order": row.order_id}
+    waiting = {**leases.times(now), **bound, "row": row.id, "most": MOST_SIBLINGS}
+    ids = list(session.connection().scalars(_SIBLINGS, waiting))
     claims = leases.claim(
-        session, _TABLE, ids, now=now, lease=lease, state=SENDING,
-        asked_since=asked_since(now),
-    )  # fmt: skip
+        session, _TABLE, ids, now=now, lease=lease, state=SENDING, asked_since=ASKED_SINCE
+    )
     return [(session.get_one(Confirmation, claimed.id), claimed) for claimed in claims]
 
 
-def asked_since(now: datetime) -> ColumnElement[datetime]:
-    """What a claim writes as ``asked_since``: the first claim's time stays."""
-    since = _TABLE.c.asked_since
-    return func.coalesce(since, literal(now, since.type))
-
-
-def _ours(session: Session, provider: str, order_ids: Iterable[str]) -> set[str]:
+def _ours(session: Session, provider: str, order_ids: Sequence[str]) -> set[str]:
     """Those of the orders that the provider itself told us of: no webhook has these columns."""
-    known = select(_ORDERS.c.order_id).where(
-        _ORDERS.c.provider == provider,
-        _ORDERS.c.order_id.in_(order_ids),
-        or_(_ORDERS.c.price.is_not(None), _ORDERS.c.expires_at.is_not(None)),
-    )
-    return set(session.connection().scalars(known))
-
-
-def _same_line(row: Confirmation) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return (_TABLE.c.provider == row.provider, _TABLE.c.action == row.action)
-
-
-def _asked_just_now(now: datetime) -> ColumnElement[bool]:
-    """Rows that are being asked about, were a moment ago, or will be again in a moment.
-
-    Times further off were written under a clock that has jumped, or about something else.
-    """
-    return or_(
-        _TABLE.c.lease_until.between(now, now + leases.LONGEST_LEASE),
-        and_(
-            _TABLE.c.wake_at.is_not(None),
-            _TABLE.c.attempt > 0,
-            _TABLE.c.next_attempt_at.between(now, now + MOMENT),
-        ),
-        _TABLE.c.done_at.between(now - MOMENT, now + MOMENT),
-    )
+    bound = {"provider": provider, "orders": order_ids}
+    return set(session.connection().scalars(_OURS, bound))

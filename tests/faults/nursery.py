@@ -76,14 +76,14 @@ def _reach_between_pop_and_note() -> None:
 
 
 def _die_of_poison() -> None:
-    apply = event_handlers.apply
+    apply = event_handlers.apply_one
 
-    def applied(context: Any, stub: Any, event: Event) -> Any:
+    def applied(context: Any, known: Any, stub: Any, event: Event) -> Any:
         if getattr(event, "order_id", "").startswith(POISON):
             os._exit(1)
-        return apply(context, stub, event)
+        return apply(context, known, stub, event)
 
-    event_handlers.apply = applied
+    event_handlers.apply_one = applied
 
 
 if __name__ == "__main__":

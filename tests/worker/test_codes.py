@@ -26,9 +26,9 @@ SMS = SmsReceived(
 def keep(store: Store, event: SmsReceived, event_id: str, state: str = READY) -> Code:
     """Keep a code in a transaction of its own."""
     with store.database.transaction() as session:
-        return codes.keep(
-            session, store.vault, event, event_id=event_id, state=state, now=now(store)
-        )
+        reports = [codes.Reported(event, event_id, state)]
+        (kept,) = codes.keep(session, store.vault, reports, now=now(store))
+        return kept
 
 
 def test_a_code_is_kept_sealed(store: Store) -> None:

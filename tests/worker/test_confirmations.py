@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -41,7 +42,8 @@ from tests.worker.support import (
     receive,
     settle,
 )
-from worker import budgets, codes, confirmations, handling, leases, settling
+from worker import budgets, codes, confirmation_claims, confirmations, handling, leases, settling
+from worker.followups import Planner
 from worker.http_client import HttpClient
 from worker.leases import LeaseLost
 from worker.models import Budget, Confirmation, Delivery, Order, OrderTransition, table_of
@@ -115,6 +117,53 @@ def test_workers_at_once_make_one_call(world: World, made: Runtime) -> None:
 
     assert len(posts(world)) == 1
     assert again(made, row).state == "done"
+
+
+def test_a_slow_answer_holds_up_no_other(world: World, made: Runtime) -> None:
+    """The calls of one message go side by side, and each is recorded as it ends."""
+    rows = plan_two(made)
+    slow, quick = (f"/virtualsms/orders/{row.order_id}/confirm" for row in rows)
+    release = threading.Event()
+
+    def hang(_: Request) -> Reply:
+        release.wait(20)
+        return Reply(json={"order_id": rows[0].order_id, "status": "confirmed"})
+
+    world.api.on("POST", slow, handler=hang)
+    world.api.on("POST", quick, json={"order_id": rows[1].order_id, "status": "confirmed"})
+    with ThreadPoolExecutor(1) as pool:
+        settling_both = pool.submit(confirmations.settle, made, [row.id for row in rows])
+        try:
+            eventually(lambda: again(made, rows[1]).state == "done")
+            assert again(made, rows[0]).state == "sending"
+        finally:
+            release.set()
+        settling_both.result(20)
+    assert again(made, rows[0]).state == "done"
+
+
+def test_a_row_that_was_lost_takes_no_other_record_along(made: Runtime) -> None:
+    """What became of each call is recorded for itself, though in one transaction."""
+    rows = plan_two(made)
+    tasks = confirmation_claims.take(made, [row.id for row in rows], confirmations.CALL_OF)
+    change(made, rows[0], attempt=2)
+    settling.record(made, [(task, settling.Outcome("done")) for task in tasks])
+
+    assert [again(made, row).state for row in rows] == ["sending", "done"]
+
+
+def test_a_record_that_breaks_takes_no_other_along(made: Runtime) -> None:
+    """A bug about one answer costs that one alone."""
+    rows = plan_two(made)
+    tasks = confirmation_claims.take(made, [row.id for row in rows], confirmations.CALL_OF)
+
+    def broken(_: Planner) -> None:
+        raise ValueError
+
+    outcomes = [settling.Outcome("done", record=broken), settling.Outcome("done")]
+    settling.record(made, list(zip(tasks, outcomes, strict=True)))
+
+    assert [again(made, row).state for row in rows] == ["sending", "done"]
 
 
 def test_an_order_that_the_provider_reported_as_confirmed(world: World, made: Runtime) -> None:
@@ -613,9 +662,8 @@ def test_whoever_lost_the_row_while_asking_does_not_charge(world: World, made: R
 def test_paying_again_needs_the_row(world: World, made: Runtime) -> None:
     """An attempt that ended cannot pay for another call."""
     row = planned(made, SMS)
-    task = settling.take(made, row.id, {"confirm": "confirm_order"})
-    assert task is not None
-    settling.record(task, settling.Outcome("done"))
+    (task,) = confirmation_claims.take(made, [row.id], confirmations.CALL_OF)
+    settling.record(made, [(task, settling.Outcome("done"))])
 
     with pytest.raises(LeaseLost):
         task.pay_again()
@@ -709,8 +757,7 @@ def test_a_row_that_is_not_due_is_left_alone(world: World, made: Runtime) -> Non
 def test_an_unsure_error_is_told_apart(made: Runtime) -> None:
     """What may have been charged is remembered as such, whatever the error itself says."""
     row = planned(made, SMS)
-    task = settling.take(made, row.id, {"confirm": "confirm_order"})
-    assert task is not None
+    (task,) = confirmation_claims.take(made, [row.id], confirmations.CALL_OF)
     outcome = settling.after_error(task, ProviderOutcomeUnknown("x"), unsure=False)
 
     assert (outcome.state, outcome.unsure) == (None, True)

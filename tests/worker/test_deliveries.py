@@ -38,8 +38,8 @@ from tests.worker.support import (
     with_policy,
     woken,
 )
-from worker import deliveries, leases
-from worker.delivery_claims import IN_HAND
+from worker import deliveries, delivery_crews, leases
+from worker.delivery_crews import IN_HAND
 from worker.delivery_endings import MOST_ATTEMPTS
 from worker.destinations.base import DeliveryError, Destination, Surroundings
 from worker.followups import OPERATORS
@@ -216,7 +216,9 @@ def test_a_notice_that_dies_makes_no_notice(world: World, two: Runtime) -> None:
 def test_a_pause_is_kept_by_everybody(world: World, two: Runtime) -> None:
     """Nothing goes to a destination that asked for a pause; another one is told meanwhile."""
     once(world, Reply(status=429, headers={"Retry-After": "30"}))
-    plan(two, 3)
+    plan(two)
+    deliver(two, *everything(two, Delivery))
+    plan(two, 2)
     slack = [row for row in everything(two, Delivery) if row.destination == "slack"]
     other = [row for row in everything(two, Delivery) if row.destination == "other"]
     deliver(two, *slack, *other)
@@ -449,13 +451,13 @@ def test_a_long_chain_is_passed_on(
     world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task ends after some seconds, and wakes another for the rest."""
-    monkeypatch.setattr(deliveries, "_CHAIN_SECONDS", -1.0)
-    rows = plan(made, 3)
+    monkeypatch.setattr(delivery_crews, "TERM_SECONDS", -1.0)
+    rows = plan(made, IN_HAND + 2)
     woken(world, DELIVER, [row.id for row in rows])
     deliveries.deliver(made, [rows[0].id])
 
-    assert states(made, rows) == ["done", "pending", "pending"]
-    eventually(lambda: world.wakes(DELIVER)[-1] == [rows[1].id])
+    assert states(made, rows) == ["done"] * IN_HAND + ["pending"] * 2
+    eventually(lambda: world.wakes(DELIVER)[-1] == [rows[IN_HAND].id])
 
 
 class Crowd:
@@ -493,8 +495,8 @@ def test_few_messages_to_one_destination_are_in_hand_at_once(world: World, made:
     rows = plan(made, 12)
     threads = in_threads(made, rows[:7])
     try:
-        # Three of the seven find enough in hand, and leave.
-        eventually(lambda: sum(thread.is_alive() for thread in threads) == IN_HAND)
+        # One of the seven leads; the others have told it that there is more, and leave.
+        eventually(lambda: sum(thread.is_alive() for thread in threads) == 1)
         eventually(lambda: crowd.present == IN_HAND)
     finally:
         crowd.release.set()

@@ -89,7 +89,9 @@ def apply(made: Runtime, event: Event, event_id: str = "E1") -> Any:
     with made.database.transaction() as session:
         planner = Planner(session, now(made))
         context = Context(planner, made.vault, made.policy)
-        return event_handlers.apply(context, Stub(event_id, planner.now), event)
+        (ended,) = event_handlers.apply(context, [(Stub(event_id, planner.now), event)])
+        planner.write()
+        return ended
 
 
 SMS = SmsReceived(

@@ -8,7 +8,7 @@ from receiver.followups import GRACE
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support.stores import Store
 from tests.worker.support import SECOND, World, everything, now, only, woken
-from worker.followups import CONFIRM, NOTICE_SECONDS, OPERATORS, Planner
+from worker.followups import CONFIRM, NOTICE_SECONDS, OPERATORS, Planner, planning
 from worker.models import Code, Confirmation, Delivery
 
 
@@ -30,6 +30,7 @@ def notice(store: Store, at: datetime, kind: str, event_id: str) -> int:
     with store.database.transaction() as session:
         planner = Planner(session, at)
         planner.notice(["mail", "slack"], kind, event_id=event_id, detail=f"about {event_id}")
+        planner.write()
         return len(planner.deliveries)
 
 
@@ -37,7 +38,9 @@ def test_a_plan_is_due_at_once_and_swept_later(store: Store) -> None:
     """The wake-up message comes first; the sweep gives it the time of the grace."""
     at = now(store)
     with store.database.transaction() as session:
-        Planner(session, at).confirmation(CONFIRM, "O1", a_code(at))
+        planner = Planner(session, at)
+        planner.confirmation(CONFIRM, "O1", a_code(at))
+        planner.write()
 
     row = only(store, Confirmation)
     assert (row.key, row.action, row.state) == ("confirm:O1", "confirm", "pending")
@@ -54,14 +57,14 @@ def test_the_same_plan_is_made_once(store: Store) -> None:
             for _ in range(2):
                 planner.confirmation(CONFIRM, "O1", a_code(at))
                 planner.deliveries_of(["slack"], "sms.received", event_id="E1", code_id="C1")
+            planner.write()
             assert len(planner.confirmations) == expected
             assert len(planner.deliveries) == expected
 
 
 def test_a_code_is_told_once_whoever_reports_it(store: Store) -> None:
     """A delivery about a code is known by the code, one about anything else by its event."""
-    with store.database.transaction() as session:
-        planner = Planner(session, now(store))
+    with planning(store.database) as planner:
         for event in ("E1", "E2"):
             planner.deliveries_of(["slack"], "sms.received", event_id=event, code_id="C1")
             planner.deliveries_of(["slack"], "balance.low", event_id=event)
@@ -92,8 +95,7 @@ def test_the_operators_hear_of_each_kind_once_in_a_while(store: Store) -> None:
 def test_what_was_planned_is_woken(world: World) -> None:
     """Each destination's rows go in messages of their own, so that none waits behind another's."""
     made = world.connect()
-    with made.database.transaction() as session:
-        planner = Planner(session, now(made))
+    with planning(made.database) as planner:
         planner.confirmation(CONFIRM, "O1", a_code(planner.now))
         planner.deliveries_of(["mail", "slack"], "sms.received", event_id="E1", code_id="C1")
     planner.wake(made.waker)

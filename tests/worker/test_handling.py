@@ -43,7 +43,7 @@ from worker.models import Code, Confirmation, Delivery, Order
 from worker.runtime import Runtime
 
 Effects = Callable[..., Mapping[str, Any]]
-apply: Effects = event_handlers.apply
+apply: Effects = event_handlers.apply_one
 
 
 def break_on(
@@ -52,14 +52,14 @@ def break_on(
     """Make the effects of one event raise; the events whose effects were asked for."""
     asked: list[str] = []
 
-    def broken(context: Any, stub: Any, event: Any) -> Mapping[str, Any]:
+    def broken(context: Any, known: Any, stub: Any, event: Any) -> Mapping[str, Any]:
         asked.append(stub.id)
-        result = apply(context, stub, event) if after_effects else {}
+        result = apply(context, known, stub, event) if after_effects else {}
         if stub.id == event_id:
             raise error
         return result
 
-    monkeypatch.setattr(event_handlers, "apply", broken)
+    monkeypatch.setattr(event_handlers, "apply_one", broken)
     return asked
 
 
@@ -105,6 +105,30 @@ def test_nothing_secret_is_logged(world: World) -> None:
     assert (line["event_id"], line["type"], line["state"]) == (event, "sms.received", "handled")
     assert webhooks.CODE not in repr(lines)
     assert webhooks.UK_PHONE not in repr(lines)
+
+
+def test_what_waits_besides_is_taken_along(world: World) -> None:
+    """One transaction for all that is there, whatever message it was to be woken by."""
+    made = world.connect(slack=True)
+    ids = receive(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(5)))
+    handling.handle(made, ids[:1])
+
+    assert states(made, ids) == ["handled"] * 5
+    deliveries = [row.id for row in everything(made, Delivery)]
+    assert woken(world, DELIVER, deliveries) == [deliveries]
+
+
+def test_what_somebody_died_over_takes_nobody_along(world: World) -> None:
+    """It may be what they died of."""
+    made = world.connect()
+    ids = receive(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
+    with made.database.transaction() as session:
+        at = made.database.now(session)
+        assert leases.claim(session, INBOX, [ids[1]], now=at, lease=handling.LEASE)
+    lapse(made, fetch(made, InboxEvent, ids[1]))
+    handling.handle(made, [ids[1]])
+
+    assert states(made, ids) == ["pending", "handled", "pending"]
 
 
 def test_nothing_to_do_is_no_work(world: World) -> None:
@@ -323,15 +347,15 @@ def test_trouble_while_events_are_handled_one_by_one(
     ids = receive(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
     seen: list[str] = []
 
-    def broken(context: Any, stub: Any, event: Any) -> Mapping[str, Any]:
+    def broken(context: Any, known: Any, stub: Any, event: Any) -> Mapping[str, Any]:
         seen.append(stub.id)
         if len(seen) == 1:
             raise ValueError  # the batch breaks
         if len(seen) == 3:
             raise OperationalError("INSERT", None, Exception())
-        return apply(context, stub, event)
+        return apply(context, known, stub, event)
 
-    monkeypatch.setattr(event_handlers, "apply", broken)
+    monkeypatch.setattr(event_handlers, "apply_one", broken)
     with pytest.raises(OperationalError):
         handling.handle(made, ids)
 
@@ -387,10 +411,10 @@ def test_an_event_lost_while_its_failure_is_written(
     ids = receive(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
     poisonous = min(ids)
 
-    def broken(context: Any, stub: Any, event: Any) -> Mapping[str, Any]:
+    def broken(context: Any, known: Any, stub: Any, event: Any) -> Mapping[str, Any]:
         if stub.id == poisonous:
             raise ValueError
-        return apply(context, stub, event)
+        return apply(context, known, stub, event)
 
     class Thief:
         """Takes the event over in the moment in which its handler is known to be broken."""
@@ -404,7 +428,7 @@ def test_an_event_lost_while_its_failure_is_written(
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_, **__: None
 
-    monkeypatch.setattr(event_handlers, "apply", broken)
+    monkeypatch.setattr(event_handlers, "apply_one", broken)
     monkeypatch.setattr(handling, "_log", Thief())
     handling.handle(made, ids)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlmodel import Session
 from ulid import ULID
 
@@ -23,7 +23,6 @@ from tests.worker.support import (
     fetch,
     lapse,
     now,
-    on_postgresql,
     only,
 )
 from worker import leases
@@ -227,27 +226,6 @@ def test_a_lease_an_hour_ahead_counts_as_over(store: Store) -> None:
     change(store, only(store, Delivery), lease_until=now(store) + HOUR)
 
     assert claim(store, [row]) == [Claim(row, 2, 1)]
-
-
-def test_no_more_than_the_limit_is_claimed(store: Store) -> None:
-    """The oldest rows come first."""
-    ids = plant(store, 5)
-
-    assert [claimed.id for claimed in claim(store, ids, limit=2)] == ids[:2]
-    assert [claimed.id for claimed in claim(store, ids, limit=2)] == ids[2:4]
-
-
-@on_postgresql
-def test_the_limit_holds_whatever_the_plan(store: Store) -> None:
-    """A plan that runs the inner query once for each row takes no more rows for it."""
-    ids = plant(store, 20)
-    with store.database.transaction() as session:
-        for method in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
-            session.execute(text(f"SET LOCAL enable_{method} = off"))
-        at = store.database.now(session)
-        claimed = leases.claim(session, TABLE, ids, now=at, lease=LEASE, limit=3)
-
-    assert [each.id for each in claimed] == ids[:3]
 
 
 def test_claims_at_once_share_the_rows(store: Store) -> None:

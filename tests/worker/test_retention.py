@@ -32,7 +32,7 @@ from tests.worker.support import (
     receive,
 )
 from worker import celery_app, codes, retention, tasks
-from worker.followups import Planner
+from worker.followups import planning
 from worker.models import (
     Code,
     Confirmation,
@@ -228,8 +228,7 @@ def test_the_trace_of_a_month_ago_goes(made: Runtime) -> None:
     past = now(made) - MONTH - HOUR
     old, young = first_id(past), first_id(now(made))
     for name, id_ in (("old", old), ("young", young)):
-        with made.database.transaction() as session:
-            planner = Planner(session, made.database.now(session))
+        with planning(made.database) as planner:
             planner.deliveries_of(["slack"], "balance.low", event_id=name)
         put(made, EventAlias(id=id_, first_id="E"))
         put(made, RejectedRequest(
@@ -251,10 +250,8 @@ def test_the_trace_of_a_month_ago_goes(made: Runtime) -> None:
 
 def test_a_delivery_that_waits_is_never_dropped(made: Runtime) -> None:
     """However old it is."""
-    with made.database.transaction() as session:
-        Planner(session, made.database.now(session)).deliveries_of(
-            ["slack"], "balance.low", event_id="E"
-        )
+    with planning(made.database) as planner:
+        planner.deliveries_of(["slack"], "balance.low", event_id="E")
     change(made, only(made, Delivery), id=first_id(now(made) - MONTH - HOUR))
     assert run(made) == {}
     assert only(made, Delivery).state == "pending"

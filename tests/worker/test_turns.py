@@ -42,7 +42,8 @@ def keep(store: Store, row: SQLModel) -> None:
 def first(store: Store, row: Confirmation) -> str | None:
     """Who is next in the line of ``row``."""
     with store.database.reading() as session:
-        return turns.first(session, row, store.database.now(session))
+        line = turns.line(session, [row], store.database.now(session))
+    return line[0] if line else None
 
 
 def ahead(store: Store, row: Confirmation, most: int = 100) -> int:

@@ -21,7 +21,7 @@ from receiver.database import persist
 from worker import budgets, leases
 from worker.confirmations import CALL_OF
 from worker.discoveries import Asked
-from worker.followups import Planner
+from worker.followups import Planner, planning
 from worker.leases import MARGIN, Claim, LeaseLost
 from worker.models import OPEN, Budget, Confirmation, Order, Reconciliation, table_of
 from worker.outside import Api
@@ -257,11 +257,12 @@ def _in_hand(session: Session, provider: str, now: datetime) -> int:
 def _most_urgent(session: Session, row: Reconciliation, now: datetime) -> list[str]:
     """The row to claim, if one is due: this one, or of those about orders the first to end."""
     due = (
-        leases.available(TABLE, now),
+        leases.available(TABLE),
         or_(TABLE.c.next_attempt_at <= now, TABLE.c.lease_until.is_not(None)),
     )
     if row.action != ORDER:
-        return list(session.exec(select(Reconciliation.id).where(TABLE.c.id == row.id, *due)))
+        only = select(Reconciliation.id).where(TABLE.c.id == row.id, *due)
+        return list(session.exec(only, params=leases.times(now)))
     open_order = select(Order.id).where(
         col(Order.provider) == row.provider, col(Order.order_id) == TABLE.c.order_id, OPEN
     )
@@ -272,22 +273,21 @@ def _most_urgent(session: Session, row: Reconciliation, now: datetime) -> list[s
         .order_by(TABLE.c.deadline, TABLE.c.id)
         .limit(1)
     )
-    return list(session.exec(first))
+    return list(session.exec(first, params=leases.times(now)))
 
 
 def _write(task: Task, write: Record) -> tuple[Planner, Next]:
-    with task.runtime.database.transaction() as session:
-        planner = Planner(session, task.runtime.database.now(session))
+    with planning(task.runtime.database) as planner:
         following = write(planner)
         if following.block is not None:
             key = budget_key(task.row.provider, _budget_class(task.api, task.client, task.row))
-            budgets.block(session, key, planner.now + following.block)
+            budgets.block(planner.session, key, planner.now + following.block)
         if following.again is None:
-            leases.finish(session, TABLE, task.claimed, **following.values)
+            leases.finish(planner.session, TABLE, task.claimed, **following.values)
         else:
             until = planner.now + following.again
-            leases.postpone(session, TABLE, task.claimed, until, **following.values)
-        return planner, following
+            leases.postpone(planner.session, TABLE, task.claimed, until, **following.values)
+    return planner, following
 
 
 def _put_off(session: Session, row_id: str, until: datetime) -> None:

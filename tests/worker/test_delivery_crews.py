@@ -1,0 +1,155 @@
+"""Crews: one thread leads, a few send, and what has landed is recorded together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.waiting import eventually
+from worker.delivery_crews import IN_HAND, Crews, Landed, Round, Turn
+from worker.destinations.base import DeliveryError
+
+
+class Line:
+    """Messages that wait for a destination, each a number, and what became of them."""
+
+    def __init__(self, waiting: int = 0) -> None:
+        self.waiting = list(range(waiting))
+        self.rounds: list[Round] = []
+        self.recorded: list[list[int]] = []
+        self.gates: dict[int, threading.Event] = {}
+        self.refused: set[int] = set()
+        self.trouble: list[Exception] = []
+        self.turns: list[Turn] = []
+        self.flying = self.most = 0
+        self._lock = threading.Lock()
+
+    def send(self, message: int) -> DeliveryError | None:
+        """Hold the message until its gate is open, if it has one."""
+        with self._lock:
+            self.flying += 1
+            self.most = max(self.most, self.flying)
+        gate = self.gates.get(message)
+        assert gate is None or gate.wait(20)
+        with self._lock:
+            self.flying -= 1
+        return DeliveryError("no") if message in self.refused else None
+
+    def step(self, landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
+        """Record, and take what waits."""
+        if self.trouble:
+            raise self.trouble.pop()
+        self.rounds.append(following)
+        if landed:
+            self.recorded.append(sorted(each.message for each in landed))
+        if not following.goes_on and not following.waited:
+            return ()
+        if self.turns:
+            return self.turns.pop()
+        taken = self.waiting[: following.places]
+        del self.waiting[: following.places]
+        return taken
+
+    @property
+    def done(self) -> list[int]:
+        """What was recorded."""
+        return sorted(each for together in self.recorded for each in together)
+
+
+@pytest.fixture
+def crews() -> Iterator[Crews]:
+    """The crews of a process."""
+    made = Crews()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """A sender's threads."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def test_everything_that_waits_is_sent(crews: Crews) -> None:
+    """A few at once, until nothing is left; what has landed together is recorded together."""
+    line = Line(20)
+    crews.work("slack", line.send, line.step)
+
+    assert line.done == list(range(20))
+    assert line.most <= IN_HAND
+    assert len(line.recorded) < 20
+
+
+def test_a_slow_message_holds_up_nobody(crews: Crews, threads: ThreadPoolExecutor) -> None:
+    """While it is on its way, others are sent, recorded, and those that come are taken."""
+    line = Line(3)
+    line.gates[0] = threading.Event()
+    leading = threads.submit(crews.work, "slack", line.send, line.step)
+    eventually(lambda: line.done == [1, 2])
+    line.waiting.append(9)
+    crews.work("slack", line.send, line.step)  # whoever comes now tells the leader, and goes
+
+    eventually(lambda: line.done == [1, 2, 9])
+    line.gates[0].set()
+    leading.result(20)
+    assert line.done == [0, 1, 2, 9]
+
+
+def test_each_destination_has_a_crew_of_its_own(crews: Crews, threads: ThreadPoolExecutor) -> None:
+    """One that hangs is no other's trouble."""
+    slow, quick = Line(1), Line(1)
+    slow.gates[0] = threading.Event()
+    leading = threads.submit(crews.work, "slow", slow.send, slow.step)
+    crews.work("quick", quick.send, quick.step)
+
+    assert quick.done == [0]
+    slow.gates[0].set()
+    leading.result(20)
+
+
+def test_after_a_failure_one_message_finds_out(crews: Crews) -> None:
+    """Then, as it takes messages again, they are sent side by side as before."""
+    line = Line(9)
+    line.refused = {0, 1, 2, 3}
+    crews.work("slack", line.send, line.step)
+
+    assert line.done == list(range(9))
+    assert [each.places for each in line.rounds if each.places][:2] == [IN_HAND, 1]
+    assert line.recorded[1] == [4]
+    assert max(map(len, line.recorded[2:])) > 1
+
+
+def test_what_was_sent_is_recorded_in_spite_of_trouble(
+    crews: Crews, threads: ThreadPoolExecutor
+) -> None:
+    """The next messages cannot be claimed: those on their way are not forgotten for that."""
+    line = Line(2)
+    line.gates = {0: threading.Event(), 1: threading.Event()}
+    leading = threads.submit(crews.work, "slack", line.send, line.step)
+    eventually(lambda: line.flying == 2)
+    line.trouble.append(ValueError("no connection"))
+    line.gates[0].set()
+    eventually(lambda: not line.trouble)
+    line.gates[1].set()
+
+    with pytest.raises(ValueError, match="no connection"):
+        leading.result(20)
+    assert line.done == [0, 1]
+    crews.work("slack", line.send, line.step)  # somebody may lead again
+
+
+def test_a_turn_is_waited_for(crews: Crews) -> None:
+    """And whoever waited says so."""
+    line = Line(1)
+    line.turns.append(Turn(0.2))
+    began = time.monotonic()
+    crews.work("slack", line.send, line.step)
+
+    assert line.done == [0]
+    assert time.monotonic() - began >= 0.2
+    assert [each.waited for each in line.rounds][:2] == [False, True]

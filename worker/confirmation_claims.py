@@ -1,0 +1,129 @@
+"""Taking confirmations in hand: whose turn it is, and whether the calls can be paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from sqlalchemy import String, bindparam, update
+from sqlmodel import Session, col, select
+
+from receiver.database import UtcTime
+from worker import budgets, leases, orders, settling, turns
+from worker.models import SENDING, Confirmation, table_of
+from worker.outside import Api
+from worker.runtime import Runtime
+from worker.settling import Task
+
+# A row far back in line looks again after this many windows at the latest: the line may be shorter.
+_MOST_WINDOWS = 10
+_WITHOUT_API = timedelta(seconds=60)
+_TABLE = table_of(Confirmation)
+# Built once, since to build a statement costs more than to run it.
+_IDS: Final = bindparam("ids", expanding=True, type_=String)
+_ROWS: Final = select(Confirmation).where(col(Confirmation.id).in_(_IDS))
+_WAITING: Final = _ROWS.where(leases.available(_TABLE)).order_by(
+    col(Confirmation.provider), col(Confirmation.action), col(Confirmation.id)
+)
+_PUT_OFF: Final = (
+    update(_TABLE)
+    .where(
+        _TABLE.c.id == bindparam("row", type_=String),
+        _TABLE.c.lease_until.is_(None),
+        _TABLE.c.wake_at.is_not(None),
+    )
+    .values(wake_at=bindparam("until", type_=UtcTime))
+)
+
+
+def take(runtime: Runtime, ids: Sequence[str], call_of: Mapping[str, str]) -> list[Task]:
+    """Pay for a call about each of the rows, or about one whose turn it is before; claim those.
+
+    Fewer, or none, where rows are in hand, over or not due, or no call can be paid.
+    """
+    with runtime.database.transaction() as session:
+        bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}
+        rows = session.exec(_WAITING, params=bound).all()
+        return [
+            task
+            for (provider, action), line in groupby(rows, attrgetter("provider", "action"))
+            for task in _take(runtime, session, provider, call_of[action], list(line))
+        ]
+
+
+def _take(
+    runtime: Runtime, session: Session, provider: str, call: str, rows: Sequence[Confirmation]
+) -> list[Task]:
+    """For rows that stand in one line."""
+    api = runtime.outside.apis.get(provider)
+    if api is None:
+        for row in rows:
+            _put_off(session, row, runtime.database.now(session) + _WITHOUT_API)
+        return []
+    budget_class = api.budget_of(call)
+    chosen = _pay(runtime, session, api, budget_class, rows)
+    known = session.exec(
+        _ROWS,
+        params={"ids": [each.id for each in chosen]},
+        execution_options={"populate_existing": True},
+    )
+    taken = {row.id: row for row in known}
+    standings = orders.standings(session, provider, [row.order_id for row in taken.values()])
+    session.expunge_all()
+    return [
+        Task(
+            runtime,
+            api,
+            budget_class,
+            taken[claimed.id],
+            claimed,
+            standings.get(taken[claimed.id].order_id),
+        )
+        for claimed in chosen
+    ]
+
+
+def _pay(
+    runtime: Runtime,
+    session: Session,
+    api: Api,
+    budget_class: str,
+    rows: Sequence[Confirmation],
+) -> list[leases.Claim]:
+    """Claim as many rows of the line as ``rows`` has, as far as the budget goes."""
+    limit = api.limit(budget_class)
+    budget = budgets.lock(session, settling.budget_key(rows[0].provider, budget_class))
+    now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
+    line: list[str] | None = None
+    won: list[leases.Claim] = []
+    for row in rows:
+        if budgets.available_at(budget, limit, now) > now:
+            place = turns.ahead(session, row, most=_MOST_WINDOWS * limit)
+            _put_off(session, row, budgets.available_at(budget, limit, now, ahead=place))
+            continue
+        if line is None:
+            line = turns.line(session, rows, now)
+        if not line:
+            _put_off(session, row, now + turns.MOMENT)
+            continue
+        claimed = _claim(session, line.pop(0), now)
+        if claimed:
+            budgets.debit(budget, now)
+            won += claimed
+    session.flush()
+    return won
+
+
+def _claim(session: Session, row_id: str, now: datetime) -> list[leases.Claim]:
+    return leases.claim(
+        session, _TABLE, [row_id], now=now, lease=settling.LEASE,
+        state=SENDING, asked_since=turns.ASKED_SINCE,
+    )  # fmt: skip
+
+
+def _put_off(session: Session, row: Confirmation, until: datetime) -> None:
+    """Nobody's row, not before ``until``: the sweep need not look at it until then."""
+    session.connection().execute(_PUT_OFF, {"row": row.id, "until": until})
