@@ -17,10 +17,14 @@ class Profile:
     seconds: int
     events: int
     """Events of a load that is counted instead of timed."""
+    told_seconds: int
+    """How long events are sent whose telling is timed: a percentile wants many."""
+    patience: int
+    """How many seconds after a load everything should have been told."""
 
 
-FULL = Profile(rounds=3, seconds=3, events=10_000)
-QUICK = Profile(rounds=1, seconds=1, events=500)
+FULL = Profile(rounds=3, seconds=3, events=10_000, told_seconds=15, patience=20)
+QUICK = Profile(rounds=1, seconds=1, events=500, told_seconds=2, patience=5)
 
 Scene = Callable[[Lab, Profile, Sequence[str]], list[Row]]
 
@@ -28,12 +32,13 @@ Scene = Callable[[Lab, Profile, Sequence[str]], list[Row]]
 def scenes() -> Mapping[str, Scene]:
     """Every scene by its name, in the order in which they run."""
     # Imported here, since each of them imports this package.
-    from tests.bench.scenes import accept, ack, burst, handled, start  # noqa: PLC0415
+    from tests.bench.scenes import accept, ack, burst, handled, start, tell  # noqa: PLC0415
 
     return {
         "accept": accept.measure,
         "ack": ack.measure,
         "handled": handled.measure,
         "burst": burst.measure,
+        "tell": tell.measure,
         "start": start.measure,
     }

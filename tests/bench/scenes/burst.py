@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import psutil
 
+from tests.bench.checks import check_stored, wait_handled
 from tests.bench.load import generate
 from tests.bench.report import Row, Target
 from tests.bench.scenes import Profile
-from tests.bench.subjects import OURS, Lab, Running, check_stored, wait_handled
+from tests.bench.subjects import OURS, Lab, Running
 
 _CONNECTIONS = 256
 _LONGEST = 60.0

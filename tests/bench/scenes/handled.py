@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
+from tests.bench.checks import wait_handled
 from tests.bench.load import generate
 from tests.bench.report import Row, Target
 from tests.bench.scenes import Profile
 from tests.bench.scenes.rates import CONNECTIONS
-from tests.bench.subjects import OURS, USUAL, Lab, Running, wait_handled
+from tests.bench.subjects import OURS, USUAL, Lab, Running
 
 _TARGET = Target(5.0, at_least=True)
 _FIGURE = "handled events/s"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from tests.bench.checks import check_stored, settle
 from tests.bench.load import Outcome, saturate
-from tests.bench.subjects import Running, check_stored, settle
+from tests.bench.subjects import Running
 
 CONNECTIONS = 64
 _WARM_UP = 1
