@@ -58,3 +58,29 @@ def wait_handled(subject: Running, events: int, *, within: float) -> None:
         eventually(lambda: subject.handled() >= events, within=within, every=0.1)
     except AssertionError as error:
         raise BrokenBenchmarkError(f"{subject.name}: not all of {events} events: {error}") from None
+
+
+def wait_told(subject: Running, events: int, *, within: float) -> None:
+    """Wait until so many events of ours were told, and nothing is left to tell.
+
+    Raises:
+        BrokenBenchmarkError: they were not in time.
+    """
+    database = subject.database
+    assert database is not None
+
+    def told() -> bool:
+        left = database.count("deliveries", "state <> 'done'")
+        return left == 0 and database.count("deliveries") >= events
+
+    try:
+        eventually(told, within=within, every=0.1)
+    except AssertionError as error:
+        raise BrokenBenchmarkError(f"{subject.name}: not all of {events} told: {error}") from None
+
+
+def memory(subject: Running) -> int:
+    """The bytes of the receiver that are in memory, whatever processes it is made of."""
+    receiver = psutil.Process(subject.receiver.pid)
+    family = [receiver, *receiver.children(recursive=True)]
+    return sum(process.memory_info().rss for process in family)

@@ -164,19 +164,25 @@ class Lab:
             yield subject
 
     @contextmanager
-    def database(self, name: str) -> Iterator[BenchDatabase]:
-        """A new database for one of ours, migrated; it is gone afterwards."""
-        if name == SQLITE:
-            file = self.folder / f"{secrets.token_hex(6)}.db"
-            database = BenchDatabase.in_file(file)
-            stores.prepare(database.url)
-            yield database
-            for path in self.folder.glob(f"{file.name}*"):  # the disk is not without end
-                path.unlink()
-        else:
-            with self.postgres.database() as url:
-                stores.prepare(url)
+    def database(
+        self, name: str, *, copy_of: BenchDatabase | None = None
+    ) -> Iterator[BenchDatabase]:
+        """A database for one of ours, migrated, or a copy of one in rest; it is gone afterwards."""
+        if name == POSTGRESQL:
+            template = None if copy_of is None else copy_of.url.rpartition("/")[2]
+            with self.postgres.database(template=template) as url:
+                if copy_of is None:
+                    stores.prepare(url)
                 yield BenchDatabase(url)
+            return
+        file = self.folder / f"{secrets.token_hex(6)}.db"
+        if copy_of is None:
+            stores.prepare(BenchDatabase.in_file(file).url)
+        else:
+            copy_of.write_copy(file)
+        yield BenchDatabase.in_file(file)
+        for path in self.folder.glob(f"{file.name}*"):  # the disk is not without end
+            path.unlink()
 
     def _ceiling(self, stack: ExitStack) -> Running:
         port = free_port()

@@ -28,7 +28,10 @@ _READY = b"codecatch is ready"
 
 
 def measure(lab: Lab, profile: Profile, _names: Sequence[str]) -> list[Row]:
-    """``codecatch version`` and ``codecatch up``; unless in haste, the first is apart: it fills caches."""
+    """``codecatch version`` and ``codecatch up``, the first apart, since it fills the caches.
+
+    A single round of ``up`` has no time for that.
+    """
     versions = [_version() for _ in range(_ROUNDS + 1)][1:]
     first = 1 if profile.rounds > 1 else 0
     pairs = [_ups(lab.folder) for _ in range(first + profile.rounds)][first:]
