@@ -39,7 +39,7 @@ def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
     for name in [name for name in OURS if name in names]:
         with lab.running(name) as subject:
             before = memory(subject)
-            _send(subject, profile.events, BURST_CONNECTIONS)
+            _send(subject, profile.events, BURST_CONNECTIONS, _LONGEST)
             burst = memory(subject) - before
             stream = _stream(subject, profile)
         rows += [
@@ -60,17 +60,17 @@ def _stream(subject: Running, profile: Profile) -> _Stream:
     settle(subject)
     until = time.monotonic() + profile.stream_seconds
     before, sent = memory(subject), 0
-    while sent < profile.stream and time.monotonic() < until:
-        part = min(_PART, profile.stream - sent)
-        _send(subject, part, CONNECTIONS)
-        sent += part
+    while sent < profile.stream and (left := until - time.monotonic()) > 0:
+        sent += _send(subject, min(_PART, profile.stream - sent), CONNECTIONS, left)
     settle(subject)
     return _Stream(sent, (memory(subject) / before - 1) * 100)
 
 
-def _send(subject: Running, events: int, connections: int) -> None:
+def _send(subject: Running, events: int, connections: int, seconds: float) -> int:
+    """Send so many, or those that are answered in time; how many those were."""
     stored = subject.stored()
     file, size = subject.corpus.write(events)
-    generate(file, size, subject.port, seconds=_LONGEST, connections=connections)
-    check_stored(subject, stored, events, 0)
+    load = generate(file, size, subject.port, seconds=seconds, connections=connections)
+    check_stored(subject, stored, load.answers, 0)
     subject.flush()
+    return load.answers
