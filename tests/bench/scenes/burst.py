@@ -25,7 +25,7 @@ def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
 
 
 def _once(subject: Running, events: int) -> list[Row]:
-    wait_handled(subject, 1, within=30)
+    wait_handled(subject, 1, within=_LONGEST)
     stored, handled = subject.stored(), subject.handled()
     file, size = subject.corpus.write(events)
     outcome = generate(file, size, subject.port, seconds=_LONGEST, connections=BURST_CONNECTIONS)
