@@ -46,8 +46,7 @@ def fill(database: BenchDatabase, rows: int) -> None:
     if not genuine:
         raise ValueError("there is nothing to copy")
     with closing(database.connect()) as connection:
-        if database.is_sqlite:
-            connection.execute("PRAGMA synchronous = OFF")  # nothing here needs to survive
+        _hurry(connection, sqlite=database.is_sqlite)
         _prepare(connection, _copies(-(-rows // genuine)), "?" if database.is_sqlite else "%s")
         step = max(1, _CHUNK // genuine)
         for first in range(0, rows // genuine + 1, step):
@@ -65,8 +64,18 @@ def tend(database: BenchDatabase) -> None:
         else:
             connection.autocommit = True
             connection.execute("VACUUM (ANALYZE)")  # as autovacuum would, within a minute
+            connection.execute("CHECKPOINT")
     for table in _TABLES:
         database.floors[table.name] = database.value(f"SELECT max(id) FROM {table.name}")
+
+
+def _hurry(connection: Any, *, sqlite: bool) -> None:
+    """Nothing that is filled in needs to survive, and each reference has its row."""
+    if sqlite:
+        connection.execute("PRAGMA synchronous = OFF")
+    else:
+        connection.execute("SET synchronous_commit = off")
+        connection.execute("SET session_replication_role = replica")
 
 
 def _copies(many: int) -> list[tuple[int, str, str, int]]:

@@ -9,11 +9,21 @@ import pytest
 
 from tests.bench import __main__ as bench
 from tests.bench import load
+from tests.bench.filling import fill
 from tests.bench.load import BrokenBenchmarkError, Corpus, generate
-from tests.bench.scenes import QUICK, accept, rates, start, tell
+from tests.bench.scenes import QUICK, accept, rates, rows, start, tell
 from tests.bench.subjects import CEILING, POSTGRESQL, SQLITE, USUAL, Lab
 from tests.support import stores
 
+_WHOLE = """
+SELECT count(*) FROM inbox_events
+JOIN codes ON codes.id = inbox_events.code_id AND codes.event_id = inbox_events.id
+JOIN orders ON orders.order_id = codes.order_id AND orders.number_event_id = inbox_events.id
+JOIN order_numbers ON order_numbers.order_ref = orders.id
+JOIN order_transitions ON order_transitions.order_ref = orders.id
+JOIN deliveries ON deliveries.event_id = inbox_events.id AND deliveries.code_id = codes.id
+WHERE deliveries.key LIKE '%|' || codes.id
+"""
 _TINY = replace(QUICK, events=90, told_seconds=1, rows=1_000, stream=500)
 
 
@@ -26,6 +36,7 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "_FASTEST", 10_000)
     monkeypatch.setattr(accept, "_MOST", 40_000)
     monkeypatch.setattr(start, "_ROUNDS", 1)
+    monkeypatch.setattr(rows, "_GENUINE", 20)
     # The faster pace alone: it is the one that may leave something untold.
     monkeypatch.setattr(tell, "_PACES", tell._PACES[-1:])
 
@@ -37,7 +48,6 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
         ("accept", [CEILING, SQLITE], {CEILING, SQLITE, "load"}, ["accepted events/s"]),
         ("tell", [USUAL, SQLITE], {USUAL, SQLITE}, ["p50", "p99", "untold", "last told after"]),
         ("rows", [SQLITE], {SQLITE}, ["codes list", "wait", "stats", "handled", "accepted"]),
-        ("rows", [POSTGRESQL], {POSTGRESQL}, ["stats", "handled", "accepted"]),
         ("memory", [SQLITE], {SQLITE}, ["over a burst of 90", "over the next 500 events"]),
         ("start", [SQLITE], {"command"}, ["codecatch version", "codecatch up to ready"]),
     ],
@@ -62,6 +72,20 @@ def test_quick_profile_measures(
     for figure in figures:
         assert any(figure in row["figure"] for row in told)
         assert figure in printed
+
+
+@pytest.mark.timeout(300)
+def test_copies_belong_together(tmp_path: Path) -> None:
+    """Every copied event has its copied code, order and delivery, and none of them counts."""
+    with Lab(tmp_path) as lab, lab.database(POSTGRESQL) as database:
+        rows.begin(lab, POSTGRESQL, database)
+        genuine = database.count("inbox_events")
+        fill(database, 1_000)
+        assert database.count("inbox_events") == 0
+        events = database.value("SELECT count(*) FROM inbox_events")
+        assert 1_000 + genuine <= events < 1_000 + 2 * genuine
+        assert database.value(_WHOLE) == events
+        assert database.value("SELECT count(DISTINCT order_id) FROM orders") == events
 
 
 def test_subject_that_never_starts_breaks_benchmark(

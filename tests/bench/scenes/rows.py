@@ -54,7 +54,7 @@ def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
     for name in [name for name in OURS if name in names]:
         with ExitStack() as stack:
             few = stack.enter_context(lab.database(name))
-            told = _begin(lab, name, few)
+            told = begin(lab, name, few)
             many = stack.enter_context(lab.database(name, copy_of=few))
             tend(few)
             fill(many, profile.rows)
@@ -74,7 +74,7 @@ def _rows(pair: _Pair, profile: Profile) -> Iterator[Row]:
     yield pair.row("accepted events/s", accepted, unit="/s", target=_RATE_TARGET)
 
 
-def _begin(lab: Lab, name: str, database: BenchDatabase) -> Mapping[str, str]:
+def begin(lab: Lab, name: str, database: BenchDatabase) -> Mapping[str, str]:
     """Have a few events handled and told, to copy them; what a command has to be told."""
     with lab.running(
         name, everything=True, database=database, configuration=slack(coalesce=True)
