@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+import psutil
+import psycopg
 
 from tests.bench import report
 from tests.bench.load import WRK, BrokenBenchmarkError
 from tests.bench.scenes import FULL, QUICK, scenes
 from tests.bench.subjects import SUBJECTS, Lab, missing
+
+# What a subject, a server or the disk may do to a run, as against what we did wrong ourselves.
+_BROKEN: Final = (BrokenBenchmarkError, OSError, psutil.Error, psycopg.Error, sqlite3.Error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 began = time.monotonic()
                 try:
                     rows += known[scene](lab, QUICK if chosen.quick else FULL, names)
-                except BrokenBenchmarkError as error:
-                    print(f"{scene}: the benchmark is broken: {error}", file=sys.stderr)
+                except _BROKEN as error:
+                    said = str(error).strip() or type(error).__name__
+                    print(f"{scene}: the benchmark is broken: {said}", file=sys.stderr)
                     return 1
                 print(f"{scene}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     load = "wrk" if WRK else "our own generator"

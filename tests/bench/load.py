@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,13 +28,18 @@ class BrokenBenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a load; times in seconds."""
+    """What became of a load; times in seconds.
+
+    ``sent`` is when each request was written, in their order, as ``time.perf_counter`` says it
+    in every process of the machine; only a load with a rate tells it.
+    """
 
     answers: int
     seconds: float
     p50: float
     p99: float
     longest: float
+    sent: Sequence[float] = ()
 
     @property
     def rate(self) -> float:
@@ -42,17 +48,21 @@ class Outcome:
 
 
 class Corpus:
-    """Requests to one path, all of equal length, each with an event id and an order of its own."""
+    """Requests to one path, all of equal length, each with an event id and an order of its own.
+
+    They are numbered from 0; ``written`` is the number of the next.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._numbers = count()
         self._files = count()
+        self.written = 0
 
     def write(self, size: int) -> tuple[Path, int]:
         """Write so many new requests to a file; it, and the length of each."""
         path = self._folder / f"requests-{next(self._files)}"
-        records = [self._record(next(self._numbers)) for _ in range(size)]
+        first, self.written = self.written, self.written + size
+        records = [self._record(number) for number in range(first, self.written)]
         path.write_bytes(b"".join(records))
         return path, len(records[0])
 
@@ -103,15 +113,19 @@ def generate(
 
 
 def _run(command: list[str], file: Path, seconds: float) -> Outcome:
-    done = subprocess.run(
-        leashed(command),
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=seconds + _GRACE,
-    )
-    file.unlink()
+    try:
+        done = subprocess.run(
+            leashed(command),
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds + _GRACE,
+        )
+    except subprocess.TimeoutExpired:
+        raise BrokenBenchmarkError(f"the load never ended, in {seconds + _GRACE:g} s") from None
+    finally:
+        file.unlink()
     if done.returncode != 0 or not done.stdout.strip():
         raise BrokenBenchmarkError(f"the load ended with {done.returncode}: {done.stderr[-500:]}")
     told = json.loads(done.stdout.splitlines()[-1])
@@ -121,4 +135,5 @@ def _run(command: list[str], file: Path, seconds: float) -> Outcome:
         raise BrokenBenchmarkError(f"not every request was answered 2xx: {told}")
     if not told["answers"]:
         raise BrokenBenchmarkError("no request was answered")
-    return Outcome(*(told[name] for name in ("answers", "seconds", "p50", "p99", "longest")))
+    numbers = {name: told[name] for name in ("answers", "seconds", "p50", "p99", "longest")}
+    return Outcome(**numbers, sent=told.get("sent", ()))

@@ -55,16 +55,15 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
-    heads = ("figure", "subject", "value", "ratio to", "", "target", "reached")
+    """The rows as a Markdown table, aligned so that it is legible as it is."""
+    heads = ("figure", "subject", "value", "ratio", "to", "target", "reached")
     lines = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
     rule = tuple("-" * width for width in widths)
-    padded = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
         for line in (heads, rule, *lines[1:])
-    ]
-    return "\n".join(padded)
+    )
 
 
 def document(rows: Sequence[Row], skipped: Sequence[str], **run: Any) -> dict[str, Any]:
@@ -106,7 +105,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     reached = {None: "", True: "yes", False: "NO"}[row.reached]
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     target = "" if row.target is None else str(row.target)
-    value = f"{row.value:,.2f}" if row.value < 100 else f"{row.value:,.0f}"
+    whole = row.value >= 100 or isinstance(row.value, int)
+    value = f"{row.value:,.0f}" if whole else f"{row.value:,.2f}"
     return (
-        row.figure, row.subject, f"{value} {row.unit}", row.reference or "", ratio, target, reached
+        row.figure, row.subject, f"{value} {row.unit}", ratio, row.reference or "", target, reached
     )  # fmt: skip

@@ -5,11 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import shutil
-import socket
-import sqlite3
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-import psutil
 import psycopg
 
-from tests.bench.load import ROOT, BrokenBenchmarkError, Corpus
+from tests.bench.databases import BenchDatabase
+from tests.bench.load import BrokenBenchmarkError, Corpus
 from tests.bench.programs import usual
+from tests.bench.starting import becoming_ready, environment, listens, stopping
 from tests.support import stores, webhooks
 from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.processes import ServerProcess
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import eventually
 
 CEILING = "ceiling"
 USUAL = "usual way"
@@ -38,12 +36,15 @@ OURS = (SQLITE, POSTGRESQL)
 SUBJECTS = (CEILING, USUAL, DEBIAN, *OURS)
 
 _WEBHOOK = shutil.which("webhook")
-# A developer's own settings must not change what is measured.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-# The share of a core that counts as rest, and how long it is looked at.
-_REST = 0.15
-_LOOK_SECONDS = 0.2
-_LONGEST_REST = 30.0
+_SLACK = """
+[[destinations]]
+name = "slack"
+kind = "slack"
+url_env = "SLACK_WEBHOOK_URL"
+per_second = 1000
+burst = 1000
+"""
+_READY_SECONDS = 30.0
 _RULE = {
     "type": "payload-hmac-sha256",
     "secret": webhooks.SECRET,
@@ -63,23 +64,28 @@ _HOOKS = [
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A subject that answers; ``count`` says how many rows a table of its database has."""
+    """A subject that answers; ``environment`` is what its processes were told."""
 
     name: str
     port: int
     receiver: ServerProcess
     corpus: Corpus
-    count: Callable[[str], int] | None
+    database: BenchDatabase | None = None
+    inbox: str | None = None
+    """The table that holds each event before it is answered, if there is one."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     flush: Callable[[], None] = field(default=lambda: None)
 
     def stored(self) -> int | None:
         """How many events are on durable storage; None for a subject that stores none."""
-        return self.count("inbox_events") if self.count and self.name in OURS else None
+        if self.database is None or self.inbox is None:
+            return None
+        return self.database.count(self.inbox)
 
     def handled(self) -> int:
         """How many events have had their effects committed."""
-        assert self.count is not None
-        return self.count("codes")
+        assert self.database is not None
+        return self.database.count("codes")
 
 
 class Lab:
@@ -100,12 +106,14 @@ class Lab:
     @cached_property
     def postgres(self) -> PostgresServer:
         """A PostgreSQL that flushes each commit to a disk."""
-        return self._stack.enter_context(PostgresServer(durable=True))
+        with becoming_ready("PostgreSQL"):
+            return self._stack.enter_context(PostgresServer(durable=True))
 
     @cached_property
     def valkey(self) -> ValkeyServer:
         """The broker of every subject that has one."""
-        return self._stack.enter_context(ValkeyServer())
+        with becoming_ready("the broker"):
+            return self._stack.enter_context(ValkeyServer())
 
     @cached_property
     def sink(self) -> int:
@@ -113,25 +121,76 @@ class Lab:
         port = free_port()
         program = ["-m", "tests.bench.programs.sink", str(port)]
         server = self._stack.enter_context(self._server(program, {}))
-        server.wait_until(lambda: _listens(port))
+        with becoming_ready("the sink"):
+            server.wait_until(lambda: listens(port))
         return port
 
+    def told(self) -> dict[int, float]:
+        """When the sink first heard of each order, by its number, since it was asked last."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.sink, timeout=30)) as connection:
+            connection.request("GET", "/told")
+            heard = json.loads(connection.getresponse().read())
+        return {int(order): moment for order, moment in heard.items()}
+
     @contextmanager
-    def running(self, name: str, *, everything: bool = False) -> Iterator[Running]:
-        """A subject, as its users start it: the receiver alone, or ``everything``."""
+    def running(
+        self,
+        name: str,
+        *,
+        everything: bool = False,
+        configuration: str = "",
+        database: BenchDatabase | None = None,
+    ) -> Iterator[Running]:
+        """A subject, as its users start it: the receiver alone, or ``everything``.
+
+        codecatch reads ``configuration`` (TOML) if there is any, and keeps its events in
+        ``database``, or in a new one.
+
+        Raises:
+            BrokenBenchmarkError: it never becomes ready.
+        """
         with ExitStack() as stack:
-            start = {CEILING: self._ceiling, USUAL: self._usual, DEBIAN: self._debian}
-            subject = start.get(name, self._codecatch)(name, stack, everything=everything)
-            subject.receiver.wait_until(lambda: _is_accepted(subject), within=30)
+            match name:
+                case _ if name in OURS:
+                    database = database or stack.enter_context(self.database(name))
+                    variables = self._settings(database, configuration)
+                    subject = self._codecatch(name, stack, database, variables, everything)
+                case _ if name == USUAL:
+                    subject = self._usual(stack, everything=everything)
+                case _:
+                    subject = {CEILING: self._ceiling, DEBIAN: self._debian}[name](stack)
+            with becoming_ready(name):
+                subject.receiver.wait_until(lambda: _is_accepted(subject), within=_READY_SECONDS)
             yield subject
 
-    def _ceiling(self, name: str, stack: ExitStack, *, everything: bool) -> Running:
+    @contextmanager
+    def database(
+        self, name: str, *, copy_of: BenchDatabase | None = None
+    ) -> Iterator[BenchDatabase]:
+        """A database for one of ours, migrated, or a copy of one in rest; it is gone afterwards."""
+        if name == POSTGRESQL:
+            template = None if copy_of is None else copy_of.url.rpartition("/")[2]
+            with self.postgres.database(template=template) as url:
+                if copy_of is None:
+                    stores.prepare(url)
+                yield BenchDatabase(url)
+            return
+        file = self.folder / f"{secrets.token_hex(6)}.db"
+        if copy_of is None:
+            stores.prepare(BenchDatabase.in_file(file).url)
+        else:
+            copy_of.write_copy(file)
+        yield BenchDatabase.in_file(file)
+        for path in self.folder.glob(f"{file.name}*"):  # the disk is not without end
+            path.unlink()
+
+    def _ceiling(self, stack: ExitStack) -> Running:
         port = free_port()
         server = self._server(["-m", "tests.bench.programs.ceiling", str(port)], {})
-        return Running(name, port, stack.enter_context(server), self.corpus, None)
+        return Running(CEILING, port, stack.enter_context(server), self.corpus)
 
-    def _usual(self, name: str, stack: ExitStack, *, everything: bool) -> Running:
-        url, count = self._postgres_database(stack)
+    def _usual(self, stack: ExitStack, *, everything: bool) -> Running:
+        url = stack.enter_context(self.postgres.database())
         with psycopg.connect(url) as connection:
             connection.execute(usual.TABLE)
         broker, flush = self._broker()
@@ -147,111 +206,73 @@ class Lab:
             celery = ["-m", "celery", "-A", f"{program}:celery", "worker", "--loglevel=WARNING"]
             workers = [*celery, "--pool=prefork", f"--concurrency={os.cpu_count() or 2}"]
             stack.enter_context(self._server(workers, variables))
-        return Running(name, port, server, self.corpus, count, flush)
+        return Running(USUAL, port, server, self.corpus, BenchDatabase(url), flush=flush)
 
-    def _debian(self, name: str, stack: ExitStack, *, everything: bool) -> Running:
+    def _debian(self, stack: ExitStack) -> Running:
         assert _WEBHOOK is not None
         hooks = self.folder / "hooks.json"
         hooks.write_text(json.dumps(_HOOKS))
         port = free_port()
         command = [_WEBHOOK, "-hooks", str(hooks), "-ip", "127.0.0.1", "-port", str(port)]
         command += ["-urlprefix", "webhooks"]
-        server = stack.enter_context(_stopping(ServerProcess(command, env=_environment({}))))
-        return Running(name, port, server, self.corpus, None)
+        server = stack.enter_context(stopping(ServerProcess(command, env=environment({}))))
+        return Running(DEBIAN, port, server, self.corpus)
 
-    def _codecatch(self, name: str, stack: ExitStack, *, everything: bool) -> Running:
-        if name == SQLITE:
-            url, count = self._sqlite_database()
-        else:
-            url, count = self._postgres_database(stack)
-        stores.prepare(url)
+    def _codecatch(
+        self,
+        name: str,
+        stack: ExitStack,
+        database: BenchDatabase,
+        variables: Mapping[str, str],
+        everything: bool,
+    ) -> Running:
         broker, flush = self._broker()
         port = free_port()
-        variables = {
-            "DATABASE_URL": url,
-            "REDIS_URL": broker,
+        told = {**variables, "REDIS_URL": broker, "PORT": str(port)}
+        for part in ("worker", "sender", "beat") if everything else ():
+            stack.enter_context(self._server(["-m", "worker.cli", "run", part], told))
+        server = stack.enter_context(self._server(["-m", "worker.cli", "run", "web"], told))
+        return Running(
+            name, port, server, self.corpus, database, "inbox_events", environment(told), flush
+        )
+
+    def _settings(self, database: BenchDatabase, configuration: str) -> dict[str, str]:
+        settings = {
+            "DATABASE_URL": database.url,
             "ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS,
             "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
-            "PORT": str(port),
             "SLACK_WEBHOOK_URL": f"http://127.0.0.1:{self.sink}/",
             "DESTINATION_ALLOWED_HOSTS": f"127.0.0.1:{self.sink}",
         }
-        for part in ("worker", "sender", "beat") if everything else ():
-            stack.enter_context(self._server(["-m", "worker.cli", "run", part], variables))
-        server = stack.enter_context(self._server(["-m", "worker.cli", "run", "web"], variables))
-        return Running(name, port, server, self.corpus, count, flush)
+        if configuration:
+            file = self.folder / f"{secrets.token_hex(6)}.toml"
+            file.write_text(configuration)
+            settings["CODECATCH_CONFIG"] = str(file)
+        return settings
 
     @contextmanager
     def _server(
         self, command: Sequence[str], variables: Mapping[str, str]
     ) -> Iterator[ServerProcess]:
         process = ServerProcess(
-            [sys.executable, *command], cwd=self.folder, env=_environment(variables)
+            [sys.executable, *command], cwd=self.folder, env=environment(variables)
         )
-        with _stopping(process):
+        with stopping(process):
             yield process
 
     def _broker(self) -> tuple[str, Callable[[], None]]:
         database = next(self._broker_databases)
         return self.valkey.url_of(database), lambda: self.valkey.flush(database)
 
-    def _sqlite_database(self) -> tuple[str, Callable[[str], int]]:
-        file = self.folder / f"{free_port()}.db"
 
-        def count(table: str) -> int:
-            with closing(sqlite3.connect(file)) as connection:
-                (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-            return int(rows)
-
-        return f"sqlite:///{file}", count
-
-    def _postgres_database(self, stack: ExitStack) -> tuple[str, Callable[[str], int]]:
-        url = stack.enter_context(self.postgres.database())
-
-        def count(table: str) -> int:
-            with psycopg.connect(url) as connection:
-                row = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
-            assert row is not None
-            return int(row[0])
-
-        return url, count
+def slack(*, coalesce: bool) -> str:
+    """A configuration that tells the sink as fast as it can, as Slack would not let us."""
+    return _SLACK + f"coalesce = {str(coalesce).lower()}\n"
 
 
 def missing(name: str) -> str | None:
     """Why a subject cannot be measured here, if it cannot."""
     return "it is not installed" if name == DEBIAN and _WEBHOOK is None else None
-
-
-def settle(subject: Running) -> None:
-    """Wait until a subject has done what it does after its answers: the next one wants its turn.
-
-    Raises:
-        BrokenBenchmarkError: it never rests.
-    """
-    process = psutil.Process(subject.receiver.pid)
-
-    def rests() -> bool:
-        before = sum(process.cpu_times()[:4])
-        time.sleep(_LOOK_SECONDS)
-        return bool(sum(process.cpu_times()[:4]) - before <= _LOOK_SECONDS * _REST)
-
-    try:
-        eventually(rests, within=_LONGEST_REST)
-    except AssertionError as error:
-        raise BrokenBenchmarkError(f"{subject.name} is still busy: {error}") from None
-
-
-def check_stored(subject: Running, before: int | None, answers: int, in_flight: int) -> None:
-    """See that everything answered was stored, and nothing that was not sent.
-
-    Raises:
-        BrokenBenchmarkError: fewer events are stored than were answered, or far more.
-    """
-    if before is None:
-        return
-    new = (subject.stored() or 0) - before
-    if not answers <= new <= answers + in_flight:
-        raise BrokenBenchmarkError(f"{subject.name}: {answers} answered, {new} stored")
 
 
 def _is_accepted(subject: Running) -> bool:
@@ -267,33 +288,3 @@ def _is_accepted(subject: Running) -> bool:
     if not 200 <= status < 300:
         raise BrokenBenchmarkError(f"{subject.name} answered {status} to an authentic request")
     return True
-
-
-def _listens(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-
-
-@contextmanager
-def _stopping(process: ServerProcess) -> Iterator[ServerProcess]:
-    try:
-        yield process
-    finally:
-        process.stop(within=20)
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT), **variables}
-
-
-def wait_handled(subject: Running, events: int, *, within: float) -> None:
-    """Wait until the effects of all of so many events are committed.
-
-    Raises:
-        BrokenBenchmarkError: they were not in time.
-    """
-    try:
-        eventually(lambda: subject.handled() >= events, within=within, every=0.1)
-    except AssertionError as error:
-        raise BrokenBenchmarkError(f"{subject.name}: not all of {events} events: {error}") from None

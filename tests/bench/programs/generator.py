@@ -1,7 +1,8 @@
 """Sends signed requests from a file and prints, as JSON, what was answered and how late.
 
 With a rate the load is open: a request is due at its time whatever became of those before it, and
-its latency counts from then. Without one each connection sends as soon as it was answered.
+its latency counts from then; when each request was really written is printed too, in the order of
+the file. Without a rate each connection sends as soon as it was answered.
 """
 
 import argparse
@@ -30,6 +31,7 @@ class Run:
         self.idle: deque[Connection] = deque()
         self.due: deque[float] = deque()
         self.latencies: list[float] = []
+        self.sent: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.in_flight = 0
         self.exhausted = False
@@ -79,6 +81,8 @@ class Connection(asyncio.Protocol):
         if record is not None:
             self._since = since
             self._run.in_flight += 1
+            if not self._run.closed:
+                self._run.sent.append(time.perf_counter())
             self._transport.write(record)
 
     def data_received(self, data: bytes) -> None:
@@ -131,6 +135,7 @@ async def main(options: argparse.Namespace, records: list[bytes]) -> dict[str, o
         "p50": latencies[len(latencies) // 2],
         "p99": latencies[len(latencies) * 99 // 100],
         "longest": latencies[-1],
+        "sent": run.sent,
     }
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
+from tests.bench.checks import check_stored, settle
 from tests.bench.load import generate
 from tests.bench.report import Row, Target
 from tests.bench.scenes import Profile
 from tests.bench.scenes.rates import CONNECTIONS, accept_rates
-from tests.bench.subjects import CEILING, OURS, Lab, Running, check_stored, settle
+from tests.bench.subjects import CEILING, OURS, Lab, Running
 
 _TARGET = Target(4.0)
 _MILLI = 1000

@@ -1,18 +1,21 @@
-"""Accepted events a second of several subjects, in turn."""
+"""Accepted and handled events a second."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from statistics import median
 
-from tests.bench.load import Outcome, saturate
-from tests.bench.subjects import Running, check_stored, settle
+from tests.bench.checks import check_stored, settle, wait_handled
+from tests.bench.load import Outcome, generate, saturate
+from tests.bench.subjects import Running
 
 CONNECTIONS = 64
 _WARM_UP = 1
 # Before anything is known of a subject, and how much faster than before it may be.
 _FASTEST = 25_000
 _ROOM = 2.0
+_LONGEST = 60.0
 
 
 def accept_rates(subjects: Sequence[Running], *, rounds: int, seconds: int) -> dict[str, float]:
@@ -24,6 +27,22 @@ def accept_rates(subjects: Sequence[Running], *, rounds: int, seconds: int) -> d
             most = int(max([warm[subject.name], *found[subject.name]]) * seconds * _ROOM) + 1_000
             found[subject.name].append(_once(subject, seconds, most).rate)
     return {name: median(rates) for name, rates in found.items()}
+
+
+def handled_rate(subject: Running, events: int) -> float:
+    """How many events a second, of so many that are sent as fast as they are taken.
+
+    From the first request until the effects of the last are committed; what was stored before is
+    waited for.
+    """
+    # At least the one that showed that it answers: all parts work.
+    wait_handled(subject, subject.stored() or 1, within=_LONGEST)
+    before = subject.handled()
+    file, size = subject.corpus.write(events)
+    began = time.perf_counter()
+    generate(file, size, subject.port, seconds=_LONGEST, connections=CONNECTIONS)
+    wait_handled(subject, before + events, within=_LONGEST)
+    return events / (time.perf_counter() - began)
 
 
 def _once(subject: Running, seconds: int, most: int) -> Outcome:
