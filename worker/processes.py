@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -19,8 +20,6 @@ _PR_SET_NAME = 15
 # Loaded now: between a fork and an exec there is no time for it.
 _LIBC = ctypes.CDLL(None)
 SUPERVISED = "CODECATCH_SUPERVISED"
-# Elsewhere, system libraries do not bear a fork without an exec.
-CAN_FORK: Final = sys.platform.startswith("linux")
 _STDOUT, _STDERR = 1, 2
 _LOOK_SECONDS = 0.01
 _ASKED_TO_STOP: Final = (signal.SIGTERM, signal.SIGINT)
@@ -67,11 +66,20 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, process_group=0, **options)  # noqa: S603 - our own words
 
 
+def can_fork() -> bool:
+    """Whether this process may be forked without an exec, so that both go on.
+
+    What other threads hold would be held for ever; and elsewhere than on Linux, the system's own
+    libraries have such threads.
+    """
+    return sys.platform.startswith("linux") and threading.active_count() == 1
+
+
 def fork(run: Callable[[], object], name: str) -> Process:
     """Start ``run`` in a process that has everything imported that this one has.
 
     It has a group of its own, and is killed when this process is gone; what it prints goes to
-    standard error. This process must have neither threads nor open connections.
+    standard error. Only where :func:`can_fork`, and while no connection is open.
     """
     return _Fork(run, name)
 

@@ -130,7 +130,7 @@ def _start(
     database.dispose()
     for name in _wanted():
         start = _starter(name)
-        children.append(_Child(name, start, _fork(name) if processes.CAN_FORK else start()))
+        children.append(_Child(name, start, _fork(name) if processes.can_fork() else start()))
     _introduce(folder, say)
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.processes import CAN_FORK
-
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason="this system does not bear it")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="this system does not bear it")
 
 
 def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
@@ -23,6 +21,22 @@ def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, program], capture_output=True, text=True, timeout=60, check=True,
         env={"PYTHONPATH": str(root), "CODECATCH_SUPERVISED": "2"},
     )  # fmt: skip
+
+
+def test_a_process_with_threads_is_not_to_be_forked(tmp_path: Path) -> None:
+    """Locks that they hold would never be let go of in the child."""
+    done = run(
+        tmp_path,
+        textwrap.dedent("""
+        import threading
+        print(processes.can_fork())
+        done = threading.Event()
+        threading.Thread(target=done.wait).start()
+        print(processes.can_fork())
+        done.set()
+        """),
+    )
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize(
