@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from celery import Celery, signals
+from celery.utils.nodenames import default_nodename, host_format
 
 from receiver import logs, queue
 from receiver.database import Database
@@ -13,10 +16,11 @@ from receiver.errors import ConfigurationError
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
 from worker import broker_credit, processes
 from worker import watchdog as watching
+from worker.parts import PART
 from worker.runtime import process
 
-# Which part this process is, for its log lines.
-PART = "CODECATCH_PART"
+# Due when the clock starts, and not a while later: what a start waits for are these.
+_AT_ONCE: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
 
 
 def make_app() -> Celery:
@@ -56,15 +60,35 @@ def make_app() -> Celery:
         beat_scheduler="celery.beat:Scheduler",
         beat_max_loop_interval=1,
         beat_schedule={
-            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}},
+            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}, **_AT_ONCE},
             "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
             "purge": {"task": queue.PURGE, "schedule": 60.0, "options": {"expires": 60}},
-            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}},
+            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}, **_AT_ONCE},
         },
     )
     app.conf.include = ["worker.tasks"]
     app.loader.import_task_module("worker.tasks")
     return app
+
+
+def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
+    """Be a worker for these queues until told to stop; never returns.
+
+    Not by Celery's command line, which loads a shell, a prompt and every command of it.
+    """
+    worker = make_app().Worker(
+        hostname=host_format(default_nodename(f"{os.environ[PART]}@%h")),
+        pool_cls=pool,
+        concurrency=concurrency,
+        queues=list(queues),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="INFO",
+        quiet=True,
+    )
+    worker.start()
+    sys.exit(worker.exitcode)
 
 
 @signals.setup_logging.connect

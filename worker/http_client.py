@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from typing import NoReturn
 
 import httpcore2
@@ -90,6 +91,12 @@ def encode_json(value: object) -> str:
     return jsonlib.dumps(value, allow_nan=False)
 
 
+@cache
+def system_trust() -> ssl.SSLContext:
+    """Who vouches for hosts on this system: read once, since it is a long list."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 class HttpClient:
     """Sends requests to the hosts it was given. One instance serves any number of threads.
 
@@ -122,7 +129,7 @@ class HttpClient:
         self._max_response_bytes = max_response_bytes
         self._network = NetworkBackend(self._allowed, Hosts(private_hosts))
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=ssl_context or httpx2.create_ssl_context(trust_env=False),
+            ssl_context=ssl_context or system_trust(),
             max_connections=None,  # there are as many as threads that ask
             keepalive_expiry=30.0,
             network_backend=self._network,

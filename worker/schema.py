@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlmodel import SQLModel
 
 from receiver import heartbeats, inbox, index_key, rejections, spool
 from receiver.database import Database
 from worker import models
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# The version of the schema that this code was written for: that of the newest migration.
+HEAD: Final = "0005"
 # Every module that defines a table: importing them is what fills the metadata.
 _WITH_TABLES = (heartbeats, inbox, index_key, models, rejections, spool)
 METADATA = SQLModel.metadata
@@ -29,6 +31,23 @@ def migrate(database: Database, keys: Sequence[bytes]) -> None:
 
     Safe to run in any number of processes at once.
     """
+    if not is_current(database):
+        _upgrade(database)
+    index_key.ensure(database, keys)
+
+
+def is_current(database: Database) -> bool:
+    """Whether the schema is the one that this code was written for."""
+    with database.reading() as session:
+        connection = session.connection()
+        if not inspect(connection).has_table("alembic_version"):
+            return False
+        return connection.scalars(text("SELECT version_num FROM alembic_version")).all() == [HEAD]
+
+
+def _upgrade(database: Database) -> None:
+    from alembic import command  # noqa: PLC0415 - dear, and most starts find nothing to do
+
     with database.transaction() as session:
         connection = session.connection()
         if database.is_postgresql:
@@ -36,17 +55,11 @@ def migrate(database: Database, keys: Sequence[bytes]) -> None:
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         command.upgrade(_config(connection), "head")
-    index_key.ensure(database, keys)
-
-
-def is_current(database: Database) -> bool:
-    """Whether the schema is the one that this code was written for."""
-    with database.reading() as session:
-        at = MigrationContext.configure(session.connection()).get_current_revision()
-    return at == ScriptDirectory.from_config(_config(None)).get_current_head()
 
 
 def _config(connection: Connection | None) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - the same
+
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,8 +25,9 @@ from receiver.database import Database
 from receiver.errors import ConfigurationError
 from receiver.providers import registry
 from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSettings, load
-from worker import installation, processes, schema
+from worker import installation, parts, processes, schema
 from worker.admin.settings import AdminSettings
+from worker.cli import main
 from worker.embedded_broker import EmbeddedBroker
 from worker.http_client import HttpClient, HttpError
 from worker.outside import connect_outside
@@ -50,8 +52,8 @@ class _Child:
     """A part, and when it is to be started again after it died."""
 
     name: str
-    start: Callable[[], subprocess.Popen[bytes]]
-    process: subprocess.Popen[bytes]
+    start: Callable[[], processes.Process]
+    process: processes.Process
     started: float = field(default_factory=time.monotonic)
     pause: float = 0.5
     again_at: float | None = None
@@ -121,13 +123,14 @@ def _start(
         os.environ["REDIS_URL"] = broker.url
         children.append(_Child("broker", broker.start, broker.start()))
         installation.announce_broker(folder, broker.url)
+    parts.load_all()
     database = Database(store.url)
     schema.migrate(database, store.keys)
     index_key.open_vault(database, store.keys)
     database.dispose()
     for name in _wanted():
         start = _starter(name)
-        children.append(_Child(name, start, start()))
+        children.append(_Child(name, start, _fork(name) if processes.can_fork() else start()))
     _introduce(folder, say)
 
 
@@ -135,7 +138,11 @@ def _wanted() -> tuple[str, ...]:
     return PARTS if load(AdminSettings).admin_token is None else (*PARTS, ADMIN)
 
 
-def _starter(name: str) -> Callable[[], subprocess.Popen[bytes]]:
+def _fork(name: str) -> processes.Process:
+    return processes.fork(partial(main, ["run", name]), name)
+
+
+def _starter(name: str) -> Callable[[], processes.Process]:
     # Standard output is for the person who started us: what a part prints there is log.
     return lambda: processes.start(
         [sys.executable, "-m", "worker.cli", "run", name], stdout=sys.stderr
@@ -259,7 +266,7 @@ def _stop(children: list[_Child]) -> None:
     _end([child.process for child in children if child.name == "broker"])
 
 
-def _end(running: list[subprocess.Popen[bytes]]) -> None:
+def _end(running: list[processes.Process]) -> None:
     for process in running:
         if process.poll() is None:
             process.terminate()

@@ -11,6 +11,8 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
 from receiver import index_key
@@ -93,6 +95,24 @@ def test_migrating_again_changes_nothing(empty: Database) -> None:
 
     assert tables(empty) == before
     assert index_key.open_vault(empty, [KEY]).digest("code", "1234") == digest
+
+
+def test_the_code_knows_which_migration_is_the_newest() -> None:
+    """It is written down, so that a start that finds nothing to do need not load them."""
+    assert ScriptDirectory.from_config(schema._config(None)).get_heads() == [schema.HEAD]
+
+
+def test_a_schema_of_another_version_is_not_current(empty: Database) -> None:
+    """Neither an older one nor one that this code does not know, which stops the start."""
+    schema.migrate(empty, [KEY])
+    for version in ("0001", "9999"):
+        with empty.transaction() as session:
+            session.connection().execute(
+                text("UPDATE alembic_version SET version_num = :version"), {"version": version}
+            )
+        assert not schema.is_current(empty)
+    with pytest.raises(CommandError, match="9999"):
+        schema.migrate(empty, [KEY])
 
 
 def test_many_may_migrate_at_once(empty: Database) -> None:

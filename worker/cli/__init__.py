@@ -7,10 +7,12 @@ imports, and nothing for the others.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 import typer
 
@@ -31,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_completion=False,
     )
     app.callback()(_root)
-    for module in _wanted(words):
-        importlib.import_module(f"{__name__}.{module}").register(app)
+    for module in _imported(_wanted(words)):
+        module.register(app)
     try:
         app(words, prog_name="codecatch")
     except CodecatchError as error:
@@ -52,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _root() -> None:
     """Keep every one-time code that SMS number providers send."""
+
+
+def _imported(names: Iterable[str]) -> list[ModuleType]:
+    """The modules, loaded without looking for garbage: an import leaves hardly any."""
+    gc.disable()
+    try:
+        return [importlib.import_module(f"{__name__}.{name}") for name in names]
+    finally:
+        gc.enable()
 
 
 def _wanted(words: Sequence[str]) -> list[str]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.support.http_server import HttpServer
@@ -59,11 +57,8 @@ def bare(
 
 
 @pytest.fixture
-def api(
-    http_server: HttpServer, monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext
-) -> HttpServer:
+def api(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
     """Both providers' APIs, configured with their keys; 404 to everything until told otherwise."""
-    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
     for provider, base in apis.BASES.items():
         monkeypatch.setenv(f"{provider.upper()}_API_URL", f"{http_server.url}{base}")
         monkeypatch.setenv(f"{provider.upper()}_API_KEY", apis.KEYS[provider])

@@ -5,10 +5,8 @@ The requests are written as the two documents write them.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
 
-import httpx2
 import pytest
 
 from tests.support.stores import Store
@@ -101,11 +99,8 @@ DAISYSIM = (
 
 
 @pytest.fixture(autouse=True)
-def _configured(
-    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext
-) -> None:
+def _configured(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands ask the simulation."""
-    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
     for name, value in upstream.environment.items():
         monkeypatch.setenv(name, value)
 

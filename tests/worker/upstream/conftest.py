@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-import httpx2
 import pytest
 
 from tests.support.http_server import HttpServer
@@ -17,11 +15,6 @@ from worker.upstream.server import Upstream
 Make = Callable[..., Upstream]
 AskVirtualSMS = Callable[..., VirtualSMS]
 AskDaisySIM = Callable[..., DaisySIM]
-
-
-@pytest.fixture(autouse=True)
-def _read_certificates_once(monkeypatch: pytest.MonkeyPatch, _authorities: ssl.SSLContext) -> None:
-    monkeypatch.setattr(httpx2, "create_ssl_context", lambda **_: _authorities)
 
 
 @pytest.fixture
