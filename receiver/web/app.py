@@ -113,4 +113,4 @@ def _routes(provider: Provider) -> list[Route]:
     paths = [f"/webhooks/{provider.name}"]
     if provider.path_token:
         paths.append(f"/webhooks/{provider.name}/{{token}}")
-    return [Route(path, endpoint.receive, methods=["POST"]) for path in paths]
+    return [Route(path, endpoint, methods=["POST"]) for path in paths]
