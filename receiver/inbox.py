@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
 from sqlmodel import Field, Session
-from ulid import ULID
 
-from receiver import clock
-from receiver.database import UtcTime, insert_unless_taken
+from receiver import bulk, clock
+from receiver.database import UtcTime
 from receiver.followups import GRACE, FollowUp, followup_indexes
+from receiver.ids import new_ids
 from receiver.vault import Vault
 
 PENDING = "pending"
@@ -145,7 +145,10 @@ class Entry:
 
 def prepare(vault: Vault, arrivals: Sequence[Arrival]) -> list[Entry]:
     """What is to be stored of ``arrivals``, one entry each, in their order."""
-    return [Entry(_values(vault, arrival)) for arrival in arrivals]
+    now, ids = clock.now(), new_ids(len(arrivals))
+    return [
+        Entry(_values(vault, arrival, row, now)) for arrival, row in zip(arrivals, ids, strict=True)
+    ]
 
 
 def store_many(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
@@ -192,24 +195,22 @@ def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
     for entry in entries:
         firsts.setdefault(entry.place, entry)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
-    values = [firsts[place].values for place in sorted(firsts)]
-    insert = insert_unless_taken(session, INBOX, index=["provider", "key"])
-    # As parameters, and not as part of the statement, which would be compiled anew each time.
-    won = set(session.connection().scalars(insert.returning(INBOX.c.id), values))
-    holders = {p: _Holder(entry.id, entry.digest) for p, entry in firsts.items() if entry.id in won}
-    taken = [place for place in firsts if place not in holders]
-    if taken:
-        found = session.connection().execute(
+    rows = [firsts[place].values for place in sorted(firsts)]
+    connection = session.connection()
+    if bulk.insert_unless_taken(connection, INBOX, rows, index=("provider", "key")) == len(rows):
+        holders = {place: _Holder(entry.id, entry.digest) for place, entry in firsts.items()}
+    else:
+        found = connection.execute(
             select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
-                tuple_(INBOX.c.provider, INBOX.c.key).in_(taken)
+                tuple_(INBOX.c.provider, INBOX.c.key).in_(list(firsts))
             )
         )
-        holders |= {(p, k): _Holder(first_id, digest) for p, k, first_id, digest in found}
+        holders = {(p, k): _Holder(first_id, digest) for p, k, first_id, digest in found}
     return [holders[entry.place] for entry in entries]
 
 
-def _values(vault: Vault, arrival: Arrival) -> dict[str, object]:
-    row, digest, stored_at = str(ULID()), vault.digest("body", arrival.body), clock.now()
+def _values(vault: Vault, arrival: Arrival, row: str, stored_at: datetime) -> dict[str, object]:
+    digest = vault.digest("body", arrival.body)
     return {
         "id": row,
         "provider": arrival.provider,

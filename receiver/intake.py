@@ -12,9 +12,11 @@ may succeed all the same: an event keeps its id, so that writing it twice is wri
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -96,20 +98,28 @@ class Intake:
         self._sheltering = False
         self._closed = False
 
-    async def store(self, arrival: Arrival) -> Stored:
+    async def store(self, arrival: Arrival, deadline: float = math.inf) -> Stored:
         """Where ``arrival`` ended; returns only when that is on durable storage.
 
         Raises:
-            StoreUnavailable: it could not be written, or too many are waiting already.
+            StoreUnavailable: it could not be written, or not by ``deadline`` of the monotonic
+                clock, or too many are waiting already.
         """
         if self._closed:
             raise StoreUnavailable("the receiver is stopping")
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
-        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Stored] = loop.create_future()
         self._waiting.append(_Waiting(arrival, future))
         self._launch()
-        return await future
+        if deadline == math.inf:
+            return await future
+        late = loop.call_later(deadline - time.monotonic(), _give_up, future)
+        try:
+            return await future
+        finally:
+            late.cancel()
 
     def database_is_back(self) -> None:
         """Write to the database again; from the loop's own thread."""
@@ -262,6 +272,11 @@ def _answer(outcomes: Iterable[tuple[_Waiting, _Outcome]]) -> None:
             waiting.future.set_exception(outcome)
         else:
             waiting.future.set_result(outcome)
+
+
+def _give_up(future: asyncio.Future[Stored]) -> None:
+    if not future.done():
+        future.set_exception(StoreUnavailable("the event could not be stored in time"))
 
 
 def _passing(error: DBAPIError) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -33,41 +33,57 @@ _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, ma
 
 def configure(settings: LogSettings, *, part: str) -> None:
     """Send every log line of this process, with its ``part``, through one pipeline to stderr."""
+    level = settings.log_level.upper()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _adder(part),
-        _drop_colours,
     ]
+    renderers = _renderers(settings.log_format)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _drop_colours],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    # Our own lines are rendered at once and pass the standard library by: it asks for the
+    # caller, the thread and the process of each line, and nobody wants to know.
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Lines(handler),
         cache_logger_on_first_use=True,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *_renderers(settings.log_format),
-        ],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
-    for name, level in _QUIETER.items():
-        logging.getLogger(name).setLevel(level)
+    for name, quieter in _QUIETER.items():
+        logging.getLogger(name).setLevel(quieter)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+
+
+class _Lines:
+    """Writes rendered lines where a handler writes, in turn with it."""
+
+    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        handler = self._handler
+        handler.acquire()
+        try:
+            handler.stream.write(f"{line}\n")
+            handler.flush()
+        except (OSError, ValueError):  # nobody reads any more: no line is worth an event
+            pass
+        finally:
+            handler.release()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _renderers(chosen: Literal["json", "console"] | None) -> list[Processor]:

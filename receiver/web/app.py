@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import gc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -29,6 +30,8 @@ from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 
+# Of the collector's three generations; a request in flight is some hundred objects.
+_COLLECTED_AFTER = (20_000, 10, 10)
 _log = structlog.get_logger(__name__)
 
 
@@ -73,6 +76,7 @@ def create_app() -> Starlette:
                 failures=Failures(),
                 readiness=Readiness(database, waker, shelters=shelter is not None),
             )
+            closing.enter_context(_garbage_settled())
             yield
 
     for provider in providers:
@@ -91,6 +95,24 @@ def create_app() -> Starlette:
     # A redirect would turn a POST into a GET, and the event would be lost on the way.
     app.router.redirect_slashes = False
     return app
+
+
+@contextmanager
+def _garbage_settled() -> Iterator[None]:
+    """Spare the collector the objects that live as long as the process, and short looks.
+
+    A request makes hundreds of objects and hardly a cycle; to look through everything that was
+    imported, again and again, takes a tenth of the time and holds every request up.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None) -> Vault:
@@ -113,4 +135,4 @@ def _routes(provider: Provider) -> list[Route]:
     paths = [f"/webhooks/{provider.name}"]
     if provider.path_token:
         paths.append(f"/webhooks/{provider.name}/{{token}}")
-    return [Route(path, endpoint.receive, methods=["POST"]) for path in paths]
+    return [Route(path, endpoint, methods=["POST"]) for path in paths]

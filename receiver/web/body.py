@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
 
 from receiver.errors import BodyTooSlow, CodecatchError, PayloadTooLarge, UnsupportedEncoding
-from receiver.web.problems import REFUSAL
+from receiver.web.problems import REFUSAL, WHOLE
 
 LARGEST_BODY = 64 * 1024
 DEADLINE_SECONDS = 5.0
+# The codings that leave a body as it was signed.
+_CODINGS = {b"content-encoding": {b"", b"identity"}, b"transfer-encoding": {b"chunked"}}
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The raw body, byte for byte what was signed.
 
     Raises:
@@ -22,25 +25,35 @@ async def read_body(request: Request) -> bytes:
         BodyTooSlow: it was not whole within 5 seconds.
         CodecatchError: the protocol refused the rest of it, and has answered so.
     """
-    encodings = {name.strip().lower() for name in request.headers.getlist("content-encoding")}
-    transfer = request.headers.get("transfer-encoding", "chunked").strip().lower()
-    if encodings - {"", "identity"} or transfer != "chunked":
-        raise UnsupportedEncoding(
-            "a content encoding is not accepted: send the body as it was signed"
-        )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > LARGEST_BODY:
-        raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
-    body = bytearray()
+    _check_head(scope["headers"])
+    if scope["state"].get(WHOLE):  # it came with its head, as most do: there is nothing to await
+        return await _chunks(scope, receive)
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > LARGEST_BODY:
-                    raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
+            return await _chunks(scope, receive)
     except TimeoutError:
         raise BodyTooSlow(f"the body was not whole within {DEADLINE_SECONDS:.0f} s") from None
-    except ClientDisconnect:
-        refusal: CodecatchError | None = request.scope["state"].get(REFUSAL)
-        raise refusal or BodyTooSlow("the sender hung up before the body was whole") from None
-    return bytes(body)
+
+
+def _check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if name in _CODINGS and value.strip().lower() not in _CODINGS[name]:
+            raise UnsupportedEncoding(
+                "a content encoding is not accepted: send the body as it was signed"
+            )
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > LARGEST_BODY:
+            raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
+
+
+async def _chunks(scope: Scope, receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            refusal: CodecatchError | None = scope["state"].get(REFUSAL)
+            raise refusal or BodyTooSlow("the sender hung up before the body was whole")
+        body += message.get("body", b"")
+        if len(body) > LARGEST_BODY:
+            raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)

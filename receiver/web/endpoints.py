@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from receiver import addresses, clock, queue
 from receiver.addresses import Address
@@ -14,10 +15,9 @@ from receiver.errors import (
     AddressNotAllowed,
     CodecatchError,
     InvalidSignature,
-    StoreUnavailable,
     TooManyFailures,
 )
-from receiver.inbox import Arrival
+from receiver.inbox import Arrival, Stored
 from receiver.intake import Intake
 from receiver.json_object import parse_object
 from receiver.providers.base import Provider, WebhookRequest
@@ -30,6 +30,7 @@ from receiver.web.readiness import Readiness
 
 # The providers hang up after 10 seconds; whoever gets no answer by then gets a clear one.
 DEADLINE_SECONDS = 8.0
+_JSON = (b"content-type", b"application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,89 +45,108 @@ class Services:
 
 
 class WebhookEndpoint:
-    """Receives one provider's webhooks."""
+    """Receives one provider's webhooks; an ASGI application, for the sake of their number."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
-    async def receive(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Verify, store, answer; then wake the worker."""
-        services: Services = request.app.state.services
-        details = request.state.log
+        services: Services = scope["app"].state.services
+        details: dict[str, object] = scope["state"]["log"]
         details["route"] = self._provider.name
-        origin = addresses.parse(request.client.host if request.client else None)
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                return await self._receive(request, services, origin)
-        except TimeoutError:
-            error: CodecatchError = StoreUnavailable("the event could not be stored in time")
+            stored, word = await self._receive(scope, receive, services)
         except TooManyFailures as refused:
-            return refuse(refused)
+            await refuse(refused)(scope, receive, send)
         except CodecatchError as refused:
-            error = refused
-        details["reason"] = str(error)
-        services.rejections.note(
-            Rejection(
-                at=clock.now(),
-                provider=self._provider.name,
-                status=status_of(error),
-                reason=str(error),
-                origin=str(origin or "unknown"),
-            )
-        )
-        return refuse(error)
+            details["reason"] = str(refused)
+            self._note(services.rejections, refused, scope)
+            await refuse(refused)(scope, receive, send)
+        else:
+            details["event_id"] = stored.id
+            await _tell(send, stored, word)
 
     async def _receive(
-        self, request: Request, services: Services, origin: Address | None
-    ) -> Response:
-        allowed = self._provider.allowed_addresses
-        if allowed and not addresses.within(origin, allowed):
+        self, scope: Scope, receive: Receive, services: Services
+    ) -> tuple[Stored, str]:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        provider = self._provider
+        if provider.allowed_addresses:
+            self._check_address(scope)
+        body = await read_body(scope, receive)
+        arrived_at = clock.now()
+        webhook = WebhookRequest(
+            headers=scope["headers"],
+            body=body,
+            token=scope["path_params"].get("token"),
+            at=arrived_at,
+        )
+        notes = self._authenticate(webhook, services.failures, scope)
+        payload = parse_object(body)
+        test = provider.is_test(payload)
+        stored = await services.intake.store(
+            Arrival(
+                provider=provider.name,
+                body=body,
+                arrived_at=arrived_at,
+                key=provider.event_key(payload),
+                test=test,
+                notes=(*notes, "the provider's test event") if test else notes,
+            ),
+            deadline,
+        )
+        if stored.duplicate:
+            return stored, "duplicate"
+        if test:
+            return stored, "test"
+        services.waker.wake(queue.HANDLE_EVENTS, [stored.id])
+        return stored, "accepted"
+
+    def _check_address(self, scope: Scope) -> None:
+        if not addresses.within(_origin(scope), self._provider.allowed_addresses):
             variable = f"{self._provider.name.upper()}_ALLOWED_ADDRESSES"
             raise AddressNotAllowed(
                 f"the address is not in {variable}; behind a proxy it is the proxy's unless "
                 "FORWARDED_ALLOW_IPS names that"
             )
-        body = await read_body(request)
-        arrived_at = clock.now()
-        webhook = WebhookRequest(
-            headers=request.headers.raw,
-            body=body,
-            token=request.path_params.get("token"),
-            at=arrived_at,
-        )
-        notes = self._authenticate(webhook, services.failures, origin)
-        payload = parse_object(body)
-        test = self._provider.is_test(payload)
-        stored = await services.intake.store(
-            Arrival(
+
+    def _note(self, rejections: Rejections, error: CodecatchError, scope: Scope) -> None:
+        rejections.note(
+            Rejection(
+                at=clock.now(),
                 provider=self._provider.name,
-                body=body,
-                arrived_at=arrived_at,
-                key=self._provider.event_key(payload),
-                test=test,
-                notes=(*notes, "the provider's test event") if test else notes,
+                status=status_of(error),
+                reason=str(error),
+                origin=str(_origin(scope) or "unknown"),
             )
         )
-        request.state.log["event_id"] = stored.id
-        if stored.duplicate:
-            return JSONResponse({"status": "duplicate", "event": stored.id})
-        if test:
-            return JSONResponse({"status": "test", "event": stored.id})
-        services.waker.wake(queue.HANDLE_EVENTS, [stored.id])
-        return JSONResponse({"status": "accepted", "event": stored.id}, status_code=202)
 
     def _authenticate(
-        self, webhook: WebhookRequest, failures: Failures, origin: Address | None
+        self, webhook: WebhookRequest, failures: Failures, scope: Scope
     ) -> tuple[str, ...]:
         try:
             return self._provider.authenticate(webhook)
         except InvalidSignature:
-            if not failures.tolerates(origin):
+            if not failures.tolerates(_origin(scope)):
                 raise TooManyFailures("too many requests could not be authenticated") from None
             clue = self._provider.explain(webhook) if failures.worth_examining() else None
             if clue is not None:
                 raise InvalidSignature(clue) from None
             raise
+
+
+def _origin(scope: Scope) -> Address | None:
+    client = scope.get("client")
+    return addresses.parse(client[0] if client else None)
+
+
+async def _tell(send: Send, stored: Stored, word: str) -> None:
+    body = b'{"status":"%s","event":"%s"}' % (word.encode(), stored.id.encode())
+    length = (b"content-length", b"%d" % len(body))
+    status = 202 if word == "accepted" else 200
+    await send({"type": "http.response.start", "status": status, "headers": [length, _JSON]})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def healthz(request: Request) -> Response:

@@ -39,7 +39,7 @@ from receiver.errors import (
     MalformedRequest,
     PayloadTooLarge,
 )
-from receiver.web.problems import MEDIA_TYPE, REFUSAL, document, status_of
+from receiver.web.problems import MEDIA_TYPE, REFUSAL, WHOLE, document, status_of
 
 LARGEST_HEADER_SECTION = 16 * 1024
 MOST_HEADERS = 100
@@ -160,6 +160,7 @@ class Door(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._whole = True
+        self.cycle.scope["state"][WHOLE] = True
 
     def on_response_complete(self) -> None:
         """Go on to what waits; else the next request has a deadline, and the rest of this one."""

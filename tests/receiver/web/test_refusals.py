@@ -301,7 +301,7 @@ def test_our_own_bug_is_503_and_leaks_nothing(
 ) -> None:
     """An exception that nobody expected becomes a problem document; the log has the traceback."""
 
-    async def broken(_: Intake, arrival: object) -> None:
+    async def broken(_: Intake, arrival: object, __: float) -> None:
         code = webhooks.CODE
         raise RuntimeError(f"{len(code)} {type(arrival).__name__}")
 
