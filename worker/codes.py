@@ -13,7 +13,7 @@ from ulid import ULID
 
 from receiver.events import SmsReceived
 from receiver.vault import Vault
-from worker import bulk
+from worker import inserts
 from worker.models import Code, Order, table_of
 
 # How long a code is taken to be of use where the provider does not say.
@@ -53,7 +53,7 @@ def keep(
             new[place] = _values(vault, each, place, now)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
     ordered = [new[place] for place in sorted(new)]
-    added = bulk.insert_all(session, _CODES, ordered)
+    added = inserts.insert_all(session, _CODES, ordered)
     kept = {place: Code(**row) for place, row in new.items() if row["id"] in added}
     known = [place for place in new if place not in kept]
     for code in session.exec(_KNOWN, params={"places": known}) if known else ():

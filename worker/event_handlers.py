@@ -21,7 +21,7 @@ from receiver.events import (
 )
 from receiver.inbox import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
 from receiver.vault import Vault
-from worker import bulk, codes, orders, verification
+from worker import codes, inserts, orders, verification
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.models import HELD, READY, Code, Order
 from worker.models import QUARANTINED as CODE_QUARANTINED
@@ -85,7 +85,7 @@ def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mappin
     known = Known(
         known_orders, {each.event_id: code for each, code in zip(reports, kept, strict=True)}
     )
-    with bulk.gathering(planner.session):
+    with inserts.gathering(planner.session):
         return [apply_one(context, known, stub, event) for stub, event in events]
 
 

@@ -14,7 +14,7 @@ from receiver import queue
 from receiver.database import Database
 from receiver.followups import GRACE
 from receiver.queue import Waker
-from worker import bulk
+from worker import inserts
 from worker.models import PENDING, Code, Confirmation, Delivery, table_of
 
 CONFIRM = "confirm"
@@ -102,8 +102,10 @@ class Planner:
         # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
         confirmations = [self._confirmations[key] for key in sorted(self._confirmations)]
         deliveries = [self._deliveries[key] for key in sorted(self._deliveries)]
-        self.confirmations += sorted(bulk.insert_all(self.session, _CONFIRMATIONS, confirmations))
-        added = bulk.insert_all(self.session, _DELIVERIES, deliveries)
+        self.confirmations += sorted(
+            inserts.insert_all(self.session, _CONFIRMATIONS, confirmations)
+        )
+        added = inserts.insert_all(self.session, _DELIVERIES, deliveries)
         for row in self._deliveries.values():
             if row["id"] in added:
                 self.deliveries.setdefault(str(row["destination"]), []).append(str(row["id"]))

@@ -18,7 +18,7 @@ from ulid import ULID
 from receiver.database import insert_unless_taken
 from receiver.events import OrderEvent, OrderSwapped
 from receiver.vault import Vault
-from worker import bulk, order_states
+from worker import inserts, order_states
 from worker.models import Order, OrderNumber, OrderTransition, table_of
 from worker.routing import Subject
 
@@ -161,7 +161,7 @@ def advance(
         if not (outrun or swapped) or _is_recorded(session, order, event_id):
             return
         kind = said if outrun else kind
-    bulk.insert(
+    inserts.insert(
         session,
         _TRANSITIONS,
         {
@@ -214,7 +214,7 @@ def merge_number(
         return
     digest = vault.digest("phone", number)
     row = str(ULID())
-    bulk.insert(
+    inserts.insert(
         session,
         _NUMBERS,
         {

@@ -10,7 +10,7 @@ from ulid import ULID
 
 from tests.support.stores import Store
 from tests.worker.support import everything, now
-from worker import bulk
+from worker import inserts
 from worker.models import DestinationState, Order, OrderNumber, table_of
 
 STATES = table_of(DestinationState)
@@ -24,10 +24,10 @@ def state(name: str, failures: int = 0) -> dict[str, Any]:
 def test_a_row_that_is_there_stays(store: Store) -> None:
     """Whether it is inserted at once or with others, among which it may be twice."""
     with store.database.transaction() as session:
-        bulk.insert(session, STATES, state("one", 1))
-    with store.database.transaction() as session, bulk.gathering(session):
+        inserts.insert(session, STATES, state("one", 1))
+    with store.database.transaction() as session, inserts.gathering(session):
         for name in ("one", "two", "two", "three"):
-            bulk.insert(session, STATES, state(name, 2))
+            inserts.insert(session, STATES, state(name, 2))
     found = {row.name: row.failures_in_row for row in everything(store, DestinationState)}
     assert found == {"one": 1, "two": 2, "three": 2}
 
@@ -40,9 +40,9 @@ def test_rows_follow_what_they_refer_to(store: Store) -> None:
         created_at=at, updated_at=at,
     )  # fmt: skip
     number = {"id": str(ULID()), "order_ref": order.id, "phone_digest": "d", "since": at}
-    with store.database.transaction() as session, bulk.gathering(session):
+    with store.database.transaction() as session, inserts.gathering(session):
         session.add(order)
-        bulk.insert(session, table_of(OrderNumber), number)
+        inserts.insert(session, table_of(OrderNumber), number)
     assert [row.order_ref for row in everything(store, OrderNumber)] == [order.id]
 
 
@@ -50,12 +50,12 @@ def test_nothing_is_written_of_what_broke(store: Store) -> None:
     """Nor is a session left that gathers for nobody."""
 
     def break_off(session: Session) -> None:
-        with bulk.gathering(session):
-            bulk.insert(session, STATES, state("one"))
+        with inserts.gathering(session):
+            inserts.insert(session, STATES, state("one"))
             raise ValueError("broke")
 
     with store.database.transaction() as session:
         with pytest.raises(ValueError, match="broke"):
             break_off(session)
-        bulk.insert(session, STATES, state("two"))
+        inserts.insert(session, STATES, state("two"))
     assert [row.name for row in everything(store, DestinationState)] == ["two"]
