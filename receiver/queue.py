@@ -54,6 +54,9 @@ ENOUGH_MESSAGES = 100
 _Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds.
 _PAUSE = 1.0
+# After so many rows at once more are coming, and share the next message if it waits a little.
+_MANY_AT_ONCE = 4
+_GATHERING = 0.02
 _ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "timeout": 1}
 _log = structlog.get_logger(__name__)
 
@@ -144,6 +147,8 @@ class Waker:
                     return
             if not self._send(batch) and not self._closing:
                 time.sleep(_PAUSE)
+            elif len(batch) >= _MANY_AT_ONCE and not self._closing:
+                time.sleep(_GATHERING)
 
     def _send(self, batch: Sequence[_Call]) -> bool:
         try:

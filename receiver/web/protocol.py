@@ -40,6 +40,7 @@ from receiver.errors import (
     PayloadTooLarge,
 )
 from receiver.web.problems import MEDIA_TYPE, REFUSAL, WHOLE, document, status_of
+from receiver.web.transport import PoliteTransport
 
 LARGEST_HEADER_SECTION = 16 * 1024
 MOST_HEADERS = 100
@@ -75,7 +76,8 @@ class Door(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, with the deadline of the first header section running."""
         self._socket = transport
-        super().connection_made(cast("asyncio.Transport", _PoliteTransport(transport, self)))
+        self._polite = PoliteTransport(transport, self.close, lambda: self.closing)
+        super().connection_made(cast("asyncio.Transport", self._polite))
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -164,6 +166,7 @@ class Door(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to what waits; else the next request has a deadline, and the rest of this one."""
+        self._polite.flush()
         if self._ending and not self.pipeline:
             self.close()
         super().on_response_complete()
@@ -239,6 +242,7 @@ class Door(HttpToolsProtocol):
         if self._closing:
             return
         self._closing = True
+        self._polite.flush()
         if (self._deaf or not self._whole) and self._socket.can_write_eof():
             self._deaf = True
             self.flow.resume_reading()
@@ -255,23 +259,6 @@ class Door(HttpToolsProtocol):
         if self._last_call is not None:
             self._last_call.cancel()
             self._last_call = None
-
-
-class _PoliteTransport:
-    """The transport as uvicorn uses it, closed in the door's way."""
-
-    __slots__ = ("_door", "close", "get_extra_info", "pause_reading", "resume_reading", "write")
-
-    def __init__(self, transport: asyncio.Transport, door: Door) -> None:
-        self.write = transport.write
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.get_extra_info = transport.get_extra_info
-        self.close = door.close
-        self._door = door
-
-    def is_closing(self) -> bool:
-        return self._door.closing
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
