@@ -54,9 +54,10 @@ ENOUGH_MESSAGES = 100
 _Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds.
 _PAUSE = 1.0
-# After so many rows at once more are coming, and share the next message if it waits a little.
-_MANY_AT_ONCE = 4
-_GATHERING = 0.02
+# A message costs its reader more than the work it is for, which is cheap for many rows at once: a
+# few go out as they come, and where they never cease, each waits so long for what it can take.
+_EACH_SECONDS = 0.1
+_AT_ONCE = 4
 _ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "timeout": 1}
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +106,7 @@ class Waker:
         self._ready = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._spent_until = 0.0
 
     def wake(self, task: str, ids: Iterable[str], *, group: str = "") -> None:
         """Ask for ``task`` to be done on the rows ``ids``, soon; from any thread, at no cost.
@@ -141,14 +143,20 @@ class Waker:
         while True:
             with self._ready:
                 self._ready.wait_for(lambda: self._waiting or self._closing)
+                self._ready.wait_for(lambda: self._closing, self._pause())
                 batch = list(self._waiting)
                 self._waiting.clear()
                 if not batch and self._closing:
                     return
             if not self._send(batch) and not self._closing:
                 time.sleep(_PAUSE)
-            elif len(batch) >= _MANY_AT_ONCE and not self._closing:
-                time.sleep(_GATHERING)
+
+    def _pause(self) -> float:
+        """How long the next batch is to wait for company, in seconds."""
+        now = time.monotonic()
+        earliest = now - _AT_ONCE * _EACH_SECONDS
+        self._spent_until = max(self._spent_until, earliest) + _EACH_SECONDS
+        return max(self._spent_until - now, 0.0)
 
     def _send(self, batch: Sequence[_Call]) -> bool:
         try:

@@ -14,11 +14,13 @@ from receiver import logs, queue
 from receiver.database import Database
 from receiver.errors import ConfigurationError
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
-from worker import broker_credit, processes
+from worker import broker_clients, broker_credit, processes
 from worker import watchdog as watching
 from worker.parts import PART
 from worker.runtime import process
 
+# Where processors are short, to answer a webhook comes before what follows from it.
+_NICENESS: Final = 5
 # Due when the clock starts, and not a while later: what a start waits for are these.
 _AT_ONCE: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
 
@@ -33,6 +35,7 @@ def make_app() -> Celery:
     if broker_url is None:
         raise ConfigurationError("REDIS_URL: is required")
     broker_credit.install()
+    broker_clients.install()
     app = queue.celery_app(broker_url)
     app.set_default()
     app.conf.update(
@@ -76,6 +79,7 @@ def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
 
     Not by Celery's command line, which loads a shell, a prompt and every command of it.
     """
+    os.nice(_NICENESS)
     worker = make_app().Worker(
         hostname=host_format(default_nodename(f"{os.environ[PART]}@%h")),
         pool_cls=pool,

@@ -16,7 +16,7 @@ from sqlmodel import Session
 from receiver.database import insert_once, insert_unless_taken
 
 _GATHERED = "codecatch_gathered"
-_Rows = dict[Table, list[Mapping[str, object]]]
+_Rows = dict[Table, list[Mapping[str, Any]]]
 
 
 def insert(session: Session, table: Table, values: Mapping[str, object]) -> None:
@@ -39,7 +39,7 @@ def gathering(session: Session) -> Iterator[None]:
         del session.info[_GATHERED]
     session.flush()  # what the rows refer to
     for table, rows in gathered.items():
-        insert_all(session, table, rows)
+        session.connection().execute(insert_unless_taken(session, table), rows)
 
 
 def insert_all(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> set[str]:

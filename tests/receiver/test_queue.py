@@ -162,6 +162,24 @@ def test_a_frozen_broker_holds_nobody(
     eventually(woken, every=0.2)
 
 
+def test_rows_that_never_cease_share_messages(
+    make_waker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first are told of as they come; those that follow wait a little for each other."""
+    messages: list[list[str]] = []
+    monkeypatch.setattr(queue, "publish", lambda _, __, rows: messages.append(list(rows)))
+    monkeypatch.setattr(queue, "_EACH_SECONDS", 1.0)
+    waker = make_waker("redis://127.0.0.1:1/0")
+    for number in range(queue._AT_ONCE):
+        waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
+        eventually(lambda: [f"{number}"] in messages)  # noqa: B023 - called before the next
+    for number in range(10, 20):
+        waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
+        time.sleep(0.01)
+    eventually(lambda: len(messages) > queue._AT_ONCE)
+    assert messages[queue._AT_ONCE] == [f"{number}" for number in range(10, 20)]
+
+
 def test_the_backlog_has_an_end_and_drops_the_oldest(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
