@@ -133,10 +133,10 @@ class Crews:
     def _retires(self, crew: _Crew) -> bool:
         """Whether the leader may go: nobody called meanwhile."""
         with self._lock:
-            if not crew.news.empty():
-                return False
-            crew.led = False
-            return True
+            crew.led = not crew.news.empty()
+            while not crew.news.empty():
+                crew.news.get_nowait()
+            return not crew.led
 
 
 def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:

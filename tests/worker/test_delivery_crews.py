@@ -143,6 +143,26 @@ def test_what_was_sent_is_recorded_in_spite_of_trouble(
     crews.work("slack", line.send, line.step)  # somebody may lead again
 
 
+def test_who_calls_as_the_leader_leaves_is_heard_once(
+    crews: Crews, threads: ThreadPoolExecutor
+) -> None:
+    """What came after the last look is sent as well, and then nobody looks any more."""
+    line = Line()
+    looks: list[int] = []
+
+    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
+        taken = line.step(landed, following)
+        looks.append(len(looks))
+        if len(looks) == 1:
+            line.waiting.append(7)
+            threads.submit(crews.work, "slack", line.send, line.step).result(20)
+        assert len(looks) < 10
+        return taken
+
+    crews.work("slack", line.send, step)
+    assert line.done == [7]
+
+
 def test_a_turn_is_waited_for(crews: Crews) -> None:
     """And whoever waited says so."""
     line = Line(1)
