@@ -93,7 +93,7 @@ def test_nothing_is_left_when_it_was_stopped(installation: Installation, outside
     family = psutil.Process(installation.pid).children(recursive=True)
     assert told(installation, outside, "ord-stop", "604031")
     assert installation.stop() == 0
-    assert [each for each in family if each.is_running()] == []
+    assert psutil.wait_procs(family, timeout=10)[1] == []
     assert "broker_away" not in installation.output
     assert "Connection refused" not in installation.output
 
@@ -155,4 +155,4 @@ def test_several_processes_may_share_the_port(outside: Outside, tmp_path: Path) 
         assert len(family) >= 2
         assert told(installation, outside, "ord-two", "604032")
         assert installation.stop() == 0
-        assert [each for each in family if each.is_running()] == []
+        assert psutil.wait_procs(family, timeout=10)[1] == []
