@@ -51,7 +51,10 @@ def settle(runtime: Runtime, ids: Sequence[str]) -> None:
             # A slow answer holds up nobody else's; quick ones are recorded together.
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             more, waiting = wait(waiting, timeout=_LINGER_SECONDS)
-            _record(runtime, [(calls[each], each.result()) for each in done | more])
+            try:
+                _record(runtime, [(calls[each], each.result()) for each in done | more])
+            except TROUBLE as error:  # it may be over when the next answers come
+                _log.warning("confirmation.database_away", error=kind_of(error))
 
 
 def _record(runtime: Runtime, ended: Sequence[tuple[Task, Outcome | None]]) -> None:

@@ -1,6 +1,6 @@
 """Telling destinations: claim messages, send them, record how that ended, go on with the next.
 
-At most :data:`~worker.delivery_claims.IN_HAND` messages to one destination are being sent at
+At most :data:`~worker.delivery_crews.IN_HAND` messages to one destination are being sent at
 once, so that a slow one holds nobody else up. An answer that never came is repeated once and
 marked, unless the destination's owner would rather have a person look: a doubled message is
 better than a lost code.
@@ -62,7 +62,11 @@ def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
 def _carry(runtime: Runtime, destination: Destination, message: Message) -> DeliveryError | None:
     with structlog.contextvars.bound_contextvars(message_id=message.id):
         reach("deliveries.after_claim")
-        error = _send(runtime, destination, message)
+        try:
+            error = _send(runtime, destination, message)
+        except Exception as broken:  # noqa: BLE001 - a bug about one message must not stop others
+            _log.exception("destination.broke", destination=destination.name)
+            error = DeliveryError(f"the destination broke: {type(broken).__name__}", unknown=True)
         reach("deliveries.after_send")
         return error
 
@@ -88,9 +92,6 @@ def _send(runtime: Runtime, destination: Destination, message: Message) -> Deliv
             destination.send(sayable, only=only)
     except DeliveryError as refused:
         return refused
-    except Exception as broken:  # noqa: BLE001 - a bug in one destination must not stop others
-        _log.exception("destination.broke", destination=destination.name)
-        return DeliveryError(f"the destination broke: {type(broken).__name__}", unknown=True)
     return None
 
 

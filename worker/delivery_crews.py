@@ -63,7 +63,7 @@ class Round:
     hushes: bool = False
 
 
-# Sends one message.
+# Sends one message; raises nothing, or its leader would wait for ever.
 Send = Callable[[M], DeliveryError | None]
 # Records what has landed and claims what may be sent next.
 Step = Callable[[Sequence[Landed[M]], Round], Sequence[M] | Turn]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from receiver.inbox import InboxEvent
 from tests.support import webhooks
@@ -140,6 +141,34 @@ def test_a_slow_answer_holds_up_no_other(world: World, made: Runtime) -> None:
             release.set()
         settling_both.result(20)
     assert again(made, rows[0]).state == "done"
+
+
+def test_a_record_that_fails_loses_no_later_one(
+    world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was away when the first answer came, and is back for the second."""
+    rows = plan_two(made)
+    slow, quick = (f"/virtualsms/orders/{row.order_id}/confirm" for row in rows)
+    away, release = threading.Event(), threading.Event()
+    record = settling.record
+
+    def fail_once(*args: Any) -> None:
+        if not away.is_set():
+            away.set()
+            release.set()
+            raise OperationalError("UPDATE", None, Exception())
+        record(*args)
+
+    def hang(_: Request) -> Reply:
+        release.wait(20)
+        return Reply(json={"order_id": rows[0].order_id, "status": "confirmed"})
+
+    world.api.on("POST", slow, handler=hang)
+    world.api.on("POST", quick, json={"order_id": rows[1].order_id, "status": "confirmed"})
+    monkeypatch.setattr(settling, "record", fail_once)
+    confirmations.settle(made, [row.id for row in rows])
+
+    assert [again(made, row).state for row in rows] == ["done", "sending"]
 
 
 def test_a_row_that_was_lost_takes_no_other_record_along(made: Runtime) -> None:

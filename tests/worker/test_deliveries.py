@@ -38,7 +38,7 @@ from tests.worker.support import (
     with_policy,
     woken,
 )
-from worker import deliveries, delivery_crews, leases
+from worker import deliveries, delivery_crews, delivery_recipients, leases
 from worker.delivery_crews import IN_HAND
 from worker.delivery_endings import MOST_ATTEMPTS
 from worker.destinations.base import DeliveryError, Destination, Surroundings
@@ -458,6 +458,24 @@ def test_a_long_chain_is_passed_on(
 
     assert states(made, rows) == ["done"] * IN_HAND + ["pending"] * 2
     eventually(lambda: world.wakes(DELIVER)[-1] == [rows[IN_HAND].id])
+
+
+def test_whatever_breaks_about_a_message_ends_its_turn(
+    world: World, made: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leader does not wait for it for ever: others are told, and it may be tried again."""
+    row, other = plan(made, 2)
+    change(made, row, recipient="somebody")
+
+    def broken(*_: object) -> str:
+        raise ValueError
+
+    monkeypatch.setattr(delivery_recipients, "address_of", broken)
+    deliveries.deliver(made, [row.id, other.id])
+
+    assert states(made, [row, other]) == ["pending", "done"]
+    assert again(made, row).unsure
+    assert len(world.sent_to()) == 1
 
 
 class Crowd:
