@@ -7,7 +7,6 @@ is made once, and the values go to the driver as columns (PostgreSQL) or as rows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,6 +15,8 @@ from sqlalchemy import Column, Connection, Dialect, Table
 from receiver.database import UtcTime
 
 Row = Mapping[str, Any]
+# Of a statement to SQLite; a power of two, like all sizes.
+_MOST_ROWS = 64
 
 
 def insert_unless_taken(
@@ -26,40 +27,60 @@ def insert_unless_taken(
     Returns:
         how many were inserted.
     """
-    insert = _insert_of(connection.dialect, table, index)
-    columns = [
-        [None if row[name] is None else convert(row[name]) for row in rows]
-        if convert
-        else [row[name] for row in rows]
-        for name, convert in insert.columns
-    ]
-    values: Any = tuple(columns) if insert.by_columns else list(zip(*columns, strict=True))
-    return connection.exec_driver_sql(insert.sql, values).rowcount
+    if connection.dialect.name == "postgresql":
+        return _insert_columns(connection, table, rows, index)
+    return _insert_rows(connection, table, rows, index)
 
 
-@dataclass(frozen=True, slots=True)
-class _Insert:
-    """A statement, and its columns, each with what its values need before the driver."""
+def _insert_columns(
+    connection: Connection, table: Table, rows: Sequence[Row], index: tuple[str, ...]
+) -> int:
+    # Binary (%b), so that the driver escapes nothing; it takes every value as it is.
+    columns = tuple([row[column.name] for row in rows] for column in table.columns)
+    statement = _columns_statement(connection.dialect, table, index)
+    return connection.exec_driver_sql(statement, columns).rowcount
 
-    sql: str
-    by_columns: bool
-    columns: list[tuple[str, Callable[[Any], Any] | None]]
+
+def _insert_rows(
+    connection: Connection, table: Table, rows: Sequence[Row], index: tuple[str, ...]
+) -> int:
+    # Row by row would let go of the interpreter's lock for each of them, and wait to have it back.
+    inserted = start = 0
+    converts = _converts(connection.dialect, table)
+    while start < len(rows):
+        size = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        values = tuple(
+            convert(row[name]) if convert and row[name] is not None else row[name]
+            for row in rows[start : start + size]
+            for name, convert in converts
+        )
+        statement = _rows_statement(table, index, size)
+        inserted += connection.exec_driver_sql(statement, values).rowcount
+        start += size
+    return inserted
 
 
 @cache
-def _insert_of(dialect: Dialect, table: Table, index: tuple[str, ...]) -> _Insert:
-    by_columns = dialect.name == "postgresql"
+def _columns_statement(dialect: Dialect, table: Table, index: tuple[str, ...]) -> str:
+    arrays = (f"%b::{column.type.compile(dialect)}[]" for column in table.columns)
+    return _statement(table, f"SELECT * FROM unnest({', '.join(arrays)})", index)  # noqa: S608 - our own words
+
+
+@cache  # of few sizes, so that the driver has each of them prepared
+def _rows_statement(table: Table, index: tuple[str, ...], size: int) -> str:
+    row = f"({', '.join('?' * len(table.columns))})"
+    return _statement(table, f"VALUES {', '.join([row] * size)}", index)
+
+
+def _statement(table: Table, source: str, index: tuple[str, ...]) -> str:
     names = ", ".join(column.name for column in table.columns)
-    if by_columns:
-        # Binary (%b), so that the driver escapes nothing.
-        arrays = (f"%b::{column.type.compile(dialect)}[]" for column in table.columns)
-        source = f"SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608 - our own words
-    else:
-        source = f"VALUES ({', '.join('?' * len(table.columns))})"
-    sql = f"INSERT INTO {table.name} ({names}) {source} ON CONFLICT ({', '.join(index)}) DO NOTHING"
-    # PostgreSQL's driver takes every value as it is.
-    converts = [None if by_columns else _bind(column, dialect) for column in table.columns]
-    return _Insert(sql, by_columns, [*zip((c.name for c in table.columns), converts, strict=True)])
+    taken = ", ".join(index)
+    return f"INSERT INTO {table.name} ({names}) {source} ON CONFLICT ({taken}) DO NOTHING"
+
+
+@cache
+def _converts(dialect: Dialect, table: Table) -> list[tuple[str, Callable[[Any], Any] | None]]:
+    return [(column.name, _bind(column, dialect)) for column in table.columns]
 
 
 def _bind(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
