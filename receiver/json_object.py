@@ -29,12 +29,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if _too_deep(body):
         raise MalformedPayload(f"the JSON is nested deeper than {DEEPEST} levels")
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-            object_pairs_hook=_unique_names,
-        )
+        value = _STRICT.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise MalformedPayload("the body is not JSON") from None
     if not isinstance(value, dict):
@@ -73,3 +68,9 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise MalformedPayload("the same name twice in one JSON object")
     return fields
+
+
+# Made once: json.loads makes another for each call that has hooks.
+_STRICT = json.JSONDecoder(
+    parse_constant=_no_constant, parse_int=_bounded_int, object_pairs_hook=_unique_names
+)

@@ -26,7 +26,7 @@ from receiver.spool import Shelter
 from receiver.vault import Vault
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
 from receiver.web.failures import Failures
-from receiver.web.middleware import AccessLog
+from receiver.web.middleware import AccessLog, Shortcut
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 
@@ -82,13 +82,15 @@ def create_app() -> Starlette:
     for provider in providers:
         if not provider.configured:
             _log.warning("provider.not_configured", provider=provider.name)
+    endpoints = {provider: WebhookEndpoint(provider) for provider in providers}
+    exact = {_path(provider): endpoint for provider, endpoint in endpoints.items()}
     app = Starlette(
         routes=[
-            *(route for provider in providers for route in _routes(provider)),
+            *(route for each in endpoints.items() for route in _routes(*each)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
         ],
-        middleware=[Middleware(AccessLog)],
+        middleware=[Middleware(AccessLog), Middleware(Shortcut, endpoints=exact)],
         exception_handlers={HTTPException: on_http_exception, Exception: on_unexpected},
         lifespan=lifespan,
     )
@@ -130,9 +132,12 @@ def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None
     return index_key.unseal(sealed, store.keys)
 
 
-def _routes(provider: Provider) -> list[Route]:
-    endpoint = WebhookEndpoint(provider)
-    paths = [f"/webhooks/{provider.name}"]
+def _routes(provider: Provider, endpoint: WebhookEndpoint) -> list[Route]:
+    paths = [_path(provider)]
     if provider.path_token:
-        paths.append(f"/webhooks/{provider.name}/{{token}}")
+        paths.append(f"{paths[0]}/{{token}}")
     return [Route(path, endpoint, methods=["POST"]) for path in paths]
+
+
+def _path(provider: Provider) -> str:
+    return f"/webhooks/{provider.name}"
