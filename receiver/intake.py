@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -151,6 +152,10 @@ class Intake:
     def _fly(self) -> None:
         self._flying += 1
         batch = self._next_batch()
+        # Here and not in the writer's thread, which would take turns with the loop all the time;
+        # what goes wrong here does so again there, where it is answered for.
+        with suppress(Exception):
+            self._prepared(batch)
         overdue = asyncio.get_running_loop().call_later(DATABASE_SECONDS, self._give_up_on, batch)
         written = self._run(self._writers.submit(self._write, batch))
         written.add_done_callback(partial(self._landed, batch, overdue))
