@@ -6,6 +6,7 @@ variables, which could hold a code or a key.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from typing import Literal, TextIO
@@ -28,6 +29,8 @@ _QUIETER = {
     "celery.beat": logging.WARNING,
     "uvicorn.access": logging.CRITICAL,
 }
+# Has a line for each request, all from the event loop's thread.
+_MANY = "receiver.access"
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
 
 
@@ -53,7 +56,7 @@ def configure(settings: LogSettings, *, part: str) -> None:
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lines(handler),
+        logger_factory=lambda *name: (_Joined if _MANY in name else _Lines)(handler),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -73,17 +76,41 @@ class _Lines:
         self._handler = handler
 
     def msg(self, line: str) -> None:
+        self._write(f"{line}\n")
+
+    def _write(self, lines: str) -> None:
         handler = self._handler
         handler.acquire()
         try:
-            handler.stream.write(f"{line}\n")
+            handler.stream.write(lines)
             handler.flush()
         except (OSError, ValueError):  # nobody reads any more: no line is worth an event
             pass
         finally:
             handler.release()
 
-    debug = info = warning = error = critical = exception = msg
+    def info(self, line: str) -> None:
+        self.msg(line)
+
+    debug = warning = error = critical = exception = info
+
+
+class _Joined(_Lines):
+    """Keeps the lines of one step of the event loop, and writes them in one go after it."""
+
+    def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
+        super().__init__(handler)
+        self._kept: list[str] = []
+
+    def msg(self, line: str) -> None:
+        self._kept.append(f"{line}\n")
+        if len(self._kept) == 1:
+            asyncio.get_running_loop().call_soon(self._write_kept)
+
+    def _write_kept(self) -> None:
+        lines = "".join(self._kept)
+        self._kept.clear()
+        self._write(lines)
 
 
 def _renderers(chosen: Literal["json", "console"] | None) -> list[Processor]:

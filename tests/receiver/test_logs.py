@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -136,3 +138,36 @@ def test_a_person_can_ask_for_plain_words(start_log: Callable[..., Log]) -> None
     assert "thing.done" in log.text
     assert "event_id=01J" in log.text
     assert not log.text.startswith("{")
+
+
+def test_the_access_lines_of_one_step_are_written_in_one_go(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy receiver asks the system once for many lines, and none is lost at the end."""
+    written: list[str] = []
+    monkeypatch.setattr(log.stream, "write", written.append)
+    structlog.configure(cache_logger_on_first_use=True)
+
+    async def serve() -> None:
+        access = structlog.get_logger("receiver.access")
+        for number in range(3):
+            access.info("request.answered", number=number)
+        await asyncio.sleep(0)
+        access.warning("request.answered", number=3)
+
+    asyncio.run(serve())
+    lines = [[json.loads(line)["number"] for line in text.splitlines()] for text in written]
+    assert lines == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
+def test_a_log_that_cannot_be_written_stops_nobody(
+    log: Log, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Whoever read it may be gone, or the file closed; the work goes on."""
+
+    def broken(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(log.stream, "write", broken)
+    structlog.get_logger("receiver.test").info("thing.done")

@@ -252,7 +252,7 @@ def test_a_provider_without_a_secret_is_503_and_the_log_says_why(
     answer = receiver.send(webhook)
     assert answer.problem(503) == "this provider's webhooks cannot be verified yet"
     assert int(answer.headers["retry-after"]) > 0
-    (line,) = log.of("request.answered")
+    (line,) = eventually(lambda: log.of("request.answered"))
     assert line["reason"] == f"{variable} is empty"
     assert log.of("provider.not_configured")
     assert kept(receiver) == 0
