@@ -15,14 +15,16 @@ from sqlalchemy import Column, Connection, Dialect, Table
 from receiver.database import UtcTime
 
 Row = Mapping[str, Any]
-# Of a statement to SQLite; a power of two, like all sizes.
-_MOST_ROWS = 64
+# Of one statement; for each number of rows the driver keeps one of its own, prepared.
+MOST_ROWS = 128
 
 
 def insert_unless_taken(
     connection: Connection, table: Table, rows: Sequence[Row], *, index: tuple[str, ...]
 ) -> int:
     """Insert rows, each with a value for every column, unless their key ``index`` is taken.
+
+    Up to :data:`MOST_ROWS` go in one statement.
 
     Returns:
         how many were inserted.
@@ -45,18 +47,17 @@ def _insert_rows(
     connection: Connection, table: Table, rows: Sequence[Row], index: tuple[str, ...]
 ) -> int:
     # Row by row would let go of the interpreter's lock for each of them, and wait to have it back.
-    inserted = start = 0
+    inserted = 0
     converts = _converts(connection.dialect, table)
-    while start < len(rows):
-        size = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+    for start in range(0, len(rows), MOST_ROWS):
+        some = rows[start : start + MOST_ROWS]
         values = tuple(
             convert(row[name]) if convert and row[name] is not None else row[name]
-            for row in rows[start : start + size]
+            for row in some
             for name, convert in converts
         )
-        statement = _rows_statement(table, index, size)
+        statement = _rows_statement(table, index, len(some))
         inserted += connection.exec_driver_sql(statement, values).rowcount
-        start += size
     return inserted
 
 
@@ -66,7 +67,7 @@ def _columns_statement(dialect: Dialect, table: Table, index: tuple[str, ...]) -
     return _statement(table, f"SELECT * FROM unnest({', '.join(arrays)})", index)  # noqa: S608 - our own words
 
 
-@cache  # of few sizes, so that the driver has each of them prepared
+@cache
 def _rows_statement(table: Table, index: tuple[str, ...], size: int) -> str:
     row = f"({', '.join('?' * len(table.columns))})"
     return _statement(table, f"VALUES {', '.join([row] * size)}", index)

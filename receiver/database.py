@@ -1,9 +1,7 @@
-"""One engine, and two ways in: a transaction that writes and one that only reads.
+"""One engine, and its ways in: a transaction that writes, and one that only reads.
 
-SQLite runs in WAL with ``synchronous=FULL`` (with ``NORMAL`` a power cut may take back what was
-committed) and takes its write lock at once (a transaction that upgrades later does not wait for
-the lock, it fails). PostgreSQL is asked to commit synchronously and to give up on slow
-statements before the sender of a webhook would.
+PostgreSQL is asked to commit synchronously and to give up on slow statements before the sender of
+a webhook would; of SQLite :mod:`receiver.sqlite` takes care.
 """
 
 from __future__ import annotations
@@ -22,26 +20,23 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Engine,
     Insert,
     Table,
     TypeDecorator,
     create_engine,
-    event,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlmodel import Session
 
-from receiver import clock
+from receiver import clock, sqlite
 from receiver.errors import ConfigurationError
 
-SQLITE_BUSY_SECONDS = 5.0
 # What says that the database is in trouble, and nothing about the rows.
 TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
 _PERSISTENCE = (0.1, 0.5)
@@ -58,13 +53,7 @@ _LIVELINESS: Mapping[str, int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# secure_delete: what is taken out of the file is overwritten, and not only let go of.
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_WRITES = "codecatch_writes"
-# How often a writer looks whether another process is done.
-_LOOK_SECONDS = 0.0005
-_PRIMARY_CODE = 0xFF
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -137,15 +126,15 @@ class Database:
             _make_folder(Path(parsed.database or "").parent)
             self.engine = create_engine(
                 parsed,
-                connect_args={"timeout": SQLITE_BUSY_SECONDS},
+                connect_args={"timeout": sqlite.BUSY_SECONDS},
                 max_overflow=pool_size,
                 **common,
             )
-            _prepare_sqlite(self.engine, most_bytes)
-        self._writing = self.engine.execution_options(**{_WRITES: True})
+            sqlite.prepare(self.engine, most_bytes)
+        self._writing = self.engine.execution_options(**{sqlite.WRITES: True})
         # SQLite makes a writer that must wait sleep, longer each time; the threads of one
         # process queue up here instead, and go on at once.
-        self._turn: AbstractContextManager[object] = (
+        self.turn: AbstractContextManager[object] = (
             nullcontext() if self.is_postgresql else threading.Lock()
         )
 
@@ -153,7 +142,7 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """A session that may write, committed when the block ends and rolled back if it raises."""
         with (
-            self._turn,
+            self.turn,
             Session(self._writing, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -164,6 +153,15 @@ class Database:
         """A session that only reads: it never waits for a writer, nor holds one up."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    def committing_each(self) -> Connection:
+        """A connection on which each statement is a transaction of its own, to be closed.
+
+        On SQLite it wants ``turn``, and finds the file busy where another process writes.
+        """
+        if self.is_postgresql:
+            return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self.engine.connect().execution_options(**{sqlite.COMMITS_EACH: True})
 
     def now(self, session: Session) -> datetime:
         """The time that leases are measured by: one clock for all hosts of one database."""
@@ -180,7 +178,7 @@ class Database:
         """
         if self.is_postgresql:
             return True
-        with self._turn, closing(self.engine.raw_connection()) as connection:
+        with self.turn, closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout={int(patience * 1000)}")
             try:
@@ -188,7 +186,7 @@ class Database:
             except sqlite3.OperationalError:  # somebody else writes
                 return False
             finally:
-                cursor.execute(f"PRAGMA busy_timeout={int(SQLITE_BUSY_SECONDS * 1000)}")
+                cursor.execute(f"PRAGMA busy_timeout={int(sqlite.BUSY_SECONDS * 1000)}")
                 cursor.close()
         return not busy
 
@@ -236,7 +234,7 @@ def insert_unless_taken(session: Session, table: Table, *, index: Sequence[str] 
 
 @cache  # to build a statement costs more than to run it
 def _insert_unless_taken(dialect: str, table: Table, index: tuple[str, ...]) -> Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    insert = postgresql.insert if dialect == "postgresql" else sqlite_dialect.insert
     return insert(table).on_conflict_do_nothing(index_elements=list(index) or None)
 
 
@@ -249,49 +247,3 @@ def insert_once(session: Session, table: Table, values: Mapping[str, object]) ->
 @cache
 def _insert_once(dialect: str, table: Table) -> ReturningInsert[Any]:
     return _insert_unless_taken(dialect, table, ()).returning(*table.primary_key.columns)
-
-
-def _prepare_sqlite(engine: Engine, most_bytes: int | None) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-        # Transactions are begun below, in words of our own: the driver must not begin any.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}").close()
-        if most_bytes is not None:
-            (page,) = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA max_page_count={most_bytes // page}").close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(_WRITES):
-            _await_turn(connection)
-        else:
-            connection.exec_driver_sql("BEGIN")
-
-
-def _await_turn(connection: Connection) -> None:
-    """Begin to write as soon as no other process does.
-
-    SQLite's own way of waiting sleeps longer each time, up to a tenth of a second, and where
-    others write one transaction after the other it always comes too late.
-    """
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-    until = time.monotonic() + SQLITE_BUSY_SECONDS
-    driver.execute("PRAGMA busy_timeout=0").close()
-    try:
-        while _others_write(driver) and time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # its error is the caller's
-    finally:
-        driver.execute(f"PRAGMA busy_timeout={int(SQLITE_BUSY_SECONDS * 1000)}").close()
-
-
-def _others_write(driver: sqlite3.Connection) -> bool:
-    """Begin to write; whether that failed because somebody else does."""
-    try:
-        driver.execute("BEGIN IMMEDIATE").close()
-    except sqlite3.OperationalError as error:
-        return error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
-    return False

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
+from sqlalchemy import Connection, Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
 from sqlmodel import Field, Session
 
 from receiver import bulk, clock
@@ -29,6 +30,7 @@ IGNORED = "ignored"
 # Where an event comes from: its provider sent it, or was asked.
 WEBHOOK = "webhook"
 RECONCILED = "reconciled"
+_KEY = ("provider", "key")
 _OPEN_STATES = text("state <> 'handled'")
 # What retention looks for: bodies that are still there, and those of them that report a code.
 _WITH_BODY = text("body IS NOT NULL")
@@ -179,6 +181,16 @@ def store(session: Session, entries: Sequence[Entry]) -> list[Stored]:
     return stored
 
 
+def insert_new(connection: Connection, entries: Sequence[Entry]) -> bool:
+    """Insert ``entries`` that are thought to be new; whether they were, and all is done.
+
+    Of up to :data:`receiver.bulk.MOST_ROWS` it takes a single statement. If one was seen before,
+    the others are written, and :func:`store` finishes the work.
+    """
+    rows = [entry.values for entry in sorted(entries, key=attrgetter("place"))]
+    return bulk.insert_unless_taken(connection, INBOX, rows, index=_KEY) == len(rows)
+
+
 @dataclass(frozen=True, slots=True)
 class _Holder:
     """The row that holds a key: the first that came."""
@@ -197,7 +209,7 @@ def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
     rows = [firsts[place].values for place in sorted(firsts)]
     connection = session.connection()
-    if bulk.insert_unless_taken(connection, INBOX, rows, index=("provider", "key")) == len(rows):
+    if bulk.insert_unless_taken(connection, INBOX, rows, index=_KEY) == len(rows):
         holders = {place: _Holder(entry.id, entry.digest) for place, entry in firsts.items()}
     else:
         found = connection.execute(

@@ -27,7 +27,8 @@ from functools import partial
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from receiver import inbox
+from receiver import bulk, inbox, sqlite
+from receiver.autocommit import Autocommit
 from receiver.database import TROUBLE, Database
 from receiver.errors import StoreUnavailable
 from receiver.failpoints import reach
@@ -35,7 +36,7 @@ from receiver.inbox import Arrival, Entry, Stored
 from receiver.spool import Shelter
 from receiver.vault import Vault
 
-LARGEST_BATCH = 256
+LARGEST_BATCH = bulk.MOST_ROWS
 DEEPEST_QUEUE = 4096
 # What the database may take before the shelter is asked; both fit into a request's deadline.
 DATABASE_SECONDS = 4.0
@@ -44,7 +45,6 @@ _BATCHES_IN_FLIGHT = {"postgresql": 2, "sqlite": 1}
 _ATTEMPTS = 3
 _CLOSE_SECONDS = 5.0
 _DEADLOCK_STATES = {"40P01", "40001"}
-_PRIMARY_CODE = 0xFF
 _log = structlog.get_logger(__name__)
 
 _Outcome = Stored | StoreUnavailable
@@ -86,6 +86,7 @@ class Intake:
         stop: Callable[[], None] = _stop_process,
     ) -> None:
         self._database = database
+        self._autocommit = Autocommit(database)
         self._vault = vault
         self._shelter = shelter
         self._stop = stop
@@ -135,6 +136,7 @@ class Intake:
         wait(self._running.copy(), _CLOSE_SECONDS)
         for executor in (self._writers, self._shelterer):
             executor.shutdown(wait=False)
+        self._autocommit.close()
         _answer((w, StoreUnavailable("the receiver is stopping")) for w in self._waiting)
         self._waiting.clear()
 
@@ -251,14 +253,19 @@ class Intake:
             left -= 1
             try:
                 reach("intake.before_commit")
-                with self._database.transaction() as session:
-                    stored = inbox.store(session, entries)
+                stored = self._insert(entries)
             except DBAPIError as error:
                 if not left or not _passing(error):
                     raise
             else:
                 reach("intake.after_commit")
                 return stored
+
+    def _insert(self, entries: Sequence[Entry]) -> list[Stored]:
+        if self._autocommit.run(lambda connection: inbox.insert_new(connection, entries)):
+            return [Stored(entry.id, duplicate=False) for entry in entries]
+        with self._database.transaction() as session:
+            return inbox.store(session, entries)
 
 
 def _outcomes(written: asyncio.Future[list[_Outcome]], size: int) -> Sequence[_Outcome]:
@@ -295,5 +302,4 @@ def _passing(error: DBAPIError) -> bool:
 
 def _disk_failed(error: Exception) -> bool:
     """Whether reading, writing or flushing SQLite's file has failed in the system itself."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return code is not None and code & _PRIMARY_CODE == sqlite3.SQLITE_IOERR
+    return sqlite.primary_code(getattr(error, "orig", None)) == sqlite3.SQLITE_IOERR

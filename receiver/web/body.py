@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TypeVar
 
 from starlette.types import Receive, Scope
 
 from receiver.errors import BodyTooSlow, CodecatchError, PayloadTooLarge, UnsupportedEncoding
-from receiver.web.problems import REFUSAL, WHOLE
+from receiver.web.exchange import BODY
+from receiver.web.problems import REFUSAL
 
+_Body = TypeVar("_Body", bytes, bytearray)
 LARGEST_BODY = 64 * 1024
 DEADLINE_SECONDS = 5.0
 # The codings that leave a body as it was signed.
@@ -26,8 +29,9 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         CodecatchError: the protocol refused the rest of it, and has answered so.
     """
     _check_head(scope["headers"])
-    if scope["state"].get(WHOLE):  # it came with its head, as most do: there is nothing to await
-        return await _chunks(scope, receive)
+    body: bytes | None = scope["state"].get(BODY)
+    if body is not None:  # it came with its head, as most do: there is nothing to await
+        return _bounded(body)
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await _chunks(scope, receive)
@@ -53,7 +57,12 @@ async def _chunks(scope: Scope, receive: Receive) -> bytes:
             refusal: CodecatchError | None = scope["state"].get(REFUSAL)
             raise refusal or BodyTooSlow("the sender hung up before the body was whole")
         body += message.get("body", b"")
-        if len(body) > LARGEST_BODY:
-            raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
         if not message.get("more_body", False):
-            return bytes(body)
+            return bytes(_bounded(body))
+        _bounded(body)
+
+
+def _bounded(body: _Body) -> _Body:
+    if len(body) > LARGEST_BODY:
+        raise PayloadTooLarge(f"the body is over {LARGEST_BODY} bytes")
+    return body

@@ -29,8 +29,6 @@ from receiver.errors import (
 MEDIA_TYPE = "application/problem+json"
 # Where the protocol leaves its own refusal of a request that the application is reading.
 REFUSAL = "refusal"
-# Where the protocol notes that a request's body is all there.
-WHOLE = "whole"
 _RETRY_AFTER_SECONDS = {HTTPStatus.SERVICE_UNAVAILABLE: 5, HTTPStatus.TOO_MANY_REQUESTS: 60}
 _BODY_UNREAD = {
     HTTPStatus.FORBIDDEN,

@@ -23,14 +23,11 @@ import asyncio
 import json
 from collections import deque
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from receiver.errors import (
     CodecatchError,
@@ -39,7 +36,8 @@ from receiver.errors import (
     MalformedRequest,
     PayloadTooLarge,
 )
-from receiver.web.problems import MEDIA_TYPE, REFUSAL, WHOLE, document, status_of
+from receiver.web.exchange import Exchange
+from receiver.web.problems import MEDIA_TYPE, REFUSAL, document, status_of
 from receiver.web.transport import PoliteTransport
 
 LARGEST_HEADER_SECTION = 16 * 1024
@@ -71,13 +69,14 @@ class Door(HttpToolsProtocol):
         self._deaf = False  # whatever else comes is dropped
         self._ending = False  # the connection ends with the answers that are due
         self._closing = False
+        self._upgrades = False  # the request is to be read again, without its wish
         self._last_call: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, with the deadline of the first header section running."""
         self._socket = transport
-        self._polite = PoliteTransport(transport, self.close, lambda: self.closing)
-        super().connection_made(cast("asyncio.Transport", self._polite))
+        polite = PoliteTransport(transport, self.close, self._is_closing)
+        super().connection_made(cast("asyncio.Transport", polite))
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -144,29 +143,63 @@ class Door(HttpToolsProtocol):
             and _size(self.url, self.headers) > LARGEST_HEADER_SECTION
         ):
             raise _headers_too_large()
-        if self.parser.get_http_version() not in _VERSIONS:
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        if version not in _VERSIONS:
             raise MalformedRequest("only HTTP/1.1 and 1.0 are spoken here")
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
+        self._upgrades = self.parser.should_upgrade()
+        if self._upgrades:
+            if method == b"CONNECT":
                 raise MalformedRequest("this is no proxy")
             return
-        super().on_headers_complete()
+        self._begin(method.decode("ascii"), version)
         self._unset_keepalive_if_required()
         self._in_headers = False
         # Trailers would join the headers that the application may be reading: they are dropped.
         self.headers = deque(maxlen=0)  # type: ignore[assignment]
 
+    def _begin(self, method: str, version: str) -> None:
+        """Start the application on a request, or leave that to the end of the one before."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope = self.scope
+        scope["method"], scope["http_version"] = method, version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = url.path, url.query or b""
+        before = cast("Exchange | None", self.cycle)
+        cycle = self.cycle = Exchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of a request's body until the application asks for it."""
+        if not self._upgrades:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Note that a request is whole."""
-        if self.parser.should_upgrade():
+        if self._upgrades:
             return
         super().on_message_complete()
         self._whole = True
-        self.cycle.scope["state"][WHOLE] = True
+        cast("Exchange", self.cycle).is_whole()
 
     def on_response_complete(self) -> None:
         """Go on to what waits; else the next request has a deadline, and the rest of this one."""
-        self._polite.flush()
         if self._ending and not self.pipeline:
             self.close()
         super().on_response_complete()
@@ -192,7 +225,7 @@ class Door(HttpToolsProtocol):
     def _refuse(self, error: CodecatchError) -> None:
         """Read no more, and say why where the refused request's turn to be answered has come."""
         self._deaf = True
-        newest = cast("RequestResponseCycle | None", self.cycle)
+        newest = cast("Exchange | None", self.cycle)
         if newest is None or newest.response_complete:
             if self._in_headers or self._whole:
                 _log.warning("request.refused", status=status_of(error), reason=str(error))
@@ -207,7 +240,7 @@ class Door(HttpToolsProtocol):
         else:
             self._break_off(newest, error)
 
-    def _break_off(self, cycle: RequestResponseCycle, error: CodecatchError) -> None:
+    def _break_off(self, cycle: Exchange, error: CodecatchError) -> None:
         # The application is reading this body. It learns why there is no more, and logs that.
         cycle.scope["state"][REFUSAL] = error
         cycle.disconnected = True
@@ -228,8 +261,7 @@ class Door(HttpToolsProtocol):
         lines = [part for name, value in headers for part in (name, b": ", value, b"\r\n")]
         self._socket.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
 
-    @property
-    def closing(self) -> bool:
+    def _is_closing(self) -> bool:
         """Whether the connection is closed, or will be once its sender is done."""
         return self._closing or self._socket.is_closing()
 
@@ -242,7 +274,6 @@ class Door(HttpToolsProtocol):
         if self._closing:
             return
         self._closing = True
-        self._polite.flush()
         if (self._deaf or not self._whole) and self._socket.can_write_eof():
             self._deaf = True
             self.flow.resume_reading()

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import column, select, table, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from receiver import clock, database, inbox
+from receiver import clock, inbox, sqlite
 from receiver.database import Database, UtcTime, insert_once, parse_url, persist
 from receiver.errors import ConfigurationError
 from receiver.heartbeats import Heartbeat
@@ -76,7 +76,7 @@ def test_sqlite_takes_the_write_lock_at_once(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction that may write holds off other writers from its first moment, not readers."""
-    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     other = Database(sqlite_store.url)
     with sqlite_store.database.transaction() as holding:
         assert holding.connection() is not None

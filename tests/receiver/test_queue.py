@@ -75,20 +75,6 @@ def test_rows_share_messages_up_to_a_limit_and_stand_in_one(
     assert [len(message["body"][0][0]) for message in messages(broker_url)] == [50, 50, 20]
 
 
-def test_after_many_rows_the_next_ones_gather(
-    make_waker: Make, broker_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A busy sender leaves others time to join a message; none of them is left behind."""
-    monkeypatch.setattr(queue, "_GATHERING", 1.0)
-    waker = make_waker(broker_url)
-    waker.wake(queue.HANDLE_EVENTS, ["a", "b", "c", "d"])
-    eventually(lambda: len(ids(broker_url)) == 4, every=0.001)
-    for row in ("e", "f", "g"):
-        waker.wake(queue.HANDLE_EVENTS, [row])
-    eventually(lambda: len(ids(broker_url)) == 7)
-    assert [len(message["body"][0][0]) for message in messages(broker_url)] == [4, 3]
-
-
 @pytest.mark.parametrize(
     ("task", "name"),
     [

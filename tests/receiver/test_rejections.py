@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
-from receiver import database, rejections
+from receiver import rejections, sqlite
 from receiver.rejections import KEPT, WRITTEN_PER_SECOND, RejectedRequest, Rejection, Rejections
 from tests.receiver.conftest import Log
 from tests.receiver.locks import inbox_locked
@@ -101,7 +101,7 @@ def test_a_database_that_is_away_costs_the_trace_and_nothing_else(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """What cannot be written is dropped, said in the log, and the next ones are written."""
-    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     store = open_store(sqlite_url)
     refusals = Rejections(store.database, store.vault)
     refusals.note(refusal(401))

@@ -94,7 +94,7 @@ def test_half_a_header_section_is_408(hasty: Receiver, log: Log) -> None:
     (answer,) = answers_in(hasty.raw(POST))
     assert answer.problem(408) == "the header section was not whole in time"
     assert answer.headers["connection"] == "close"
-    (line,) = log.of("request.refused")
+    (line,) = eventually(lambda: log.of("request.refused"))
     assert (line["status"], line["level"]) == (408, "warning")
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
-from receiver import database
+from receiver import database, sqlite
 from receiver.inbox import InboxEvent
 from receiver.intake import Intake
 from receiver.rejections import RejectedRequest
@@ -262,7 +262,7 @@ def test_a_locked_database_is_503_and_asks_to_come_again(
     store_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be stored is not accepted, and the next attempt is."""
-    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     options = database.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
     monkeypatch.setattr(database, "POSTGRESQL_OPTIONS", options)
     receiver = start(store_url)

@@ -1,0 +1,114 @@
+"""Statements that commit by themselves, beside others who write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from receiver import sqlite
+from receiver.autocommit import Autocommit
+from tests.receiver.locks import inbox_locked
+from tests.support.stores import Store, open_store
+from tests.support.waiting import eventually
+
+COUNT = text("SELECT count(*) FROM schema_notes")
+
+
+@pytest.fixture
+def autocommit(store: Store) -> Iterator[Autocommit]:
+    """Of a database with a table that holds texts."""
+    with store.database.transaction() as session:
+        session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
+    made = Autocommit(store.database)
+    yield made
+    made.close()
+
+
+def insert(note: str) -> str:
+    """The statement that writes one."""
+    return f"INSERT INTO schema_notes VALUES ('{note}')"
+
+
+def write(autocommit: Autocommit, note: str) -> int:
+    """Write one; how many were written."""
+
+    def work(connection: Connection) -> int:
+        return connection.exec_driver_sql(insert(note)).rowcount
+
+    return autocommit.run(work)
+
+
+def count(store: Store) -> int:
+    """How many another connection sees."""
+    with store.database.reading() as session:
+        return session.execute(COUNT).scalar_one()
+
+
+def test_a_statement_is_committed_by_itself(store: Store, autocommit: Autocommit) -> None:
+    """Others see it at once, and the next one uses the same connection."""
+    used: list[int] = []
+    for number in range(3):
+        assert write(autocommit, str(number)) == 1
+        assert count(store) == number + 1
+        autocommit.run(lambda c: used.append(id(c)))
+    assert len(set(used)) == 1
+
+
+def test_a_statement_that_fails_writes_nothing(store: Store, autocommit: Autocommit) -> None:
+    """Its error is the caller's, and the next statement is none the worse."""
+    write(autocommit, "a")
+    with pytest.raises(DBAPIError):
+        write(autocommit, "a")
+    assert count(store) == 1
+    assert write(autocommit, "b") == 1
+
+
+def test_a_connection_that_failed_is_not_used_again(autocommit: Autocommit) -> None:
+    """Whatever state it is in, nobody inherits it."""
+    used: list[Connection] = []
+
+    def fail(connection: Connection) -> None:
+        used.append(connection)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        autocommit.run(fail)
+    autocommit.run(used.append)
+    assert used[0] is not used[1]
+    assert used[0].closed
+
+
+def test_it_waits_for_another_writer(sqlite_store: Store) -> None:
+    """While another process holds the file, a statement waits for its turn, and then is done."""
+    store, other = sqlite_store, open_store(sqlite_store.url)
+    with store.database.transaction() as session:
+        session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
+    autocommit, tries = Autocommit(store.database), []
+
+    def attempt(connection: Connection) -> int:
+        tries.append(1)
+        return connection.exec_driver_sql(insert("a")).rowcount
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.database.transaction() as session:
+            session.execute(text(insert("b")))
+            writing = pool.submit(autocommit.run, attempt)
+            eventually(lambda: tries)
+            assert not writing.done()
+        assert writing.result(10) == 1
+    assert count(other) == 2
+    autocommit.close()
+    other.database.dispose()
+
+
+def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is never free is said to be locked."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    autocommit = Autocommit(sqlite_store.database)
+    with inbox_locked(sqlite_store.url), pytest.raises(OperationalError, match="locked"):
+        autocommit.run(lambda connection: connection.exec_driver_sql("DELETE FROM inbox_events"))
+    autocommit.close()
