@@ -45,7 +45,7 @@ def write(autocommit: Autocommit, note: str) -> int:
 def count(store: Store) -> int:
     """How many another connection sees."""
     with store.database.reading() as session:
-        return session.execute(COUNT).scalar_one()
+        return int(session.execute(COUNT).scalar_one())
 
 
 def test_a_statement_is_committed_by_itself(store: Store, autocommit: Autocommit) -> None:
