@@ -18,7 +18,7 @@ import signal
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,16 +47,27 @@ _CLOSE_SECONDS = 5.0
 _DEADLOCK_STATES = {"40P01", "40001"}
 _log = structlog.get_logger(__name__)
 
-_Outcome = Stored | StoreUnavailable
+Outcome = Stored | StoreUnavailable
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """One request, and its event once that is ready to be stored."""
+    """One request, and its event once that is ready to be stored; ``tell`` is None once told."""
 
     arrival: Arrival
-    future: asyncio.Future[Stored] = field(repr=False)
+    deadline: float
+    tell: Callable[[Outcome], None] | None = field(repr=False)
     entry: Entry | None = None
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell it, if nobody has, whatever becomes of that."""
+        tell, self.tell = self.tell, None
+        if tell is None:  # it was not waited for any longer, or was told from elsewhere
+            return
+        try:
+            tell(outcome)
+        except Exception as error:  # noqa: BLE001 - the others of its batch are to be told as well
+            _log.error("intake.answer_broke", error=type(error).__name__, exc_info=error)
 
 
 class _DatabaseAway(Exception):
@@ -95,9 +106,12 @@ class Intake:
         self._writers = ThreadPoolExecutor(self._flights, thread_name_prefix="intake")
         self._shelterer = ThreadPoolExecutor(1, thread_name_prefix="shelter")
         self._waiting: deque[_Waiting] = deque()
-        self._running: set[Future[list[_Outcome]]] = set()
+        self._untold: deque[_Waiting] = deque()  # with a deadline, which comes in their order
+        self._alarm: asyncio.TimerHandle | None = None
+        self._running: set[Future[list[Outcome]]] = set()
         self._flying = 0
         self._sheltering = False
+        self._about_to_launch = False
         self._closed = False
 
     async def store(self, arrival: Arrival, deadline: float = math.inf) -> Stored:
@@ -107,21 +121,34 @@ class Intake:
             StoreUnavailable: it could not be written, or not by ``deadline`` of the monotonic
                 clock, or too many are waiting already.
         """
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self.put(arrival, partial(_resolve, future), deadline)
+        return await future
+
+    def put(
+        self, arrival: Arrival, tell: Callable[[Outcome], None], deadline: float = math.inf
+    ) -> None:
+        """The same without waiting: ``tell`` is called once, later, from the event loop.
+
+        Deadlines must come in the order of the calls.
+
+        Raises:
+            StoreUnavailable: too many are waiting already; nobody will be told.
+        """
         if self._closed:
             raise StoreUnavailable("the receiver is stopping")
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
+        waiting = _Waiting(arrival, deadline, tell)
+        self._waiting.append(waiting)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Stored] = loop.create_future()
-        self._waiting.append(_Waiting(arrival, future))
-        self._launch()
-        if deadline == math.inf:
-            return await future
-        late = loop.call_later(deadline - time.monotonic(), _give_up, future)
-        try:
-            return await future
-        finally:
-            late.cancel()
+        if deadline < math.inf:
+            self._untold.append(waiting)
+            if self._alarm is None:
+                self._alarm = loop.call_later(deadline - time.monotonic(), self._give_up)
+        if not self._about_to_launch:  # whoever comes in the same step of the loop comes along
+            self._about_to_launch = True
+            loop.call_soon(self._launch)
 
     def database_is_back(self) -> None:
         """Write to the database again; from the loop's own thread."""
@@ -137,10 +164,24 @@ class Intake:
         for executor in (self._writers, self._shelterer):
             executor.shutdown(wait=False)
         self._autocommit.close()
-        _answer((w, StoreUnavailable("the receiver is stopping")) for w in self._waiting)
-        self._waiting.clear()
+        while self._waiting:
+            self._waiting.popleft().end(StoreUnavailable("the receiver is stopping"))
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _give_up(self) -> None:
+        """Tell those whose time is over."""
+        now = time.monotonic()
+        while self._untold and (self._untold[0].tell is None or self._untold[0].deadline <= now):
+            late = self._untold.popleft()
+            late.end(StoreUnavailable("the event could not be stored in time"))
+        self._alarm = None
+        if self._untold:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(self._untold[0].deadline - now, self._give_up)
 
     def _launch(self) -> None:
+        self._about_to_launch = False
         while self._waiting:
             if self._shelter is not None and self.away.is_set():
                 if self._sheltering:
@@ -168,7 +209,7 @@ class Intake:
         written = self._run(self._shelterer.submit(self._write_to, shelter, batch))
         written.add_done_callback(partial(self._sheltered, batch))
 
-    def _run(self, running: Future[list[_Outcome]]) -> asyncio.Future[list[_Outcome]]:
+    def _run(self, running: Future[list[Outcome]]) -> asyncio.Future[list[Outcome]]:
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         return asyncio.wrap_future(running)
@@ -181,7 +222,7 @@ class Intake:
         self,
         batch: Sequence[_Waiting],
         overdue: asyncio.TimerHandle,
-        written: asyncio.Future[list[_Outcome]],
+        written: asyncio.Future[list[Outcome]],
     ) -> None:
         overdue.cancel()
         self._flying -= 1
@@ -191,15 +232,19 @@ class Intake:
             if error.disk_failed:
                 self._stop()
         else:
-            _answer(zip(batch, _outcomes(written, len(batch)), strict=True))
+            self._tell(batch, written)
         self._launch()
 
-    def _sheltered(
-        self, batch: Sequence[_Waiting], written: asyncio.Future[list[_Outcome]]
-    ) -> None:
+    def _sheltered(self, batch: Sequence[_Waiting], written: asyncio.Future[list[Outcome]]) -> None:
         self._sheltering = False
-        _answer(zip(batch, _outcomes(written, len(batch)), strict=True))
+        self._tell(batch, written)
         self._launch()
+
+    def _tell(self, batch: Sequence[_Waiting], written: asyncio.Future[list[Outcome]]) -> None:
+        for waiting, outcome in zip(batch, _outcomes(written, len(batch)), strict=True):
+            waiting.end(outcome)
+        while self._untold and self._untold[0].tell is None:
+            self._untold.popleft()
 
     def _give_up_on(self, batch: Sequence[_Waiting]) -> None:
         if self._shelter is not None:
@@ -209,15 +254,15 @@ class Intake:
 
     def _take_shelter(self, batch: Sequence[_Waiting]) -> None:
         self.away.set()
-        self._waiting.extendleft(w for w in reversed(batch) if not w.future.done())
+        self._waiting.extendleft(w for w in reversed(batch) if w.tell is not None)
 
-    def _write(self, batch: Sequence[_Waiting]) -> list[_Outcome]:
+    def _write(self, batch: Sequence[_Waiting]) -> list[Outcome]:
         """Runs in a writer thread: all of a batch in one commit, or each for itself."""
         try:
             return [*self._commit(self._prepared(batch))]
         except Exception as error:  # noqa: BLE001 - drivers raise more than SQLAlchemy wraps
             _log.warning("intake.commit_failed", events=len(batch), error=type(error).__name__)
-            refused: list[_Outcome] = [
+            refused: list[Outcome] = [
                 StoreUnavailable("the database did not take the event") for _ in batch
             ]
             if isinstance(error, TROUBLE):  # the database, and not one of the rows, has failed
@@ -232,7 +277,7 @@ class Intake:
         # One of them is to blame: the others must not suffer for it.
         return [outcome for each in batch for outcome in self._write([each])]
 
-    def _write_to(self, shelter: Shelter, batch: Sequence[_Waiting]) -> list[_Outcome]:
+    def _write_to(self, shelter: Shelter, batch: Sequence[_Waiting]) -> list[Outcome]:
         """Runs in the shelter's thread."""
         try:
             return [*shelter.store(self._prepared(batch))]
@@ -268,7 +313,7 @@ class Intake:
             return inbox.store(session, entries)
 
 
-def _outcomes(written: asyncio.Future[list[_Outcome]], size: int) -> Sequence[_Outcome]:
+def _outcomes(written: asyncio.Future[list[Outcome]], size: int) -> Sequence[Outcome]:
     error = None if written.cancelled() else written.exception()
     if not written.cancelled() and error is None:
         return written.result()
@@ -276,19 +321,13 @@ def _outcomes(written: asyncio.Future[list[_Outcome]], size: int) -> Sequence[_O
     return [StoreUnavailable("the event could not be stored")] * size
 
 
-def _answer(outcomes: Iterable[tuple[_Waiting, _Outcome]]) -> None:
-    for waiting, outcome in outcomes:
-        if waiting.future.done():  # its request gave up waiting, or was answered from elsewhere
-            continue
-        if isinstance(outcome, StoreUnavailable):
-            waiting.future.set_exception(outcome)
-        else:
-            waiting.future.set_result(outcome)
-
-
-def _give_up(future: asyncio.Future[Stored]) -> None:
-    if not future.done():
-        future.set_exception(StoreUnavailable("the event could not be stored in time"))
+def _resolve(future: asyncio.Future[Stored], outcome: Outcome) -> None:
+    if future.done():  # its request gave up waiting
+        return
+    if isinstance(outcome, StoreUnavailable):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _passing(error: DBAPIError) -> bool:

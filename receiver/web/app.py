@@ -25,8 +25,9 @@ from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.spool import Shelter
 from receiver.vault import Vault
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
+from receiver.web.express import Express
 from receiver.web.failures import Failures
-from receiver.web.middleware import AccessLog, Shortcut
+from receiver.web.middleware import AccessLog
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 
@@ -83,19 +84,19 @@ def create_app() -> Starlette:
         if not provider.configured:
             _log.warning("provider.not_configured", provider=provider.name)
     endpoints = {provider: WebhookEndpoint(provider) for provider in providers}
-    exact = {_path(provider): endpoint for provider, endpoint in endpoints.items()}
     app = Starlette(
         routes=[
             *(route for each in endpoints.items() for route in _routes(*each)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
         ],
-        middleware=[Middleware(AccessLog), Middleware(Shortcut, endpoints=exact)],
+        middleware=[Middleware(AccessLog)],
         exception_handlers={HTTPException: on_http_exception, Exception: on_unexpected},
         lifespan=lifespan,
     )
     # A redirect would turn a POST into a GET, and the event would be lost on the way.
     app.router.redirect_slashes = False
+    app.state.express = Express(app, {_path(each): endpoints[each] for each in providers})
     return app
 
 

@@ -19,8 +19,8 @@ DEADLINE_SECONDS = 5.0
 _CODINGS = {b"content-encoding": {b"", b"identity"}, b"transfer-encoding": {b"chunked"}}
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The raw body, byte for byte what was signed.
+async def read_body(scope: Scope, receive: Receive) -> None:
+    """Wait for the raw body, byte for byte what was signed, and put it where it is kept if whole.
 
     Raises:
         UnsupportedEncoding: it has a content encoding, or a transfer encoding besides chunked.
@@ -28,15 +28,25 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         BodyTooSlow: it was not whole within 5 seconds.
         CodecatchError: the protocol refused the rest of it, and has answered so.
     """
+    if BODY in scope["state"]:
+        return
     _check_head(scope["headers"])
-    body: bytes | None = scope["state"].get(BODY)
-    if body is not None:  # it came with its head, as most do: there is nothing to await
-        return _bounded(body)
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            return await _chunks(scope, receive)
+            scope["state"][BODY] = await _chunks(scope, receive)
     except TimeoutError:
         raise BodyTooSlow(f"the body was not whole within {DEADLINE_SECONDS:.0f} s") from None
+
+
+def whole_body(scope: Scope) -> bytes:
+    """The raw body of a request that is all there.
+
+    Raises:
+        UnsupportedEncoding, PayloadTooLarge: as of :func:`read_body`.
+    """
+    _check_head(scope["headers"])
+    body: bytes = scope["state"][BODY]
+    return _bounded(body)
 
 
 def _check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -15,15 +17,17 @@ from receiver.errors import (
     AddressNotAllowed,
     CodecatchError,
     InvalidSignature,
+    StoreUnavailable,
     TooManyFailures,
 )
 from receiver.inbox import Arrival, Stored
-from receiver.intake import Intake
+from receiver.intake import Intake, Outcome
 from receiver.json_object import parse_object
 from receiver.providers.base import Provider, WebhookRequest
 from receiver.queue import Waker
 from receiver.rejections import Rejection, Rejections
-from receiver.web.body import read_body
+from receiver.web.body import read_body, whole_body
+from receiver.web.exchange import Answer
 from receiver.web.failures import Failures
 from receiver.web.problems import refuse, status_of
 from receiver.web.readiness import Readiness
@@ -45,63 +49,80 @@ class Services:
 
 
 class WebhookEndpoint:
-    """Receives one provider's webhooks; an ASGI application, for the sake of their number."""
+    """Receives one provider's webhooks; an ASGI application, and a shorter way for whole ones."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Verify, store, answer; then wake the worker."""
+        """Wait for a request's body, :meth:`take` it, and answer."""
+        began = time.monotonic()
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            await read_body(scope, receive)
+        except CodecatchError as refused:
+            answered.set_result(self._refuse(refused, scope))
+        else:
+            self.take(scope, answered.set_result, began)
+        answer = await answered
+        headers = list(answer.headers)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def take(self, scope: Scope, reply: Callable[[Answer], None], began: float) -> None:
+        """Verify, store, answer; then wake the worker.
+
+        ``scope`` is that of a request whose body is there, and which began at ``began`` of the
+        monotonic clock. ``reply`` is called once, now or later, from the event loop.
+        """
         services: Services = scope["app"].state.services
         details: dict[str, object] = scope["state"]["log"]
         details["route"] = self._provider.name
-        try:
-            stored, word = await self._receive(scope, receive, services)
-        except TooManyFailures as refused:
-            await refuse(refused)(scope, receive, send)
-        except CodecatchError as refused:
-            details["reason"] = str(refused)
-            self._note(services.rejections, refused, scope)
-            await refuse(refused)(scope, receive, send)
-        else:
-            details["event_id"] = stored.id
-            await _tell(send, stored, word)
 
-    async def _receive(
-        self, scope: Scope, receive: Receive, services: Services
-    ) -> tuple[Stored, str]:
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        def told(outcome: Outcome) -> None:
+            if isinstance(outcome, StoreUnavailable):
+                reply(self._refuse(outcome, scope))
+                return
+            details["event_id"] = outcome.id
+            word = "duplicate" if outcome.duplicate else "test" if arrival.test else "accepted"
+            if word == "accepted":
+                services.waker.wake(queue.HANDLE_EVENTS, [outcome.id])
+            reply(_told(outcome, word))
+
+        try:
+            arrival = self._arrival(scope, services)
+            services.intake.put(arrival, told, began + DEADLINE_SECONDS)
+        except CodecatchError as refused:
+            reply(self._refuse(refused, scope))
+
+    def _arrival(self, scope: Scope, services: Services) -> Arrival:
+        """The authentic webhook that a request holds."""
         provider = self._provider
         if provider.allowed_addresses:
             self._check_address(scope)
-        body = await read_body(scope, receive)
-        arrived_at = clock.now()
-        webhook = WebhookRequest(
-            headers=scope["headers"],
-            body=body,
-            token=scope["path_params"].get("token"),
-            at=arrived_at,
-        )
+        body, arrived_at = whole_body(scope), clock.now()
+        token = scope["path_params"].get("token")
+        webhook = WebhookRequest(headers=scope["headers"], body=body, token=token, at=arrived_at)
         notes = self._authenticate(webhook, services.failures, scope)
         payload = parse_object(body)
         test = provider.is_test(payload)
-        stored = await services.intake.store(
-            Arrival(
-                provider=provider.name,
-                body=body,
-                arrived_at=arrived_at,
-                key=provider.event_key(payload),
-                test=test,
-                notes=(*notes, "the provider's test event") if test else notes,
-            ),
-            deadline,
+        return Arrival(
+            provider=provider.name,
+            body=body,
+            arrived_at=arrived_at,
+            key=provider.event_key(payload),
+            test=test,
+            notes=(*notes, "the provider's test event") if test else notes,
         )
-        if stored.duplicate:
-            return stored, "duplicate"
-        if test:
-            return stored, "test"
-        services.waker.wake(queue.HANDLE_EVENTS, [stored.id])
-        return stored, "accepted"
+
+    def _refuse(self, refused: CodecatchError, scope: Scope) -> Answer:
+        """The answer to a request that failed, with a trace unless that deserves none."""
+        details: dict[str, object] = scope["state"]["log"]
+        details["route"] = self._provider.name
+        if not isinstance(refused, TooManyFailures):
+            details["reason"] = str(refused)
+            self._note(scope["app"].state.services.rejections, refused, scope)
+        return Answer.of(refuse(refused))
 
     def _check_address(self, scope: Scope) -> None:
         if not addresses.within(_origin(scope), self._provider.allowed_addresses):
@@ -141,12 +162,10 @@ def _origin(scope: Scope) -> Address | None:
     return addresses.parse(client[0] if client else None)
 
 
-async def _tell(send: Send, stored: Stored, word: str) -> None:
+def _told(stored: Stored, word: str) -> Answer:
     body = b'{"status":"%s","event":"%s"}' % (word.encode(), stored.id.encode())
     length = (b"content-length", b"%d" % len(body))
-    status = 202 if word == "accepted" else 200
-    await send({"type": "http.response.start", "status": status, "headers": [length, _JSON]})
-    await send({"type": "http.response.body", "body": body})
+    return Answer(202 if word == "accepted" else 200, (length, _JSON), body)
 
 
 async def healthz(request: Request) -> Response:

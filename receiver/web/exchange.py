@@ -7,13 +7,29 @@ system. Whatever is otherwise goes uvicorn's way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 # Where, in a request's state, a body stands that came before anybody asked for it.
 BODY = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; its length and its type are among the headers, whose names are lower-case."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+    @classmethod
+    def of(cls, response: Response) -> Answer:
+        """The same as a response of Starlette's that is no stream."""
+        return cls(response.status_code, response.raw_headers, bytes(response.body))
 
 
 class Exchange(RequestResponseCycle):
@@ -39,33 +55,36 @@ class Exchange(RequestResponseCycle):
             return
         head, self._head = self._head, None
         if head is not None:
-            body = message.get("body", b"")
-            if self._is_plain(head, body, message):
-                self._write(head, body)
+            if self._is_plain(head, message):
+                self.reply(Answer(head["status"], head["headers"], message["body"]))
                 return
             await super().send(head)  # type: ignore[arg-type]
         await super().send(message)  # type: ignore[arg-type]
 
-    def _is_plain(self, head: Mapping[str, Any], body: bytes, message: Mapping[str, Any]) -> bool:
-        """Whether this is all of the answer, and its two headers are its length and its type."""
-        headers = head["headers"]
+    def _is_plain(self, head: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+        """Whether this is all of the answer, and may be written as it is."""
         return (
-            len(headers) == 2
-            and headers[0] == (b"content-length", b"%d" % len(body))
-            and headers[1][0] == b"content-type"
-            and not message.get("more_body", False)
-            and self.keep_alive
+            not message.get("more_body", False)
+            and (b"content-length", b"%d" % len(message.get("body", b""))) in head["headers"]
             and self.scope["method"] != "HEAD"
-            and not self.disconnected
             and not self.flow.write_paused
         )
 
-    def _write(self, head: Mapping[str, Any], body: bytes) -> None:
-        lines = [STATUS_LINE[head["status"]]]
-        for name, value in (*self.default_headers, *head["headers"]):
+    def reply(self, answer: Answer) -> None:
+        """Answer, unless the sender has gone or was answered."""
+        if self.disconnected or self.response_started:
+            return
+        lines = [STATUS_LINE[answer.status]]
+        for name, value in (*self.default_headers, *answer.headers):
             lines += (name, b": ", value, b"\r\n")
-        lines += (b"\r\n", body)
+        if (b"connection", b"close") in answer.headers:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", answer.body)
         self.transport.write(b"".join(lines))
         self.response_started = self.response_complete = True
         self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
         self.on_response()

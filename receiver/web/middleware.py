@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +32,7 @@ class AccessLog:
             return
         details: dict[str, object] = {}
         scope.setdefault("state", {})["log"] = details
-        started = time.perf_counter()
+        began = time.monotonic()
         status = 0
 
         async def observe(message: Message) -> None:
@@ -48,34 +47,15 @@ class AccessLog:
             status = status or _ANSWER_TO_A_BUG
             raise
         finally:
-            ms = round((time.perf_counter() - started) * 1000, 1)
-            _write_line(scope["method"], status, ms, details)
+            write_line(scope["method"], status, began, details)
 
 
-class Shortcut:
-    """Leads a POST to one of ``endpoints``, by its path, past the search for a route.
-
-    Everything else goes the usual way, by which these endpoints are found too.
-    """
-
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._endpoints = endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        endpoint = None
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self._endpoints.get(scope["path"])
-        if endpoint is not None:
-            scope["path_params"] = {}
-        await (endpoint or self._app)(scope, receive, send)
-
-
-def _write_line(method: str, status: int, ms: float, details: dict[str, object]) -> None:
+def write_line(method: str, status: int, began: float, details: dict[str, object]) -> None:
+    """The line of a request that began at ``began`` of the monotonic clock."""
     route = details.pop("route", "other")
     good = 0 < status < 400
     if (route in _QUIET_ROUTES and good) or status == _QUIET_STATUS:
         return
+    ms = round((time.monotonic() - began) * 1000, 1)
     log = _log.info if good else _log.warning
     log("request.answered", method=method, route=route, status=status, ms=ms, **details)

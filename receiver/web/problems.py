@@ -101,6 +101,11 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def on_unexpected(_: Request, error: Exception) -> Response:
+    """What Starlette calls for :func:`broke`."""
+    return broke(error)
+
+
+def broke(error: Exception) -> Response:
     """Our own bug: the sender is asked to come again, since the event is not stored."""
     _log.error("request.broke", error=type(error).__name__, exc_info=error)
     return problem(503, "the event could not be stored")

@@ -36,7 +36,9 @@ from receiver.errors import (
     MalformedRequest,
     PayloadTooLarge,
 )
+from receiver.web.endpoints import WebhookEndpoint
 from receiver.web.exchange import Exchange
+from receiver.web.express import Express
 from receiver.web.problems import MEDIA_TYPE, REFUSAL, document, status_of
 from receiver.web.transport import PoliteTransport
 
@@ -70,6 +72,8 @@ class Door(HttpToolsProtocol):
         self._ending = False  # the connection ends with the answers that are due
         self._closing = False
         self._upgrades = False  # the request is to be read again, without its wish
+        self._express: Express | None = getattr(getattr(self.app, "state", None), "express", None)
+        self._held: tuple[Exchange, WebhookEndpoint] | None = None  # may go the short way
         self._last_call: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -95,6 +99,10 @@ class Door(HttpToolsProtocol):
         self._chunk = len(data)
         self._received += self._chunk
         self._aligned = self._whole
+        self._take_in(data)
+        self._let_go()
+
+    def _take_in(self, data: bytes) -> None:
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -179,11 +187,25 @@ class Door(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        endpoint = self._express.leads_to(path) if self._express and method == "POST" else None
         if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            if endpoint is None:
+                self._start_asgi_task(cycle, self.app)
+            else:
+                self._held = cycle, endpoint
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _let_go(self) -> None:
+        """Start what could have been whole by now: the short way if it is."""
+        if self._held is None:
+            return
+        (cycle, endpoint), self._held = self._held, None
+        if self._express is None or cycle.more_body:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self._express.serve(cycle, endpoint)
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of a request's body until the application asks for it."""

@@ -99,6 +99,21 @@ async def store_all(taken: Intake, arrivals: Sequence[Arrival]) -> list[Stored |
     return await asyncio.gather(*map(taken.store, arrivals), return_exceptions=True)
 
 
+def flights_of(store: Store) -> int:
+    """How many batches may be in flight."""
+    return 2 if store.database.is_postgresql else 1
+
+
+async def plug(taken: Intake, store: Store) -> list[asyncio.Task[Stored]]:
+    """As many batches in flight as may be, of one event each."""
+    storing = []
+    for number in range(flights_of(store)):
+        storing.append(asyncio.create_task(taken.store(arrival(f"plug_{number}"))))
+        for _ in range(2):  # one step of the loop to come, and one to take off
+            await asyncio.sleep(0)
+    return storing
+
+
 def test_the_answer_comes_after_the_commit(store: Store, taken: Intake) -> None:
     """In the moment of the answer another connection finds the row."""
     stored = run(taken.store(arrival("evt_1")))
@@ -183,14 +198,14 @@ def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: Intake) -> No
 def test_the_queue_has_an_end(store: Store, taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too many waiting the next one is refused at once, and the waiting ones are stored."""
     monkeypatch.setattr(intake, "DEEPEST_QUEUE", 5)
-    in_hand = 5 + (2 if store.database.is_postgresql else 1)
+    in_hand = 5 + flights_of(store)
 
     async def story() -> None:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = [
-                asyncio.create_task(taken.store(arrival(f"evt_{number}")))
-                for number in range(in_hand)
+            storing = await plug(taken, store)
+            storing += [
+                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             with pytest.raises(StoreUnavailable, match="too many"):
@@ -285,13 +300,14 @@ def test_a_disk_that_fails_to_flush_ends_the_process(
 def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None:
     """The event in flight is stored and answered; who waits or comes later is told to go."""
     taken = Intake(store.database, store.vault)
-    flights = 2 if store.database.is_postgresql else 1
+    flights = flights_of(store)
 
     async def story() -> list[Stored | BaseException]:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = [
-                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(6)
+            storing = await plug(taken, store)
+            storing += [
+                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             storing[-1].cancel()
@@ -367,7 +383,7 @@ def test_a_deadlock_is_tried_again(
         other.execute("SET deadlock_timeout = '60s'")
         insert(other, "b")
         with ThreadPoolExecutor(1) as pool:
-            storing = pool.submit(lambda: asyncio.run(plugged(taken)))
+            storing = pool.submit(lambda: asyncio.run(plugged(taken, store)))
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             eventually(lambda: watching.execute(waiting).fetchone(), every=0.01)
             insert(other, "a")
@@ -379,10 +395,10 @@ def test_a_deadlock_is_tried_again(
     assert [batch for batch in batches if "a" in batch] == [["a", "b"]] * 2
 
 
-async def plugged(taken: Intake) -> list[Stored]:
+async def plugged(taken: Intake, store: Store) -> list[Stored]:
     """Store two events in one batch, after as many as may be in flight."""
-    names = ["plug_1", "plug_2", "a", "b"]
-    return await asyncio.gather(*(taken.store(arrival(name)) for name in names))
+    plugs = await plug(taken, store)
+    return await asyncio.gather(*plugs, *(taken.store(arrival(name)) for name in "ab"))
 
 
 def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:

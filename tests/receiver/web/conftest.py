@@ -50,6 +50,21 @@ class Answer:
         return str(document["detail"])
 
 
+class _InOneSegment(http.client.HTTPConnection):
+    """Sends head and body together, as most senders of small requests do."""
+
+    _kept = b""
+
+    def send(self, data: Any) -> None:
+        """Keep it."""
+        self._kept += data
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """Send what was kept, and wait for the answer."""
+        super().send(self._kept)
+        return super().getresponse()
+
+
 class Receiver:
     """uvicorn as in production, on a port of 127.0.0.1."""
 
@@ -104,8 +119,10 @@ class Receiver:
         body: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request on a connection of its own."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)) as connection:
+        """One request on a connection of its own, in one segment unless its body is an iterator."""
+        whole = body is None or isinstance(body, bytes)
+        kind = _InOneSegment if whole else http.client.HTTPConnection
+        with closing(kind("127.0.0.1", self.port, timeout=15)) as connection:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}

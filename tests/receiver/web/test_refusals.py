@@ -301,11 +301,11 @@ def test_our_own_bug_is_503_and_leaks_nothing(
 ) -> None:
     """An exception that nobody expected becomes a problem document; the log has the traceback."""
 
-    async def broken(_: Intake, arrival: object, __: float) -> None:
+    def broken(_: Intake, arrival: object, *__: object) -> None:
         code = webhooks.CODE
         raise RuntimeError(f"{len(code)} {type(arrival).__name__}")
 
-    monkeypatch.setattr(Intake, "store", broken)
+    monkeypatch.setattr(Intake, "put", broken)
     answer = receiver.send(GOOD)
     assert answer.problem(503) == "the event could not be stored"
     assert "retry-after" in answer.headers
