@@ -86,7 +86,7 @@ class InboxEvent(FollowUp, table=True):
 INBOX: Table = InboxEvent.__table__  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Arrival:
     """An authentic webhook on its way into the inbox.
 
@@ -103,7 +103,7 @@ class Arrival:
     source: str = WEBHOOK
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stored:
     """Where an arrival ended: the id of its row, or of the first row that it repeats."""
 
@@ -111,7 +111,7 @@ class Stored:
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One event ready to be stored: the values of its row, sealed, its id among them."""
 

@@ -25,14 +25,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from receiver import bulk, inbox, sqlite
-from receiver.autocommit import Autocommit
 from receiver.database import TROUBLE, Database
 from receiver.errors import StoreUnavailable
-from receiver.failpoints import reach
 from receiver.inbox import Arrival, Entry, Stored
+from receiver.inbox_writer import InboxWriter
 from receiver.spool import Shelter
 from receiver.vault import Vault
 
@@ -42,9 +40,7 @@ DEEPEST_QUEUE = 4096
 DATABASE_SECONDS = 4.0
 # PostgreSQL can write one batch while another is on its way; SQLite has one writer.
 _BATCHES_IN_FLIGHT = {"postgresql": 2, "sqlite": 1}
-_ATTEMPTS = 3
 _CLOSE_SECONDS = 5.0
-_DEADLOCK_STATES = {"40P01", "40001"}
 _log = structlog.get_logger(__name__)
 
 Outcome = Stored | StoreUnavailable
@@ -96,8 +92,7 @@ class Intake:
         shelter: Shelter | None = None,
         stop: Callable[[], None] = _stop_process,
     ) -> None:
-        self._database = database
-        self._autocommit = Autocommit(database)
+        self._inbox = InboxWriter(database)
         self._vault = vault
         self._shelter = shelter
         self._stop = stop
@@ -163,7 +158,7 @@ class Intake:
         wait(self._running.copy(), _CLOSE_SECONDS)
         for executor in (self._writers, self._shelterer):
             executor.shutdown(wait=False)
-        self._autocommit.close()
+        self._inbox.close()
         while self._waiting:
             self._waiting.popleft().end(StoreUnavailable("the receiver is stopping"))
         if self._alarm is not None:
@@ -259,7 +254,7 @@ class Intake:
     def _write(self, batch: Sequence[_Waiting]) -> list[Outcome]:
         """Runs in a writer thread: all of a batch in one commit, or each for itself."""
         try:
-            return [*self._commit(self._prepared(batch))]
+            return [*self._inbox.write(self._prepared(batch))]
         except Exception as error:  # noqa: BLE001 - drivers raise more than SQLAlchemy wraps
             _log.warning("intake.commit_failed", events=len(batch), error=type(error).__name__)
             refused: list[Outcome] = [
@@ -292,26 +287,6 @@ class Intake:
             waiting.entry = entry
         return [waiting.entry for waiting in batch if waiting.entry is not None]
 
-    def _commit(self, entries: Sequence[Entry]) -> list[Stored]:
-        left = _ATTEMPTS
-        while True:
-            left -= 1
-            try:
-                reach("intake.before_commit")
-                stored = self._insert(entries)
-            except DBAPIError as error:
-                if not left or not _passing(error):
-                    raise
-            else:
-                reach("intake.after_commit")
-                return stored
-
-    def _insert(self, entries: Sequence[Entry]) -> list[Stored]:
-        if self._autocommit.run(lambda connection: inbox.insert_new(connection, entries)):
-            return [Stored(entry.id, duplicate=False) for entry in entries]
-        with self._database.transaction() as session:
-            return inbox.store(session, entries)
-
 
 def _outcomes(written: asyncio.Future[list[Outcome]], size: int) -> Sequence[Outcome]:
     error = None if written.cancelled() else written.exception()
@@ -328,15 +303,6 @@ def _resolve(future: asyncio.Future[Stored], outcome: Outcome) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _passing(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed at once: it is idempotent, so it may be repeated.
-
-    A connection that was lost, in the commit even, is replaced by a new one.
-    """
-    deadlock = getattr(error.orig, "sqlstate", None) in _DEADLOCK_STATES
-    return deadlock or error.connection_invalidated
 
 
 def _disk_failed(error: Exception) -> bool:

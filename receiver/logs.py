@@ -7,6 +7,7 @@ variables, which could hold a code or a key.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 from typing import Literal, TextIO
@@ -14,6 +15,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
+from receiver import clock
 from receiver.settings import LogSettings
 
 # Chatty below this, and nothing an operator could act on.
@@ -29,6 +31,8 @@ _QUIETER = {
     "celery.beat": logging.WARNING,
     "uvicorn.access": logging.CRITICAL,
 }
+_Format = Literal["json", "console"]
+_ACCEPTED = {"event", "method", "route", "status", "ms", "event_id"}
 # Has a line for each request, all from the event loop's thread.
 _MANY = "receiver.access"
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
@@ -54,7 +58,7 @@ def configure(settings: LogSettings, *, part: str) -> None:
     # Our own lines are rendered at once and pass the standard library by: it asks for the
     # caller, the thread and the process of each line, and nobody wants to know.
     structlog.configure(
-        processors=[*shared, *renderers],
+        processors=[*_shortcuts(settings.log_format, part), *shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *name: (_Joined if _MANY in name else _Lines)(handler),
         cache_logger_on_first_use=True,
@@ -113,8 +117,34 @@ class _Joined(_Lines):
         self._write(lines)
 
 
-def _renderers(chosen: Literal["json", "console"] | None) -> list[Processor]:
-    if (chosen or ("console" if sys.stderr.isatty() else "json")) == "console":
+def _shortcuts(chosen: _Format | None, part: str) -> list[Processor]:
+    """What spells the lines of accepted webhooks, and so most lines, in a third of the time."""
+    if _format(chosen) == "console":
+        return []
+    end = f', "event": "request.answered", "level": "info", "part": {json.dumps(part)}, '
+
+    def spell(
+        logger: structlog.typing.WrappedLogger, level: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if not isinstance(logger, _Joined) or level != "info" or line.keys() != _ACCEPTED:
+            return line
+        # All of them are words and numbers of our own, in which nothing is to be escaped.
+        logger.msg(
+            f'{{"method": "{line["method"]}", "route": "{line["route"]}", '
+            f'"status": {line["status"]}, "ms": {line["ms"]}, "event_id": "{line["event_id"]}"'
+            f'{end}"timestamp": "{clock.now().isoformat()[:-6]}Z"}}'
+        )
+        raise structlog.DropEvent
+
+    return [spell]
+
+
+def _format(chosen: _Format | None) -> _Format:
+    return chosen or ("console" if sys.stderr.isatty() else "json")
+
+
+def _renderers(chosen: _Format | None) -> list[Processor]:
+    if _format(chosen) == "console":
         plain = structlog.dev.plain_traceback
         return [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)

@@ -114,11 +114,13 @@ class Waker:
         Only rows of one ``group`` share a message.
         """
         with self._ready:
+            idle = not self._waiting
             self._waiting.extend((task, group, row) for row in ids)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
                 self._thread.start()
-            self._ready.notify()
+            if idle:  # else it knows already, and would be woken for nothing
+                self._ready.notify()
 
     def is_busy(self, task: str) -> bool:
         """Whether so many messages wait for ``task``'s workers already that none should be added.

@@ -24,7 +24,7 @@ Payload = Mapping[str, Any]
 LONGEST_NAME = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WebhookRequest:
     """One request as far as authentication cares; nothing of it shows in a ``repr``.
 

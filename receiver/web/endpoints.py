@@ -58,12 +58,18 @@ class WebhookEndpoint:
         """Wait for a request's body, :meth:`take` it, and answer."""
         began = time.monotonic()
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def reply(answer: Answer) -> None:
+            if not answered.done():  # the server may have stopped waiting
+                answered.set_result(answer)
+
         try:
+            self._check_address(scope)
             await read_body(scope, receive)
         except CodecatchError as refused:
-            answered.set_result(self._refuse(refused, scope))
+            reply(self._refuse(refused, scope))
         else:
-            self.take(scope, answered.set_result, began)
+            self.take(scope, reply, began)
         answer = await answered
         headers = list(answer.headers)
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -98,8 +104,7 @@ class WebhookEndpoint:
     def _arrival(self, scope: Scope, services: Services) -> Arrival:
         """The authentic webhook that a request holds."""
         provider = self._provider
-        if provider.allowed_addresses:
-            self._check_address(scope)
+        self._check_address(scope)
         body, arrived_at = whole_body(scope), clock.now()
         token = scope["path_params"].get("token")
         webhook = WebhookRequest(headers=scope["headers"], body=body, token=token, at=arrived_at)
@@ -125,7 +130,8 @@ class WebhookEndpoint:
         return Answer.of(refuse(refused))
 
     def _check_address(self, scope: Scope) -> None:
-        if not addresses.within(_origin(scope), self._provider.allowed_addresses):
+        allowed = self._provider.allowed_addresses
+        if allowed and not addresses.within(_origin(scope), allowed):
             variable = f"{self._provider.name.upper()}_ALLOWED_ADDRESSES"
             raise AddressNotAllowed(
                 f"the address is not in {variable}; behind a proxy it is the proxy's unless "

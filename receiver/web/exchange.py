@@ -16,9 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 # Where, in a request's state, a body stands that came before anybody asked for it.
 BODY = "body"
+CLOSE = (b"connection", b"close")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A whole answer; its length and its type are among the headers, whose names are lower-case."""
 
@@ -30,6 +31,14 @@ class Answer:
     def of(cls, response: Response) -> Answer:
         """The same as a response of Starlette's that is no stream."""
         return cls(response.status_code, response.raw_headers, bytes(response.body))
+
+    def written(self, *more: tuple[bytes, bytes]) -> bytes:
+        """The answer as it is sent, with ``more`` headers."""
+        lines = [STATUS_LINE[self.status]]
+        for name, value in (*more, *self.headers):
+            lines += (name, b": ", value, b"\r\n")
+        lines += (b"\r\n", self.body)
+        return b"".join(lines)
 
 
 class Exchange(RequestResponseCycle):
@@ -74,15 +83,12 @@ class Exchange(RequestResponseCycle):
         """Answer, unless the sender has gone or was answered."""
         if self.disconnected or self.response_started:
             return
-        lines = [STATUS_LINE[answer.status]]
-        for name, value in (*self.default_headers, *answer.headers):
-            lines += (name, b": ", value, b"\r\n")
-        if (b"connection", b"close") in answer.headers:
+        more = self.default_headers
+        if CLOSE in answer.headers:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", answer.body)
-        self.transport.write(b"".join(lines))
+            more = [*more, CLOSE]
+        self.transport.write(answer.written(*more))
         self.response_started = self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:

@@ -27,7 +27,7 @@ from urllib.parse import unquote
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import (
     CodecatchError,
@@ -37,7 +37,7 @@ from receiver.errors import (
     PayloadTooLarge,
 )
 from receiver.web.endpoints import WebhookEndpoint
-from receiver.web.exchange import Exchange
+from receiver.web.exchange import CLOSE, Answer, Exchange
 from receiver.web.express import Express
 from receiver.web.problems import MEDIA_TYPE, REFUSAL, document, status_of
 from receiver.web.transport import PoliteTransport
@@ -274,14 +274,9 @@ class Door(HttpToolsProtocol):
     def _answer(self, error: CodecatchError) -> None:
         status = status_of(error)
         body = json.dumps(document(status, str(error))).encode()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        lines = [part for name, value in headers for part in (name, b": ", value, b"\r\n")]
-        self._socket.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+        length = (b"content-length", b"%d" % len(body))
+        answer = Answer(status, ((b"content-type", MEDIA_TYPE.encode()), length, CLOSE), body)
+        self._socket.write(answer.written(*self.server_state.default_headers))
 
     def _is_closing(self) -> bool:
         """Whether the connection is closed, or will be once its sender is done."""

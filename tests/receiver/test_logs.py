@@ -171,3 +171,41 @@ def test_a_log_that_cannot_be_written_stops_nobody(
 
     monkeypatch.setattr(log.stream, "write", broken)
     structlog.get_logger("receiver.test").info("thing.done")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_the_line_of_an_accepted_webhook_is_like_any_other(
+    start_log: Callable[..., Log], log_format: str
+) -> None:
+    """It is spelled by hand where it is JSON, and says the same as the usual way would."""
+    log = start_log(log_format=log_format)
+    said = {"method": "POST", "route": "daisysim", "status": 202, "ms": 1.5, "event_id": "01J"}
+
+    async def say() -> None:
+        for name in ("receiver.access", "receiver.test"):
+            structlog.get_logger(name).info("request.answered", **said)
+
+    asyncio.run(say())
+    if log_format == "console":
+        assert log.text.count("event_id=01J") == 2
+        return
+    first, second = log.lines
+    assert first.keys() == second.keys()
+    for line in (first, second):
+        assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
+    assert first == second
+
+
+def test_what_is_odd_about_a_request_is_not_left_out(log: Log) -> None:
+    """A line with one word more goes the usual way, and so does a warning."""
+
+    async def say() -> None:
+        access = structlog.get_logger("receiver.access")
+        said = {"method": "POST", "route": "daisysim", "status": 401, "ms": 1.5}
+        access.warning("request.answered", **said, event_id="01J")
+        access.info("request.answered", **said, event_id="01J", reason='"')
+
+    asyncio.run(say())
+    first, second = log.lines
+    assert first["level"] == "warning"
+    assert second["reason"] == '"'

@@ -15,6 +15,7 @@ from sqlmodel import select
 
 from receiver import inbox
 from receiver.inbox import InboxEvent
+from receiver.inbox_writer import InboxWriter
 from receiver.intake import Intake
 from tests.receiver.conftest import Log
 from tests.receiver.locks import inbox_locked
@@ -118,14 +119,14 @@ def test_the_answer_comes_only_after_the_commit(
     """Before the commit there is no byte of an answer; with it, the row is there for others."""
     committing, go_on = threading.Event(), threading.Event()
     receiver = start(store_url)
-    commit = Intake._commit
+    write = InboxWriter.write
 
-    def slow(taken: Intake, entries: list[inbox.Entry]) -> list[inbox.Stored]:
+    def slow(writer: InboxWriter, entries: list[inbox.Entry]) -> list[inbox.Stored]:
         committing.set()
         go_on.wait(10)
-        return commit(taken, entries)
+        return write(writer, entries)
 
-    monkeypatch.setattr(Intake, "_commit", slow)
+    monkeypatch.setattr(InboxWriter, "write", slow)
     webhook = webhooks.virtualsms_v1()
     with receiver.connect() as connection:
         connection.sendall(request_bytes(webhook))
