@@ -299,6 +299,14 @@ class TestHttpServer:
         client.close()
         assert http_server.requests("POST")[0].body == b"one two"
 
+    def test_half_a_request_is_none(self, http_server: HttpServer) -> None:
+        """A client that dies in the middle of its body has asked for nothing."""
+        with socket.create_connection(("127.0.0.1", http_server.port), timeout=10) as connection:
+            connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhal")
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        assert http_server.requests() == []
+
     def test_rules_in_order(self, http_server: HttpServer) -> None:
         """Queued replies come first, then the newest rule; a segment's star keeps to it."""
         http_server.on("*", "/a/**", status=201)

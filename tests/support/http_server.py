@@ -297,12 +297,16 @@ class _Connection(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             known = headers.get(name.lower())
             headers[name.lower()] = value if known is None else f"{known}, {value}"
+        body = self._read_body()
+        if body is None:  # its client died over it: nobody asked for anything
+            self.close_connection = True
+            return
         request = Request(
             method=self.command,
             path=target.path,
             query=dict(parse_qsl(target.query, keep_blank_values=True)),
             headers=headers,
-            body=self._read_body(),
+            body=body,
             arrived_at=datetime.now(UTC),
             clock=time.monotonic(),
             connection=self.client_address[1],
@@ -314,9 +318,12 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self._send(reply)
 
-    def _read_body(self) -> bytes:
+    def _read_body(self) -> bytes | None:
+        """Return the body, or None where the connection ended before it did."""
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            return body if len(body) == length else None
         body = b""
         while size := int(self.rfile.readline().split(b";")[0], 16):
             body += self.rfile.read(size)
