@@ -90,7 +90,7 @@ def _confirm(task: Task) -> Outcome:
     standing = task.standing
     if standing is not None and standing.status == CONFIRMED:
         return Outcome(DONE)
-    if task.claimed.given_up:
+    if task.claimed.given_up_calling:
         return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
     unsure = task.row.unsure or task.claimed.repeated
     ended_unpaid = standing is not None and standing.ended_unpaid

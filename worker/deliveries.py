@@ -74,7 +74,7 @@ def _carry(runtime: Runtime, destination: Destination, message: Message) -> Deli
 def _send(runtime: Runtime, destination: Destination, message: Message) -> DeliveryError | None:
     """Tell the destination; what went wrong, if something did."""
     first = message.told[0].claimed
-    if first.given_up:
+    if first.given_up_calling:
         return DeliveryError("processes died while sending it", permanent=True, unknown=True)
     if first.vanished and runtime.outside.policies[destination.name].on_unknown == "hold":
         return DeliveryError("a process died while sending it", unknown=True)

@@ -4,7 +4,8 @@ One way for events, confirmations and deliveries. A claim is one short committed
 raises ``attempt`` and sets ``lease_until``; the transaction that writes the effects checks that
 number and ends the row, so whoever lost the lease in between cannot write. A lease that ran out
 means that its holder vanished: such a row is next claimed alone, so that it cannot take its
-neighbours down again, and after :data:`MOST_VANISHED` holders it is given up.
+neighbours down again, and after :data:`MOST_VANISHED` holders it is given up; later where it shares
+its process with others even so, and what the process died of was hardly ever this row.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from receiver.database import UtcTime
 from receiver.followups import GRACE
 
 MOST_VANISHED = 5
+# Of a row that is one of many calls to the outside in one process.
+MOST_VANISHED_CALLING = 10
 # No lease is longer: one that ends later was written under a clock that has jumped since.
 LONGEST_LEASE = timedelta(seconds=60)
 # What a call's record needs after the call's own deadline.
@@ -63,8 +66,13 @@ class Claim:
 
     @property
     def given_up(self) -> bool:
-        """Whether too many holders vanished over this row."""
+        """Whether too many holders vanished over this row, which each of them held alone."""
         return self.vanished >= MOST_VANISHED
+
+    @property
+    def given_up_calling(self) -> bool:
+        """The same for a row that stood beside other calls in its process."""
+        return self.vanished >= MOST_VANISHED_CALLING
 
 
 # What a statement with one of the conditions below wants to know of the time: see `times`.

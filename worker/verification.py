@@ -71,7 +71,7 @@ def verify(task: Task) -> Outcome:
         return Outcome(DONE)
     if open_question.state is not None:
         return _concluded(task, open_question)
-    if task.claimed.given_up:
+    if task.claimed.given_up_calling:
         return _concluded(task, _UNHEARD)
     judge: _Judge
     try:

@@ -493,7 +493,7 @@ def abandon(made: Runtime, row: Confirmation, times: int = 1) -> None:
 def test_an_order_that_nobody_survived_is_given_up(world: World, made: Runtime) -> None:
     """What became of it is unknown, and no further call is made."""
     row = planned(made, SMS)
-    abandon(made, row, times=5)
+    abandon(made, row, times=10)
     confirmations.settle(made, [row.id])
 
     assert again(made, row).state == "unknown"
@@ -506,7 +506,7 @@ def test_an_order_that_nobody_survived_may_be_known_to_be_confirmed(
     """Then there is nothing unknown about it."""
     row = planned(made, SMS)
     handle(made, webhooks.virtualsms_v2(event="order.confirmed"))
-    abandon(made, row, times=5)
+    abandon(made, row, times=10)
     confirmations.settle(made, [row.id])
 
     assert again(made, row).state == "done"

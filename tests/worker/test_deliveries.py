@@ -356,9 +356,9 @@ def abandon(made: Runtime, row: Delivery, times: int = 1) -> None:
 
 
 def test_a_message_that_nobody_survived_is_given_up(world: World, two: Runtime) -> None:
-    """After five senders nothing more is sent, and the operators are told."""
+    """After ten senders nothing more is sent, and the operators are told."""
     row = next(row for row in plan(two) if row.destination == "slack")
-    abandon(two, row, times=5)
+    abandon(two, row, times=10)
     deliveries.deliver(two, [row.id])
 
     assert again(two, row).state == "unknown"

@@ -320,9 +320,9 @@ def test_a_code_that_cannot_be_opened_is_quarantined(world: World, made: Runtime
 
 
 def test_a_question_that_nobody_survived(world: World, made: Runtime) -> None:
-    """After five holders the code is told as not verified, without another question."""
+    """After ten holders the code is told as not verified, without another question."""
     row = planned(made, SMS)
-    for _ in range(5):
+    for _ in range(10):
         with made.database.transaction() as session:
             at = made.database.now(session)
             table = table_of(Confirmation)

@@ -50,7 +50,7 @@ def reconcile(runtime: Runtime, ids: Sequence[str]) -> None:
 
 
 def _attempt(task: Task) -> Record:
-    if task.claimed.given_up:
+    if task.claimed.given_up_calling:
         reason = f"{task.claimed.vanished} processes died while asking"
         return _failed(task, reason, _LONGEST_PAUSE, vanished=0)
     try:

@@ -462,10 +462,10 @@ def test_a_late_writer_is_refused(world: World, made: Runtime) -> None:
 
 @on_sqlite
 def test_a_row_that_kills_whoever_takes_it_is_left_for_a_while(world: World, made: Runtime) -> None:
-    """After five holders; then it may be tried anew."""
+    """After ten holders; then it may be tried anew."""
     answer(world, COMPLETED)
     row = watched(made)
-    change(made, row, vanished=4, lease_until=now(made) - SECOND, wake_at=now(made) - SECOND)
+    change(made, row, vanished=9, lease_until=now(made) - SECOND, wake_at=now(made) - SECOND)
     asking.reconcile(made, [row.id])
 
     row = again(made, row)
