@@ -70,7 +70,7 @@ def _in_turn(work: Callable[[Connection], _Result], connection: Connection) -> _
     except OperationalError as error:
         if not sqlite.is_busy(error.orig):
             raise
-    sqlite.begin_in_turn(connection)
+    sqlite.begin_in_turn(connection, look_seconds=sqlite.HASTY_LOOK_SECONDS)
     result = work(connection)
     connection.exec_driver_sql("COMMIT").close()
     return result

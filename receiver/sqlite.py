@@ -22,8 +22,10 @@ WRITES: Final = "codecatch_writes"
 COMMITS_EACH: Final = "codecatch_commits_each"
 # secure_delete: what is taken out of the file is overwritten, and not only let go of.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-# How often a writer looks whether another process is done.
+# How often a writer looks whether another process is done. Whoever looks more often comes first:
+# a receiver, whose sender waits.
 _LOOK_SECONDS = 0.0005
+HASTY_LOOK_SECONDS = 0.0001
 _PRIMARY_CODE = 0xFF
 
 
@@ -58,7 +60,7 @@ def _await_turn(connection: Connection) -> None:
         driver.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}").close()
 
 
-def begin_in_turn(connection: Connection) -> None:
+def begin_in_turn(connection: Connection, *, look_seconds: float = _LOOK_SECONDS) -> None:
     """Begin to write to a SQLite file as soon as no other process does; its busy time-out is 0.
 
     SQLite's own way of waiting sleeps longer each time, up to a tenth of a second, and where
@@ -70,7 +72,7 @@ def begin_in_turn(connection: Connection) -> None:
     driver = _driver_of(connection)
     until = time.monotonic() + BUSY_SECONDS
     while _others_write(driver) and time.monotonic() < until:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(look_seconds)
     if not driver.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 

@@ -42,6 +42,13 @@ def available_at(budget: Budget, limit: int, now: datetime, *, ahead: int = 0) -
     return _room_at(budget, limit - places, now) + windows * WINDOW
 
 
+def room(budget: Budget, limit: int, now: datetime) -> int:
+    """How many calls may be made now."""
+    if budget.blocked_until is not None and budget.blocked_until > now:
+        return 0
+    return max(limit - sum(calls for _, calls in _within_window(budget, now)), 0)
+
+
 def _room_at(budget: Budget, limit: int, now: datetime) -> datetime:
     if budget.blocked_until is not None and budget.blocked_until > now:
         return budget.blocked_until
@@ -54,11 +61,11 @@ def _room_at(budget: Budget, limit: int, now: datetime) -> datetime:
     return now
 
 
-def debit(budget: Budget, now: datetime) -> None:
-    """Count one call."""
+def debit(budget: Budget, now: datetime, calls: int = 1) -> None:
+    """Count so many calls."""
     this_second = int(now.timestamp())
     spent = dict(_within_window(budget, now))
-    spent[this_second] = spent.get(this_second, 0) + 1
+    spent[this_second] = spent.get(this_second, 0) + calls
     budget.spent = json.dumps(sorted(spent.items()))
 
 

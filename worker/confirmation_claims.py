@@ -97,31 +97,22 @@ def _pay(
     limit = api.limit(budget_class)
     budget = budgets.lock(session, settling.budget_key(rows[0].provider, budget_class))
     now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
-    line: list[str] | None = None
-    won: list[leases.Claim] = []
-    for row in rows:
+    affordable = min(budgets.room(budget, limit, now), len(rows))
+    heads = turns.line(session, rows, now)[:affordable] if affordable else []
+    won = leases.claim(
+        session, _TABLE, heads, now=now, lease=settling.LEASE, together=True,
+        state=SENDING, asked_since=turns.ASKED_SINCE,
+    ) if heads else []  # fmt: skip
+    if won:
+        budgets.debit(budget, now, len(won))
+    for row in rows[len(heads) :]:
         if budgets.available_at(budget, limit, now) > now:
             place = turns.ahead(session, row, most=_MOST_WINDOWS * limit)
             _put_off(session, row, budgets.available_at(budget, limit, now, ahead=place))
-            continue
-        if line is None:
-            line = turns.line(session, rows, now)
-        if not line:
+        else:
             _put_off(session, row, now + turns.MOMENT)
-            continue
-        claimed = _claim(session, line.pop(0), now)
-        if claimed:
-            budgets.debit(budget, now)
-            won += claimed
     session.flush()
     return won
-
-
-def _claim(session: Session, row_id: str, now: datetime) -> list[leases.Claim]:
-    return leases.claim(
-        session, _TABLE, [row_id], now=now, lease=settling.LEASE,
-        state=SENDING, asked_since=turns.ASKED_SINCE,
-    )  # fmt: skip
 
 
 def _put_off(session: Session, row: Confirmation, until: datetime) -> None:

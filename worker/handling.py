@@ -31,8 +31,9 @@ from worker.leases import Claim, LeaseLost
 from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
-# Events that are handled in one transaction, where so many wait.
-MOST_TOGETHER: Final = 50
+# Events that are handled in one transaction, where so many wait. More would be cheaper for each,
+# and keep a receiver that writes to the same SQLite file waiting.
+MOST_TOGETHER: Final = 20
 # Built once, since to build a statement costs more than to run it.
 _NEXT: Final = (
     sql.select(INBOX.c.id)

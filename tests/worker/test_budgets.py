@@ -112,3 +112,35 @@ def test_a_later_block_prolongs_an_earlier_one(store: Store) -> None:
         budgets.block(session, "k", at + HOUR)
 
     assert only(store, Budget).blocked_until == at + HOUR
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(
+    limit=st.integers(min_value=1, max_value=8),
+    pauses=st.lists(st.floats(min_value=0, max_value=30), min_size=1, max_size=40),
+    most=st.integers(min_value=1, max_value=5),
+)
+def test_there_is_room_for_as_many_as_could_call_one_by_one(
+    limit: int, pauses: list[float], most: int
+) -> None:
+    """Many calls at once are counted like as many single ones."""
+    together, single, at = Budget(key="k"), Budget(key="k"), START
+    for pause in pauses:
+        at += timedelta(seconds=pause)
+        calls = min(budgets.room(together, limit, at), most)
+        if calls:
+            budgets.debit(together, at, calls)
+        for _ in range(most):
+            if budgets.available_at(single, limit, at) <= at:
+                budgets.debit(single, at)
+        assert together.spent == single.spent
+
+
+def test_there_is_no_room_while_a_budget_is_blocked(store: Store) -> None:
+    """The other side asked for a pause, however little was spent."""
+    with store.database.transaction() as session:
+        at = store.database.now(session)
+        budgets.block(session, "k", at + HOUR)
+        budget = budgets.lock(session, "k")
+        assert budgets.room(budget, 5, at) == 0
+        assert budgets.room(budget, 5, at + HOUR) == 5
