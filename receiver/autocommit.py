@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from receiver import sqlite
 from receiver.database import Database
@@ -31,7 +31,7 @@ class Autocommit:
         """What ``work`` returns, which runs one statement on the connection that it is given.
 
         It is called once more if another process was writing to the same SQLite file, as soon as
-        that is done. A connection on which anything else failed is not used again.
+        that is done. A connection that is broken is not used again.
 
         Raises:
             DBAPIError: of SQLAlchemy; then nothing was written, unless the connection was lost in
@@ -41,9 +41,14 @@ class Autocommit:
         try:
             with self._database.turn:
                 result = _in_turn(work, connection)
-        except BaseException:
-            with suppress(Exception):  # it may be broken, and its error is the one that counts
-                connection.close()
+        except BaseException as error:
+            # A statement that was refused leaves the connection as it was. It stays open: SQLite's
+            # last one takes files along that cannot be made again while the disk is full.
+            if isinstance(error, DBAPIError) and not connection.invalidated:
+                self._idle.append(connection)
+            else:
+                with suppress(Exception):  # it is broken, and its error is the one that counts
+                    connection.close()
             raise
         self._idle.append(connection)
         return result
@@ -71,6 +76,11 @@ def _in_turn(work: Callable[[Connection], _Result], connection: Connection) -> _
         if not sqlite.is_busy(error.orig):
             raise
     sqlite.begin_in_turn(connection, look_seconds=sqlite.HASTY_LOOK_SECONDS)
-    result = work(connection)
-    connection.exec_driver_sql("COMMIT").close()
+    try:
+        result = work(connection)
+        connection.exec_driver_sql("COMMIT").close()
+    except BaseException:
+        with suppress(DBAPIError):  # some errors have ended it already
+            connection.exec_driver_sql("ROLLBACK").close()
+        raise
     return result
