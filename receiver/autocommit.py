@@ -44,7 +44,7 @@ class Autocommit:
         except BaseException as error:
             # A statement that was refused leaves the connection as it was. It stays open: SQLite's
             # last one takes files along that cannot be made again while the disk is full.
-            if isinstance(error, DBAPIError) and not connection.invalidated:
+            if isinstance(error, DBAPIError) and self._is_sound(connection):
                 self._idle.append(connection)
             else:
                 with suppress(Exception):  # it is broken, and its error is the one that counts
@@ -52,6 +52,12 @@ class Autocommit:
             raise
         self._idle.append(connection)
         return result
+
+    def _is_sound(self, connection: Connection) -> bool:
+        """Whether what runs on it next will be committed."""
+        if connection.invalidated:
+            return False
+        return self._database.is_postgresql or not sqlite.driver_of(connection).in_transaction
 
     def close(self) -> None:
         """Close what is idle."""

@@ -23,6 +23,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 
 import structlog
 
@@ -51,7 +53,6 @@ class _Waiting:
     """One request, and its event once that is ready to be stored; ``tell`` is None once told."""
 
     arrival: Arrival
-    deadline: float
     tell: Callable[[Outcome], None] | None = field(repr=False)
     entry: Entry | None = None
 
@@ -101,7 +102,9 @@ class Intake:
         self._writers = ThreadPoolExecutor(self._flights, thread_name_prefix="intake")
         self._shelterer = ThreadPoolExecutor(1, thread_name_prefix="shelter")
         self._waiting: deque[_Waiting] = deque()
-        self._untold: deque[_Waiting] = deque()  # with a deadline, which comes in their order
+        self._untold: list[tuple[float, int, _Waiting]] = []  # a heap of deadlines
+        self._numbers = count()
+        self._alarm_at = math.inf
         self._alarm: asyncio.TimerHandle | None = None
         self._running: set[Future[list[Outcome]]] = set()
         self._flying = 0
@@ -125,8 +128,6 @@ class Intake:
     ) -> None:
         """The same without waiting: ``tell`` is called once, later, from the event loop.
 
-        Deadlines must come in the order of the calls.
-
         Raises:
             StoreUnavailable: too many are waiting already; nobody will be told.
         """
@@ -134,16 +135,14 @@ class Intake:
             raise StoreUnavailable("the receiver is stopping")
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
-        waiting = _Waiting(arrival, deadline, tell)
+        waiting = _Waiting(arrival, tell)
         self._waiting.append(waiting)
-        loop = asyncio.get_running_loop()
         if deadline < math.inf:
-            self._untold.append(waiting)
-            if self._alarm is None:
-                self._alarm = loop.call_later(deadline - time.monotonic(), self._give_up)
+            heappush(self._untold, (deadline, next(self._numbers), waiting))
+            self._set_alarm()
         if not self._about_to_launch:  # whoever comes in the same step of the loop comes along
             self._about_to_launch = True
-            loop.call_soon(self._launch)
+            asyncio.get_running_loop().call_soon(self._launch)
 
     def database_is_back(self) -> None:
         """Write to the database again; from the loop's own thread."""
@@ -167,13 +166,20 @@ class Intake:
     def _give_up(self) -> None:
         """Tell those whose time is over."""
         now = time.monotonic()
-        while self._untold and (self._untold[0].tell is None or self._untold[0].deadline <= now):
-            late = self._untold.popleft()
+        while self._untold and self._untold[0][0] <= now:
+            _, _, late = heappop(self._untold)
             late.end(StoreUnavailable("the event could not be stored in time"))
-        self._alarm = None
-        if self._untold:
-            loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(self._untold[0].deadline - now, self._give_up)
+        self._alarm_at = math.inf
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Have it ring at the first deadline, or before: once for many events, not for each."""
+        if self._untold and self._untold[0][0] < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = self._untold[0][0]
+            seconds = self._alarm_at - time.monotonic()
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self._give_up)
 
     def _launch(self) -> None:
         self._about_to_launch = False
@@ -238,8 +244,8 @@ class Intake:
     def _tell(self, batch: Sequence[_Waiting], written: asyncio.Future[list[Outcome]]) -> None:
         for waiting, outcome in zip(batch, _outcomes(written, len(batch)), strict=True):
             waiting.end(outcome)
-        while self._untold and self._untold[0].tell is None:
-            self._untold.popleft()
+        while self._untold and self._untold[0][2].tell is None:
+            heappop(self._untold)
 
     def _give_up_on(self, batch: Sequence[_Waiting]) -> None:
         if self._shelter is not None:

@@ -52,7 +52,7 @@ def prepare(engine: Engine, most_bytes: int | None) -> None:
 
 
 def _await_turn(connection: Connection) -> None:
-    driver = _driver_of(connection)
+    driver = driver_of(connection)
     driver.execute("PRAGMA busy_timeout=0").close()
     try:
         begin_in_turn(connection)
@@ -69,7 +69,7 @@ def begin_in_turn(connection: Connection, *, look_seconds: float = _LOOK_SECONDS
     Raises:
         OperationalError: of SQLAlchemy; it was not to be had within 5 s.
     """
-    driver = _driver_of(connection)
+    driver = driver_of(connection)
     until = time.monotonic() + BUSY_SECONDS
     while _others_write(driver) and time.monotonic() < until:
         time.sleep(look_seconds)
@@ -77,7 +77,8 @@ def begin_in_turn(connection: Connection, *, look_seconds: float = _LOOK_SECONDS
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _driver_of(connection: Connection) -> sqlite3.Connection:
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection behind one of SQLAlchemy's."""
     driver: sqlite3.Connection = connection.connection.dbapi_connection  # type: ignore[assignment]
     return driver
 

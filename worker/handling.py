@@ -61,6 +61,11 @@ class _Held:
 
 def handle(runtime: Runtime, ids: Sequence[str]) -> None:
     """Handle those of the stored events ``ids`` that are due and in nobody's hand."""
+    for start in range(0, len(ids), MOST_TOGETHER):
+        _handle(runtime, ids[start : start + MOST_TOGETHER])
+
+
+def _handle(runtime: Runtime, ids: Sequence[str]) -> None:
     held = [_read(runtime, claimed, row) for claimed, row in _claim(runtime, ids)]
     if not held:
         return

@@ -65,7 +65,7 @@ class Exchange(RequestResponseCycle):
         head, self._head = self._head, None
         if head is not None:
             if self._is_plain(head, message):
-                self.reply(Answer(head["status"], head["headers"], message["body"]))
+                self.reply(Answer(head["status"], head["headers"], message.get("body", b"")))
                 return
             await super().send(head)  # type: ignore[arg-type]
         await super().send(message)  # type: ignore[arg-type]
@@ -94,3 +94,8 @@ class Exchange(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+        self.on_response = _nothing  # it holds the connection, which holds this
+
+
+def _nothing() -> None:
+    """What is left to do after an answer."""

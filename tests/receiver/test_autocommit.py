@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from receiver import sqlite
 from receiver.autocommit import Autocommit
@@ -61,8 +61,12 @@ def test_a_statement_is_committed_by_itself(store: Store, autocommit: Autocommit
 def test_a_statement_that_fails_writes_nothing(store: Store, autocommit: Autocommit) -> None:
     """Its error is the caller's, and the next statement is none the worse."""
     write(autocommit, "a")
+    used: list[Connection] = []
+    autocommit.run(used.append)
     with pytest.raises(DBAPIError):
         write(autocommit, "a")
+    autocommit.run(used.append)
+    assert used[0] is used[1]
     assert count(store) == 1
     assert write(autocommit, "b") == 1
 
@@ -112,3 +116,30 @@ def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.Monk
     with inbox_locked(sqlite_store.url), pytest.raises(OperationalError, match="locked"):
         autocommit.run(lambda connection: connection.exec_driver_sql("DELETE FROM inbox_events"))
     autocommit.close()
+
+
+def test_a_statement_that_fails_in_its_turn_leaves_the_file_free(sqlite_store: Store) -> None:
+    """What it was begun with is ended, and what comes next on its connection is committed."""
+    store, other = sqlite_store, open_store(sqlite_store.url)
+    with store.database.transaction() as session:
+        session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
+    autocommit, tries = Autocommit(store.database), []
+
+    def attempt(connection: Connection) -> None:
+        tries.append(1)
+        connection.exec_driver_sql(insert("b"))
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.database.transaction() as session:
+            session.execute(text(insert("b")))
+            writing = pool.submit(autocommit.run, attempt)
+            eventually(lambda: tries)
+        with pytest.raises(IntegrityError):
+            writing.result(10)
+    assert len(tries) == 2
+    assert write(autocommit, "c") == 1
+    with other.database.transaction() as session:
+        session.execute(text(insert("d")))
+    assert count(other) == 3
+    autocommit.close()
+    other.database.dispose()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
+from asyncio import FIRST_EXCEPTION
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -230,6 +232,29 @@ def test_an_event_whose_request_gave_up_is_stored_all_the_same(store: Store, tak
                 task.cancel()
             await asyncio.gather(*storing, return_exceptions=True)
         await until(lambda: len(kept(store)) == 5)
+
+    run(story())
+
+
+def test_each_is_told_at_its_own_deadline(store: Store, taken: Intake) -> None:
+    """Whoever's time is over first is told first, though others came before."""
+
+    async def story() -> None:
+        now = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(inbox_locked(store.url))
+            patient, hasty, next_one = (
+                asyncio.create_task(taken.store(arrival(key), now + seconds))
+                for key, seconds in (("evt_1", 60), ("evt_2", 0.1), ("evt_3", 0.2))
+            )
+            done, _ = await asyncio.wait([patient, hasty, next_one], return_when=FIRST_EXCEPTION)
+            assert done == {hasty}
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await next_one
+            assert time.monotonic() - now < 1.5
+            assert not patient.done()
+        assert not (await patient).duplicate
+        await until(lambda: len(kept(store)) == 3)
 
     run(story())
 

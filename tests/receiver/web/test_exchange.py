@@ -117,6 +117,19 @@ def test_other_answers_are_whole_as_well(
     assert (b"connection: close" in sent, wire.closed) == (ends, ends)
 
 
+def test_an_answer_may_have_no_body(wire: Wire) -> None:
+    """Nor even say so."""
+    given = exchange(wire)
+
+    async def story() -> None:
+        headers = [(b"content-length", b"0")]
+        await given.send({"type": "http.response.start", "status": 202, "headers": headers})
+        await given.send({"type": "http.response.body"})
+
+    run(story())
+    assert b"".join(wire.written).endswith(b"content-length: 0\r\n\r\nend")
+
+
 def test_the_answer_to_head_has_no_body(wire: Wire) -> None:
     """It tells the length of what is not sent."""
     run(answer(exchange(wire, "HEAD"), b"{}"))
