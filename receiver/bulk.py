@@ -1,13 +1,14 @@
 """Many rows in one statement, in the driver's own terms.
 
 SQLAlchemy prepares each value of each row, which costs more than to write it; here the statement
-is made once, and the values go to the driver as columns (PostgreSQL) or as rows (SQLite).
+is made once, and a value that all rows share goes to the driver once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Column, Connection, Dialect, Table
@@ -29,64 +30,95 @@ def insert_unless_taken(
     Returns:
         how many were inserted.
     """
-    if connection.dialect.name == "postgresql":
-        return _insert_columns(connection, table, rows, index)
-    return _insert_rows(connection, table, rows, index)
+    insert = _insert_columns if connection.dialect.name == "postgresql" else _insert_rows
+    return sum(
+        insert(connection, table, rows[start : start + MOST_ROWS], index)
+        for start in range(0, len(rows), MOST_ROWS)
+    )
 
 
 def _insert_columns(
     connection: Connection, table: Table, rows: Sequence[Row], index: tuple[str, ...]
 ) -> int:
-    # Binary (%b), so that the driver escapes nothing; it takes every value as it is.
-    columns = tuple([row[column.name] for row in rows] for column in table.columns)
-    statement = _columns_statement(connection.dialect, table, index)
-    return connection.exec_driver_sql(statement, columns).rowcount
+    # The driver goes through arrays value by value, which is the most of it.
+    once, each = _parted(table, rows)
+    statement = _columns_statement(connection.dialect, table, index, tuple(once), tuple(each))
+    return connection.exec_driver_sql(statement, (*once.values(), *each.values())).rowcount
 
 
 def _insert_rows(
     connection: Connection, table: Table, rows: Sequence[Row], index: tuple[str, ...]
 ) -> int:
     # Row by row would let go of the interpreter's lock for each of them, and wait to have it back.
-    inserted = 0
-    converts = _converts(connection.dialect, table)
-    for start in range(0, len(rows), MOST_ROWS):
-        some = rows[start : start + MOST_ROWS]
-        values = tuple(
-            convert(row[name]) if convert and row[name] is not None else row[name]
-            for row in some
-            for name, convert in converts
-        )
-        statement = _rows_statement(table, index, len(some))
-        inserted += connection.exec_driver_sql(statement, values).rowcount
-    return inserted
+    once, each = _parted(table, rows)
+    for name, convert in _converts(connection.dialect, table).items():
+        if name in once:
+            once[name] = convert(once[name])
+        else:
+            each[name] = [convert(value) for value in each[name]]
+    statement = _rows_statement(table, index, tuple(once), tuple(each), len(rows))
+    values = (*once.values(), *chain.from_iterable(zip(*each.values(), strict=True)))
+    return connection.exec_driver_sql(statement, values).rowcount
+
+
+def _parted(table: Table, rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The values that all rows share, and the columns of which each row has its own."""
+    once: dict[str, Any] = {}
+    each: dict[str, list[Any]] = {}
+    for column in table.columns:
+        values = [row[column.name] for row in rows]
+        if column.primary_key or values.count(values[0]) < len(values):
+            each[column.name] = values
+        else:
+            once[column.name] = values[0]
+    return once, each
+
+
+@lru_cache(maxsize=64)
+def _columns_statement(
+    dialect: Dialect,
+    table: Table,
+    index: tuple[str, ...],
+    once: tuple[str, ...],
+    each: tuple[str, ...],
+) -> str:
+    # Binary (%b), so that the driver escapes nothing; it takes every value as it is.
+    kinds = {column.name: column.type.compile(dialect) for column in table.columns}
+    shared = [f"%b::{kinds[name]}" for name in once]
+    arrays = ", ".join(f"%b::{kinds[name]}[]" for name in each)
+    return _statement(table, index, (*once, *each), shared, f"unnest({arrays})")
+
+
+@lru_cache(maxsize=2 * MOST_ROWS)
+def _rows_statement(
+    table: Table, index: tuple[str, ...], once: tuple[str, ...], each: tuple[str, ...], size: int
+) -> str:
+    row = f"({', '.join('?' * len(each))})"
+    source = f"(VALUES {', '.join([row] * size)})"
+    return _statement(table, index, (*once, *each), ["?"] * len(once), source)
+
+
+def _statement(
+    table: Table, index: Sequence[str], names: Sequence[str], shared: Sequence[str], source: str
+) -> str:
+    # WHERE: else SQLite takes the ON that follows for a join's.
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own words
+        f"SELECT {', '.join((*shared, 'each.*'))} FROM {source} AS each WHERE true "
+        f"ON CONFLICT ({', '.join(index)}) DO NOTHING"
+    )
 
 
 @cache
-def _columns_statement(dialect: Dialect, table: Table, index: tuple[str, ...]) -> str:
-    arrays = (f"%b::{column.type.compile(dialect)}[]" for column in table.columns)
-    return _statement(table, f"SELECT * FROM unnest({', '.join(arrays)})", index)  # noqa: S608 - our own words
+def _converts(dialect: Dialect, table: Table) -> Mapping[str, Callable[[Any], Any]]:
+    """What makes the driver's value of ours, for the columns where it is another."""
+    return {
+        column.name: _bind(column, dialect)
+        for column in table.columns
+        if isinstance(column.type, UtcTime)
+    }
 
 
-@cache
-def _rows_statement(table: Table, index: tuple[str, ...], size: int) -> str:
-    row = f"({', '.join('?' * len(table.columns))})"
-    return _statement(table, f"VALUES {', '.join([row] * size)}", index)
-
-
-def _statement(table: Table, source: str, index: tuple[str, ...]) -> str:
-    names = ", ".join(column.name for column in table.columns)
-    taken = ", ".join(index)
-    return f"INSERT INTO {table.name} ({names}) {source} ON CONFLICT ({taken}) DO NOTHING"
-
-
-@cache
-def _converts(dialect: Dialect, table: Table) -> list[tuple[str, Callable[[Any], Any] | None]]:
-    return [(column.name, _bind(column, dialect)) for column in table.columns]
-
-
-def _bind(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """What the driver wants instead of a value of ours; None where it takes it as it is."""
-    kind = column.type
-    if isinstance(kind, UtcTime):
-        return lambda value: kind.process_bind_param(value, dialect)
-    return None
+def _bind(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:
+    kind: UtcTime = column.type  # type: ignore[assignment]
+    return lambda value: kind.process_bind_param(value, dialect)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Table, update
+from sqlalchemy import Table, bindparam, update
 from sqlmodel import Field, Session, SQLModel
 
 from receiver.database import UtcTime, insert_once
@@ -27,12 +27,18 @@ class Heartbeat(SQLModel, table=True):
 
 
 _TABLE: Table = Heartbeat.__table__  # type: ignore[attr-defined]
+# Built once: that costs more than to run it.
+_BEAT = (
+    update(_TABLE)
+    .where(_TABLE.c.part == bindparam("its"))
+    .values(seen_at=bindparam("now", type_=UtcTime))
+)
 
 
 def beat(session: Session, part: str, now: datetime) -> None:
     """Record that ``part`` is alive."""
-    if not insert_once(session, _TABLE, {"part": part, "seen_at": now}):
-        session.execute(update(_TABLE).where(_TABLE.c.part == part).values(seen_at=now))
+    if not session.connection().execute(_BEAT, {"its": part, "now": now}).rowcount:
+        insert_once(session, _TABLE, {"part": part, "seen_at": now})
 
 
 def seen(session: Session, part: str) -> datetime | None:

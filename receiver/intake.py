@@ -16,15 +16,11 @@ import math
 import os
 import signal
 import sqlite3
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count
 
 import structlog
 
@@ -35,36 +31,18 @@ from receiver.inbox import Arrival, Entry, Stored
 from receiver.inbox_writer import InboxWriter
 from receiver.spool import Shelter
 from receiver.vault import Vault
+from receiver.waiting import Deadlines, Outcome, Waiting
 
 LARGEST_BATCH = bulk.MOST_ROWS
 DEEPEST_QUEUE = 4096
+# So many waiting events are written without a look whether more have come already.
+_ENOUGH = 32
 # What the database may take before the shelter is asked; both fit into a request's deadline.
 DATABASE_SECONDS = 4.0
 # PostgreSQL can write one batch while another is on its way; SQLite has one writer.
 _BATCHES_IN_FLIGHT = {"postgresql": 2, "sqlite": 1}
 _CLOSE_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
-
-Outcome = Stored | StoreUnavailable
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """One request, and its event once that is ready to be stored; ``tell`` is None once told."""
-
-    arrival: Arrival
-    tell: Callable[[Outcome], None] | None = field(repr=False)
-    entry: Entry | None = None
-
-    def end(self, outcome: Outcome) -> None:
-        """Tell it, if nobody has, whatever becomes of that."""
-        tell, self.tell = self.tell, None
-        if tell is None:  # it was not waited for any longer, or was told from elsewhere
-            return
-        try:
-            tell(outcome)
-        except Exception as error:  # noqa: BLE001 - the others of its batch are to be told as well
-            _log.error("intake.answer_broke", error=type(error).__name__, exc_info=error)
 
 
 class _DatabaseAway(Exception):
@@ -101,11 +79,8 @@ class Intake:
         self._flights = _BATCHES_IN_FLIGHT["postgresql" if database.is_postgresql else "sqlite"]
         self._writers = ThreadPoolExecutor(self._flights, thread_name_prefix="intake")
         self._shelterer = ThreadPoolExecutor(1, thread_name_prefix="shelter")
-        self._waiting: deque[_Waiting] = deque()
-        self._untold: list[tuple[float, int, _Waiting]] = []  # a heap of deadlines
-        self._numbers = count()
-        self._alarm_at = math.inf
-        self._alarm: asyncio.TimerHandle | None = None
+        self._waiting: deque[Waiting] = deque()
+        self._deadlines = Deadlines()
         self._running: set[Future[list[Outcome]]] = set()
         self._flying = 0
         self._sheltering = False
@@ -135,14 +110,11 @@ class Intake:
             raise StoreUnavailable("the receiver is stopping")
         if len(self._waiting) >= DEEPEST_QUEUE:
             raise StoreUnavailable("too many events are waiting to be stored")
-        waiting = _Waiting(arrival, tell)
+        waiting = Waiting(arrival, tell)
         self._waiting.append(waiting)
         if deadline < math.inf:
-            heappush(self._untold, (deadline, next(self._numbers), waiting))
-            self._set_alarm()
-        if not self._about_to_launch:  # whoever comes in the same step of the loop comes along
-            self._about_to_launch = True
-            asyncio.get_running_loop().call_soon(self._launch)
+            self._deadlines.add(waiting, deadline)
+        self._launch_soon()
 
     def database_is_back(self) -> None:
         """Write to the database again; from the loop's own thread."""
@@ -160,29 +132,27 @@ class Intake:
         self._inbox.close()
         while self._waiting:
             self._waiting.popleft().end(StoreUnavailable("the receiver is stopping"))
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._deadlines.close()
 
-    def _give_up(self) -> None:
-        """Tell those whose time is over."""
-        now = time.monotonic()
-        while self._untold and self._untold[0][0] <= now:
-            _, _, late = heappop(self._untold)
-            late.end(StoreUnavailable("the event could not be stored in time"))
-        self._alarm_at = math.inf
-        self._set_alarm()
+    def _launch_soon(self) -> None:
+        can = not self._sheltering if self.away.is_set() else self._flying < self._flights
+        if self._waiting and can and not self._about_to_launch:
+            self._about_to_launch = True
+            asyncio.get_running_loop().call_soon(self._gather, 0)
 
-    def _set_alarm(self) -> None:
-        """Have it ring at the first deadline, or before: once for many events, not for each."""
-        if self._untold and self._untold[0][0] < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = self._untold[0][0]
-            seconds = self._alarm_at - time.monotonic()
-            self._alarm = asyncio.get_running_loop().call_later(seconds, self._give_up)
+    def _gather(self, before: int) -> None:
+        """Launch when a step of the loop has brought nothing more, or enough is there.
+
+        What the system holds already comes along: a batch costs about as much as ten events.
+        """
+        waiting = len(self._waiting)
+        if before < waiting < _ENOUGH:
+            asyncio.get_running_loop().call_soon(self._gather, waiting)
+        else:
+            self._about_to_launch = False
+            self._launch()
 
     def _launch(self) -> None:
-        self._about_to_launch = False
         while self._waiting:
             if self._shelter is not None and self.away.is_set():
                 if self._sheltering:
@@ -215,13 +185,13 @@ class Intake:
         running.add_done_callback(self._running.discard)
         return asyncio.wrap_future(running)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[Waiting]:
         size = min(LARGEST_BATCH, len(self._waiting))
         return [self._waiting.popleft() for _ in range(size)]
 
     def _landed(
         self,
-        batch: Sequence[_Waiting],
+        batch: Sequence[Waiting],
         overdue: asyncio.TimerHandle,
         written: asyncio.Future[list[Outcome]],
     ) -> None:
@@ -234,30 +204,29 @@ class Intake:
                 self._stop()
         else:
             self._tell(batch, written)
-        self._launch()
+        self._launch_soon()
 
-    def _sheltered(self, batch: Sequence[_Waiting], written: asyncio.Future[list[Outcome]]) -> None:
+    def _sheltered(self, batch: Sequence[Waiting], written: asyncio.Future[list[Outcome]]) -> None:
         self._sheltering = False
         self._tell(batch, written)
         self._launch()
 
-    def _tell(self, batch: Sequence[_Waiting], written: asyncio.Future[list[Outcome]]) -> None:
+    def _tell(self, batch: Sequence[Waiting], written: asyncio.Future[list[Outcome]]) -> None:
         for waiting, outcome in zip(batch, _outcomes(written, len(batch)), strict=True):
             waiting.end(outcome)
-        while self._untold and self._untold[0][2].tell is None:
-            heappop(self._untold)
+        self._deadlines.drop_told()
 
-    def _give_up_on(self, batch: Sequence[_Waiting]) -> None:
+    def _give_up_on(self, batch: Sequence[Waiting]) -> None:
         if self._shelter is not None:
             _log.warning("intake.database_silent", events=len(batch), seconds=DATABASE_SECONDS)
             self._take_shelter(batch)
             self._launch()
 
-    def _take_shelter(self, batch: Sequence[_Waiting]) -> None:
+    def _take_shelter(self, batch: Sequence[Waiting]) -> None:
         self.away.set()
         self._waiting.extendleft(w for w in reversed(batch) if w.tell is not None)
 
-    def _write(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+    def _write(self, batch: Sequence[Waiting]) -> list[Outcome]:
         """Runs in a writer thread: all of a batch in one commit, or each for itself."""
         try:
             return [*self._inbox.write(self._prepared(batch))]
@@ -278,14 +247,14 @@ class Intake:
         # One of them is to blame: the others must not suffer for it.
         return [outcome for each in batch for outcome in self._write([each])]
 
-    def _write_to(self, shelter: Shelter, batch: Sequence[_Waiting]) -> list[Outcome]:
+    def _write_to(self, shelter: Shelter, batch: Sequence[Waiting]) -> list[Outcome]:
         """Runs in the shelter's thread."""
         try:
             return [*shelter.store(self._prepared(batch))]
         except StoreUnavailable as refused:
             return [refused for _ in batch]
 
-    def _prepared(self, batch: Sequence[_Waiting]) -> list[Entry]:
+    def _prepared(self, batch: Sequence[Waiting]) -> list[Entry]:
         """The batch's entries: made once, so that each keeps its id wherever it is written."""
         fresh = [waiting for waiting in batch if waiting.entry is None]
         made = inbox.prepare(self._vault, [waiting.arrival for waiting in fresh])

@@ -81,7 +81,7 @@ _WORK: Final = tuple(
         (table_of(Reconciliation), queue.RECONCILE, table_of(Reconciliation).c.provider),
     )
 )
-# Asked first, since there is mostly nothing due, and only this keeps no other writer waiting.
+# Asked first, since there is mostly nothing due, and then this is all.
 _ANY_DUE: Final = select(*(exists().where(_is_due(table)) for table, *_ in _WORK))
 
 
@@ -90,18 +90,17 @@ def sweep(database: Database, waker: Waker) -> int:
 
     A row whose holder vanished gets a message of its own: it may be what the holder died of.
     """
-    with database.reading() as session:
-        due = session.connection().execute(_ANY_DUE, _times(database.now(session))).one()
-    woken = sum(
+    with database.transaction() as session:  # one for both: most of a sweep are its round trips
+        now = database.now(session)
+        heartbeats.beat(session, "worker", now)
+        due = session.connection().execute(_ANY_DUE, _times(now)).one()
+    return sum(
         # Rows stay due in a backlog: to wake them again and again would only lengthen it. A dead
         # worker's rows have no message there.
         _wake(database, waker, task, abandoned if waker.is_busy(task) else every)
         for (_, task, every, abandoned), any_due in zip(_WORK, due, strict=True)
         if any_due
     )
-    with database.transaction() as session:
-        heartbeats.beat(session, "worker", database.now(session))
-    return woken
 
 
 def _wake(database: Database, waker: Waker, task: str, claim: Update) -> int:

@@ -131,7 +131,7 @@ class VirtualSMS(Provider):
 
 
 def _signatures(request: WebhookRequest) -> list[bytes]:
-    return [value for header in _SIGNATURE_HEADERS for value in request.values(header)]
+    return [value for name, value in request.headers if name in _SIGNATURE_HEADERS]
 
 
 def _age(values: list[bytes], at: datetime) -> float | None:

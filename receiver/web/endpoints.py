@@ -21,11 +21,12 @@ from receiver.errors import (
     TooManyFailures,
 )
 from receiver.inbox import Arrival, Stored
-from receiver.intake import Intake, Outcome
+from receiver.intake import Intake
 from receiver.json_object import parse_object
 from receiver.providers.base import Provider, WebhookRequest
 from receiver.queue import Waker
 from receiver.rejections import Rejection, Rejections
+from receiver.waiting import Outcome
 from receiver.web.body import read_body, whole_body
 from receiver.web.exchange import Answer
 from receiver.web.failures import Failures
@@ -92,7 +93,7 @@ class WebhookEndpoint:
             details["event_id"] = outcome.id
             word = "duplicate" if outcome.duplicate else "test" if arrival.test else "accepted"
             if word == "accepted":
-                services.waker.wake(queue.HANDLE_EVENTS, [outcome.id])
+                services.waker.wake_soon(queue.HANDLE_EVENTS, outcome.id)
             reply(_told(outcome, word))
 
         try:

@@ -7,13 +7,17 @@ import time
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_log = structlog.get_logger("receiver.access")
+from receiver import logs
+
+_log = structlog.get_logger(logs.ACCESS)
 # An exception that nobody expected is answered outside of all middleware.
 _ANSWER_TO_A_BUG = 503
 # Asked every few seconds by whoever supervises us: only trouble is worth a line.
 _QUIET_ROUTES = {"healthz", "readyz"}
 # Who guesses without end must not fill the disk; the first guesses of each minute are logged.
 _QUIET_STATUS = 429
+# What the line of a stored webhook says besides.
+_STORED = {"event_id"}
 
 
 class AccessLog:
@@ -52,10 +56,13 @@ class AccessLog:
 
 def write_line(method: str, status: int, began: float, details: dict[str, object]) -> None:
     """The line of a request that began at ``began`` of the monotonic clock."""
-    route = details.pop("route", "other")
+    route = str(details.pop("route", "other"))
     good = 0 < status < 400
     if (route in _QUIET_ROUTES and good) or status == _QUIET_STATUS:
         return
     ms = round((time.monotonic() - began) * 1000, 1)
+    if good and details.keys() == _STORED:
+        logs.write_stored(method, route, status, ms, details["event_id"])
+        return
     log = _log.info if good else _log.warning
     log("request.answered", method=method, route=route, status=status, ms=ms, **details)

@@ -63,7 +63,9 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
         structlog.configure(cache_logger_on_first_use=False)
         return log
 
+    shortcut = logs._shortcut
     yield start
+    monkeypatch.setattr(logs, "_shortcut", shortcut)
     structlog.configure(**before)
     logging.captureWarnings(capture=False)
     root.handlers = handlers

@@ -111,7 +111,7 @@ async def plug(taken: Intake, store: Store) -> list[asyncio.Task[Stored]]:
     storing = []
     for number in range(flights_of(store)):
         storing.append(asyncio.create_task(taken.store(arrival(f"plug_{number}"))))
-        for _ in range(2):  # one step of the loop to come, and one to take off
+        for _ in range(3):  # one step of the loop to come, one to look for others, one to go
             await asyncio.sleep(0)
     return storing
 
@@ -128,6 +128,24 @@ def test_a_lone_event_is_written_at_once(taken: Intake, batches: Batches) -> Non
     """Nothing waits for company."""
     run(taken.store(arrival("evt_1")))
     assert batches == [["evt_1"]]
+
+
+def test_what_comes_in_the_next_steps_comes_along(taken: Intake, batches: Batches) -> None:
+    """As long as each step of the loop brings one more; without a timer, and not for ever."""
+
+    async def story(count: int) -> None:
+        storing = []
+        for number in range(count):
+            storing.append(asyncio.create_task(taken.store(arrival(f"evt_{number:02}"))))
+            await asyncio.sleep(0)
+        await asyncio.gather(*storing)
+
+    keys = [f"evt_{number:02}" for number in range(48)]
+    run(story(5))
+    assert batches == [keys[:5]]
+    batches.clear()
+    run(story(48))
+    assert 30 <= len(batches[0]) <= 34
 
 
 def test_events_at_once_share_transactions(store: Store, taken: Intake, batches: Batches) -> None:

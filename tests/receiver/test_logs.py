@@ -8,10 +8,13 @@ import logging
 import warnings
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import pytest
 import structlog
 
+from receiver import logs
+from receiver.web.middleware import write_line
 from tests.receiver.conftest import Log
 
 CANARY = "canary-483921"
@@ -179,11 +182,12 @@ def test_the_line_of_an_accepted_webhook_is_like_any_other(
 ) -> None:
     """It is spelled by hand where it is JSON, and says the same as the usual way would."""
     log = start_log(log_format=log_format)
-    said = {"method": "POST", "route": "daisysim", "status": 202, "ms": 1.5, "event_id": "01J"}
+    said: dict[str, Any] = {"method": "POST", "route": "daisysim", "status": 202, "ms": 1.5}
+    said["event_id"] = "01J"
 
     async def say() -> None:
-        for name in ("receiver.access", "receiver.test"):
-            structlog.get_logger(name).info("request.answered", **said)
+        logs.write_stored(**said)
+        structlog.get_logger("receiver.test").info("request.answered", **said)
 
     asyncio.run(say())
     if log_format == "console":
@@ -196,14 +200,26 @@ def test_the_line_of_an_accepted_webhook_is_like_any_other(
     assert first == second
 
 
+@pytest.mark.parametrize("level", ["info", "warning"])
+def test_the_line_of_an_accepted_webhook_has_a_level(
+    start_log: Callable[..., Log], level: str
+) -> None:
+    """Who asks for warnings only is spared it."""
+    log = start_log(log_level=level)
+
+    async def say() -> None:
+        logs.write_stored("POST", "daisysim", 202, 1.5, "01J")
+
+    asyncio.run(say())
+    assert len(log.lines) == (level == "info")
+
+
 def test_what_is_odd_about_a_request_is_not_left_out(log: Log) -> None:
     """A line with one word more goes the usual way, and so does a warning."""
 
     async def say() -> None:
-        access = structlog.get_logger("receiver.access")
-        said = {"method": "POST", "route": "daisysim", "status": 401, "ms": 1.5}
-        access.warning("request.answered", **said, event_id="01J")
-        access.info("request.answered", **said, event_id="01J", reason='"')
+        write_line("POST", 401, 0.0, {"route": "daisysim", "event_id": "01J"})
+        write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J", "reason": '"'})
 
     asyncio.run(say())
     first, second = log.lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
@@ -67,12 +68,29 @@ def test_rows_share_messages_up_to_a_limit_and_stand_in_one(
     make_waker: Make, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many ids go in few messages, each id once."""
-    rows = [f"row{number}" for number in range(120)]
+    size = queue.IDS_PER_MESSAGE[queue.HANDLE_EVENTS]
+    rows = [f"row{number}" for number in range(2 * size + 20)]
     monkeypatch.setattr(queue, "IDS_PER_MESSAGE", {**queue.IDS_PER_MESSAGE, "codecatch.x": 1})
     make_waker(broker_url).wake(queue.HANDLE_EVENTS, rows + rows)
-    eventually(lambda: len(ids(broker_url)) == 120)
+    eventually(lambda: len(ids(broker_url)) == len(rows))
     assert ids(broker_url) == rows
-    assert [len(message["body"][0][0]) for message in messages(broker_url)] == [50, 50, 20]
+    assert [len(message["body"][0][0]) for message in messages(broker_url)] == [size, size, 20]
+
+
+def test_the_rows_of_one_step_of_the_loop_are_one_call(make_waker: Make, broker_url: str) -> None:
+    """Also if the waker is closed within it."""
+    waker = make_waker(broker_url)
+
+    async def story() -> None:
+        waker.wake_soon(queue.HANDLE_EVENTS, "a")
+        waker.wake_soon(queue.HANDLE_EVENTS, "b")
+        await asyncio.sleep(0)
+        await asyncio.to_thread(eventually, lambda: len(messages(broker_url)) == 1)
+        waker.wake_soon(queue.HANDLE_EVENTS, "c")
+        waker.close()
+
+    asyncio.run(story())
+    assert ids(broker_url) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 import redis
+from sqlalchemy.event import listen
 
 from receiver import clock, heartbeats, queue
 from receiver.heartbeats import Heartbeat
@@ -81,6 +82,21 @@ def test_a_new_row_is_left_to_its_message(made: Runtime) -> None:
     """Within the grace the sweep doubles nothing."""
     receive(made, webhooks.virtualsms_v1())
     assert run(made) == 0
+
+
+def test_with_nothing_due_it_is_one_transaction(made: Runtime) -> None:
+    """Whatever the table holds, a sweep mostly costs its round trips; and it is a sign of life."""
+    receive(made, webhooks.virtualsms_v1())
+    run(made)
+    before, steps = now(made), list[str]()
+    for step in ("begin", "commit", "rollback"):
+        listen(made.database.engine, step, lambda _, step=step: steps.append(step))
+    assert run(made) == 0
+    assert steps == ["begin", "commit"]
+    with made.database.reading() as session:
+        seen = heartbeats.seen(session, "worker")
+    assert seen is not None
+    assert seen >= before
 
 
 def test_every_kind_of_follow_up_is_woken(world: World, made: Runtime) -> None:
