@@ -13,13 +13,14 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Index, LargeBinary, Table, UniqueConstraint, select, text, tuple_
+from sqlalchemy import Connection, Index, LargeBinary, Table, UniqueConstraint, select, text
 from sqlmodel import Field, Session
 
 from receiver import bulk, clock
 from receiver.database import UtcTime
 from receiver.followups import GRACE, FollowUp, followup_indexes
 from receiver.ids import new_ids
+from receiver.row_values import OneOf
 from receiver.vault import Vault
 
 PENDING = "pending"
@@ -84,6 +85,10 @@ class InboxEvent(FollowUp, table=True):
 
 
 INBOX: Table = InboxEvent.__table__  # type: ignore[attr-defined]
+_PLACES = OneOf("places", INBOX.c.provider, INBOX.c.key)
+_HOLDERS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
+    _PLACES.condition
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -212,11 +217,7 @@ def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
     if bulk.insert_unless_taken(connection, INBOX, rows, index=_KEY) == len(rows):
         holders = {place: _Holder(entry.id, entry.digest) for place, entry in firsts.items()}
     else:
-        found = connection.execute(
-            select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
-                tuple_(INBOX.c.provider, INBOX.c.key).in_(list(firsts))
-            )
-        )
+        found = connection.execute(_HOLDERS, _PLACES.bound(firsts))
         holders = {(p, k): _Holder(first_id, digest) for p, k, first_id, digest in found}
     return [holders[entry.place] for entry in entries]
 

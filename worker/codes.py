@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import String, bindparam, tuple_
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 from ulid import ULID
 
 from receiver.events import SmsReceived
+from receiver.row_values import OneOf
 from receiver.vault import Vault
 from worker import inserts
 from worker.models import Code, Order, table_of
@@ -21,12 +21,8 @@ USUAL_VALIDITY = timedelta(minutes=20)
 _CODES = table_of(Code)
 _Place = tuple[str, str, str]  # provider, order and digest: what a code is unique by
 # Built once, since to build a statement costs more than to run it.
-_KNOWN: Final = select(Code).where(
-    tuple_(
-        col(Code.provider), col(Code.order_id), col(Code.code_digest),
-        types=[String, String, String],
-    ).in_(bindparam("places", expanding=True))
-)  # fmt: skip
+_PLACES: Final = OneOf("places", _CODES.c.provider, _CODES.c.order_id, _CODES.c.code_digest)
+_KNOWN: Final = select(Code).where(_PLACES.condition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ def keep(
     added = inserts.insert_all(session, _CODES, ordered)
     kept = {place: Code(**row) for place, row in new.items() if row["id"] in added}
     known = [place for place in new if place not in kept]
-    for code in session.exec(_KNOWN, params={"places": known}) if known else ():
+    for code in session.exec(_KNOWN, params=_PLACES.bound(known)) if known else ():
         kept[code.provider, code.order_id, code.code_digest] = code
     return [kept[place] for place in places]
 

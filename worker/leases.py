@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
-    BindParameter,
     ClauseElement,
     ColumnElement,
     Integer,
@@ -29,7 +28,6 @@ from sqlalchemy import (
     case,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -37,6 +35,7 @@ from sqlmodel import Session
 
 from receiver.database import UtcTime
 from receiver.followups import GRACE
+from receiver.row_values import OneOf
 
 MOST_VANISHED = 5
 # Of a row that is one of many calls to the outside in one process.
@@ -80,7 +79,6 @@ NOW: Final = bindparam("now", type_=UtcTime)
 AHEAD: Final = bindparam("ahead", type_=UtcTime)
 _UNTIL: Final = bindparam("until", type_=UtcTime)
 _IDS: Final = bindparam("ids", expanding=True, type_=String)
-_HELD: Final[BindParameter[Any]] = bindparam("held", expanding=True)
 # The columns that a statement writes: by a parameter of its own, or (not None) by an expression.
 _Assigned = tuple[tuple[str, ClauseElement | None], ...]
 
@@ -217,7 +215,8 @@ def write_each(
     """
     again = {} if until is None else {"next_attempt_at": until}
     ended = {**values, **again, "wake_at": until, "lease_until": None}
-    bound = {"held": [(each.id, each.attempt) for each in claims], **_bound(ended)}
+    held = _held(table).bound((each.id, each.attempt) for each in claims)
+    bound = {**held, **_bound(ended)}
     return set(session.connection().scalars(_write_many(table, _assigned(ended)), bound))
 
 
@@ -240,12 +239,16 @@ def _write_one(table: Table, assigned: _Assigned) -> Update:
     )
 
 
+@cache
+def _held(table: Table) -> OneOf:
+    return OneOf("held", table.c.id, table.c.attempt)
+
+
 @lru_cache(maxsize=64)
 def _write_many(table: Table, assigned: _Assigned) -> ReturningUpdate[Any]:
-    held = tuple_(table.c.id, table.c.attempt, types=[String, Integer]).in_(_HELD)
     return (
         update(table)
-        .where(held, table.c.lease_until.is_not(None))
+        .where(_held(table).condition, table.c.lease_until.is_not(None))
         .values(_values(table, assigned))
         .returning(table.c.id)
     )

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import String, bindparam, sql, tuple_
+from sqlalchemy import String, bindparam, sql
 from sqlmodel import Session, col, select
 
 from receiver.errors import CodecatchError
 from receiver.events import SmsReceived
 from receiver.inbox import INBOX, RECONCILED
+from receiver.row_values import OneOf
 from receiver.vault import Vault
 from worker import codes, masks, orders
 from worker.destination_policy import Reveal
@@ -24,7 +25,7 @@ from worker.destinations.base import DeliveryError
 from worker.followups import OPERATORS
 from worker.leases import Claim
 from worker.messages import Notification
-from worker.models import Code, Delivery, Order
+from worker.models import Code, Delivery, Order, table_of
 
 _OURSELVES = "codecatch"
 # A text holds the code, and has no form that does not.
@@ -36,11 +37,8 @@ _CODES: Final = select(Code).where(col(Code.id).in_(_IDS))
 _ORIGINS: Final = sql.select(INBOX.c.id, INBOX.c.provider, INBOX.c.order_id, INBOX.c.source).where(
     INBOX.c.id.in_(_IDS)
 )
-_ORDERS: Final = select(Order).where(
-    tuple_(col(Order.provider), col(Order.order_id), types=[String, String]).in_(
-        bindparam("about", expanding=True)
-    )
-)
+_ABOUT: Final = OneOf("about", table_of(Order).c.provider, table_of(Order).c.order_id)
+_ORDERS: Final = select(Order).where(_ABOUT.condition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +172,7 @@ def _look_up(session: Session, rows: Sequence[Delivery]) -> _Known:
     }
     about = {(code.provider, code.order_id) for code in found}
     about |= {(o.provider, o.order_id) for o in origins.values() if o.order_id is not None}
-    chosen = session.exec(_ORDERS, params={"about": list(about)}).all() if about else ()
+    chosen = session.exec(_ORDERS, params=_ABOUT.bound(about)).all() if about else ()
     return _Known(
         codes={code.id: code for code in found},
         origins=origins,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import String, bindparam, exists, or_, sql, tuple_
+from sqlalchemy import String, bindparam, exists, or_, sql
 from sqlmodel import Session, col, select
 from ulid import ULID
 
 from receiver.database import insert_unless_taken
 from receiver.events import OrderEvent, OrderSwapped
+from receiver.row_values import OneOf
 from receiver.vault import Vault
 from worker import inserts, order_states
 from worker.models import Order, OrderNumber, OrderTransition, table_of
@@ -25,14 +26,11 @@ from worker.routing import Subject
 _ORDERS = table_of(Order)
 _NUMBERS = table_of(OrderNumber)
 _TRANSITIONS = table_of(OrderTransition)
+_PLACES: Final = OneOf("places", _ORDERS.c.provider, _ORDERS.c.order_id)
 # Built once, since to build a statement costs more than to run it.
 _LOCKED: Final = (
     select(Order)
-    .where(
-        tuple_(col(Order.provider), col(Order.order_id), types=[String, String]).in_(
-            bindparam("places", expanding=True)
-        )
-    )
+    .where(_PLACES.condition)
     .order_by(col(Order.provider), col(Order.order_id))
     .with_for_update()
 )
@@ -132,7 +130,7 @@ def enter(
         for provider, order_id in wanted
     ]
     session.connection().execute(insert_unless_taken(session, _ORDERS), new)
-    found = session.exec(_LOCKED, params={"places": wanted})
+    found = session.exec(_LOCKED, params=_PLACES.bound(wanted))
     return {(order.provider, order.order_id): order for order in found}
 
 

@@ -25,7 +25,7 @@ _BROKEN: Final = (BrokenBenchmarkError, OSError, psutil.Error, psycopg.Error, sq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the scenes that were chosen; 1 if the benchmark is broken, whatever the numbers."""
+    """Run the scenes that were chosen; 1 if one of them is broken, whatever the numbers."""
     known = scenes()
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped = [f"{name}: {why}" for name in chosen.subjects if (why := missing(name))]
     names = [name for name in chosen.subjects if missing(name) is None]
     rows: list[report.Row] = []
+    broken = False
     with tempfile.TemporaryDirectory(prefix="codecatch-bench-") as folder:
         machine = report.machine(Path(folder))
         with Lab(Path(folder)) as lab:
@@ -49,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 except _BROKEN as error:
                     said = str(error).strip() or type(error).__name__
                     print(f"{scene}: the benchmark is broken: {said}", file=sys.stderr)
-                    return 1
+                    broken = True
                 print(f"{scene}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     load = "wrk" if WRK else "our own generator"
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + f", load {load}\n")
     print(report.table(rows))
     for line in skipped:
         print(f"skipped: {line}")
+    if broken:
+        return 1
     if chosen.json:
         found = report.document(rows, skipped, machine=machine, quick=chosen.quick, load=load)
         chosen.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
