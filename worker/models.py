@@ -30,6 +30,9 @@ UNKNOWN = "unknown"
 # Orders that a code may still come for; spelled alike in queries, or SQLite would not see that an
 # index has them all.
 OPEN = text("status IN ('created', 'waiting')")
+# What people look for and count: the few that have not ended as they should.
+_NOT_READY = text("state <> 'ready'")
+_NOT_DONE = text("state <> 'done'")
 # What retention looks for.
 _WITH_CODE = text("code IS NOT NULL")
 _WITH_NUMBER = text("phone_number IS NOT NULL")
@@ -46,6 +49,7 @@ class Order(SQLModel, table=True):
     __tablename__ = "orders"
     __table_args__ = (
         UniqueConstraint("provider", "order_id", name="uq_orders_order"),
+        Index("ix_orders_status", "status"),
         Index("ix_orders_open", "provider", sqlite_where=OPEN, postgresql_where=OPEN),
         Index(
             "ix_orders_number",
@@ -116,6 +120,7 @@ class Code(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("provider", "order_id", "code_digest", name="uq_codes_code"),
         Index("ix_codes_event", "event_id"),
+        Index("ix_codes_open", "state", sqlite_where=_NOT_READY, postgresql_where=_NOT_READY),
         Index("ix_codes_code", "stored_at", sqlite_where=_WITH_CODE, postgresql_where=_WITH_CODE),
         Index(
             "ix_codes_number", "stored_at", sqlite_where=_WITH_NUMBER, postgresql_where=_WITH_NUMBER
@@ -150,8 +155,12 @@ class Confirmation(FollowUp, table=True):
     __table_args__ = (
         UniqueConstraint("key", name="uq_confirmations_key"),
         Index("ix_confirmations_order", "provider", "order_id"),
+        Index(
+            "ix_confirmations_open", "state", "id",
+            sqlite_where=_NOT_DONE, postgresql_where=_NOT_DONE,
+        ),
         *followup_indexes("confirmations"),
-    )
+    )  # fmt: skip
 
     id: str = Field(primary_key=True)
     key: str
@@ -186,6 +195,10 @@ class Delivery(FollowUp, table=True):
             postgresql_where=text("wake_at IS NOT NULL"),
         ),
         Index("ix_deliveries_event", "event_id"),
+        Index(
+            "ix_deliveries_open", "state", "id",
+            sqlite_where=_NOT_DONE, postgresql_where=_NOT_DONE,
+        ),
         *followup_indexes("deliveries"),
     )  # fmt: skip
 

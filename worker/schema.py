@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # The version of the schema that this code was written for: that of the newest migration.
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 # Every module that defines a table: importing them is what fills the metadata.
 _WITH_TABLES = (heartbeats, inbox, index_key, models, rejections, spool)
 METADATA = SQLModel.metadata

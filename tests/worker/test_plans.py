@@ -13,6 +13,7 @@ from tests.support import webhooks
 from tests.worker.support import CONFIRM_PATH, World, deliver, everything, handle, on_sqlite, settle
 from worker import sweep
 from worker.models import Confirmation, Delivery
+from worker.queries import statistics
 from worker.runtime import Runtime
 
 # Tables that hold a row for each event, or more.
@@ -71,3 +72,15 @@ def test_no_table_that_grows_is_gone_through(world: World) -> None:
         sweep.sweep(made.database, made.waker)
     assert plans.statements > 50
     assert plans.scans == {}
+
+
+@on_sqlite
+def test_counting_reads_indexes_and_no_rows(world: World) -> None:
+    """Rows hold a body or a text; of a million of them only what an index has is read."""
+    made = world.connect(slack=True)
+    handle(made, webhooks.virtualsms_v1())
+    plans = Plans()
+    with plans.of(made):
+        statistics.collect(made.database, spooled=0)
+    assert "SCAN orders USING COVERING INDEX ix_orders_status" in plans.scans
+    assert [step for step in plans.scans if " USING " not in step] == []

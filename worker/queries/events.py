@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from receiver import inbox
@@ -12,17 +11,14 @@ from receiver.spool import EventAlias
 from receiver.vault import Vault
 from worker.models import Code
 from worker.queries import followups
-from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
+from worker.queries.filters import Conditions, Filters, Row, differs, newest, of_event, span
 
 
 def in_state(state: str) -> Conditions:
     """Events in one state; those that are not simply handled are few, and have an index."""
     conditions: Conditions = [col(InboxEvent.state) == state]
     if state != HANDLED:
-        # SQLite uses the index only where the condition is spelled as the index has it.
-        conditions.append(
-            col(InboxEvent.state) != bindparam("handled", HANDLED, literal_execute=True)
-        )
+        conditions.append(differs(col(InboxEvent.state), HANDLED))
     return conditions
 
 

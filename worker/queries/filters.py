@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, bindparam
+from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select
 from ulid import ULID
 
@@ -52,6 +53,14 @@ def first_id(moment: datetime, offset: timedelta = timedelta(0)) -> str:
     milliseconds = int((moment.timestamp() + offset.total_seconds()) * 1000)
     bounded = min(max(milliseconds, 0), _LAST_MILLISECOND)
     return str(ULID.from_bytes(bounded.to_bytes(6, "big") + bytes(_RANDOM_BYTES)))
+
+
+def differs(state: ColumnElement[str] | Mapped[str], usual: str) -> ColumnElement[bool]:
+    """Rows that are not in the ``usual`` state: they are few, and have an index of their own.
+
+    SQLite uses it only where the condition is spelled as the index has it.
+    """
+    return state != bindparam("usual", usual, literal_execute=True)
 
 
 def span(id_: str, at: datetime, filters: Filters) -> Conditions:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from receiver.inbox import InboxEvent
 from receiver.vault import Vault
 from worker.models import DONE, Confirmation, Delivery
-from worker.queries.filters import Conditions, Filters, Row, newest, of_event, span
+from worker.queries.filters import Conditions, Filters, Row, differs, newest, of_event, span
 
 # One order has few events; of one that has more, the newest count.
 _MOST_EVENTS = 1_000
@@ -20,7 +19,7 @@ def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """The newest deliveries that fit; provider, order, number and service are their event's."""
     conditions = span(Delivery.id, Delivery.created_at, filters)
     if filters.state is not None:
-        conditions += in_states(session, [filters.state])
+        conditions += in_states([filters.state])
     events = of_event(session, vault, filters)
     if filters.order is not None or filters.phone is not None:
         # Few events: looked up first, and their deliveries by them.
@@ -35,11 +34,11 @@ def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     return [delivery(row) for row in newest(session, statement, Delivery.id, filters)]
 
 
-def in_states(session: Session, states: Sequence[str]) -> Conditions:
+def in_states(states: Sequence[str]) -> Conditions:
     """Deliveries in one of ``states``; the few that are not done are found by their index."""
     conditions: Conditions = [col(Delivery.state).in_(states)]
     if DONE not in states:
-        conditions.append(col(Delivery.destination).in_(_destinations(session)))
+        conditions.append(differs(col(Delivery.state), DONE))
     return conditions
 
 
@@ -74,17 +73,6 @@ def delivery(row: Delivery) -> Row:
         "sent_at": row.sent_at,
         "error": row.error,
     }
-
-
-def _destinations(session: Session) -> list[str]:
-    """Every destination that was ever told, each found by one step in the index."""
-    found: list[str] = []
-    first = select(func.min(Delivery.destination))
-    following = session.exec(first).one()
-    while following is not None:
-        found.append(following)
-        following = session.exec(first.where(col(Delivery.destination) > following)).one()
-    return found
 
 
 def confirmation(row: Confirmation) -> Row:
