@@ -120,9 +120,12 @@ def test_postgresql_is_set_to_answer_in_time(store: Store) -> None:
     with store.database.reading() as session:
         values = [
             session.connection().scalar(text(f"SHOW {name}"))
-            for name in ("synchronous_commit", "statement_timeout", "lock_timeout", "timezone")
-        ]
-    assert values == ["on", "5s", "2s", "UTC"]
+            for name in (
+                "synchronous_commit", "statement_timeout", "lock_timeout", "timezone",
+                "plan_cache_mode",
+            )
+        ]  # fmt: skip
+    assert values == ["on", "5s", "2s", "UTC", "force_custom_plan"]
 
 
 def test_a_transaction_is_committed_when_its_block_ends(store: Store) -> None:
