@@ -143,7 +143,7 @@ class Intake:
     def _gather(self, before: int) -> None:
         """Launch when a step of the loop has brought nothing more, or enough is there.
 
-        What the system holds already comes along: a batch costs about as much as ten events.
+        What the system holds already comes along: a batch costs as much as ten rows more of it.
         """
         waiting = len(self._waiting)
         if before < waiting < _ENOUGH:

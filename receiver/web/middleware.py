@@ -61,8 +61,11 @@ def write_line(method: str, status: int, began: float, details: dict[str, object
     if (route in _QUIET_ROUTES and good) or status == _QUIET_STATUS:
         return
     ms = round((time.monotonic() - began) * 1000, 1)
-    if good and details.keys() == _STORED:
-        logs.write_stored(method, route, status, ms, details["event_id"])
+    if (
+        good
+        and details.keys() == _STORED
+        and logs.write_stored(method, route, status, ms, details["event_id"])
+    ):
         return
     log = _log.info if good else _log.warning
     log("request.answered", method=method, route=route, status=status, ms=ms, **details)

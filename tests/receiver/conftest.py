@@ -65,7 +65,7 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
 
     shortcut = logs._shortcut
     yield start
-    monkeypatch.setattr(logs, "_shortcut", shortcut)
+    logs._shortcut = shortcut
     structlog.configure(**before)
     logging.captureWarnings(capture=False)
     root.handlers = handlers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Connection, text
@@ -18,14 +19,36 @@ from tests.support.waiting import eventually
 COUNT = text("SELECT count(*) FROM schema_notes")
 
 
-@pytest.fixture
-def autocommit(store: Store) -> Iterator[Autocommit]:
+@contextmanager
+def opened(store: Store) -> Iterator[Autocommit]:
     """Of a database with a table that holds texts."""
     with store.database.transaction() as session:
         session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
     made = Autocommit(store.database)
     yield made
     made.close()
+
+
+@pytest.fixture
+def autocommit(store: Store) -> Iterator[Autocommit]:
+    """On either server."""
+    with opened(store) as made:
+        yield made
+
+
+@pytest.fixture
+def on_sqlite(sqlite_store: Store) -> Iterator[Autocommit]:
+    """On the one that has a single writer."""
+    with opened(sqlite_store) as made:
+        yield made
+
+
+@pytest.fixture
+def other(sqlite_store: Store) -> Iterator[Store]:
+    """What another process has of the same file."""
+    made = open_store(sqlite_store.url)
+    yield made
+    made.database.dispose()
 
 
 def insert(note: str) -> str:
@@ -40,6 +63,24 @@ def write(autocommit: Autocommit, note: str) -> int:
         return connection.exec_driver_sql(insert(note)).rowcount
 
     return autocommit.run(work)
+
+
+def write_beside(other: Store, autocommit: Autocommit, note: str) -> tuple[Future[int], int]:
+    """Write one while another process writes "b"; what became of it, and at which try."""
+    tries: list[int] = []
+
+    def attempt(connection: Connection) -> int:
+        tries.append(1)
+        return connection.exec_driver_sql(insert(note)).rowcount
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.database.transaction() as session:
+            session.execute(text(insert("b")))
+            writing = pool.submit(autocommit.run, attempt)
+            eventually(lambda: tries)
+            assert not writing.done()
+        wait([writing], 10)
+    return writing, len(tries)
 
 
 def count(store: Store) -> int:
@@ -86,27 +127,11 @@ def test_a_connection_that_failed_is_not_used_again(autocommit: Autocommit) -> N
     assert used[0].closed
 
 
-def test_it_waits_for_another_writer(sqlite_store: Store) -> None:
+def test_it_waits_for_another_writer(on_sqlite: Autocommit, other: Store) -> None:
     """While another process holds the file, a statement waits for its turn, and then is done."""
-    store, other = sqlite_store, open_store(sqlite_store.url)
-    with store.database.transaction() as session:
-        session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
-    autocommit, tries = Autocommit(store.database), []
-
-    def attempt(connection: Connection) -> int:
-        tries.append(1)
-        return connection.exec_driver_sql(insert("a")).rowcount
-
-    with ThreadPoolExecutor(1) as pool:
-        with other.database.transaction() as session:
-            session.execute(text(insert("b")))
-            writing = pool.submit(autocommit.run, attempt)
-            eventually(lambda: tries)
-            assert not writing.done()
-        assert writing.result(10) == 1
+    writing, tries = write_beside(other, on_sqlite, "a")
+    assert (writing.result(0), tries) == (1, 2)
     assert count(other) == 2
-    autocommit.close()
-    other.database.dispose()
 
 
 def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,28 +143,15 @@ def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.Monk
     autocommit.close()
 
 
-def test_a_statement_that_fails_in_its_turn_leaves_the_file_free(sqlite_store: Store) -> None:
+def test_a_statement_that_fails_in_its_turn_leaves_the_file_free(
+    on_sqlite: Autocommit, other: Store
+) -> None:
     """What it was begun with is ended, and what comes next on its connection is committed."""
-    store, other = sqlite_store, open_store(sqlite_store.url)
-    with store.database.transaction() as session:
-        session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
-    autocommit, tries = Autocommit(store.database), []
-
-    def attempt(connection: Connection) -> None:
-        tries.append(1)
-        connection.exec_driver_sql(insert("b"))
-
-    with ThreadPoolExecutor(1) as pool:
-        with other.database.transaction() as session:
-            session.execute(text(insert("b")))
-            writing = pool.submit(autocommit.run, attempt)
-            eventually(lambda: tries)
-        with pytest.raises(IntegrityError):
-            writing.result(10)
-    assert len(tries) == 2
-    assert write(autocommit, "c") == 1
+    writing, tries = write_beside(other, on_sqlite, "b")
+    with pytest.raises(IntegrityError):
+        writing.result(0)
+    assert tries == 2
+    assert write(on_sqlite, "c") == 1
     with other.database.transaction() as session:
         session.execute(text(insert("d")))
     assert count(other) == 3
-    autocommit.close()
-    other.database.dispose()

@@ -557,7 +557,7 @@ def test_a_reader_may_refuse_what_it_took_before(
 
 
 def test_many_events_in_one_message(world: World) -> None:
-    """A full message of fifty is handled in transactions that hold nobody up for long."""
+    """A message of fifty is handled in transactions that hold nobody up for long."""
     made = world.connect(virtualsms=True, slack=True)
     ids = handle(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(50)))
 
