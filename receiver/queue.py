@@ -53,8 +53,9 @@ DEEPEST_BACKLOG = 20_000
 # Where so many messages wait, what they are for will be done, if late: more would not hasten it.
 ENOUGH_MESSAGES = 100
 _Call = tuple[str, str, str]  # task, group, row
-# A broker that just failed is left alone this long, in seconds.
-_PAUSE = 1.0
+# A broker that just failed is left alone this long, in seconds: one that restarts is soon back, and
+# whatever was to be sent meanwhile would come as one burst.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 # A message costs its reader more than the work it is for, which is cheap for many rows at once: a
 # few go out as they come, and where they never cease, each waits so long for what it can take.
 _EACH_SECONDS = 0.1
@@ -159,6 +160,7 @@ class Waker:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        pause = _FIRST_PAUSE
         while True:
             with self._ready:
                 self._ready.wait_for(lambda: self._waiting or self._closing)
@@ -167,8 +169,11 @@ class Waker:
                 self._waiting.clear()
                 if not batch and self._closing:
                     return
-            if not self._send(batch) and not self._closing:
-                time.sleep(_PAUSE)
+            if self._send(batch) or self._closing:
+                pause = _FIRST_PAUSE
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _pause(self) -> float:
         """How long the next batch is to wait for company, in seconds."""

@@ -14,7 +14,7 @@ from receiver import logs, queue
 from receiver.database import Database
 from receiver.errors import ConfigurationError
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
-from worker import broker_clients, broker_credit, processes
+from worker import broker_clients, broker_connections, broker_credit, processes
 from worker import watchdog as watching
 from worker.parts import PART
 from worker.runtime import process
@@ -37,6 +37,7 @@ def make_app() -> Celery:
     broker_credit.install()
     broker_clients.install()
     app = queue.celery_app(broker_url)
+    broker_connections.install(app)
     app.set_default()
     app.conf.update(
         task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 import redis
@@ -19,6 +18,7 @@ pytestmark = pytest.mark.faults
 RESTARTS = 100
 TROUBLE_SECONDS = 60.0
 ACKNOWLEDGED_PER_SECOND = 30
+RESTARTED_EVERY = (10, 1)  # seconds
 DROPS = 5
 # How much slower an acknowledgement may be; the second is what a shared machine adds by itself.
 SLOWER, NOISE = 1.2, 0.05
@@ -98,19 +98,18 @@ def test_a_broker_in_trouble_is_not_felt(make_scene: Make, tables: Tables, scale
     scene.tally()  # every part has started by now
     seconds = TROUBLE_SECONDS * scaled
     phases: dict[str, list[Sent]] = {}
-    for name, trouble in (
-        ("frozen", scene.broker.freeze), ("absent", scene.broker.stop), ("restarting", None),
-    ):  # fmt: skip
+    for name, begin, end in (
+        ("frozen", scene.broker.freeze, scene.broker.thaw),
+        ("absent", scene.broker.stop, scene.broker.start),
+    ):
         phases[f"before {name}"] = _acknowledged(scene, seconds)
-        if trouble is None:
-            phases[name] = _acknowledged(scene, seconds, scene.broker.restart)
-            continue
-        trouble()
+        begin()
         phases[name] = _acknowledged(scene, seconds)
-        if name == "frozen":
-            scene.broker.thaw()
-        else:
-            scene.broker.start()
+        end()
+        oracle.settle(scene.site)
+    for pause in RESTARTED_EVERY:
+        phases[f"before restarts every {pause} s"] = _acknowledged(scene, seconds)
+        phases[f"restarted every {pause} s"] = _acknowledged(scene, seconds, every=pause)
         oracle.settle(scene.site)
     calm = slowest([one for name in phases if "before" in name for one in phases[name]], 99)
     tables.add(
@@ -126,17 +125,15 @@ def test_a_broker_in_trouble_is_not_felt(make_scene: Make, tables: Tables, scale
         assert slowest(sent, 99) < calm * SLOWER + NOISE, name
 
 
-def _acknowledged(
-    scene: Scene, seconds: float, trouble: Callable[[], None] | None = None
-) -> list[Sent]:
-    """What was acknowledged in so many seconds, with ``trouble`` all the while."""
+def _acknowledged(scene: Scene, seconds: float, *, every: float | None = None) -> list[Sent]:
+    """What was acknowledged in so many seconds, with a restart of the broker ``every`` so many."""
     known = len(scene.load.sent)
     until = time.monotonic() + seconds
     with scene.load.flowing(ACKNOWLEDGED_PER_SECOND):
         while (left := until - time.monotonic()) > 0:
-            if trouble is not None:
-                trouble()
-            time.sleep(min(left, 1))
+            if every is not None:
+                scene.broker.restart()
+            time.sleep(min(left, every or left))
     return scene.load.sent[known:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import threading
 import time
@@ -178,6 +179,33 @@ def test_a_frozen_broker_holds_nobody(
         return "after" in ids(server.url)
 
     eventually(woken, every=0.2)
+
+
+def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
+    make_waker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause doubles with each failure in a row, and is short again after a success."""
+    asked: list[float] = []
+
+    def publish(*_: object) -> None:
+        asked.append(time.perf_counter())
+        if len(asked) != 4:
+            raise OSError
+
+    monkeypatch.setattr(queue, "publish", publish)
+    waker = make_waker("redis://127.0.0.1:1/0")
+
+    def told_often() -> bool:
+        waker.wake(queue.HANDLE_EVENTS, ["row"])
+        return len(asked) >= 6
+
+    eventually(told_often, every=0.02)
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert all(
+        pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0, 0.1), strict=False)
+    )
+    assert pauses[0] < pauses[2]
+    assert pauses[4] < pauses[2]
 
 
 def test_rows_that_never_cease_share_messages(
