@@ -21,7 +21,7 @@ ACKNOWLEDGED_PER_SECOND = 30
 RESTARTED_EVERY = (10, 1)  # seconds
 DROPS = 5
 # How much slower an acknowledgement may be; the second is what a shared machine adds by itself.
-SLOWER, NOISE = 1.2, 0.05
+SLOWER, NOISE = 1.2, 0.02
 
 
 @pytest.mark.timeout(120)
@@ -113,9 +113,11 @@ def test_a_broker_in_trouble_is_not_felt(make_scene: Make, tables: Tables, scale
         oracle.settle(scene.site)
     calm = slowest([one for name in phases if "before" in name for one in phases[name]], 99)
     tables.add(
-        f"acknowledgement, p50 and p99, each for {seconds:.0f} s at {ACKNOWLEDGED_PER_SECOND}/s:\n"
+        f"acknowledgement, p50 and p99, each for {seconds:.0f} s at {ACKNOWLEDGED_PER_SECOND}/s; "
+        f"p99 to that of all undisturbed ones, {calm * 1000:.1f} ms:\n"
         + "\n".join(
-            f"| {name} | {slowest(sent, 50) * 1000:.1f} ms | {slowest(sent, 99) * 1000:.1f} ms |"
+            f"| {name} | {slowest(sent, 50) * 1000:.1f} ms | {slowest(sent, 99) * 1000:.1f} ms "
+            f"| {slowest(sent, 99) / calm:.2f} |"
             for name, sent in phases.items()
         )
     )

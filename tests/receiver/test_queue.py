@@ -184,28 +184,30 @@ def test_a_frozen_broker_holds_nobody(
 def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pause doubles with each failure in a row, and is short again after a success."""
-    asked: list[float] = []
+    """The pause doubles with each failure, up to a second, and is short after a success."""
+    asked, paused, sleep = itertools.count(1), list[float](), time.sleep
 
     def publish(*_: object) -> None:
-        asked.append(time.perf_counter())
-        if len(asked) != 4:
+        if next(asked) != 7:
             raise OSError
 
+    def pause(seconds: float) -> None:
+        if threading.current_thread().name == "waker":
+            paused.append(seconds)
+        else:
+            sleep(seconds)
+
     monkeypatch.setattr(queue, "publish", publish)
+    monkeypatch.setattr(queue, "_EACH_SECONDS", 0.001)
+    monkeypatch.setattr(time, "sleep", pause)
     waker = make_waker("redis://127.0.0.1:1/0")
 
-    def told_often() -> bool:
+    def has_paused() -> bool:
         waker.wake(queue.HANDLE_EVENTS, ["row"])
-        return len(asked) >= 6
+        return len(paused) >= 7
 
-    eventually(told_often, every=0.02)
-    pauses = [after - before for before, after in itertools.pairwise(asked)]
-    assert all(
-        pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0, 0.1), strict=False)
-    )
-    assert pauses[0] < pauses[2]
-    assert pauses[4] < pauses[2]
+    eventually(has_paused)
+    assert paused[:7] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.1]
 
 
 def test_rows_that_never_cease_share_messages(

@@ -8,9 +8,8 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from receiver import queue
 from tests.support.valkey import ValkeyServer
-from worker import broker_connections
+from worker.celery_app import make_app
 
 
 @pytest.fixture
@@ -22,10 +21,10 @@ def server(make_valkey: Callable[[], ValkeyServer]) -> ValkeyServer:
 
 
 @pytest.fixture
-def app(server: ValkeyServer) -> Iterator[Celery]:
-    """An application on it whose connections come back soon."""
-    with queue.celery_app(server.url) as app:
-        broker_connections.install(app)
+def app(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """The workers' application on it."""
+    monkeypatch.setenv("CELERY_BROKER_URL", server.url)
+    with make_app() as app:
         yield app
 
 
@@ -48,8 +47,15 @@ def test_who_says_how_often_is_heard(app: Celery) -> None:
     assert waits == pytest.approx([0, 0.01])
 
 
-def test_it_connects_as_soon_as_the_broker_is_there(app: Celery, server: ValkeyServer) -> None:
+def test_it_connects_once_the_broker_is_there(app: Celery, server: ValkeyServer) -> None:
     """A broker that comes back between two tries is found by the next."""
+    waits: list[float] = []
+
+    def come_back(_: Exception, wait: float) -> None:
+        waits.append(wait)
+        server.start()
+
     with app.connection_for_read() as connection:
-        connection.ensure_connection(lambda *_: server.running or server.start(), 2)
+        connection.ensure_connection(come_back, 2)
         assert connection.connected
+    assert waits == pytest.approx([0.1])
