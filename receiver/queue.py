@@ -58,7 +58,7 @@ _Call = tuple[str, str, str]  # task, group, row
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 # A message costs its reader more than the work it is for, which is cheap for many rows at once: a
 # few go out as they come, and where they never cease, each waits so long for what it can take.
-_EACH_SECONDS = 0.1
+_EACH_SECONDS = 0.02
 _AT_ONCE = 4
 _ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "timeout": 1}
 _log = structlog.get_logger(__name__)

@@ -92,7 +92,12 @@ def _values(vault: Vault, reported: Reported, place: _Place, now: datetime) -> d
 
 def open_field(vault: Vault, code: Code, column: str) -> str | None:
     """The plain ``code``, ``text`` or ``phone_number`` of a code; None once it was purged."""
-    return vault.open_text(getattr(code, column), table=_CODES.name, column=column, row=code.id)
+    return open_sealed(vault, code.id, column, getattr(code, column))
+
+
+def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> str | None:
+    """The same of what was read from ``column`` of the code with the id ``row``."""
+    return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
 def stale_at(code: Code, order: Order) -> datetime:

@@ -1,7 +1,7 @@
 """Telling destinations: claim messages, send them, record how that ended, go on with the next.
 
-At most :data:`~worker.delivery_crews.IN_HAND` messages to one destination are being sent at
-once, so that a slow one holds nobody else up. An answer that never came is repeated once and
+Only so many messages to one destination are being sent at once, so that a slow one holds nobody
+else up. An answer that never came is repeated once and
 marked, unless the destination's owner would rather have a person look: a doubled message is
 better than a lost code.
 """
@@ -55,7 +55,10 @@ def deliver(runtime: Runtime, ids: Sequence[str]) -> None:
             _bury(runtime, of_one)
         else:
             runtime.crews.work(
-                name, partial(_carry, runtime, destination), partial(_step, runtime, destination)
+                name,
+                runtime.outside.policies[name].most_in_hand,
+                partial(_carry, runtime, destination),
+                partial(_step, runtime, destination),
             )
 
 
@@ -105,7 +108,7 @@ def _step(
 
     def write() -> tuple[list[_Ended], Planner, Sequence[Message] | Turn, list[str]]:
         with Desk.open(runtime, destination) as desk:
-            ended = [delivery_endings.write(desk, each.message, each.error) for each in landed]
+            ended = delivery_endings.write(desk, [(each.message, each.error) for each in landed])
             if (following.goes_on or following.waited) and following.places > 0:
                 claim = partial(delivery_claims.take, desk, following)
                 return ended, desk.planner, _guarded(desk, claim) if landed else claim(), []
@@ -127,7 +130,7 @@ def _step(
 def _guarded(desk: Desk, claim: Callable[[], Sequence[Message] | Turn]) -> Sequence[Message] | Turn:
     # Whatever keeps the next messages from being claimed must not take back the record before it.
     try:
-        with desk.session.begin_nested():
+        with desk.apart():
             return claim()
     except SQLAlchemyError as error:
         _log.warning("delivery.claim_failed", error=type(error).__name__)

@@ -112,8 +112,10 @@ def _first(only: ColumnElement[bool], stale: bool) -> Select[Any]:
 
 def together(waiting: Sequence[Candidate], most: int) -> list[str]:
     """The ids to tell next in one message, at most ``most``: the first, and its company."""
-    company = [each.id for each in waiting if each.company == waiting[0].company]
-    return company[:most]
+    if most == 1:
+        return [waiting[0].id]
+    company = waiting[0].company
+    return [each.id for each in waiting if each.company == company][:most]
 
 
 def in_hand(session: Session, destination: str, now: datetime) -> int:

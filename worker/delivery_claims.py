@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
-from sqlalchemy import String, bindparam
-from sqlmodel import col, select
 from ulid import ULID
 
-from worker import delivery_choice, delivery_waits, leases, notifications
+from worker import delivery_choice, delivery_facts, delivery_waits, leases, notifications
 from worker.delivery_choice import Candidate
-from worker.delivery_crews import IN_HAND, Round, Turn
+from worker.delivery_crews import Round, Turn
 from worker.delivery_desk import Desk
+from worker.delivery_facts import Row
 from worker.delivery_waits import ANY, CODES, NOTICES, OTHERS
 from worker.destinations.base import DeliveryError
 from worker.leases import MARGIN, Claim
@@ -35,16 +33,13 @@ _UNTIL_ENABLED = timedelta(minutes=10)
 # How long before the sweep looks again whether somebody is done who would have gone on.
 _WHILE_BUSY = timedelta(seconds=5)
 _TABLE = table_of(Delivery)
-_ROWS: Final = select(Delivery).where(
-    col(Delivery.id).in_(bindparam("ids", expanding=True, type_=String))
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """One row in hand, and what it says, or why that cannot be told."""
 
-    row: Delivery
+    row: Row
     claimed: Claim
     notification: Notification | DeliveryError
 
@@ -84,7 +79,7 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
         _keep_quiet(desk, quiet_until)
     # A message that reports trouble breaks the quiet.
     which = ANY if quiet_until is None else NOTICES
-    places = IN_HAND - delivery_choice.in_hand(desk.session, desk.name, desk.now)
+    places = desk.policy.most_in_hand - delivery_choice.in_hand(desk.session, desk.name, desk.now)
     if places <= 0:  # whoever is done first takes the next
         delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
         return ()
@@ -100,8 +95,10 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
         turn = pace.next_turn(state.spent_until, desk.now)
         return _out_of_turn(desk, turn, may_wait=following.goes_on)
     messages = _messages(desk, waiting, places if room is None else min(places, room))
+    spent_until = state.spent_until
     for _ in messages:
-        state.spent_until = pace.spend(state.spent_until, desk.now)
+        spent_until = pace.spend(spent_until, desk.now)
+    state.spent_until = spent_until
     if following.hushes and sum(len(each.told) for each in messages) < len(waiting):
         delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
     return messages
@@ -111,38 +108,43 @@ def _messages(desk: Desk, waiting: Sequence[Candidate], places: int) -> list[Mes
     """What waits, in at most so many messages; rows share one only where they must."""
     crowded = desk.policy.coalesce and len(waiting) > places
     left = list(waiting)
-    claimed: list[tuple[str, list[Claim]]] = []
-    while left and len(claimed) < places:
+    chosen: list[list[str]] = []
+    while left and len(chosen) < places:
         shared = crowded or left[0].again
         ids = delivery_choice.together(left, desk.destination.most_together if shared else 1)
         left = [each for each in left if each.id not in ids]
-        claimed.append(_claim(desk, ids))
-    return _composed(desk, claimed)
+        chosen.append(ids)
+    return _composed(desk, _claim(desk, chosen))
 
 
-def _claim(desk: Desk, ids: Sequence[str]) -> tuple[str, list[Claim]]:
-    """The id of a message, and the rows that it tells, in hand."""
+def _claim(desk: Desk, chosen: Sequence[Sequence[str]]) -> list[tuple[str, list[Claim]]]:
+    """For each message its id and the rows that it tells, in hand.
+
+    A message that tells one row has that row's id, so that all of them are one statement.
+    """
+    alone = [ids[0] for ids in chosen if len(ids) == 1]
+    claimed = [(each.id, [each]) for each in _take(desk, alone, _TABLE.c.id)] if alone else []
+    for ids in chosen:
+        if len(ids) > 1:
+            id_ = str(ULID())
+            claimed.append((id_, _take(desk, ids, id_)))
+    return claimed
+
+
+def _take(desk: Desk, ids: Sequence[str], message: object) -> list[Claim]:
     lease = timedelta(seconds=desk.destination.deadline) + MARGIN
-    id_ = str(ULID())
-    return id_, leases.claim(
+    return leases.claim(
         desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
-        state=SENDING, message=id_, claimed_at=leases.NOW,
+        state=SENDING, message=message, claimed_at=leases.NOW,
     )  # fmt: skip
 
 
 def _composed(desk: Desk, claimed: Sequence[tuple[str, Sequence[Claim]]]) -> list[Message]:
     ids = [each.id for _, claims in claimed for each in claims]
-    found = desk.session.exec(
-        _ROWS, params={"ids": ids}, execution_options={"populate_existing": True}
-    )
-    rows = {row.id: row for row in found}
-    held = [(rows[each.id], each) for _, claims in claimed for each in claims]
-    said = notifications.compose(
-        desk.session, desk.runtime.vault, held, reveal=desk.policy.reveal, now=desk.now
-    )
-    for row in rows.values():
-        desk.session.expunge(row)
-    told = {row.id: Told(row, one, words) for (row, one), words in zip(held, said, strict=True)}
+    facts = delivery_facts.of(desk.session, ids)
+    held = [(*facts[each.id], each) for _, claims in claimed for each in claims]
+    said = notifications.compose(desk.runtime.vault, held, reveal=desk.policy.reveal, now=desk.now)
+    told = {row.id: Told(row, one, words) for (row, _, one), words in zip(held, said, strict=True)}
     return [Message(id_, tuple(told[c.id] for c in claims)) for id_, claims in claimed if claims]
 
 

@@ -18,8 +18,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from worker.destinations.base import DeliveryError
 
-# Messages to one destination that are being sent at once, in all processes together.
-IN_HAND: Final = 4
+# So many messages are sent at once to a destination of which nothing is known yet.
+FIRST_ABREAST: Final = 4
 # After this long a leader leaves the rest of a destination's rows to another task.
 TERM_SECONDS = 10.0
 # How long the first message that has landed waits for others, to be recorded together with them.
@@ -58,7 +58,7 @@ class Round:
     """
 
     goes_on: bool = True
-    places: int = IN_HAND
+    places: int = FIRST_ABREAST
     waited: bool = False
     hushes: bool = False
 
@@ -74,18 +74,20 @@ class _Crew:
     """Those who send to one destination, and what their leader is told.
 
     ``abreast`` is how many messages may be sent at once: one after a failure, more after each
-    success, so that a destination in trouble is asked by one message and not by several.
+    success up to ``most``, so that a destination in trouble is asked by one message and not by
+    several.
     """
 
     hands: ThreadPoolExecutor
+    most: int
     news: queues.SimpleQueue[Landed[Any] | None] = field(default_factory=queues.SimpleQueue)
     led: bool = False
-    abreast: int = IN_HAND
+    abreast: int = FIRST_ABREAST
 
     def learn(self, landed: Sequence[Landed[Any]]) -> None:
         """Note how the destination fares."""
         for each in landed:
-            self.abreast = 1 if each.error is not None else min(2 * self.abreast, IN_HAND)
+            self.abreast = 1 if each.error is not None else min(2 * self.abreast, self.most)
 
 
 class Crews:
@@ -95,13 +97,15 @@ class Crews:
         self._lock = threading.Lock()
         self._crews: dict[str, _Crew] = {}
 
-    def work(self, destination: str, send: Send[M], step: Step[M]) -> None:
+    def work(self, destination: str, most: int, send: Send[M], step: Step[M]) -> None:
         """Lead the destination's crew until nothing is left to do, unless somebody leads it.
+
+        At most ``most`` messages are sent at once.
 
         Raises whatever ``step`` raises, once all that is being sent has landed and was recorded
         if possible.
         """
-        crew = self._enlist(destination)
+        crew = self._enlist(destination, most)
         if crew is None:
             return
         try:
@@ -117,13 +121,13 @@ class Crews:
         for crew in self._crews.values():
             crew.hands.shutdown(wait=False, cancel_futures=True)
 
-    def _enlist(self, destination: str) -> _Crew | None:
+    def _enlist(self, destination: str, most: int) -> _Crew | None:
         """The destination's crew for its new leader; None where it has one, who is told."""
         with self._lock:
             crew = self._crews.get(destination)
             if crew is None:
-                hands = ThreadPoolExecutor(IN_HAND, thread_name_prefix=f"send-{destination}")
-                crew = self._crews[destination] = _Crew(hands)
+                hands = ThreadPoolExecutor(most, thread_name_prefix=f"send-{destination}")
+                crew = self._crews[destination] = _Crew(hands, most)
             if crew.led:
                 crew.news.put(None)
                 return None

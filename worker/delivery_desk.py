@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from worker import destination_states
@@ -33,9 +34,28 @@ class Desk:
         """A transaction, and in it the destination's lock: before anything else, as all do."""
         with runtime.database.transaction() as session:
             state = destination_states.lock(session, destination.name)
+            found = state.model_dump()
             planner = Planner(session, runtime.database.now(session))
             yield cls(runtime, planner, destination, state)
             planner.write()
+            if state.model_dump() != found:
+                destination_states.save(session, state)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What fails within takes back nothing that was written before it.
+
+        Raises:
+            SQLAlchemyError: it failed.
+        """
+        found = self.state.model_dump()
+        try:
+            with self.session.connection().begin_nested():
+                yield
+        except SQLAlchemyError:
+            for name, value in found.items():
+                setattr(self.state, name, value)
+            raise
 
     @property
     def session(self) -> Session:

@@ -7,17 +7,20 @@ A row that was lost to somebody else meanwhile is left as that one has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 
-from worker import backoff, delivery_recipients, delivery_waits, destination_states, leases
+from worker import backoff, delivery_recipients, delivery_waits, leases
 from worker.delivery_claims import Message, Told
 from worker.delivery_desk import Desk
+from worker.delivery_facts import Row
 from worker.destinations.base import DeliveryError
 from worker.followups import OPERATORS
+from worker.leases import Claim
 from worker.models import DEAD, DONE, PENDING, UNKNOWN, Delivery, table_of
 
 MOST_ATTEMPTS = 15
@@ -45,11 +48,14 @@ class Ending:
         return self.error.reason if self.error is not None else None
 
 
+_DONE: Final = Ending(DONE)
+
+
 def decide(desk: Desk, told: Told, error: DeliveryError | None) -> Ending:
     """The state that an attempt ends in for one row."""
     row, claimed = told.row, told.claimed
     if error is None:
-        return Ending(DONE)
+        return _DONE
     repeats = desk.policy.on_unknown == "repeat"
     if error.unknown and (not repeats or row.unsure or claimed.vanished or error.permanent):
         return Ending(UNKNOWN, error)  # repeated once already: once more would be noise
@@ -61,16 +67,31 @@ def decide(desk: Desk, told: Told, error: DeliveryError | None) -> Ending:
     return Ending(DEAD if row.failures + 1 >= MOST_ATTEMPTS else None, error)
 
 
-def write(desk: Desk, message: Message, error: DeliveryError | None) -> list[tuple[Told, Ending]]:
-    """Write how the sending ended; each row that was still in this hand, with its end."""
+def write(
+    desk: Desk, over: Sequence[tuple[Message, DeliveryError | None]]
+) -> list[list[tuple[Told, Ending]]]:
+    """Write how sendings ended: for each the rows that were still in this hand, with their ends."""
+    told = [
+        each
+        for message, error in over
+        for each in message.told
+        if error is None and each.problem is None
+    ]
+    done = _write(desk, _DONE, told) if told else set()
+    return [_write_one(desk, message, error, done) for message, error in over]
+
+
+def _write_one(
+    desk: Desk, message: Message, error: DeliveryError | None, done: Collection[Claim]
+) -> list[tuple[Told, Ending]]:
     of_all, failed = delivery_recipients.apart(desk, message, error)
     groups: dict[Ending, list[Told]] = {}
     for told in message.told:
         groups.setdefault(decide(desk, told, told.problem or of_all), []).append(told)
     written: list[tuple[Told, Ending]] = []
     for ending, group in groups.items():
-        kept = _write(desk, ending, group)
-        still_ours = [told for told in group if told.row.id in kept]
+        kept = done if ending == _DONE and error is None else _write(desk, ending, group)
+        still_ours = [told for told in group if told.claimed in kept]
         written += [(told, ending) for told in still_ours]
         if ending.error is not delivery_recipients.NOBODY:
             _give_up(desk, ending, [told.row for told in still_ours])
@@ -80,7 +101,7 @@ def write(desk: Desk, message: Message, error: DeliveryError | None) -> list[tup
     return written
 
 
-def _write(desk: Desk, ending: Ending, group: Sequence[Told]) -> set[str]:
+def _write(desk: Desk, ending: Ending, group: Sequence[Told]) -> set[Claim]:
     error, until = ending.error, None
     values: dict[str, object] = {"state": ending.state or PENDING, "error": ending.reason}
     if error is None:
@@ -106,16 +127,18 @@ def _again(desk: Desk, error: DeliveryError, failures: int) -> datetime:
 def _judge(desk: Desk, message: Message, error: DeliveryError | None) -> None:
     """Disable the destination if it has refused everything for a while."""
     if error is None:
-        desk.state.failures_in_row = 0
+        if desk.state.failures_in_row:
+            desk.state.failures_in_row = 0
     elif error.permanent and not error.unknown and not error.of_message:
         desk.state.failures_in_row += 1
         if desk.state.failures_in_row >= MOST_REFUSED:
             _disable(desk, message.told[0].row, error.reason)
 
 
-def _disable(desk: Desk, row: Delivery, reason: str) -> None:
-    if not destination_states.disable(desk.session, desk.name, reason, desk.now):
+def _disable(desk: Desk, row: Row, reason: str) -> None:
+    if desk.state.disabled_at is not None:
         return
+    desk.state.disabled_at, desk.state.reason = desk.now, reason
     _log.warning("destination.disabled", destination=desk.name, reason=reason)
     fallback = desk.policy.fallback
     meanwhile = f"{fallback} is told instead" if fallback else "what is for it waits, for a day"
@@ -129,14 +152,14 @@ def _disable(desk: Desk, row: Delivery, reason: str) -> None:
     )
 
 
-def _give_up(desk: Desk, ending: Ending, rows: Sequence[Delivery]) -> None:
+def _give_up(desk: Desk, ending: Ending, rows: Sequence[Row]) -> None:
     """What follows for rows that will not be told here: a fallback, and the operators."""
     if ending.state not in {DEAD, UNKNOWN}:
         return
     fallback = desk.policy.fallback if ending.state == DEAD else None
     if fallback is not None:
         delivery_waits.tell_instead(
-            desk.planner, fallback, [row.model_dump() for row in rows if row.recipient is None]
+            desk.planner, fallback, [asdict(row) for row in rows if row.recipient is None]
         )
     # A notice about a notice would never end.
     reportable = [row for row in rows if row.type != OPERATORS]
@@ -144,7 +167,7 @@ def _give_up(desk: Desk, ending: Ending, rows: Sequence[Delivery]) -> None:
         _report(desk, reportable[0], reportable[0].id, ending)
 
 
-def _go_on_alone(desk: Desk, rows: Sequence[Delivery], failed: Mapping[str, DeliveryError]) -> None:
+def _go_on_alone(desk: Desk, rows: Sequence[Row], failed: Mapping[str, DeliveryError]) -> None:
     given_up = delivery_recipients.plan(desk, rows, failed)
     refused = next((error for error in failed.values() if error.permanent), None)
     reportable = [row for row in rows if row.type != OPERATORS]
@@ -152,7 +175,7 @@ def _go_on_alone(desk: Desk, rows: Sequence[Delivery], failed: Mapping[str, Deli
         _report(desk, reportable[0], given_up[0], Ending(DEAD, refused))
 
 
-def _report(desk: Desk, row: Delivery, delivery_id: str, ending: Ending) -> None:
+def _report(desk: Desk, row: Row, delivery_id: str, ending: Ending) -> None:
     could = "may not have been" if ending.state == UNKNOWN else "could not be"
     _tell_operators(
         desk,
@@ -164,6 +187,6 @@ def _report(desk: Desk, row: Delivery, delivery_id: str, ending: Ending) -> None
     )
 
 
-def _tell_operators(desk: Desk, kind: str, row: Delivery, detail: str) -> None:
+def _tell_operators(desk: Desk, kind: str, row: Row, detail: str) -> None:
     others = [name for name in desk.runtime.policy.routing.operators() if name != desk.name]
     desk.planner.notice(others, kind, event_id=row.event_id, detail=detail)

@@ -12,6 +12,7 @@ from receiver.vault import Vault
 from worker import backoff
 from worker.delivery_claims import Message
 from worker.delivery_desk import Desk
+from worker.delivery_facts import Row
 from worker.destinations.base import DeliveryError, Destination
 from worker.models import DEAD, PENDING, Delivery, table_of
 
@@ -52,7 +53,7 @@ def apart(
     return None, by_digest
 
 
-def plan(desk: Desk, rows: Sequence[Delivery], failed: Mapping[str, DeliveryError]) -> list[str]:
+def plan(desk: Desk, rows: Sequence[Row], failed: Mapping[str, DeliveryError]) -> list[str]:
     """Plan each of ``rows`` for each recipient who did not get it; the ids of those given up."""
     given_up = []
     for row in rows:

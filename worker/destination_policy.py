@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Literal
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 Reveal = Literal["full", "masked", "none"]
 OnUnknown = Literal["repeat", "hold"]
+# Few where what waits shares a message; where each row wants its own, this is what limits how many
+# there are in a second.
+IN_HAND: Final = 4
+IN_HAND_ALONE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +71,8 @@ class DestinationPolicy:
     on_unknown: OnUnknown = "repeat"
     fallback: str | None = None
     quiet_hours: QuietHours | None = None
+
+    @property
+    def most_in_hand(self) -> int:
+        """How many messages to it are being sent at once, at most, in all processes together."""
+        return IN_HAND if self.coalesce else IN_HAND_ALONE

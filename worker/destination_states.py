@@ -8,8 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import String, bindparam, update
-from sqlmodel import Session, col, select
+from sqlalchemy import String, bindparam, sql, update
+from sqlmodel import Session, select
 
 from receiver.database import insert_once
 from worker.models import Delivery, DestinationState, table_of
@@ -17,11 +17,9 @@ from worker.models import Delivery, DestinationState, table_of
 _STATES = table_of(DestinationState)
 _DELIVERIES = table_of(Delivery)
 # Built once, since to build a statement costs more than to run it.
-_LOCKED: Final = (
-    select(DestinationState)
-    .where(col(DestinationState.name) == bindparam("state_of", type_=String))
-    .with_for_update()
-)
+_OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
+_LOCKED: Final = sql.select(_STATES).where(_OF_NAME).with_for_update()
+_CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 def of(session: Session) -> dict[str, DestinationState]:
@@ -30,12 +28,17 @@ def of(session: Session) -> dict[str, DestinationState]:
 
 
 def lock(session: Session, name: str) -> DestinationState:
-    """The destination's row, held by this transaction until it ends."""
-    row = session.exec(_LOCKED, params={"state_of": name}).first()
-    if row is None:
+    """The destination's row, held by this transaction until it ends; :func:`save` its changes."""
+    found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().first()
+    if found is None:
         insert_once(session, _STATES, {"name": name, "failures_in_row": 0})
-        row = session.exec(_LOCKED, params={"state_of": name}).one()
-    return row
+        found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().one()
+    return DestinationState(**found)
+
+
+def save(session: Session, state: DestinationState) -> None:
+    """Write what was changed of a locked row."""
+    session.connection().execute(_CHANGED, {"state_of": state.name, **state.model_dump()})
 
 
 def disable(session: Session, name: str, reason: str, now: datetime) -> bool:
@@ -44,6 +47,7 @@ def disable(session: Session, name: str, reason: str, now: datetime) -> bool:
     if state.disabled_at is not None:
         return False
     state.disabled_at, state.reason = now, reason
+    save(session, state)
     return True
 
 
@@ -56,6 +60,7 @@ def enable(session: Session, name: str, now: datetime) -> bool:
     was_disabled = state.disabled_at is not None
     state.disabled_at = state.reason = state.blocked_until = None
     state.failures_in_row = 0
+    save(session, state)
     session.connection().execute(
         update(_DELIVERIES)
         .where(

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import httpcore2
 import httpx2
@@ -72,6 +72,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_PLAIN_JSON: Final = jsonlib.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
 def encode_json(value: object) -> str:
     """Compact JSON. A Decimal keeps its digits to the last zero, which no float would.
 
@@ -79,11 +82,18 @@ def encode_json(value: object) -> str:
         TypeError: the value has no JSON form.
         ValueError: a number is not finite.
     """
+    try:
+        return _PLAIN_JSON.encode(value)
+    except TypeError:  # a Decimal, nearly always
+        return _encode_json(value)
+
+
+def _encode_json(value: object) -> str:
     if isinstance(value, Mapping):
-        members = (f"{jsonlib.dumps(str(k))}:{encode_json(v)}" for k, v in value.items())
+        members = (f"{jsonlib.dumps(str(k))}:{_encode_json(v)}" for k, v in value.items())
         return "{" + ",".join(members) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(encode_json, value)) + "]"
+        return "[" + ",".join(map(_encode_json, value)) + "]"
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise ValueError("a JSON number is finite")

@@ -208,8 +208,8 @@ def write_each(
     claims: Sequence[Claim],
     until: datetime | None,
     **values: object,
-) -> set[str]:
-    """Let go of those of ``claims`` that are still in this hand; the ids of those that were.
+) -> set[Claim]:
+    """Let go of those of ``claims`` that are still in this hand, and say which those were.
 
     ``values`` are written to each; ``until`` is when they are tried again, None if never.
     """
@@ -217,7 +217,9 @@ def write_each(
     ended = {**values, **again, "wake_at": until, "lease_until": None}
     held = _held(table).bound((each.id, each.attempt) for each in claims)
     bound = {**held, **_bound(ended)}
-    return set(session.connection().scalars(_write_many(table, _assigned(ended)), bound))
+    rows = session.connection().execute(_write_many(table, _assigned(ended)), bound)
+    written = {(id_, attempt) for id_, attempt in rows}
+    return {each for each in claims if (each.id, each.attempt) in written}
 
 
 def _write(session: Session, table: Table, claimed: Claim, values: Mapping[str, object]) -> None:
@@ -250,7 +252,7 @@ def _write_many(table: Table, assigned: _Assigned) -> ReturningUpdate[Any]:
         update(table)
         .where(_held(table).condition, table.c.lease_until.is_not(None))
         .values(_values(table, assigned))
-        .returning(table.c.id)
+        .returning(table.c.id, table.c.attempt)
     )
 
 

@@ -134,6 +134,8 @@ def plain(text: str) -> str:
     characters) are dropped, every run of white space becomes one space, and a lone surrogate,
     which no encoder takes, becomes U+FFFD.
     """
+    if text.isprintable():  # nearly always: nothing to drop, and no white space but spaces
+        return " ".join(text.split())
     kept = (_visible(character) for character in _TERMINAL_SEQUENCE.sub("", text))
     return " ".join("".join(kept).split())
 

@@ -92,16 +92,14 @@ def subject(vault: Vault, order: Order, event_type: str) -> Subject:
         provider=order.provider,
         service=order.service,
         country=order.country,
-        phone_number=phone_number(vault, order),
+        phone_number=open_number(vault, order.id, order.phone_number),
         order_state=order.status,
     )
 
 
-def phone_number(vault: Vault, order: Order) -> str | None:
-    """The plain number that an order has now, if one is known."""
-    return vault.open_text(
-        order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
-    )
+def open_number(vault: Vault, row: str, sealed: bytes | None) -> str | None:
+    """The plain number that the order with the id ``row`` has now, if one is known."""
+    return vault.open_text(sealed, table=_ORDERS.name, column="phone_number", row=row)
 
 
 def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:

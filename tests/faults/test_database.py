@@ -11,12 +11,12 @@ import pytest
 from tests.faults.conftest import Make
 from tests.faults.load import slowest
 from tests.faults.profile import Tables
+from worker.destination_policy import IN_HAND_ALONE
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 OUTAGE_SECONDS = 600.0
 CRASHES = 20
-IN_HAND = 4
 
 
 @pytest.mark.timeout(3600)
@@ -41,7 +41,7 @@ def test_ten_minutes_without_a_database(make_scene: Make, tables: Tables, scaled
     assert not scene.load.refused
     assert {sent.status for sent in scene.load.sent} == {"accepted"}
     # What had been told and was not on record yet when it stopped is told again.
-    tally.verify(doubled_at_most=IN_HAND)
+    tally.verify(doubled_at_most=IN_HAND_ALONE)
 
 
 @pytest.mark.timeout(1800)
@@ -63,4 +63,4 @@ def test_crashes_of_the_database(make_scene: Make, tables: Tables, scaled: float
     tally = scene.tally()
     tables.add(f"crashes of PostgreSQL; refused {scene.load.refused}\n{tally.table()}")
     # A record that the database did not take leaves a telling in doubt, as a crash would.
-    tally.verify(doubled_at_most=2 * IN_HAND * CRASHES)
+    tally.verify(doubled_at_most=2 * IN_HAND_ALONE * CRASHES)

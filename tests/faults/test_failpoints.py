@@ -10,6 +10,7 @@ import pytest
 from tests.faults.conftest import Make, Scene
 from tests.faults.nursery import AFTER_POP
 from tests.support.waiting import eventually
+from worker.destination_policy import IN_HAND_ALONE
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -28,8 +29,6 @@ WITH_IT_AGAIN = "drain.after_store"
 POINTS = (*(point for points in ROUNDS for point in points), *WITHOUT_DATABASE, WITH_IT_AGAIN)
 # Where another test provokes the crash: tests/worker/test_rotation.py.
 ELSEWHERE = ("rotation.after_batch",)
-# Each kill of the sender may double what it was telling.
-IN_HAND = 4
 _ROOT = Path(__file__).parents[2]
 
 
@@ -51,7 +50,8 @@ def test_a_crash_at_every_point_loses_and_doubles_nothing(make_scene: Make) -> N
     tally = scene.tally()
     # Where the sender dies between sending and record, the message is told again.
     assert tally.doubled_notifications >= 1
-    tally.verify(doubled_at_most=IN_HAND * scene.site.starts["sender"])
+    # Each kill of the sender may double what it was telling.
+    tally.verify(doubled_at_most=IN_HAND_ALONE * scene.site.starts["sender"])
 
 
 def test_every_failpoint_is_reached_here() -> None:

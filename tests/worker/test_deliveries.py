@@ -39,7 +39,7 @@ from tests.worker.support import (
     woken,
 )
 from worker import deliveries, delivery_crews, delivery_recipients, leases
-from worker.delivery_crews import IN_HAND
+from worker.delivery_crews import FIRST_ABREAST
 from worker.delivery_endings import MOST_ATTEMPTS
 from worker.destinations.base import DeliveryError, Destination, Surroundings
 from worker.followups import OPERATORS
@@ -452,12 +452,12 @@ def test_a_long_chain_is_passed_on(
 ) -> None:
     """A task ends after some seconds, and wakes another for the rest."""
     monkeypatch.setattr(delivery_crews, "TERM_SECONDS", -1.0)
-    rows = plan(made, IN_HAND + 2)
+    rows = plan(made, FIRST_ABREAST + 2)
     woken(world, DELIVER, [row.id for row in rows])
     deliveries.deliver(made, [rows[0].id])
 
-    assert states(made, rows) == ["done"] * IN_HAND + ["pending"] * 2
-    eventually(lambda: world.wakes(DELIVER)[-1] == [rows[IN_HAND].id])
+    assert states(made, rows) == ["done"] * FIRST_ABREAST + ["pending"] * 2
+    eventually(lambda: world.wakes(DELIVER)[-1] == [rows[FIRST_ABREAST].id])
 
 
 def test_whatever_breaks_about_a_message_ends_its_turn(
@@ -515,14 +515,14 @@ def test_few_messages_to_one_destination_are_in_hand_at_once(world: World, made:
     try:
         # One of the seven leads; the others have told it that there is more, and leave.
         eventually(lambda: sum(thread.is_alive() for thread in threads) == 1)
-        eventually(lambda: crowd.present == IN_HAND)
+        eventually(lambda: crowd.present == FIRST_ABREAST)
     finally:
         crowd.release.set()
         for thread in threads:
             thread.join(20)
 
     assert states(made, rows) == ["done"] * 12
-    assert crowd.most == IN_HAND
+    assert crowd.most == FIRST_ABREAST
     assert len(world.sent_to()) == 12
 
 
@@ -535,11 +535,11 @@ def test_a_slow_destination_holds_no_other_up(world: World, two: Runtime) -> Non
     fast = [row for row in rows if row.destination == "other"]
     threads = in_threads(two, slow[:4])
     try:
-        eventually(lambda: crowd.present == IN_HAND)
+        eventually(lambda: crowd.present == FIRST_ABREAST)
         deliveries.deliver(two, [slow[4].id])
         deliver(two, *fast)
         assert states(two, fast) == ["done"] * 6
-        assert len(world.sent_to()) == IN_HAND
+        assert len(world.sent_to()) == FIRST_ABREAST
     finally:
         crowd.release.set()
         for thread in threads:

@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.waiting import eventually
-from worker.delivery_crews import IN_HAND, Crews, Landed, Round, Turn
+from worker.delivery_crews import FIRST_ABREAST, Crews, Landed, Round, Turn
 from worker.destinations.base import DeliveryError
+
+MOST = 4
 
 
 class Line:
@@ -78,10 +80,10 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_everything_that_waits_is_sent(crews: Crews) -> None:
     """A few at once, until nothing is left; what has landed together is recorded together."""
     line = Line(20)
-    crews.work("slack", line.send, line.step)
+    crews.work("slack", MOST, line.send, line.step)
 
     assert line.done == list(range(20))
-    assert line.most <= IN_HAND
+    assert line.most <= MOST
     assert len(line.recorded) < 20
 
 
@@ -89,10 +91,10 @@ def test_a_slow_message_holds_up_nobody(crews: Crews, threads: ThreadPoolExecuto
     """While it is on its way, others are sent, recorded, and those that come are taken."""
     line = Line(3)
     line.gates[0] = threading.Event()
-    leading = threads.submit(crews.work, "slack", line.send, line.step)
+    leading = threads.submit(crews.work, "slack", MOST, line.send, line.step)
     eventually(lambda: line.done == [1, 2])
     line.waiting.append(9)
-    crews.work("slack", line.send, line.step)  # whoever comes now tells the leader, and goes
+    crews.work("slack", MOST, line.send, line.step)  # whoever comes now tells the leader, and goes
 
     eventually(lambda: line.done == [1, 2, 9])
     line.gates[0].set()
@@ -104,22 +106,33 @@ def test_each_destination_has_a_crew_of_its_own(crews: Crews, threads: ThreadPoo
     """One that hangs is no other's trouble."""
     slow, quick = Line(1), Line(1)
     slow.gates[0] = threading.Event()
-    leading = threads.submit(crews.work, "slow", slow.send, slow.step)
-    crews.work("quick", quick.send, quick.step)
+    leading = threads.submit(crews.work, "slow", MOST, slow.send, slow.step)
+    crews.work("quick", MOST, quick.send, quick.step)
 
     assert quick.done == [0]
     slow.gates[0].set()
     leading.result(20)
 
 
+def test_more_are_sent_at_once_as_a_destination_takes_them(crews: Crews) -> None:
+    """It begins with a few, and never has more than it may."""
+    line = Line(60)
+    crews.work("slack", 16, line.send, line.step)
+
+    assert line.done == list(range(60))
+    assert line.rounds[0].places == FIRST_ABREAST
+    assert max(each.places for each in line.rounds) > FIRST_ABREAST
+    assert line.most <= 16
+
+
 def test_after_a_failure_one_message_finds_out(crews: Crews) -> None:
     """Then, as it takes messages again, they are sent side by side as before."""
     line = Line(9)
     line.refused = {0, 1, 2, 3}
-    crews.work("slack", line.send, line.step)
+    crews.work("slack", MOST, line.send, line.step)
 
     assert line.done == list(range(9))
-    assert [each.places for each in line.rounds if each.places][:2] == [IN_HAND, 1]
+    assert [each.places for each in line.rounds if each.places][:2] == [FIRST_ABREAST, 1]
     found_out = line.recorded.index([4])
     assert {number for record in line.recorded[:found_out] for number in record} == line.refused
     assert max(map(len, line.recorded[found_out + 1 :])) > 1
@@ -131,7 +144,7 @@ def test_what_was_sent_is_recorded_in_spite_of_trouble(
     """The next messages cannot be claimed: those on their way are not forgotten for that."""
     line = Line(2)
     line.gates = {0: threading.Event(), 1: threading.Event()}
-    leading = threads.submit(crews.work, "slack", line.send, line.step)
+    leading = threads.submit(crews.work, "slack", MOST, line.send, line.step)
     eventually(lambda: line.flying == 2)
     line.trouble.append(ValueError("no connection"))
     line.gates[0].set()
@@ -141,7 +154,7 @@ def test_what_was_sent_is_recorded_in_spite_of_trouble(
     with pytest.raises(ValueError, match="no connection"):
         leading.result(20)
     assert line.done == [0, 1]
-    crews.work("slack", line.send, line.step)  # somebody may lead again
+    crews.work("slack", MOST, line.send, line.step)  # somebody may lead again
 
 
 @pytest.mark.parametrize("more", [[7], []])
@@ -157,11 +170,11 @@ def test_who_calls_as_the_leader_leaves_is_heard_once(
         looks.append(len(looks))
         if len(looks) == 1:
             line.waiting += more
-            threads.submit(crews.work, "slack", line.send, line.step).result(20)
+            threads.submit(crews.work, "slack", MOST, line.send, line.step).result(20)
         assert len(looks) < 10
         return taken
 
-    crews.work("slack", line.send, step)
+    crews.work("slack", MOST, line.send, step)
     assert line.done == more
 
 
@@ -170,7 +183,7 @@ def test_a_turn_is_waited_for(crews: Crews) -> None:
     line = Line(1)
     line.turns.append(Turn(0.2))
     began = time.monotonic()
-    crews.work("slack", line.send, line.step)
+    crews.work("slack", MOST, line.send, line.step)
 
     assert line.done == [0]
     assert time.monotonic() - began >= 0.2

@@ -12,7 +12,7 @@ from receiver.inbox import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import CODE, ORDER, UK_PHONE
 from tests.worker.support import World, change, everything, fetch, handle, now, only, telling
-from worker import masks, messages, notifications
+from worker import delivery_facts, masks, messages, notifications
 from worker.destination_policy import Reveal
 from worker.destinations.base import DeliveryError
 from worker.leases import Claim
@@ -43,9 +43,10 @@ def compose_all(
     """What every delivery says, oldest first."""
     with made.database.reading() as session:
         rows = session.exec(select(Delivery).order_by(col(Delivery.id))).all()
-        held = [(row, Claim(row.id, 1, vanished)) for row in rows]
+        facts = delivery_facts.of(session, [row.id for row in rows])
         moment = at or made.database.now(session)
-        said = notifications.compose(session, made.vault, held, reveal=reveal, now=moment)
+    held = [(*facts[row.id], Claim(row.id, 1, vanished)) for row in rows]
+    said = notifications.compose(made.vault, held, reveal=reveal, now=moment)
     assert not any(isinstance(each, DeliveryError) for each in said)
     return [each for each in said if isinstance(each, Notification)]
 
