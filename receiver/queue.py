@@ -56,10 +56,12 @@ _Call = tuple[str, str, str]  # task, group, row
 # A broker that just failed is left alone this long, in seconds: one that restarts is soon back, and
 # whatever was to be sent meanwhile would come as one burst.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
-# A message costs its reader more than the work it is for, which is cheap for many rows at once: a
-# few go out as they come, and where they never cease, each waits so long for what it can take.
-_EACH_SECONDS = 0.02
-_AT_ONCE = 4
+# A message costs its reader more than the work it is for, which is cheap for many rows at once:
+# some go out as they come, and where there are more than so many in the long run, each waits for
+# what it can take, the longer the more that was.
+_EACH_ROW_SECONDS = 0.015
+_LONGEST_WAIT = 0.1
+_AT_ONCE_SECONDS = 0.4
 _ONE_TRY: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "timeout": 1}
 _log = structlog.get_logger(__name__)
 
@@ -167,6 +169,7 @@ class Waker:
                 self._ready.wait_for(lambda: self._closing, self._pause())
                 batch = list(self._waiting)
                 self._waiting.clear()
+                self._spend(len(batch))
                 if not batch and self._closing:
                     return
             if self._send(batch) or self._closing:
@@ -177,10 +180,12 @@ class Waker:
 
     def _pause(self) -> float:
         """How long the next batch is to wait for company, in seconds."""
-        now = time.monotonic()
-        earliest = now - _AT_ONCE * _EACH_SECONDS
-        self._spent_until = max(self._spent_until, earliest) + _EACH_SECONDS
-        return max(self._spent_until - now, 0.0)
+        return max(self._spent_until - time.monotonic(), 0.0)
+
+    def _spend(self, rows: int) -> None:
+        earliest = time.monotonic() - _AT_ONCE_SECONDS
+        cost = min(rows * _EACH_ROW_SECONDS, _LONGEST_WAIT)
+        self._spent_until = max(self._spent_until, earliest) + cost
 
     def _send(self, batch: Sequence[_Call]) -> bool:
         try:

@@ -27,6 +27,8 @@ from worker.models import SENDING, Delivery, table_of
 
 _TABLE = table_of(Delivery)
 _DESTINATION: Final = bindparam("destination", type_=String)
+_IS_STALE: Final = _TABLE.c.stale_at <= leases.NOW
+_IS_FRESH: Final = or_(_TABLE.c.stale_at.is_(None), _TABLE.c.stale_at > leases.NOW)
 _IN_HAND: Final = select(func.count(distinct(_TABLE.c.message))).where(
     _TABLE.c.destination == _DESTINATION,
     _TABLE.c.state == SENDING,
@@ -70,11 +72,15 @@ def candidates(
     session: Session, destination: str, now: datetime, limit: int, only: ColumnElement[bool]
 ) -> list[Candidate]:
     """The destination's first rows that are due: what is not out of date first, then by age."""
+    # Few wait, nearly always: they are all there is to choose from.
+    oldest = _candidates(session, destination, now, limit, only)
+    if len(oldest) < limit:
+        return sorted(oldest, key=lambda each: each.stale)
     # Not one statement sorted by both: that would read all that waits, however little is wanted.
-    fresh = _candidates(session, destination, now, limit, only, stale=False)
+    fresh = _candidates(session, destination, now, limit, only, age=_IS_FRESH)
     if len(fresh) == limit:
         return fresh
-    return fresh + _candidates(session, destination, now, limit - len(fresh), only, stale=True)
+    return fresh + _candidates(session, destination, now, limit - len(fresh), only, age=_IS_STALE)
 
 
 def _candidates(
@@ -84,26 +90,27 @@ def _candidates(
     limit: int,
     only: ColumnElement[bool],
     *,
-    stale: bool,
+    age: ColumnElement[bool] | None = None,
 ) -> list[Candidate]:
     bound = {**leases.times(now), "destination": destination, "limit": limit}
-    rows = session.connection().execute(_first(only, stale), bound)
-    return [Candidate(id_, stale, bool(abandoned), *rest) for id_, abandoned, *rest in rows]
+    rows = session.connection().execute(_first(only, age), bound)
+    return [
+        Candidate(id_, bool(stale), bool(abandoned), *rest) for id_, stale, abandoned, *rest in rows
+    ]
 
 
 @cache  # to build a statement costs more than to run it; there are few conditions
-def _first(only: ColumnElement[bool], stale: bool) -> Select[Any]:
-    is_stale = _TABLE.c.stale_at <= leases.NOW
-    is_fresh = or_(_TABLE.c.stale_at.is_(None), _TABLE.c.stale_at > leases.NOW)
+def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select[Any]:
+    stale = case((_IS_STALE, 1), else_=0)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)
     columns = (_TABLE.c.vanished, _TABLE.c.unsure, _TABLE.c.message, _TABLE.c.recipient)
     return (
-        select(_TABLE.c.id, abandoned, *columns)
+        select(_TABLE.c.id, stale, abandoned, *columns)
         .where(
             _TABLE.c.destination == _DESTINATION,
             leases.available(_TABLE),
-            is_stale if stale else is_fresh,
             only,
+            *(() if age is None else (age,)),
         )
         .order_by(_TABLE.c.id)
         .limit(bindparam("limit", type_=Integer))

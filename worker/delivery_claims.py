@@ -79,16 +79,16 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
         _keep_quiet(desk, quiet_until)
     # A message that reports trouble breaks the quiet.
     which = ANY if quiet_until is None else NOTICES
+    together = desk.destination.most_together
+    most = following.places * together if desk.policy.coalesce else max(following.places, together)
+    waiting = delivery_choice.candidates(desk.session, desk.name, desk.now, most + 1, which)
+    if not waiting:
+        return ()
     places = desk.policy.most_in_hand - delivery_choice.in_hand(desk.session, desk.name, desk.now)
     if places <= 0:  # whoever is done first takes the next
         delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
         return ()
-    together = desk.destination.most_together
     places = min(places, following.places)
-    most = places * together if desk.policy.coalesce else max(places, together)
-    waiting = delivery_choice.candidates(desk.session, desk.name, desk.now, most + 1, which)
-    if not waiting:
-        return ()
     pace = Pace(desk.policy.per_second, desk.policy.burst)
     room = pace.room(state.spent_until, desk.now)
     if room is not None and room < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Self
 
@@ -13,9 +13,9 @@ from sqlmodel import Session
 
 from worker import destination_states
 from worker.destination_policy import DestinationPolicy
+from worker.destination_states import Locked
 from worker.destinations.base import Destination
 from worker.followups import Planner
-from worker.models import DestinationState
 from worker.runtime import Runtime
 
 
@@ -26,7 +26,7 @@ class Desk:
     runtime: Runtime
     planner: Planner
     destination: Destination
-    state: DestinationState
+    state: Locked
 
     @classmethod
     @contextmanager
@@ -34,11 +34,11 @@ class Desk:
         """A transaction, and in it the destination's lock: before anything else, as all do."""
         with runtime.database.transaction() as session:
             state = destination_states.lock(session, destination.name)
-            found = state.model_dump()
+            found = replace(state)
             planner = Planner(session, runtime.database.now(session))
             yield cls(runtime, planner, destination, state)
             planner.write()
-            if state.model_dump() != found:
+            if state != found:
                 destination_states.save(session, state)
 
     @contextmanager
@@ -48,7 +48,7 @@ class Desk:
         Raises:
             SQLAlchemyError: it failed.
         """
-        found = self.state.model_dump()
+        found = asdict(self.state)
         try:
             with self.session.connection().begin_nested():
                 yield

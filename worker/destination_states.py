@@ -5,6 +5,7 @@ A destination's row is also the lock under which its messages are claimed and re
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
@@ -22,23 +23,36 @@ _LOCKED: Final = sql.select(_STATES).where(_OF_NAME).with_for_update()
 _CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
+@dataclass(slots=True)
+class Locked:
+    """The columns of a destination's row while it is locked: see :class:`DestinationState`."""
+
+    name: str
+    disabled_at: datetime | None
+    reason: str | None
+    failures_in_row: int
+    spent_until: datetime | None
+    blocked_until: datetime | None
+    awaited_until: datetime | None
+
+
 def of(session: Session) -> dict[str, DestinationState]:
     """What is known of each destination that was ever told anything, or disabled."""
     return {row.name: row for row in session.exec(select(DestinationState))}
 
 
-def lock(session: Session, name: str) -> DestinationState:
+def lock(session: Session, name: str) -> Locked:
     """The destination's row, held by this transaction until it ends; :func:`save` its changes."""
     found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().first()
     if found is None:
         insert_once(session, _STATES, {"name": name, "failures_in_row": 0})
         found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().one()
-    return DestinationState(**found)
+    return Locked(**found)
 
 
-def save(session: Session, state: DestinationState) -> None:
+def save(session: Session, state: Locked) -> None:
     """Write what was changed of a locked row."""
-    session.connection().execute(_CHANGED, {"state_of": state.name, **state.model_dump()})
+    session.connection().execute(_CHANGED, {"state_of": state.name, **asdict(state)})
 
 
 def disable(session: Session, name: str, reason: str, now: datetime) -> bool:

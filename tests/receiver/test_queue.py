@@ -198,7 +198,7 @@ def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
             sleep(seconds)
 
     monkeypatch.setattr(queue, "publish", publish)
-    monkeypatch.setattr(queue, "_EACH_SECONDS", 0.001)
+    monkeypatch.setattr(queue, "_EACH_ROW_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", pause)
     waker = make_waker("redis://127.0.0.1:1/0")
 
@@ -216,16 +216,19 @@ def test_rows_that_never_cease_share_messages(
     """The first are told of as they come; those that follow wait a little for each other."""
     messages: list[list[str]] = []
     monkeypatch.setattr(queue, "publish", lambda _, __, rows: messages.append(list(rows)))
-    monkeypatch.setattr(queue, "_EACH_SECONDS", 1.0)
+    monkeypatch.setattr(queue, "_EACH_ROW_SECONDS", 1.0)
+    monkeypatch.setattr(queue, "_LONGEST_WAIT", 1.0)
+    monkeypatch.setattr(queue, "_AT_ONCE_SECONDS", 4.0)
+    at_once = 5  # the last of them spends what comes after
     waker = make_waker("redis://127.0.0.1:1/0")
-    for number in range(queue._AT_ONCE):
+    for number in range(at_once):
         waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
         eventually(lambda: [f"{number}"] in messages)  # noqa: B023 - called before the next
     for number in range(10, 20):
         waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
         time.sleep(0.01)
-    eventually(lambda: len(messages) > queue._AT_ONCE)
-    assert messages[queue._AT_ONCE] == [f"{number}" for number in range(10, 20)]
+    eventually(lambda: len(messages) > at_once)
+    assert messages[at_once] == [f"{number}" for number in range(10, 20)]
 
 
 def test_the_backlog_has_an_end_and_drops_the_oldest(
