@@ -86,11 +86,14 @@ class Door(HttpToolsProtocol):
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; no timer outlives the connection."""
+        """End; no timer outlives the connection, and it leaves the collector no circle."""
         self._closing = self._deaf = True
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._cancel_last_call()
+        cast("PoliteTransport", self.transport).let_go()
+        self.cycle = None  # type: ignore[assignment]
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and refuse it where it breaks the framing or a limit."""
@@ -106,11 +109,8 @@ class Door(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            ours = error.__context__
-            if isinstance(ours, CodecatchError):
-                self._refuse(ours)
-            else:
-                self._refuse(MalformedRequest("the request is not well-formed HTTP/1.1"))
+            ours, theirs = error.__context__, "the request is not well-formed HTTP/1.1"
+            self._refuse(ours if isinstance(ours, CodecatchError) else MalformedRequest(theirs))
             return
         if self._in_headers and self._received > LARGEST_HEADER_SECTION:
             self._refuse(_headers_too_large())

@@ -24,3 +24,21 @@ class PoliteTransport:
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
         self.write = transport.write
+
+    def let_go(self) -> None:
+        """Forget the door, whose connection is lost: it is closed, and stays so.
+
+        Each holds the other, and such circles wait for the collector, which looks rarely here:
+        those of hundreds of connections would lie about.
+        """
+        self.close = _nothing
+        self.is_closing = _always
+
+
+def _nothing() -> None:
+    """What closing a closed connection does."""
+
+
+def _always() -> bool:
+    """Whether a lost connection is closed."""
+    return True
