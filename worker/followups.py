@@ -15,7 +15,8 @@ from receiver.database import Database
 from receiver.followups import GRACE
 from receiver.ids import endless_ids
 from receiver.queue import Waker
-from worker.models import PENDING, Code, Confirmation, Delivery, table_of
+from worker.codes import Kept
+from worker.models import PENDING, Confirmation, Delivery, table_of
 
 CONFIRM = "confirm"
 VERIFY = "verify"
@@ -44,7 +45,7 @@ class Planner:
     _deliveries: dict[str, dict[str, object]] = field(default_factory=dict)
     _ids: Iterator[str] = field(default_factory=endless_ids)
 
-    def confirmation(self, action: str, key: str, code: Code) -> None:
+    def confirmation(self, action: str, key: str, code: Kept) -> None:
         """Plan to settle ``action`` with the provider."""
         key = f"{action}:{key}"
         if key not in self._confirmations:
