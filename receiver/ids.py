@@ -19,10 +19,11 @@ _LAST: Final = ["".join(pair) for pair in product(ENCODE, repeat=2)]
 
 def new_ids(count: int) -> list[str]:
     """So many ids that nobody else has, in ascending order."""
-    return list(islice(_endless(), count))
+    return list(islice(endless_ids(), count))
 
 
-def _endless() -> Iterator[str]:
+def endless_ids() -> Iterator[str]:
+    """Ids that nobody else has, in ascending order, of about the time at which they are made."""
     while True:
         milliseconds = (time.time_ns() // 1_000_000).to_bytes(_TIME_BYTES, "big")
         start = str(ULID.from_bytes(milliseconds + os.urandom(_RANDOM_BYTES)))[: -len(_LAST[0])]

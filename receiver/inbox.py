@@ -13,7 +13,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Index, LargeBinary, Table, UniqueConstraint, select, text
+from sqlalchemy import Connection, Index, LargeBinary, Row, Table, UniqueConstraint, select, text
 from sqlmodel import Field, Session
 
 from receiver import bulk, clock
@@ -249,8 +249,8 @@ def _values(vault: Vault, arrival: Arrival, row: str, stored_at: datetime) -> di
     }
 
 
-def open_body(vault: Vault, event: InboxEvent) -> bytes | None:
-    """The raw body of a stored event; None after it was purged."""
+def open_body(vault: Vault, event: InboxEvent | Row[Any]) -> bytes | None:
+    """The raw body of a stored event (or of a row with its columns); None after it was purged."""
     if event.body is None:
         return None
     return vault.open(event.body, table=INBOX.name, column="body", row=event.id)

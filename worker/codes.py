@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlmodel import Session, select
-from ulid import ULID
+from sqlalchemy import select
+from sqlmodel import Session
 
+from receiver import bulk
 from receiver.events import SmsReceived
+from receiver.ids import endless_ids
 from receiver.row_values import OneOf
 from receiver.vault import Vault
-from worker import inserts
 from worker.models import Code, Order, table_of
+from worker.order_reports import Standing
 
 # How long a code is taken to be of use where the provider does not say.
 USUAL_VALIDITY = timedelta(minutes=20)
@@ -22,7 +24,10 @@ _CODES = table_of(Code)
 _Place = tuple[str, str, str]  # provider, order and digest: what a code is unique by
 # Built once, since to build a statement costs more than to run it.
 _PLACES: Final = OneOf("places", _CODES.c.provider, _CODES.c.order_id, _CODES.c.code_digest)
-_KNOWN: Final = select(Code).where(_PLACES.condition)
+_KEPT: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
+_KNOWN: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _KEPT)).where(
+    _PLACES.condition
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +40,45 @@ class Reported:
     verified: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is known of the code that a report is about, without anything secret."""
+
+    id: str
+    provider: str
+    order_id: str
+    event_id: str
+    state: str
+    received_at: datetime | None
+    stored_at: datetime
+
+
 def keep(
     session: Session, vault: Vault, reports: Sequence[Reported], *, now: datetime
-) -> list[Code]:
+) -> list[Kept]:
     """The code that each of ``reports`` is about: a new row, or the one that it repeats.
 
     Only a row whose ``event_id`` is the report's own was reported by that event first.
     """
+    ids = endless_ids()
     places = [_place(vault, each) for each in reports]
     new: dict[_Place, dict[str, Any]] = {}
     for place, each in zip(places, reports, strict=True):
         if place not in new:
-            new[place] = _values(vault, each, place, now)
+            new[place] = _values(vault, each, place, next(ids), now)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
     ordered = [new[place] for place in sorted(new)]
-    added = inserts.insert_all(session, _CODES, ordered)
-    kept = {place: Code(**row) for place, row in new.items() if row["id"] in added}
+    connection = session.connection()
+    added = bulk.insert_new(connection, _CODES, ordered) if ordered else set()
+    kept = {
+        place: Kept(*(row[name] for name in _KEPT))
+        for place, row in new.items()
+        if row["id"] in added
+    }
     known = [place for place in new if place not in kept]
-    for code in session.exec(_KNOWN, params=_PLACES.bound(known)) if known else ():
-        kept[code.provider, code.order_id, code.code_digest] = code
+    for digest, *row in connection.execute(_KNOWN, _PLACES.bound(known)) if known else ():
+        code = Kept(*row)
+        kept[code.provider, code.order_id, digest] = code
     return [kept[place] for place in places]
 
 
@@ -62,8 +87,10 @@ def _place(vault: Vault, reported: Reported) -> _Place:
     return event.provider, event.order_id, vault.digest("code", event.code)
 
 
-def _values(vault: Vault, reported: Reported, place: _Place, now: datetime) -> dict[str, Any]:
-    event, row = reported.event, str(ULID())
+def _values(
+    vault: Vault, reported: Reported, place: _Place, row: str, now: datetime
+) -> dict[str, Any]:
+    event = reported.event
 
     def sealed(column: str, value: str | None) -> bytes | None:
         if value is None:
@@ -100,6 +127,6 @@ def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> st
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
-def stale_at(code: Code, order: Order) -> datetime:
+def stale_at(code: Code | Kept, order: Order | Standing) -> datetime:
     """When a code is no longer worth hurrying for: its order's end, or what is usual."""
     return order.expires_at or (code.received_at or code.stored_at) + USUAL_VALIDITY

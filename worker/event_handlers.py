@@ -21,10 +21,12 @@ from receiver.events import (
 )
 from receiver.inbox import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
 from receiver.vault import Vault
-from worker import codes, inserts, orders, verification
+from worker import codes, order_reports, verification
+from worker.codes import Kept
 from worker.followups import CONFIRM, VERIFY, Planner
-from worker.models import HELD, READY, Code, Order
+from worker.models import HELD, READY
 from worker.models import QUARANTINED as CODE_QUARANTINED
+from worker.order_reports import Report, Standing
 from worker.order_states import CONFIRMED
 from worker.policy import Policy
 from worker.routing import Subject
@@ -58,14 +60,10 @@ class Stub:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the events of a batch are about: their orders, locked, and the codes they report."""
+    """What the events of a batch are about, by their ids: orders as they stood, and codes."""
 
-    orders: Mapping[tuple[str, str], Order]
-    codes: Mapping[str, Code]
-
-    def order(self, event: OrderEvent) -> Order:
-        """The order that the event is about."""
-        return self.orders[event.provider, event.order_id]
+    orders: Mapping[str, Standing]
+    codes: Mapping[str, Kept]
 
 
 def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mapping[str, Any]]:
@@ -73,20 +71,24 @@ def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mappin
 
     Applying an event again changes nothing: every row it writes has a key.
     """
-    planner = context.planner
-    places = ((e.provider, e.order_id) for _, e in events if isinstance(e, OrderEvent))
+    planner, session, vault = context.planner, context.planner.session, context.vault
     # Everybody locks in one sequence, or two batches could wait for each other: first the orders,
     # then the codes, and last what is planned, some of whose keys all events of a kind share.
-    known_orders = orders.enter(planner.session, places, now=planner.now)
+    said = [
+        Report(event, stub.id, stub.arrived_at)
+        for stub, event in events
+        if isinstance(event, OrderEvent)
+    ]
+    standings = order_reports.write(session, vault, said, now=planner.now)
     reports = [
         _reported(context, stub, event) for stub, event in events if isinstance(event, SmsReceived)
     ]
-    kept = codes.keep(planner.session, context.vault, reports, now=planner.now)
+    kept = codes.keep(session, vault, reports, now=planner.now)
     known = Known(
-        known_orders, {each.event_id: code for each, code in zip(reports, kept, strict=True)}
+        {each.event_id: standing for each, standing in zip(said, standings, strict=True)},
+        {each.event_id: code for each, code in zip(reports, kept, strict=True)},
     )
-    with inserts.gathering(planner.session):
-        return [apply_one(context, known, stub, event) for stub, event in events]
+    return [apply_one(context, known, stub, event) for stub, event in events]
 
 
 def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.Reported:
@@ -97,7 +99,7 @@ def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.Reporte
 
 
 def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mapping[str, Any]:
-    """:func:`apply` for an event whose order and code are ``known``."""
+    """What follows from an event whose order and code are written, and ``known``."""
     result: dict[str, Any] = {
         "state": HANDLED,
         "type": event.type,
@@ -124,29 +126,15 @@ def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mappi
     return result
 
 
-def _report(context: Context, known: Known, stub: Stub, event: OrderEvent) -> Order:
-    order = known.order(event)
-    orders.report(
-        context.planner.session,
-        context.vault,
-        order,
-        event,
-        event_id=stub.id,
-        arrived=stub.arrived_at,
-        now=context.planner.now,
-    )
-    return order
-
-
 def _order_changed(context: Context, known: Known, stub: Stub, event: OrderEvent) -> None:
-    order = _report(context, known, stub, event)
+    order = known.orders[stub.id]
     words = _OF_ORDERS.get(event.type)
     if isinstance(event, OrderCancelled) and event.reason:
         words = f"{words} Reason: {event.reason}."
     # An order has many numbers, and each of its ends once.
     once = None if isinstance(event, OrderSwapped) else order.id
     context.planner.deliveries_of(
-        context.policy.routing.of(orders.subject(context.vault, order, event.type)),
+        context.policy.routing.of(order.subject(event.type)),
         event.type,
         event_id=stub.id,
         order_ref=once,
@@ -160,20 +148,18 @@ def _of_money(event: BalanceLow | BalanceDeposited) -> str:
     return f"Balance: {said}." if isinstance(event, BalanceLow) else f"Amount: {said}."
 
 
-def _sms_received(context: Context, known: Known, stub: Stub, event: SmsReceived) -> Code:
-    order = _report(context, known, stub, event)
+def _sms_received(context: Context, known: Known, stub: Stub, event: SmsReceived) -> Kept:
     planner, policy = context.planner, context.policy
-    code = known.codes[stub.id]
+    order, code = known.orders[stub.id], known.codes[stub.id]
     if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
         if stub.source == RECONCILED:
-            verification.vouched_for(planner, context.vault, policy.routing, code)
+            verification.vouched_for(planner, context.vault, policy.routing, code.id)
         return code
     if code.state == HELD:
         planner.confirmation(VERIFY, code.id, code)
     elif code.state == READY:
-        subject = orders.subject(context.vault, order, event.type)
         planner.deliveries_of(
-            policy.routing.of(subject),
+            policy.routing.of(order.subject(event.type)),
             event.type,
             event_id=stub.id,
             code_id=code.id,

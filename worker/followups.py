@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sqlalchemy import Table
 from sqlmodel import Session
-from ulid import ULID
 
-from receiver import queue
+from receiver import bulk, queue
 from receiver.database import Database
 from receiver.followups import GRACE
+from receiver.ids import endless_ids
 from receiver.queue import Waker
-from worker import inserts
-from worker.models import PENDING, Code, Confirmation, Delivery, table_of
+from worker.codes import Kept
+from worker.models import PENDING, Confirmation, Delivery, table_of
 
 CONFIRM = "confirm"
 VERIFY = "verify"
@@ -42,21 +43,20 @@ class Planner:
     deliveries: dict[str, list[str]] = field(default_factory=dict)
     _confirmations: dict[str, dict[str, object]] = field(default_factory=dict)
     _deliveries: dict[str, dict[str, object]] = field(default_factory=dict)
+    _ids: Iterator[str] = field(default_factory=endless_ids)
 
-    def confirmation(self, action: str, key: str, code: Code) -> None:
+    def confirmation(self, action: str, key: str, code: Kept) -> None:
         """Plan to settle ``action`` with the provider."""
-        due = self._due(f"{action}:{key}")
-        self._confirmations.setdefault(
-            str(due["key"]),
-            {
-                **due,
+        key = f"{action}:{key}"
+        if key not in self._confirmations:
+            self._confirmations[key] = {
+                **self._due(key),
                 "action": action,
                 "provider": code.provider,
                 "order_id": code.order_id,
                 "event_id": code.event_id,
                 "code_id": code.id,
-            },
-        )
+            }
 
     def deliveries_of(
         self,
@@ -99,13 +99,8 @@ class Planner:
 
     def write(self) -> None:
         """Write what was planned, unless it is there already."""
-        # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
-        confirmations = [self._confirmations[key] for key in sorted(self._confirmations)]
-        deliveries = [self._deliveries[key] for key in sorted(self._deliveries)]
-        self.confirmations += sorted(
-            inserts.insert_all(self.session, _CONFIRMATIONS, confirmations)
-        )
-        added = inserts.insert_all(self.session, _DELIVERIES, deliveries)
+        self.confirmations += sorted(self._insert(_CONFIRMATIONS, self._confirmations))
+        added = self._insert(_DELIVERIES, self._deliveries)
         for row in self._deliveries.values():
             if row["id"] in added:
                 self.deliveries.setdefault(str(row["destination"]), []).append(str(row["id"]))
@@ -118,13 +113,18 @@ class Planner:
             waker.wake(queue.DELIVER, rows, group=destination)
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
 
-    def _delivery(self, key: str, *, destination: str, **values: object) -> None:
-        due = {**self._due(key), "failures": 0}
-        self._deliveries.setdefault(key, {**_UNTOLD, **due, "destination": destination, **values})
+    def _insert(self, table: Table, rows: Mapping[str, Mapping[str, object]]) -> set[str]:
+        # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
+        ordered = [rows[key] for key in sorted(rows)]
+        return bulk.insert_new(self.session.connection(), table, ordered) if rows else set()
+
+    def _delivery(self, key: str, **values: object) -> None:
+        if key not in self._deliveries:
+            self._deliveries[key] = {**_UNTOLD, **self._due(key), "failures": 0, **values}
 
     def _due(self, key: str) -> dict[str, object]:
         return {
-            "id": str(ULID()),
+            "id": next(self._ids),
             "key": key,
             "state": PENDING,
             "unsure": False,

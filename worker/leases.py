@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session
 
+from receiver import bulk
 from receiver.database import UtcTime
 from receiver.followups import GRACE
 from receiver.row_values import OneOf
@@ -179,14 +180,17 @@ def finish_all(
     Raises:
         LeaseLost: not all of them are in this hand; the transaction must be rolled back.
     """
-    alike: dict[_Assigned, list[dict[str, object]]] = {}
+    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for claimed, values in ends:
-        ended = {**values, "wake_at": None, "lease_until": None}
-        held = {"held_id": claimed.id, "held_attempt": claimed.attempt}
-        alike.setdefault(_assigned(ended), []).append({**held, **_bound(ended)})
-    for assigned, rows in alike.items():
-        done = session.connection().execute(_write_one(table, assigned), rows)
-        if done.rowcount != len(rows):
+        held = {"id": claimed.id, "attempt": claimed.attempt}
+        ended = {**held, **values, "wake_at": None, "lease_until": None}
+        alike.setdefault(tuple(ended), []).append(ended)
+    for rows in alike.values():
+        done = bulk.update(
+            session.connection(), table, rows,
+            keys=("id", "attempt"), where=f"{table.name}.lease_until IS NOT NULL",
+        )  # fmt: skip
+        if done != len(rows):
             raise LeaseLost(f"{table.name}: somebody else holds one of {len(rows)} rows by now")
 
 

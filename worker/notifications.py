@@ -84,7 +84,7 @@ def _secrets(vault: Vault, about: About, reveal: Reveal) -> dict[str, str | None
     if about.code_row is None:
         number = None
         if about.order_row is not None:
-            number = orders.open_number(vault, about.order_row, about.order_phone_number)
+            number = orders.open_number(vault, about.order_phone_number, order=about.order_row)
         return shown({"phone_number": number, "code": None, "text": None}, reveal)
     opened = {
         name: codes.open_sealed(vault, about.code_row, name, sealed)

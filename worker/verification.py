@@ -192,12 +192,12 @@ def tell(planner: Planner, vault: Vault, routing: Routing, code_id: str, *, veri
     )
 
 
-def vouched_for(planner: Planner, vault: Vault, routing: Routing, code: Code) -> None:
+def vouched_for(planner: Planner, vault: Vault, routing: Routing, code_id: str) -> None:
     """The provider itself has named the code meanwhile: if it was kept back, it is told.
 
     What a person has discarded stays so, and what was purged cannot be told.
     """
-    locked = planner.session.get(Code, code.id, with_for_update=True, populate_existing=True)
+    locked = planner.session.get(Code, code_id, with_for_update=True, populate_existing=True)
     if locked is None or locked.code is None or locked.state not in {HELD, CODE_QUARANTINED}:
         return
     tell(planner, vault, routing, locked.id, verified=True)

@@ -83,3 +83,50 @@ def test_a_taken_id_is_an_error_of_the_database(store: Store) -> None:
         write(store, row(store, "b"), row(store, "c", id=first["id"]))
     with store.database.reading() as session:
         assert len(session.connection().execute(select(INBOX)).all()) == 1
+
+
+def test_new_rows_are_told_by_their_ids(store: Store) -> None:
+    """Whichever of their unique keys it is that others have."""
+    first, second, third = (row(store, key) for key in "abc")
+    with store.database.transaction() as session:
+        connection = session.connection()
+        assert bulk.insert_new(connection, INBOX, []) == set()
+        assert bulk.insert_new(connection, INBOX, [first]) == {first["id"]}
+        again = [row(store, "a"), second, {**third, "id": first["id"]}, third]
+        assert bulk.insert_new(connection, INBOX, again) == {second["id"], third["id"]}
+    assert kept(store, "a") == first
+
+
+def test_many_rows_are_written_in_parts(store: Store) -> None:
+    """More than fit into a statement: each is inserted, and each is changed."""
+    rows = [row(store, f"{number}") for number in range(bulk.MOST_ROWS + 3)]
+    changes = [
+        {"id": each["id"], "attempt": 0, "notes": each["key"], "handled_at": clock.now()}
+        for each in rows
+    ]
+    with store.database.transaction() as session:
+        connection = session.connection()
+        assert len(bulk.insert_new(connection, INBOX, rows)) == len(rows)
+        assert bulk.update(connection, INBOX, changes, keys=("id", "attempt")) == len(rows)
+    for each, change in zip(rows, changes, strict=True):
+        assert kept(store, str(each["key"])) == {**each, **change}
+
+
+def test_only_rows_with_the_keys_are_changed(store: Store) -> None:
+    """And among them only those of which the condition holds."""
+    first, second, third = (row(store, key, attempt=1) for key in "abc")
+    write(store, first, second, {**third, "source": "elsewhere"})
+    changes = [
+        {"id": first["id"], "attempt": 1, "error": "one", "body": None},
+        {"id": second["id"], "attempt": 2, "error": "two", "body": b"two"},
+        {"id": third["id"], "attempt": 1, "error": "three", "body": b"three"},
+    ]
+    with store.database.transaction() as session:
+        done = bulk.update(
+            session.connection(), INBOX, changes,
+            keys=("id", "attempt"), where="source = 'webhook'",
+        )  # fmt: skip
+    assert done == 1
+    assert kept(store, "a") == {**first, "error": "one", "body": None}
+    assert kept(store, "b") == second
+    assert kept(store, "c") == {**third, "source": "elsewhere"}

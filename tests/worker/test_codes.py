@@ -8,8 +8,9 @@ from functools import partial
 from receiver.events import SmsReceived
 from tests.support.stores import Store
 from tests.support.webhooks import CODE, UK_PHONE
-from tests.worker.support import at_once, change, everything, now, only
+from tests.worker.support import at_once, change, everything, fetch, now, only
 from worker import codes
+from worker.codes import Kept
 from worker.models import HELD, READY, Code
 
 SMS = SmsReceived(
@@ -28,7 +29,9 @@ def keep(store: Store, event: SmsReceived, event_id: str, state: str = READY) ->
     with store.database.transaction() as session:
         reports = [codes.Reported(event, event_id, state)]
         (kept,) = codes.keep(session, store.vault, reports, now=now(store))
-        return kept
+    code = fetch(store, Code, kept.id)
+    assert kept == Kept(*(getattr(code, name) for name in Kept.__slots__))
+    return code
 
 
 def test_a_code_is_kept_sealed(store: Store) -> None:

@@ -8,19 +8,20 @@ from receiver.followups import GRACE
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support.stores import Store
 from tests.worker.support import SECOND, World, everything, now, only, woken
+from worker.codes import Kept
 from worker.followups import CONFIRM, NOTICE_SECONDS, OPERATORS, Planner, planning
-from worker.models import Code, Confirmation, Delivery
+from worker.models import Confirmation, Delivery
 
 
-def a_code(at: datetime) -> Code:
+def a_code(at: datetime) -> Kept:
     """A code to plan about."""
-    return Code(
+    return Kept(
         id="C1",
         provider="virtualsms",
         order_id="ord_1",
         event_id="E1",
-        code_digest="d",
         state="ready",
+        received_at=None,
         stored_at=at,
     )
 

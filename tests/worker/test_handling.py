@@ -38,7 +38,7 @@ from tests.worker.support import (
     receive,
     woken,
 )
-from worker import event_handlers, handling, leases, orders
+from worker import event_handlers, handling, leases, order_reports
 from worker.followups import OPERATORS
 from worker.models import Code, Confirmation, Delivery, Order
 from worker.runtime import Runtime
@@ -485,7 +485,7 @@ def test_a_notice_and_an_order_are_locked_in_one_sequence(
         made, webhooks.daisysim(code="222222"), webhooks.virtualsms_v1(data={"order_id": None})
     )
     both = threading.Barrier(2)
-    report = orders.report
+    write = order_reports.write
 
     def meet() -> None:
         """Both are in the middle of their transactions, or one already waits for the other."""
@@ -494,12 +494,12 @@ def test_a_notice_and_an_order_are_locked_in_one_sequence(
         except threading.BrokenBarrierError:
             return
 
-    def report_and_meet(*args: Any, **options: Any) -> Any:
-        order = report(*args, **options)
+    def write_and_meet(*args: Any, **options: Any) -> Any:
+        standings = write(*args, **options)
         meet()
-        return order
+        return standings
 
-    monkeypatch.setattr(orders, "report", report_and_meet)
+    monkeypatch.setattr(order_reports, "write", write_and_meet)
     at_once([lambda: handling.handle(made, one), lambda: handling.handle(made, two)])
 
     assert sorted(states(made, one)) == ["failed", "handled"]
@@ -557,11 +557,11 @@ def test_a_reader_may_refuse_what_it_took_before(
 
 
 def test_many_events_in_one_message(world: World) -> None:
-    """A message of fifty is handled in transactions that hold nobody up for long."""
+    """A message of many is handled in transactions that hold nobody up for long."""
     made = world.connect(virtualsms=True, slack=True)
-    ids = handle(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(50)))
+    ids = handle(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(150)))
 
     assert set(states(made, ids)) == {"handled"}
     commits = Counter(row.handled_at for row in everything(made, InboxEvent))
-    assert sorted(commits.values()) == [10, 20, 20]
-    eventually(lambda: sum(map(len, world.wakes(DELIVER))) == 50)
+    assert sorted(commits.values()) == [22, 64, 64]
+    eventually(lambda: sum(map(len, world.wakes(DELIVER))) == 150)

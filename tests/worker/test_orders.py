@@ -22,11 +22,13 @@ from tests.worker.support import (
     SECOND,
     at_once,
     everything,
+    fetch,
     now,
     only,
 )
-from worker import orders
+from worker import order_reports, orders
 from worker.models import Order, OrderNumber, OrderTransition
+from worker.order_reports import Report
 
 START = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 FIRST, SECOND_NUMBER, THIRD = "+447700900001", "+447700900002", "+447700900003"
@@ -37,12 +39,9 @@ SMS = SmsReceived(**ORDER, at=START, phone_number=FIRST, code="1234")
 def report(store: Store, event: OrderEvent, event_id: str, arrived: datetime = START) -> Order:
     """Report an event in a transaction of its own."""
     with store.database.transaction() as session:
-        at = now(store)
-        order = orders.find_or_create(session, event.provider, event.order_id, now=at)
-        orders.report(
-            session, store.vault, order, event, event_id=event_id, arrived=arrived, now=at
-        )
-        return order
+        said = [Report(event, event_id, arrived)]
+        (standing,) = order_reports.write(session, store.vault, said, now=now(store))
+    return fetch(store, Order, standing.id)
 
 
 def standing(store: Store) -> orders.Standing:
