@@ -91,11 +91,11 @@ def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]
         # An event that somebody died over stays alone.
         if len(won) < MOST_TOGETHER and not any(each.vanished for each in won):
             bound = {**leases.times(now), "most": MOST_TOGETHER - len(won)}
-            others = list(session.connection().scalars(_NEXT, bound))
+            others = session.connection().scalars(_NEXT, bound).all()
             if others:
                 won += leases.claim(session, INBOX, others, now=now, lease=LEASE)
         claims = {each.id: each for each in won}
-        rows = session.connection().execute(_ROWS, {"ids": list(claims)}) if claims else ()
+        rows = session.connection().execute(_ROWS, {"ids": list(claims)}).all() if claims else ()
         return [(claims[row.id], row) for row in rows]
 
 
