@@ -40,8 +40,8 @@ def report(store: Store, event: OrderEvent, event_id: str, arrived: datetime = S
     """Report an event in a transaction of its own."""
     with store.database.transaction() as session:
         said = [Report(event, event_id, arrived)]
-        (standing,) = order_reports.write(session, store.vault, said, now=now(store))
-    return fetch(store, Order, standing.id)
+        (snapshot,) = order_reports.write(session, store.vault, said, now=now(store))
+    return fetch(store, Order, snapshot.id)
 
 
 def standing(store: Store) -> orders.Standing:
