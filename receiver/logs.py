@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TextIO
 
 import structlog
@@ -64,9 +66,9 @@ def configure(settings: LogSettings, *, part: str) -> None:
         logger_factory=lambda *name: joined if ACCESS in name else _Lines(handler),
         cache_logger_on_first_use=True,
     )
-    spelled = f'"event": "request.answered", "level": "info", "part": {json.dumps(part)}, '
     quick = _format(settings.log_format) == "json" and logging.getLevelName(level) <= logging.INFO
-    _shortcut = (joined, spelled) if quick else None
+    words = f'"level": "info", "part": {json.dumps(part)}, '
+    _shortcut = _Shortcut(joined, _Lines(handler), words) if quick else None
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
     for name, quieter in _QUIETER.items():
@@ -121,8 +123,23 @@ class _Joined(_Lines):
         self._write(lines)
 
 
-# Where the lines of stored webhooks go, and how they end; None where they are no shorter.
-_shortcut: tuple[_Joined, str] | None = None
+@dataclass(frozen=True, slots=True)
+class _Shortcut:
+    """Where lines that are spelled here go, and what all of them say."""
+
+    of_step: _Joined
+    at_once: _Lines
+    shared: str
+
+    def end(self, event: str) -> str:
+        """The last words of a line."""
+        return f'"event": "{event}", {self.shared}"timestamp": "{clock.now().isoformat()[:-6]}Z"}}'
+
+
+# None where lines that are spelled here are no shorter, or are none.
+_shortcut: _Shortcut | None = None
+# So many lines of events are less than a pipe takes whole, whoever else writes to it.
+_MOST_IN_ONE_GO = 16
 
 
 def write_stored(method: str, route: str, status: int, ms: float, event_id: object) -> bool:
@@ -133,11 +150,27 @@ def write_stored(method: str, route: str, status: int, ms: float, event_id: obje
     """
     if _shortcut is None:
         return False
-    lines, end = _shortcut
-    lines.msg(
+    _shortcut.of_step.msg(
         f'{{"method": "{method}", "route": "{route}", "status": {status}, "ms": {ms}, '
-        f'"event_id": "{event_id}", {end}"timestamp": "{clock.now().isoformat()[:-6]}Z"}}'
+        f'"event_id": "{event_id}", {_shortcut.end("request.answered")}'
     )
+    return True
+
+
+def write_handled(events: Sequence[tuple[str, str]]) -> bool:
+    """Write a line for each event that was handled, by its id and its type, if it can be done here.
+
+    It is spelled for the same reason, and many lines are written in one go.
+    """
+    if _shortcut is None:
+        return False
+    end = f'"reason": null, {_shortcut.end("event.handled")}'
+    lines = [
+        f'{{"event_id": "{id_}", "state": "handled", "type": "{type_}", {end}'
+        for id_, type_ in events
+    ]
+    for start in range(0, len(lines), _MOST_IN_ONE_GO):
+        _shortcut.at_once.msg("\n".join(lines[start : start + _MOST_IN_ONE_GO]))
     return True
 
 

@@ -16,7 +16,7 @@ from receiver.ids import endless_ids
 from receiver.row_values import OneOf
 from receiver.vault import Vault
 from worker.models import Code, Order, table_of
-from worker.order_reports import Standing
+from worker.order_reports import Snapshot
 
 # How long a code is taken to be of use where the provider does not say.
 USUAL_VALIDITY = timedelta(minutes=20)
@@ -127,6 +127,6 @@ def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> st
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
-def stale_at(code: Code | Kept, order: Order | Standing) -> datetime:
+def stale_at(code: Code | Kept, order: Order | Snapshot) -> datetime:
     """When a code is no longer worth hurrying for: its order's end, or what is usual."""
     return order.expires_at or (code.received_at or code.stored_at) + USUAL_VALIDITY

@@ -26,7 +26,7 @@ from worker.codes import Kept
 from worker.followups import CONFIRM, VERIFY, Planner
 from worker.models import HELD, READY
 from worker.models import QUARANTINED as CODE_QUARANTINED
-from worker.order_reports import Report, Standing
+from worker.order_reports import Report, Snapshot
 from worker.order_states import CONFIRMED
 from worker.policy import Policy
 from worker.routing import Subject
@@ -62,7 +62,7 @@ class Stub:
 class Known:
     """What the events of a batch are about, by their ids: orders as they stood, and codes."""
 
-    orders: Mapping[str, Standing]
+    orders: Mapping[str, Snapshot]
     codes: Mapping[str, Kept]
 
 
@@ -79,13 +79,13 @@ def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mappin
         for stub, event in events
         if isinstance(event, OrderEvent)
     ]
-    standings = order_reports.write(session, vault, said, now=planner.now)
+    snapshots = order_reports.write(session, vault, said, now=planner.now)
     reports = [
         _reported(context, stub, event) for stub, event in events if isinstance(event, SmsReceived)
     ]
     kept = codes.keep(session, vault, reports, now=planner.now)
     known = Known(
-        {each.event_id: standing for each, standing in zip(said, standings, strict=True)},
+        {each.event_id: snapshot for each, snapshot in zip(said, snapshots, strict=True)},
         {each.event_id: code for each, code in zip(reports, kept, strict=True)},
     )
     return [apply_one(context, known, stub, event) for stub, event in events]

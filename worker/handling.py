@@ -15,12 +15,12 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Integer, Row, String, bindparam, select
 
-from receiver import inbox
+from receiver import inbox, logs
 from receiver.database import TROUBLE, persist
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
-from receiver.inbox import FAILED, INBOX, QUARANTINED
+from receiver.inbox import FAILED, HANDLED, INBOX, QUARANTINED
 from receiver.json_object import parse_object
 from receiver.providers import registry
 from worker import event_handlers, leases
@@ -91,11 +91,11 @@ def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]
         # An event that somebody died over stays alone.
         if len(won) < MOST_TOGETHER and not any(each.vanished for each in won):
             bound = {**leases.times(now), "most": MOST_TOGETHER - len(won)}
-            others = list(session.connection().scalars(_NEXT, bound))
+            others = session.connection().scalars(_NEXT, bound).all()
             if others:
                 won += leases.claim(session, INBOX, others, now=now, lease=LEASE)
         claims = {each.id: each for each in won}
-        rows = session.connection().execute(_ROWS, {"ids": list(claims)}) if claims else ()
+        rows = session.connection().execute(_ROWS, {"ids": list(claims)}).all() if claims else ()
         return [(claims[row.id], row) for row in rows]
 
 
@@ -145,7 +145,16 @@ def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
         reach("events.before_commit")
     reach("events.after_commit")
     planner.wake(runtime.waker)
+    _say(ended)
+
+
+def _say(ended: Sequence[tuple[_Held, Mapping[str, Any]]]) -> None:
+    """One line for each event."""
+    usual = [(held.row.id, v["type"]) for held, v in ended if v["state"] == HANDLED]
+    written = logs.write_handled(usual)
     for held, values in ended:
+        if written and values["state"] == HANDLED:
+            continue
         log: Callable[..., Any] = (
             _log.warning if values["state"] in {FAILED, QUARANTINED} else _log.info
         )

@@ -126,7 +126,7 @@ def claim(
     alone = len(ids) > 1 and not together
     statement = _claim(table, alone, _assigned(values))
     bound = {**times(now), "until": now + lease, "ids": list(ids), **_bound(values)}
-    rows = session.connection().execute(statement, bound)
+    rows = session.connection().execute(statement, bound).all()
     return sorted((Claim(*row) for row in rows), key=lambda claimed: claimed.id)
 
 

@@ -60,7 +60,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Standing:
+class Snapshot:
     """An order right after one event: ``subject`` is what a route may know of it."""
 
     id: str
@@ -74,7 +74,7 @@ class Standing:
     _vault: Vault
 
     @classmethod
-    def of(cls, order: OrderRow, vault: Vault) -> Standing:
+    def of(cls, order: OrderRow, vault: Vault) -> Snapshot:
         """The order as it is now."""
         return cls(
             order.id, order.status, order.service, order.expires_at, order.provider,
@@ -96,7 +96,7 @@ class Standing:
 
 def write(
     session: Session, vault: Vault, reports: Sequence[Report], *, now: datetime
-) -> list[Standing]:
+) -> list[Snapshot]:
     """Merge what is reported into the orders, which stay locked; how each stands by its report.
 
     Reporting the same again changes nothing. Everybody locks in one sequence, or two transactions
@@ -120,8 +120,8 @@ def write(
         done[place] = merged.into(order, of_place[place])
     _update(session, again)
     _insert_rows(session, [done[place] for place in places])
-    standing = {id_: each for one in done.values() for id_, each in one.standings.items()}
-    return [standing[each.event_id] for each in reports]
+    snapshot = {id_: each for one in done.values() for id_, each in one.snapshots.items()}
+    return [snapshot[each.event_id] for each in reports]
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class _Merged:
     order: OrderRow
     steps: list[Values] = field(default_factory=list)
     numbers: list[Values] = field(default_factory=list)
-    standings: dict[str, Standing] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class _Merging:
         merged = _Merged(order)
         for each in reports:
             self._merge(merged, each)
-            merged.standings[each.event_id] = Standing.of(order, self.vault)
+            merged.snapshots[each.event_id] = Snapshot.of(order, self.vault)
         return merged
 
     def _merge(self, merged: _Merged, report: Report) -> None:

@@ -13,6 +13,7 @@ from datetime import datetime
 import pytest
 import structlog
 
+from receiver import logs
 from receiver.web.middleware import write_line
 from tests.receiver.conftest import Log
 
@@ -211,6 +212,34 @@ def test_the_line_of_an_accepted_webhook_has_a_level(
 
     asyncio.run(say())
     assert len(log.lines) == (level == "info")
+
+
+def test_the_lines_of_handled_events_are_like_any_other(
+    start_log: Callable[..., Log],
+) -> None:
+    """Each says the same as the usual way would, and however many there are, each is there."""
+    log = start_log(log_format="json")
+    events = [(f"01J{number}", "sms.received") for number in range(40)]
+    assert logs.write_handled(events)
+    structlog.get_logger("receiver.test").info(
+        "event.handled", event_id="01J", state="handled", type="sms.received", reason=None
+    )
+    *ours, usual = log.lines
+    assert [line["event_id"] for line in ours] == [event for event, _ in events]
+    for line in (usual, *ours):
+        assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
+        line.pop("event_id")
+        assert line == usual
+
+
+@pytest.mark.parametrize("options", [{"log_level": "warning"}, {"log_format": "console"}])
+def test_the_lines_of_handled_events_are_spelled_where_they_are_json(
+    start_log: Callable[..., Log], options: dict[str, str]
+) -> None:
+    """Elsewhere whoever wanted them written does it the usual way."""
+    log = start_log(**options)
+    assert not logs.write_handled([("01J", "sms.received")])
+    assert log.text == ""
 
 
 def test_what_is_odd_about_a_request_is_not_left_out(log: Log) -> None:

@@ -495,9 +495,9 @@ def test_a_notice_and_an_order_are_locked_in_one_sequence(
             return
 
     def write_and_meet(*args: Any, **options: Any) -> Any:
-        standings = write(*args, **options)
+        snapshots = write(*args, **options)
         meet()
-        return standings
+        return snapshots
 
     monkeypatch.setattr(order_reports, "write", write_and_meet)
     at_once([lambda: handling.handle(made, one), lambda: handling.handle(made, two)])

@@ -40,8 +40,8 @@ def report(store: Store, event: OrderEvent, event_id: str, arrived: datetime = S
     """Report an event in a transaction of its own."""
     with store.database.transaction() as session:
         said = [Report(event, event_id, arrived)]
-        (standing,) = order_reports.write(session, store.vault, said, now=now(store))
-    return fetch(store, Order, standing.id)
+        (snapshot,) = order_reports.write(session, store.vault, said, now=now(store))
+    return fetch(store, Order, snapshot.id)
 
 
 def standing(store: Store) -> orders.Standing:
@@ -203,3 +203,51 @@ def test_an_order_can_be_looked_up(store: Store) -> None:
         assert orders.find(session, "virtualsms", "ord_1") == order
         assert orders.find(session, "daisysim", "ord_1") is None
     assert len(everything(store, Order)) == 1
+
+
+def test_many_reports_at_once_are_as_many_one_by_one(store: Store) -> None:
+    """Of orders that are new and of one that is known; each shows as it stood after its event."""
+    report(store, replace(SMS, order_id="known", code="9999"), "E0")
+    said: list[OrderEvent] = [
+        OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER),
+        replace(SMS, order_id="known", at=START + SECOND, phone_number=THIRD),
+        replace(SMS, order_id="ord_2"),
+        SMS,
+        OrderConfirmed(provider="virtualsms", order_id="known", at=START),
+        OrderConfirmed(**ORDER, at=START),
+    ]
+    reports = [Report(event, f"E{number}", START) for number, event in enumerate(said, 1)]
+    for known in (False, True):
+        with store.database.transaction() as session:
+            snapshots = order_reports.write(session, store.vault, reports, now=now(store))
+            subjects = [each.subject("sms.received") for each in snapshots]
+        rows = {order.order_id: order for order in everything(store, Order)}
+        assert [rows[event.order_id].id for event in said] == [each.id for each in snapshots]
+        found = {name: (order.status, number(store, order)) for name, order in rows.items()}
+        assert found == {
+            "ord_1": ("confirmed", SECOND_NUMBER),
+            "ord_2": ("received", FIRST),
+            "known": ("confirmed", THIRD),
+        }
+        steps = sorted(
+            (row.event_id or "", row.from_status, row.to_status)
+            for row in everything(store, OrderTransition)
+        )
+        assert steps == [
+            ("E0", "created", "received"),
+            ("E1", "created", "waiting"),
+            ("E3", "created", "received"),
+            ("E4", "waiting", "received"),
+            ("E5", "received", "confirmed"),
+            ("E6", "received", "confirmed"),
+        ]
+        assert known_numbers(store, rows["ord_1"]) == {FIRST, SECOND_NUMBER}
+        assert known_numbers(store, rows["known"]) == {FIRST, THIRD}
+        assert [each.phone_number for each in subjects[:4]] == [
+            SECOND_NUMBER, THIRD, FIRST, SECOND_NUMBER,
+        ]  # fmt: skip
+        if not known:
+            states = [each.order_state for each in subjects]
+            assert states == [
+                *("waiting", "received", "received", "received", "confirmed", "confirmed"),
+            ]
