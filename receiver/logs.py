@@ -169,9 +169,28 @@ def write_handled(events: Sequence[tuple[str, str]]) -> bool:
         f'{{"event_id": "{id_}", "state": "handled", "type": "{type_}", {end}'
         for id_, type_ in events
     ]
-    for start in range(0, len(lines), _MOST_IN_ONE_GO):
-        _shortcut.at_once.msg("\n".join(lines[start : start + _MOST_IN_ONE_GO]))
+    _write_together(_shortcut, lines)
     return True
+
+
+def write_told(destination: str, deliveries: Sequence[tuple[str, str, int]]) -> bool:
+    """The same for each delivery that was told: its id, its event's, and which attempt it was."""
+    if _shortcut is None:
+        return False
+    end = f'"reason": null, {_shortcut.end("delivery.attempted")}'
+    where = json.dumps(destination)
+    lines = [
+        f'{{"delivery_id": "{id_}", "event_id": "{event_id}", "destination": {where}, '
+        f'"state": "done", "attempt": {attempt}, {end}'
+        for id_, event_id, attempt in deliveries
+    ]
+    _write_together(_shortcut, lines)
+    return True
+
+
+def _write_together(shortcut: _Shortcut, lines: Sequence[str]) -> None:
+    for start in range(0, len(lines), _MOST_IN_ONE_GO):
+        shortcut.at_once.msg("\n".join(lines[start : start + _MOST_IN_ONE_GO]))
 
 
 def _format(chosen: _Format | None) -> _Format:

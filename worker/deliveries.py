@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import String, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import queue
+from receiver import logs, queue
 from receiver.database import persist
 from receiver.failpoints import reach
 from worker import delivery_choice, delivery_claims, delivery_endings, delivery_recipients, leases
@@ -29,7 +29,7 @@ from worker.destinations.base import DeliveryError, Destination
 from worker.followups import Planner
 from worker.leases import MARGIN
 from worker.messages import Notification
-from worker.models import DEAD, PENDING, Delivery, table_of
+from worker.models import DEAD, DONE, PENDING, Delivery, table_of
 from worker.runtime import Runtime
 
 _TABLE = table_of(Delivery)
@@ -122,8 +122,7 @@ def _step(
         reach("deliveries.after_record")
     planner.wake(runtime.waker)
     runtime.waker.wake(queue.DELIVER, left, group=destination.name)
-    for each, ends in zip(landed, ended, strict=True):
-        _say(destination, each.message, ends)
+    _say(destination, [each.message for each in landed], ended)
     return taken
 
 
@@ -137,24 +136,36 @@ def _guarded(desk: Desk, claim: Callable[[], Sequence[Message] | Turn]) -> Seque
         return ()
 
 
-def _say(destination: Destination, message: Message, ended: Sequence[tuple[Told, Ending]]) -> None:
-    for told, ending in ended:
-        log: Callable[..., Any] = _log.info if ending.error is None else _log.warning
-        log(
-            "delivery.attempted",
-            delivery_id=told.row.id,
-            event_id=told.row.event_id,
-            destination=destination.name,
-            state=ending.state or PENDING,
-            attempt=told.claimed.attempt,
-            reason=ending.reason,
-        )
-    kept = {told.row.id for told, _ in ended}
-    for told in message.told:
-        if told.row.id not in kept:
-            _log.warning(
-                "delivery.lease_lost", delivery_id=told.row.id, attempt=told.claimed.attempt
-            )
+def _say(destination: Destination, messages: Sequence[Message], ended: Sequence[_Ended]) -> None:
+    """A line for each attempt, and for each row that somebody else has by now."""
+    usual = [told for ends in ended for told, ending in ends if ending.state == DONE]
+    written = logs.write_told(
+        destination.name,
+        [(told.row.id, told.row.event_id, told.claimed.attempt) for told in usual],
+    )
+    for message, ends in zip(messages, ended, strict=True):
+        for told, ending in ends:
+            if not (written and ending.state == DONE):
+                _say_one(destination, told, ending)
+        kept = {told.row.id for told, _ in ends}
+        for told in message.told:
+            if told.row.id not in kept:
+                _log.warning(
+                    "delivery.lease_lost", delivery_id=told.row.id, attempt=told.claimed.attempt
+                )
+
+
+def _say_one(destination: Destination, told: Told, ending: Ending) -> None:
+    log: Callable[..., Any] = _log.info if ending.error is None else _log.warning
+    log(
+        "delivery.attempted",
+        delivery_id=told.row.id,
+        event_id=told.row.event_id,
+        destination=destination.name,
+        state=ending.state or PENDING,
+        attempt=told.claimed.attempt,
+        reason=ending.reason,
+    )
 
 
 def _bury(runtime: Runtime, ids: Sequence[str]) -> None:

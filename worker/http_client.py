@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final, NoReturn
 
 import httpcore2
@@ -72,6 +72,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+# Few are asked again and again, and to read one costs a tenth of the whole exchange.
+_url = lru_cache(maxsize=64)(httpx2.URL)
 _PLAIN_JSON: Final = jsonlib.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
@@ -187,7 +189,7 @@ class HttpClient:
     def admit(self, url: str) -> httpx2.URL:
         """The URL, if it is one that may be asked; raises :class:`HostRefused` if it is not."""
         try:
-            target = httpx2.URL(url)
+            target = _url(url)
         except (httpx2.InvalidURL, UnicodeError):
             target = httpx2.URL()
         host = target.raw_host.decode("ascii")

@@ -93,6 +93,8 @@ class Texts:
 
     def title(self, notification: Notification) -> str:
         """One short line about one notification."""
+        if self._own is None:
+            return title(notification)
         said = plain(self._render(TITLE, _view(notification)))
         return shorten(said, _LONGEST_TITLE) or title(notification)
 

@@ -232,13 +232,27 @@ def test_the_lines_of_handled_events_are_like_any_other(
         assert line == usual
 
 
+def test_the_lines_of_told_deliveries_are_like_any_other(start_log: Callable[..., Log]) -> None:
+    """Whatever their destination is called."""
+    log = start_log(log_format="json")
+    assert logs.write_told('the "desk"', [("01J1", "01J2", 3), ("01J3", "01J4", 1)])
+    structlog.get_logger("receiver.test").info(
+        "delivery.attempted", delivery_id="01J1", event_id="01J2", destination='the "desk"',
+        state="done", attempt=3, reason=None,
+    )  # fmt: skip
+    first, other, usual = log.lines
+    assert (other["delivery_id"], other["event_id"], other["attempt"]) == ("01J3", "01J4", 1)
+    assert {**first, "timestamp": ""} == {**usual, "timestamp": ""}
+
+
 @pytest.mark.parametrize("options", [{"log_level": "warning"}, {"log_format": "console"}])
-def test_the_lines_of_handled_events_are_spelled_where_they_are_json(
+def test_lines_are_spelled_by_hand_where_they_are_json(
     start_log: Callable[..., Log], options: dict[str, str]
 ) -> None:
     """Elsewhere whoever wanted them written does it the usual way."""
     log = start_log(**options)
     assert not logs.write_handled([("01J", "sms.received")])
+    assert not logs.write_told("slack", [("01J", "01J", 1)])
     assert log.text == ""
 
 
