@@ -23,7 +23,7 @@ FIRST_ABREAST: Final = 4
 # After this long a leader leaves the rest of a destination's rows to another task.
 TERM_SECONDS = 10.0
 # How long the first message that has landed waits for others, to be recorded together with them.
-_LINGER_SECONDS = 0.015
+_LINGER_SECONDS = 0.03
 
 
 # How often the sweep is kept away from what waits in a long queue.
