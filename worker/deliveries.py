@@ -1,9 +1,8 @@
 """Telling destinations: claim messages, send them, record how that ended, go on with the next.
 
 Only so many messages to one destination are being sent at once, so that a slow one holds nobody
-else up. An answer that never came is repeated once and
-marked, unless the destination's owner would rather have a person look: a doubled message is
-better than a lost code.
+else up. An answer that never came is repeated once and marked, unless the destination's owner
+would rather have a person look: a doubled message is better than a lost code.
 """
 
 from __future__ import annotations

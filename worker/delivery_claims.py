@@ -95,10 +95,8 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
         turn = pace.next_turn(state.spent_until, desk.now)
         return _out_of_turn(desk, turn, may_wait=following.goes_on)
     messages = _messages(desk, waiting, places if room is None else min(places, room))
-    spent_until = state.spent_until
     for _ in messages:
-        spent_until = pace.spend(spent_until, desk.now)
-    state.spent_until = spent_until
+        state.spent_until = pace.spend(state.spent_until, desk.now)
     if following.hushes and sum(len(each.told) for each in messages) < len(waiting):
         delivery_waits.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
     return messages

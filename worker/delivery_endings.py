@@ -127,8 +127,7 @@ def _again(desk: Desk, error: DeliveryError, failures: int) -> datetime:
 def _judge(desk: Desk, message: Message, error: DeliveryError | None) -> None:
     """Disable the destination if it has refused everything for a while."""
     if error is None:
-        if desk.state.failures_in_row:
-            desk.state.failures_in_row = 0
+        desk.state.failures_in_row = 0
     elif error.permanent and not error.unknown and not error.of_message:
         desk.state.failures_in_row += 1
         if desk.state.failures_in_row >= MOST_REFUSED:

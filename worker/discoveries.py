@@ -21,7 +21,7 @@ from receiver.providers import registry
 from receiver.providers.base import Payload
 from receiver.vault import Vault
 from worker import order_states, orders
-from worker.models import DISCARDED, READY, Code, Order, table_of
+from worker.models import DISCARDED, READY, Code, Order
 from worker.order_states import CONFIRMED, CREATED, RECEIVED, WAITING
 from worker.providers.capabilities import Reports
 from worker.providers.fields import normalise_phone
@@ -32,7 +32,6 @@ OPEN_STATES = frozenset({CREATED, WAITING})
 CODE_STATES = frozenset({RECEIVED, CONFIRMED})
 # Codes that are told, or never to be.
 _SETTLED = frozenset({READY, DISCARDED})
-_ORDERS = table_of(Order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +146,7 @@ def _merge_number(
     session: Session, vault: Vault, order: Order, number: str, asked: Asked, *, now: datetime
 ) -> None:
     """Take the number that an order has at the provider; another one than ours was swapped."""
-    ours = _number(vault, order)
+    ours = orders.open_number(vault, order.phone_number, order=order.id)
     same = ours is not None and normalise_phone(ours) == normalise_phone(number)
     if same or (ours is not None and order.status not in OPEN_STATES):
         return
@@ -162,17 +161,12 @@ def _merge_number(
         )  # fmt: skip
 
 
-def _number(vault: Vault, order: Order) -> str | None:
-    return vault.open_text(
-        order.phone_number, table=_ORDERS.name, column="phone_number", row=order.id
-    )
-
-
 def _with_what_is_known(vault: Vault, order: Order, finding: Finding) -> Finding:
     """People are told which number and service a code is for, whoever knows it."""
     return replace(
         finding,
-        phone_number=finding.phone_number or _number(vault, order),
+        phone_number=finding.phone_number
+        or orders.open_number(vault, order.phone_number, order=order.id),
         service=finding.service or order.service,
         country=finding.country or order.country,
     )

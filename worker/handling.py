@@ -30,8 +30,8 @@ from worker.leases import Claim, LeaseLost
 from worker.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
-# Events that are handled in one transaction, where so many wait: in some 15 ms. More would be
-# cheaper for each, and keep a receiver that writes to the same SQLite file waiting.
+# Events that are handled in one transaction, where so many wait. More would be cheaper for each,
+# and keep a receiver that writes to the same SQLite file waiting.
 MOST_TOGETHER: Final = 64
 # Built once, since to build a statement costs more than to run it.
 _NEXT: Final = (

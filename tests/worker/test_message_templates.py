@@ -35,6 +35,12 @@ def test_the_built_in_words_hold_every_fact() -> None:
     assert texts.summary(EVERY[2]).endswith(": The order was given up.")
 
 
+def test_a_title_is_the_same_with_a_template_as_without(tmp_path: Path) -> None:
+    """Nobody who has templates of their own for other words sees another title."""
+    of_templates = Texts.of(tmp_path)
+    assert [of_templates.title(each) for each in EVERY] == [Texts().title(each) for each in EVERY]
+
+
 def test_a_heading_names_few_services_and_says_what_is_late() -> None:
     """However many there are, it is one line."""
     services = [replace(SMS, service=f"service{n}", marks=("late",)) for n in range(7)]
