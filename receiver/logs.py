@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -111,15 +111,23 @@ class _Joined(_Lines):
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         super().__init__(handler)
         self._kept: list[str] = []
+        self._end: str | None = None
 
     def msg(self, line: str) -> None:
         self._kept.append(f"{line}\n")
         if len(self._kept) == 1:
             asyncio.get_running_loop().call_soon(self._write_kept)
 
+    def end(self, make: Callable[[], str]) -> str:
+        """The last words of the step's lines, which are made once: they say what time it is."""
+        if self._end is None:
+            self._end = make()
+        return self._end
+
     def _write_kept(self) -> None:
         lines = "".join(self._kept)
         self._kept.clear()
+        self._end = None
         self._write(lines)
 
 
@@ -130,6 +138,10 @@ class _Shortcut:
     of_step: _Joined
     at_once: _Lines
     shared: str
+
+    def end_stored(self) -> str:
+        """The last words of a stored webhook's line."""
+        return self.end("request.answered")
 
     def end(self, event: str) -> str:
         """The last words of a line."""
@@ -150,9 +162,10 @@ def write_stored(method: str, route: str, status: int, ms: float, event_id: obje
     """
     if _shortcut is None:
         return False
-    _shortcut.of_step.msg(
+    joined = _shortcut.of_step
+    joined.msg(
         f'{{"method": "{method}", "route": "{route}", "status": {status}, "ms": {ms}, '
-        f'"event_id": "{event_id}", {_shortcut.end("request.answered")}'
+        f'"event_id": "{event_id}", {joined.end(_shortcut.end_stored)}'
     )
     return True
 

@@ -22,10 +22,10 @@ from worker.destinations.base import DeliveryError
 FIRST_ABREAST: Final = 4
 # After this long a leader leaves the rest of a destination's rows to another task.
 TERM_SECONDS = 10.0
-# How long the first message that has landed waits for others, to be recorded together with them.
-_LINGER_SECONDS = 0.03
-
-
+# The first message that has landed waits for others, to be recorded together with them, for as
+# long as the last record took: so recording is at most half of a leader's work, and what a crash
+# would have told again is little. Never for longer than this.
+_LONGEST_LINGER_SECONDS = 0.03
 # How often the sweep is kept away from what waits in a long queue.
 _HUSH_SECONDS = 2.0
 M = TypeVar("M")
@@ -146,7 +146,7 @@ class Crews:
 def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:
     """One term: until nothing is left to be claimed, or it is over."""
     until: float | None = None
-    hushes_at = 0.0
+    hushes_at = took = 0.0
     flying = 0
     landed: list[Landed[M]] = []
     waited = False
@@ -164,7 +164,7 @@ def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:
             if landed or ((goes_on or waited) and places > 0):
                 hushes = now >= hushes_at
                 taken = step(landed, Round(goes_on, places, waited, hushes))
-                landed = []
+                landed, took = [], time.monotonic() - now
                 hushes_at = now + _HUSH_SECONDS if hushes else hushes_at
                 turn = taken if isinstance(taken, Turn) else None
                 for message in () if isinstance(taken, Turn) else taken:
@@ -172,7 +172,7 @@ def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:
                     flying += 1
             if not flying and turn is None:
                 return
-            landed = _news(crew, flying, turn)
+            landed = _news(crew, flying, turn, min(took, _LONGEST_LINGER_SECONDS))
             waited = turn is not None
             flying -= len(landed)
             crew.learn(landed)
@@ -181,8 +181,11 @@ def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:
         raise
 
 
-def _news(crew: _Crew, flying: int, turn: Turn | None) -> list[Landed[M]]:
-    """What has landed; ends as well if somebody calls while there is a place, or it is the turn."""
+def _news(crew: _Crew, flying: int, turn: Turn | None, linger: float) -> list[Landed[M]]:
+    """What has landed; ends as well if somebody calls while there is a place, or it is the turn.
+
+    The first that lands waits ``linger`` seconds for others.
+    """
     landed: list[Landed[M]] = []
     until = math.inf if turn is None else time.monotonic() + turn.seconds
     while True:
@@ -192,7 +195,7 @@ def _news(crew: _Crew, flying: int, turn: Turn | None) -> list[Landed[M]]:
         except queues.Empty:
             return landed
         if one is not None and not landed:
-            until = min(until, time.monotonic() + _LINGER_SECONDS)
+            until = min(until, time.monotonic() + linger)
         if one is not None:
             landed.append(one)
         if len(landed) == flying or (one is None and flying < crew.abreast):

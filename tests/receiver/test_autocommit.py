@@ -65,6 +65,14 @@ def write(autocommit: Autocommit, note: str) -> int:
     return autocommit.run(work)
 
 
+def test_its_statements_are_planned_once(autocommit: Autocommit, store: Store) -> None:
+    """PostgreSQL keeps their plans, however different the values are."""
+    if not store.database.is_postgresql:
+        pytest.skip("SQLite plans a statement when it is prepared")
+    mode = autocommit.run(lambda connection: connection.scalar(text("SHOW plan_cache_mode")))
+    assert mode == "force_generic_plan"
+
+
 def write_beside(other: Store, autocommit: Autocommit, note: str) -> tuple[Future[int], int]:
     """Write one while another process writes "b"; what became of it, and at which try."""
     tries: list[int] = []

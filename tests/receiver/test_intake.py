@@ -401,7 +401,7 @@ def test_equal_keys_in_opposite_order_are_stored_once(store: Store) -> None:
 def test_a_deadlock_is_tried_again(
     store: Store, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that the server picked as a deadlock's victim is stored at the next attempt."""
+    """A batch that the server picked as a deadlock's victim is tried again until it is stored."""
     postgresql_only(store)
     # Our side alone looks for deadlocks, long after the other one has walked into it.
     options = "-c statement_timeout=20s -c lock_timeout=20s -c deadlock_timeout=2s"
@@ -435,7 +435,10 @@ def test_a_deadlock_is_tried_again(
     taken.close()
     ours.database.dispose()
     assert [outcome.duplicate for outcome in outcomes] == [False, False, True, True]
-    assert [batch for batch in batches if "a" in batch] == [["a", "b"]] * 2
+    # Twice, or three times if it was back before the other side had taken what it waited for.
+    tries = [batch for batch in batches if "a" in batch]
+    assert len(tries) > 1
+    assert all(batch == ["a", "b"] for batch in tries)
 
 
 async def plugged(taken: Intake, store: Store) -> list[Stored]:

@@ -8,12 +8,12 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 
-from receiver import logs
+from receiver import clock, logs
 from receiver.web.middleware import write_line
 from tests.receiver.conftest import Log
 
@@ -198,6 +198,21 @@ def test_the_line_of_an_accepted_webhook_is_like_any_other(
         assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
         assert isinstance(line.pop("ms"), float)
     assert first == second
+
+
+def test_the_lines_of_a_step_say_when_that_was(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is asked once for the accepted webhooks of one step, and again for the next."""
+    times = iter(datetime(2026, 6, 11, 9, 14, second, 1, tzinfo=UTC) for second in range(9))
+    monkeypatch.setattr(clock, "now", lambda: next(times))
+
+    async def say() -> None:
+        for count in (2, 1):
+            for _ in range(count):
+                write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J"})
+            await asyncio.sleep(0)
+
+    asyncio.run(say())
+    assert [datetime.fromisoformat(line["timestamp"]).second for line in log.lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("level", ["info", "warning"])

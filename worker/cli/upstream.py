@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import signal
 import threading
@@ -32,14 +33,22 @@ def register(app: typer.Typer) -> None:
     )
 
 
+def _number(value: float) -> float:
+    if math.isnan(value):  # it is within any bounds
+        raise typer.BadParameter("wants a number")
+    return value
+
+
 def _fraction(name: str, what: str) -> typer.models.OptionInfo:
-    wanted: typer.models.OptionInfo = typer.Option(name, min=0, max=1, metavar="0..1", help=what)
+    wanted: typer.models.OptionInfo = typer.Option(
+        name, callback=_number, min=0, max=1, metavar="0..1", help=what
+    )
     return wanted
 
 
 def _seconds(name: str, what: str, at_least: float = 0) -> typer.models.OptionInfo:
     wanted: typer.models.OptionInfo = typer.Option(
-        name, min=at_least, max=_LONGEST, metavar="SECONDS", help=what
+        name, callback=_number, min=at_least, max=_LONGEST, metavar="SECONDS", help=what
     )
     return wanted
 
