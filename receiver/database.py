@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -20,7 +20,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Insert,
     Table,
     TypeDecorator,
     create_engine,
@@ -231,23 +230,13 @@ def kind_of(error: Exception) -> str:
     return " ".join(filter(None, (type(cause).__name__, code)))
 
 
-def insert_unless_taken(session: Session, table: Table, *, index: Sequence[str] = ()) -> Insert:
-    """An INSERT that passes over rows whose unique key (``index``, or any) is taken."""
-    return _insert_unless_taken(session.get_bind().dialect.name, table, tuple(index))
-
-
-@cache  # to build a statement costs more than to run it
-def _insert_unless_taken(dialect: str, table: Table, index: tuple[str, ...]) -> Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite_dialect.insert
-    return insert(table).on_conflict_do_nothing(index_elements=list(index) or None)
-
-
 def insert_once(session: Session, table: Table, values: Mapping[str, object]) -> bool:
     """Insert one row unless a unique key is taken; whether it was inserted."""
     statement = _insert_once(session.get_bind().dialect.name, table)
     return session.connection().execute(statement, dict(values)).first() is not None
 
 
-@cache
+@cache  # to build a statement costs more than to run it
 def _insert_once(dialect: str, table: Table) -> ReturningInsert[Any]:
-    return _insert_unless_taken(dialect, table, ()).returning(*table.primary_key.columns)
+    insert = postgresql.insert if dialect == "postgresql" else sqlite_dialect.insert
+    return insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)

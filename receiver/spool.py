@@ -22,8 +22,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlmodel import Field, Session, SQLModel
 from ulid import ULID
 
-from receiver import inbox
-from receiver.database import TROUBLE, Database, insert_unless_taken, kind_of
+from receiver import bulk, inbox
+from receiver.database import TROUBLE, Database, kind_of
 from receiver.errors import CodecatchError, ConfigurationError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import INBOX, Entry, Stored
@@ -164,7 +164,7 @@ def _move(database: Database, entries: Sequence[Entry]) -> list[str]:
             if outcome.id != entry.id
         ]
         if aliases:
-            session.connection().execute(insert_unless_taken(session, _ALIASES), aliases)
+            bulk.insert_new(session.connection(), _ALIASES, aliases)
     known = {alias["id"] for alias in aliases}
     return [entry.id for entry in entries if entry.id not in known]
 

@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, String, Update, and_, bindparam, or_, sele
 from sqlmodel import Session
 from ulid import ULID
 
-from receiver.database import UtcTime, insert_unless_taken
+from receiver import bulk
+from receiver.database import UtcTime
 from receiver.events import SmsReceived
 from receiver.followups import GRACE
 from worker.followups import OPERATORS, Planner
@@ -108,8 +109,7 @@ def tell_instead(planner: Planner, fallback: str, rows: Sequence[dict[str, Any]]
     if not rows:
         return
     copies = sorted((_copy(planner, fallback, row) for row in rows), key=lambda each: each["key"])
-    statement = insert_unless_taken(planner.session, _TABLE, index=["key"]).values(copies)
-    added = planner.session.connection().scalars(statement.returning(_TABLE.c.id))
+    added = bulk.insert_new(planner.session.connection(), _TABLE, copies)
     planner.deliveries.setdefault(fallback, []).extend(sorted(added))
 
 
