@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -111,23 +111,23 @@ class _Joined(_Lines):
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         super().__init__(handler)
         self._kept: list[str] = []
-        self._end: str | None = None
+        self._time: str | None = None
 
     def msg(self, line: str) -> None:
         self._kept.append(f"{line}\n")
         if len(self._kept) == 1:
             asyncio.get_running_loop().call_soon(self._write_kept)
 
-    def end(self, make: Callable[[], str]) -> str:
-        """The last words of the step's lines, which are made once: they say what time it is."""
-        if self._end is None:
-            self._end = make()
-        return self._end
+    def time(self) -> str:
+        """The time of a step's lines, to spell which once is enough."""
+        if self._time is None:
+            self._time = _time()
+        return self._time
 
     def _write_kept(self) -> None:
         lines = "".join(self._kept)
         self._kept.clear()
-        self._end = None
+        self._time = None
         self._write(lines)
 
 
@@ -139,13 +139,9 @@ class _Shortcut:
     at_once: _Lines
     shared: str
 
-    def end_stored(self) -> str:
-        """The last words of a stored webhook's line."""
-        return self.end("request.answered")
-
-    def end(self, event: str) -> str:
+    def end(self, event: str, time: str) -> str:
         """The last words of a line."""
-        return f'"event": "{event}", {self.shared}"timestamp": "{clock.now().isoformat()[:-6]}Z"}}'
+        return f'"event": "{event}", {self.shared}"timestamp": "{time}"}}'
 
 
 # None where lines that are spelled here are no shorter, or are none.
@@ -165,7 +161,7 @@ def write_stored(method: str, route: str, status: int, ms: float, event_id: obje
     joined = _shortcut.of_step
     joined.msg(
         f'{{"method": "{method}", "route": "{route}", "status": {status}, "ms": {ms}, '
-        f'"event_id": "{event_id}", {joined.end(_shortcut.end_stored)}'
+        f'"event_id": "{event_id}", {_shortcut.end("request.answered", joined.time())}'
     )
     return True
 
@@ -177,7 +173,7 @@ def write_handled(events: Sequence[tuple[str, str]]) -> bool:
     """
     if _shortcut is None:
         return False
-    end = f'"reason": null, {_shortcut.end("event.handled")}'
+    end = f'"reason": null, {_shortcut.end("event.handled", _time())}'
     lines = [
         f'{{"event_id": "{id_}", "state": "handled", "type": "{type_}", {end}'
         for id_, type_ in events
@@ -190,7 +186,7 @@ def write_told(destination: str, deliveries: Sequence[tuple[str, str, int]]) -> 
     """The same for each delivery that was told: its id, its event's, and which attempt it was."""
     if _shortcut is None:
         return False
-    end = f'"reason": null, {_shortcut.end("delivery.attempted")}'
+    end = f'"reason": null, {_shortcut.end("delivery.attempted", _time())}'
     where = json.dumps(destination)
     lines = [
         f'{{"delivery_id": "{id_}", "event_id": "{event_id}", "destination": {where}, '
@@ -204,6 +200,10 @@ def write_told(destination: str, deliveries: Sequence[tuple[str, str, int]]) -> 
 def _write_together(shortcut: _Shortcut, lines: Sequence[str]) -> None:
     for start in range(0, len(lines), _MOST_IN_ONE_GO):
         shortcut.at_once.msg("\n".join(lines[start : start + _MOST_IN_ONE_GO]))
+
+
+def _time() -> str:
+    return f"{clock.now().isoformat()[:-6]}Z"
 
 
 def _format(chosen: _Format | None) -> _Format:

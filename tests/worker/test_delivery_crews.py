@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.waiting import eventually
+from worker import delivery_crews
 from worker.delivery_crews import FIRST_ABREAST, Crews, Landed, Round, Turn
 from worker.destinations.base import DeliveryError
 
@@ -62,6 +63,24 @@ class Line:
         return sorted(each for together in self.recorded for each in together)
 
 
+class Clock:
+    """A monotonic clock that stands still."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """What time it is."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which crews measure."""
+    made = Clock()
+    monkeypatch.setattr(delivery_crews, "time", made)
+    return made
+
+
 @pytest.fixture
 def crews() -> Iterator[Crews]:
     """The crews of a process."""
@@ -78,13 +97,49 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_everything_that_waits_is_sent(crews: Crews) -> None:
-    """A few at once, until nothing is left; what has landed together is recorded together."""
+    """A few at once, until nothing is left."""
     line = Line(20)
     crews.work("slack", MOST, line.send, line.step)
 
     assert line.done == list(range(20))
     assert line.most <= MOST
-    assert len(line.recorded) < 20
+
+
+def test_what_has_landed_waits_as_long_as_a_record_takes(
+    crews: Crews, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lands meanwhile is recorded together with it."""
+    monkeypatch.setattr(delivery_crews, "_LONGEST_LINGER_SECONDS", 9)
+    line = Line(2)
+    line.gates[1] = threading.Event()
+
+    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
+        clock.now += 9
+        return line.step(landed, following)
+
+    threading.Timer(0.2, line.gates[1].set).start()
+    crews.work("slack", MOST, line.send, step)
+    assert line.recorded == [[0, 1]]
+
+
+@pytest.mark.usefixtures("clock")
+def test_where_a_record_takes_no_time_nothing_waits(
+    crews: Crews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash would have told again is as little as can be."""
+    monkeypatch.setattr(delivery_crews, "_LONGEST_LINGER_SECONDS", 9)
+    line = Line(2)
+    line.gates[1] = threading.Event()
+
+    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
+        taken = line.step(landed, following)
+        if landed:
+            line.gates[1].set()
+        return taken
+
+    threading.Timer(5, line.gates[1].set).start()
+    crews.work("slack", MOST, line.send, step)
+    assert line.recorded == [[0], [1]]
 
 
 def test_a_slow_message_holds_up_nobody(crews: Crews, threads: ThreadPoolExecutor) -> None:
