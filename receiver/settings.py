@@ -5,7 +5,6 @@ Each process reads only the groups of variables that it needs. A value never app
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -13,36 +12,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode
 
-from receiver.addresses import Network
-from receiver.database import parse_url
+from receiver.database.engine import parse_url
 from receiver.errors import ConfigurationError
-from receiver.vault import parse_keys
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-# Comma-separated in the environment. A field of this type is marked NoDecode, or
-# pydantic-settings would read the value as JSON first.
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
-
-
-def _networks(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(
-            "addresses or networks (192.0.2.0/24, 2001:db8::/32), separated by commas"
-        ) from None
-
-
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+from receiver.setting_types import Networks
+from receiver.vault.sealing import parse_keys
 
 
 def _database_url(value: SecretStr) -> SecretStr:

@@ -16,9 +16,9 @@ from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
 from tests.support.valkey import ValkeyServer
-from worker.upstream.knobs import Knobs
-from worker.upstream.server import Upstream
-from worker.upstream.webhooks import Target
+from worker.simulator.knobs import Knobs
+from worker.simulator.server import Upstream
+from worker.simulator.webhooks import Target
 
 register_profiles()
 

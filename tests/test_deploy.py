@@ -19,11 +19,13 @@ from pydantic_settings import BaseSettings
 
 import receiver
 import worker
-from receiver.providers import registry
-from worker import cli, configuration, installation
-from worker.parts import PARTS
+from receiver.providers.registry import registry
+from worker import cli
+from worker.configuration import file as configuration_file
+from worker.configuration.settings import ApiSettings
+from worker.processes.parts import PARTS
 from worker.providers.registry import provider_apis
-from worker.settings import ApiSettings
+from worker.runtime import installation
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -56,9 +58,9 @@ def read_by_the_product() -> set[str]:
     """Every variable that some group of settings reads, and those that have no group."""
     for package in (receiver, worker):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(("worker.migrations.", "worker.cli.__main__")):
+            if not module.name.startswith(("worker.schema.migrations.", "worker.cli.__main__")):
                 importlib.import_module(module.name)
-    names = {configuration.VARIABLE, "CODECATCH_DATA_DIR"}
+    names = {configuration_file.VARIABLE, "CODECATCH_DATA_DIR"}
     for group in _ours(BaseSettings):
         prefixes = [f"{name}_" for name in provider_apis()] if group is ApiSettings else [""]
         names |= {f"{prefix}{name}".upper() for prefix in prefixes for name in group.model_fields}

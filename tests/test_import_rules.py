@@ -1,20 +1,75 @@
-"""The rules about who imports what, and about the size of a module."""
+"""The map of the house: who may import whom, and what each package shows to the others.
+
+The two tables below are the rules. A package that is not in a row of its importer may not be
+imported by it; a module that its package does not list in ``__all__`` is private to that package.
+"""
+
+from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-Rule = Callable[["Module"], list[str]]
-
 ROOT = Path(__file__).parents[1]
-LONGEST = 320
 
-STARTS_STARLETTE = ("receiver/web/", "worker/admin/", "worker/upstream/")
-# The one that asks, and the one that reads whom it may ask.
-SPEAKS_HTTP = ("worker/http_client.py", "worker/hosts.py")
+# Within receiver: from the ground up.
+RECEIVER: Mapping[str, str] = {
+    "addresses": "",
+    "clock": "",
+    "errors": "",
+    "events": "",
+    "failpoints": "",
+    "ids": "",
+    "queue": "failpoints",
+    "setting_types": "addresses",
+    "database": "clock errors",
+    "vault": "clock database errors",
+    "settings": "database errors setting_types vault",
+    "logs": "clock settings",
+    "providers": "errors events setting_types",
+    "inbox": "clock database errors failpoints ids queue vault",
+    "web": ("addresses clock database errors inbox logs providers queue settings vault"),
+}
+# Within worker. Everything here but sdk may import receiver, and only processes receiver.web.
+WORKER: Mapping[str, str] = {
+    "http": "",
+    "messages": "",
+    "schema": "",
+    "destinations": "http messages",
+    "orders": "schema",
+    "outbox": "schema",
+    "providers": "http schema",
+    "simulator": "http",
+    "configuration": "destinations messages schema",
+    "queries": "configuration orders schema",
+    "runtime": "configuration destinations http messages providers",
+    "maintenance": "configuration outbox queries schema",
+    "admin": "maintenance orders outbox queries",
+    "handling": "configuration orders outbox runtime schema",
+    "delivery": "configuration destinations messages orders outbox runtime schema",
+    "reconciliation": "orders outbox providers runtime schema",
+    "confirmation": "configuration handling orders outbox providers runtime schema",
+    "calls": "orders outbox providers reconciliation runtime",
+    "tasks": "confirmation delivery handling maintenance outbox reconciliation runtime",
+    "processes": "admin http runtime schema tasks",
+    "cli": (
+        "admin calls configuration delivery destinations handling http maintenance messages orders"
+        " outbox processes providers queries reconciliation runtime schema simulator"
+    ),
+}
+TABLES = {"receiver": RECEIVER, "worker": WORKER}
+# Packages whose face is a function, and not a list of modules.
+FACES = ("receiver/__init__.py", "worker/__init__.py", "worker/cli/__init__.py")
+# Modules that another process names, so that no import shows it.
+NAMED_ELSEWHERE = {"worker.admin.app"}
+
+STARTS_STARLETTE = ("receiver/web/", "worker/admin/", "worker/simulator/")
+SPEAKS_HTTP = ("worker/http/",)
 HTTP_CLIENTS = ("httpx2", "httpx", "requests", "urllib.request", "urllib3", "aiohttp")
 PURE = "receiver/providers/"
 IMPURE = (
@@ -23,8 +78,6 @@ IMPURE = (
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "fcntl", "mmap"),
     *("subprocess", "threading", "multiprocessing", "concurrent"),
     *("sqlite3", "psycopg", "sqlalchemy", "sqlmodel", "redis", "celery", "kombu", "starlette"),
-    *("receiver.database", "receiver.inbox", "receiver.intake", "receiver.queue"),
-    *("receiver.spool", "receiver.web"),
 )
 IMPURE_CALLS = frozenset({"open", "print", "input"})
 
@@ -35,6 +88,11 @@ class Module:
 
     path: str
     source: str
+
+    @property
+    def name(self) -> str:
+        """Its dotted name; that of its package for an ``__init__.py``."""
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     def tree(self) -> ast.Module:
         """Return its syntax tree."""
@@ -51,6 +109,11 @@ def modules(*folders: str) -> list[Module]:
     return found
 
 
+HOUSE = modules("receiver", "worker")
+NAMES = {module.name for module in HOUSE}
+PACKAGES = {module.name for module in HOUSE if module.path.endswith("/__init__.py")}
+
+
 def imported(module: Module) -> Iterator[tuple[int, str]]:
     """Yield line and full name of everything a module imports, wherever and however it does."""
     for node in ast.walk(module.tree()):
@@ -64,6 +127,25 @@ def imported(module: Module) -> Iterator[tuple[int, str]]:
                     yield node.lineno, name
 
 
+def ours(module: Module) -> Iterator[tuple[int, str]]:
+    """Yield line and name of every module of the project that a module imports."""
+    for line, name in imported(module):
+        parent = name.rpartition(".")[0]
+        if name in NAMES or parent in NAMES:
+            yield line, name if name in NAMES else parent
+
+
+def _listed() -> Mapping[str, frozenset[str]]:
+    """Return the modules that each package lists."""
+    return {
+        module.name: frozenset(ast.literal_eval(node.value))
+        for module in HOUSE
+        if module.name in PACKAGES
+        for node in module.tree().body
+        if isinstance(node, ast.Assign) and _targets(node) == ["__all__"]
+    }
+
+
 def breaks(module: Module, *forbidden: str) -> list[str]:
     """Return where a module imports one of the forbidden packages or something below one."""
     return [
@@ -73,19 +155,56 @@ def breaks(module: Module, *forbidden: str) -> list[str]:
     ]
 
 
+def forbidden_arrow(module: Module) -> list[str]:
+    """Return where a module imports a package that is not in its own package's row."""
+    root, _, rest = module.name.partition(".")
+    package = rest.partition(".")[0]
+    if not package:
+        return []
+    row = TABLES[root].get(package)
+    if row is None:
+        return [f"{module.path}: {root}.{package} has no row in the table"]
+    complaints = []
+    for line, name in imported(module):
+        parts = name.split(".")
+        if parts[0] not in TABLES or len(parts) < 2 or parts[:2] == [root, package]:
+            continue
+        if parts[0] == root:
+            allowed = parts[1] in row.split()
+        else:
+            allowed = root == "worker" and (parts[1] != "web" or package == "processes")
+        if not allowed:
+            complaints.append(f"{module.path}:{line} imports {name}")
+    return complaints
+
+
+def past_a_face(module: Module) -> list[str]:
+    """Return where a module imports one that is private to another package."""
+    complaints = []
+    for line, name in ours(module):
+        for package, listed in LISTED.items():
+            inside = module.name == package or module.name.startswith(f"{package}.")
+            if inside or not name.startswith(f"{package}."):
+                continue
+            child = name.removeprefix(f"{package}.").partition(".")[0]
+            if child not in listed:
+                complaints.append(f"{module.path}:{line} imports {name}")
+    return complaints
+
+
 def worker_in_receiver(module: Module) -> list[str]:
     """Return where the receiver imports the worker."""
     return breaks(module, "worker") if module.path.startswith("receiver/") else []
 
 
 def starlette_elsewhere(module: Module) -> list[str]:
-    """Return where Starlette is imported by a part that serves no HTTP."""
+    """Return where Starlette is imported by a package that serves no HTTP."""
     return [] if module.path.startswith(STARTS_STARLETTE) else breaks(module, "starlette")
 
 
 def http_elsewhere(module: Module) -> list[str]:
-    """Return where an HTTP client is imported besides the places that may."""
-    return [] if module.path in SPEAKS_HTTP else breaks(module, *HTTP_CLIENTS)
+    """Return where an HTTP client is imported besides the package that may."""
+    return [] if module.path.startswith(SPEAKS_HTTP) else breaks(module, *HTTP_CLIENTS)
 
 
 def relative_imports(module: Module) -> list[str]:
@@ -111,19 +230,27 @@ def provider_io(module: Module) -> list[str]:
     return breaks(module, *IMPURE) + calls
 
 
-def too_long(module: Module) -> list[str]:
-    """Return a complaint about a module that has outgrown one reason to change."""
-    lines = len(module.source.splitlines())
-    return [f"{module.path} has {lines} lines, over {LONGEST}"] if lines > LONGEST else []
+def loaded_by_a_package(module: Module) -> list[str]:
+    """Return what a package's ``__init__.py`` does besides saying what it is for and listing it."""
+    if not module.path.endswith("/__init__.py") or module.path in FACES:
+        return []
+    return [
+        f"{module.path}:{node.lineno} does more than describe and list"
+        for node in module.tree().body
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        and not (isinstance(node, ast.Assign) and _targets(node) == ["__all__"])
+    ]
 
 
 RULES = (
+    forbidden_arrow,
+    past_a_face,
     worker_in_receiver,
     starlette_elsewhere,
     http_elsewhere,
     relative_imports,
     provider_io,
-    too_long,
+    loaded_by_a_package,
 )
 
 
@@ -134,11 +261,91 @@ def _name(function: ast.expr) -> str:
     return ""
 
 
+def _targets(node: ast.Assign) -> list[str]:
+    return [target.id for target in node.targets if isinstance(target, ast.Name)]
+
+
+LISTED = _listed()
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_project_keeps_rule(rule: Rule) -> None:
+def test_project_keeps_rule(rule: Callable[[Module], list[str]]) -> None:
     """No module of the two packages breaks the rule."""
-    complaints = [text for module in modules("receiver", "worker") for text in rule(module)]
-    assert complaints == []
+    assert [text for module in HOUSE for text in rule(module)] == []
+
+
+@pytest.mark.parametrize("root", TABLES)
+def test_the_table_is_the_house(root: str) -> None:
+    """Every package and loose module has a row, each row has one, and no row leads in a circle."""
+    rooms = {
+        name.split(".")[1] for name in NAMES if name.startswith(f"{root}.") and name.count(".") > 0
+    }
+    table = TABLES[root]
+    assert set(table) == rooms
+    assert {room for row in table.values() for room in row.split()} <= rooms
+    assert list(
+        TopologicalSorter({room: row.split() for room, row in table.items()}).static_order()
+    )
+
+
+def test_no_row_allows_what_nobody_needs() -> None:
+    """Each arrow of the tables is there in the code; the admin and cli rows are for later rooms."""
+    needed: dict[tuple[str, str], set[str]] = {}
+    for module in HOUSE:
+        root, _, rest = module.name.partition(".")
+        for _, name in ours(module):
+            parts = name.split(".")
+            if rest and parts[0] == root and len(parts) > 1:
+                needed.setdefault((root, rest.partition(".")[0]), set()).add(parts[1])
+    spare = {
+        f"{root}.{room}": set(row.split()) - needed.get((root, room), set())
+        for root, table in TABLES.items()
+        for room, row in table.items()
+        if room not in {"admin", "cli"}
+    }
+    assert {room: extra for room, extra in spare.items() if extra} == {}
+
+
+def test_worker_has_no_loose_modules() -> None:
+    """Each module of the worker lives in a room."""
+    assert [path.name for path in (ROOT / "worker").glob("*.py")] == ["__init__.py"]
+
+
+def test_no_modules_import_each_other() -> None:
+    """Within packages, too, imports run one way."""
+    graph = {module.name: {name for _, name in ours(module)} - {module.name} for module in HOUSE}
+    for package in PACKAGES - {"worker.cli"}:
+        graph[package] = set()  # importing a package loads nothing
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_faces_list_modules_that_somebody_needs() -> None:
+    """Every listed module exists, and is imported from outside its package; the others are not."""
+    wanted = set(NAMED_ELSEWHERE)
+    for module in HOUSE:
+        for _, name in ours(module):
+            parts = name.split(".")
+            above = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+            wanted |= {
+                child
+                for parent, child in pairwise(above)
+                if not module.name.startswith(f"{parent}.")
+            }
+    for package, listed in LISTED.items():
+        names = {f"{package}.{child}" for child in listed}
+        assert names <= NAMES
+        assert names <= wanted, package
+
+
+def test_every_package_has_a_face() -> None:
+    """Each package but the tables' history lists its public modules and says what it is for."""
+    silent = {name for name in PACKAGES if "migrations" not in name} - LISTED.keys()
+    assert silent == {"receiver", "worker", "worker.cli"}
+    for module in HOUSE:
+        assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree())
 
 
 def test_there_are_provider_modules() -> None:
@@ -149,8 +356,16 @@ def test_there_are_provider_modules() -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
+        (forbidden_arrow, "receiver/queue.py", "import receiver.inbox.store"),
+        (forbidden_arrow, "worker/orders/store.py", "from worker.outbox import leases"),
+        (forbidden_arrow, "worker/orders/store.py", "import worker.tasks.tasks as tasks"),
+        (forbidden_arrow, "worker/delivery/claim.py", "from receiver.web import app"),
+        (forbidden_arrow, "worker/desk.py", "x = 1"),
+        (past_a_face, "worker/tasks/tasks.py", "from worker.delivery import deferral"),
+        (past_a_face, "worker/cli/up.py", "from worker.http.network import NetworkBackend"),
+        (past_a_face, "worker/cli/up.py", "from worker.destinations.smtp import session"),
+        (past_a_face, "worker/delivery/deliver.py", "import receiver.inbox.writer"),
         (worker_in_receiver, "receiver/queue.py", "import worker"),
-        (worker_in_receiver, "receiver/queue.py", "import worker.tasks as tasks"),
         (worker_in_receiver, "receiver/web/app.py", "from worker import tasks"),
         (worker_in_receiver, "receiver/web/app.py", "def f():\n    from worker.tasks import g"),
         (
@@ -158,26 +373,26 @@ def test_there_are_provider_modules() -> None:
             "receiver/queue.py",
             "import importlib\nimportlib.import_module('worker.tasks')",
         ),
-        (starlette_elsewhere, "receiver/intake.py", "from starlette.requests import Request"),
+        (starlette_elsewhere, "receiver/inbox/store.py", "from starlette.requests import Request"),
         (starlette_elsewhere, "worker/cli/up.py", "import starlette"),
         (starlette_elsewhere, "receiver/webs.py", "import starlette"),
         (http_elsewhere, "worker/destinations/slack.py", "import httpx2"),
         (http_elsewhere, "receiver/web/app.py", "import requests"),
-        (http_elsewhere, "worker/providers/daisysim.py", "import urllib.request"),
-        (http_elsewhere, "worker/sweep.py", "from urllib import request"),
-        (http_elsewhere, "worker/sweep.py", "from urllib.request import urlopen"),
-        (relative_imports, "worker/sweep.py", "from . import leases"),
-        (relative_imports, "worker/sweep.py", "from ..receiver import inbox"),
+        (http_elsewhere, "worker/providers/daisysim/api.py", "import urllib.request"),
+        (http_elsewhere, "worker/outbox/sweep.py", "from urllib import request"),
+        (http_elsewhere, "worker/outbox/sweep.py", "from urllib.request import urlopen"),
+        (relative_imports, "worker/outbox/sweep.py", "from . import leases"),
+        (relative_imports, "worker/outbox/sweep.py", "from ..receiver import inbox"),
         (provider_io, "receiver/providers/base.py", "import socket"),
         (provider_io, "receiver/providers/base.py", "from os import environ"),
         (provider_io, "receiver/providers/base.py", "from pathlib import Path"),
-        (provider_io, "receiver/providers/base.py", "from receiver import database"),
         (provider_io, "receiver/providers/base.py", "import sqlalchemy.orm"),
         (provider_io, "receiver/providers/base.py", "text = open('key').read()"),
-        (too_long, "receiver/inbox.py", "x = 1\n" * (LONGEST + 1)),
+        (loaded_by_a_package, "worker/orders/__init__.py", "from worker.orders import store"),
+        (loaded_by_a_package, "worker/orders/__init__.py", "def f() -> None: ..."),
     ],
 )
-def test_rule_finds_offence(rule: Rule, path: str, source: str) -> None:
+def test_rule_finds_offence(rule: Callable[[Module], list[str]], path: str, source: str) -> None:
     """Each rule complains about a module that breaks it."""
     assert len(rule(Module(path, source))) == 1
 
@@ -187,11 +402,13 @@ def test_rule_finds_offence(rule: Rule, path: str, source: str) -> None:
     [
         ("receiver/web/app.py", "from starlette.applications import Starlette"),
         ("worker/admin/app.py", "import starlette"),
-        ("worker/http_client.py", "import httpx2"),
-        ("worker/tasks.py", "from receiver.inbox import claim\nimport urllib.parse"),
+        ("worker/http/client.py", "import httpx2"),
+        ("worker/tasks/tasks.py", "from receiver.inbox.store import INBOX\nimport urllib.parse"),
+        ("worker/processes/web.py", "from receiver.web.app import create_app"),
+        ("worker/delivery/claim.py", "from worker.delivery import deferral"),
         ("receiver/queue.py", "import workers\nTASK = 'worker.tasks.handle_events'"),
         ("receiver/providers/base.py", "import hmac\nimport json\nfrom urllib.parse import quote"),
-        ("receiver/inbox.py", "x = 1\n" * LONGEST),
+        ("worker/orders/__init__.py", '"""Orders."""\n\n__all__ = ["store"]'),
     ],
 )
 def test_rules_allow(path: str, source: str) -> None:

@@ -1,17 +1,3 @@
-"""What providers send us: one module each, found by looking, listed nowhere."""
+"""What the providers send: each module authenticates and reads one provider's webhooks. No I/O."""
 
-from __future__ import annotations
-
-import importlib
-import pkgutil
-from functools import cache
-
-from receiver.providers.base import Provider
-
-
-@cache
-def registry() -> dict[str, type[Provider]]:
-    """Every provider by its name."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
-    return {provider.name: provider for provider in Provider.__subclasses__()}
+__all__ = ["base", "daisysim", "registry", "signatures", "strict_json", "virtualsms"]

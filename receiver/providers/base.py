@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings
 
 from receiver.errors import MalformedPayload
 from receiver.events import Event, UnknownEvent
-from receiver.settings import Networks
+from receiver.setting_types import Networks
 
 Payload = Mapping[str, Any]
 LONGEST_NAME = 200

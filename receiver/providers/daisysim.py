@@ -25,7 +25,7 @@ from receiver.providers.base import (
     time_of,
     unknown,
 )
-from receiver.settings import Networks, Secrets
+from receiver.setting_types import Networks, Secrets
 
 _TOKEN_HEADER = b"x-codecatch-token"
 _SHORTEST_TOKEN = 16

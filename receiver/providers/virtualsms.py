@@ -17,7 +17,6 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode
 
-from receiver import clues, signatures
 from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
 from receiver.events import (
     BalanceDeposited,
@@ -30,6 +29,7 @@ from receiver.events import (
     OrderSwapped,
     SmsReceived,
 )
+from receiver.providers import signature_hints, signatures
 from receiver.providers.base import (
     LONGEST_NAME,
     Payload,
@@ -41,7 +41,7 @@ from receiver.providers.base import (
     time_of,
     unknown,
 )
-from receiver.settings import Networks, Secrets
+from receiver.setting_types import Networks, Secrets
 
 _SIGNATURE_HEADERS = (b"x-virtualsms-signature", b"x-signature")
 _TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
@@ -84,7 +84,7 @@ class VirtualSMS(Provider):
         return self._check_timestamp(request)
 
     def explain(self, request: WebhookRequest) -> str | None:  # noqa: D102
-        return clues.explain(
+        return signature_hints.explain(
             request.body, _signatures(request), self._secrets, "VIRTUALSMS_WEBHOOK_SECRETS"
         )
 

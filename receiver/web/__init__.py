@@ -1,1 +1,3 @@
-"""The public HTTP side, and the only place in the receiver that knows Starlette."""
+"""The public HTTP receiver; only this package imports Starlette and uvicorn in ``receiver``."""
+
+__all__ = ["app", "server"]

@@ -13,21 +13,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import index_key, queue
-from receiver.database import TROUBLE, Database
-from receiver.drain import Drain
+from receiver import queue
+from receiver.database.engine import TROUBLE, Database
 from receiver.errors import ConfigurationError
-from receiver.intake import Intake
-from receiver.providers import registry
+from receiver.inbox.group_commit import Intake
+from receiver.inbox.rejections import Rejections
+from receiver.inbox.spool import Shelter
+from receiver.inbox.spool_drain import Drain
 from receiver.providers.base import Provider
-from receiver.rejections import Rejections
+from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
-from receiver.spool import Shelter
-from receiver.vault import Vault
+from receiver.vault import index_key
+from receiver.vault.sealing import Vault
+from receiver.web.access_log import AccessLog
+from receiver.web.auth_failures import Failures
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
-from receiver.web.express import Express
-from receiver.web.failures import Failures
-from receiver.web.middleware import AccessLog
+from receiver.web.http1.fast_path import Express
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from starlette.types import Receive, Scope
 
 from receiver.errors import BodyTooSlow, CodecatchError, PayloadTooLarge, UnsupportedEncoding
-from receiver.web.exchange import BODY
+from receiver.web.http1.request_cycle import BODY
 from receiver.web.problems import REFUSAL
 
 _Body = TypeVar("_Body", bytes, bytearray)

@@ -20,16 +20,16 @@ from receiver.errors import (
     StoreUnavailable,
     TooManyFailures,
 )
-from receiver.inbox import Arrival, Stored
-from receiver.intake import Intake
-from receiver.json_object import parse_object
+from receiver.inbox.group_commit import Intake
+from receiver.inbox.pending import Outcome
+from receiver.inbox.rejections import Rejection, Rejections
+from receiver.inbox.store import Arrival, Stored
 from receiver.providers.base import Provider, WebhookRequest
+from receiver.providers.strict_json import parse_object
 from receiver.queue import Waker
-from receiver.rejections import Rejection, Rejections
-from receiver.waiting import Outcome
+from receiver.web.auth_failures import Failures
 from receiver.web.body import read_body, whole_body
-from receiver.web.exchange import Answer
-from receiver.web.failures import Failures
+from receiver.web.http1.request_cycle import Answer
 from receiver.web.problems import refuse, status_of
 from receiver.web.readiness import Readiness
 

@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import heartbeats, queue
-from receiver.database import Database
+from receiver import queue
+from receiver.database import heartbeats
+from receiver.database.engine import Database
 from receiver.queue import Waker
 
 CHECK_SECONDS = 2.0

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from receiver.settings import WebSettings
-from receiver.web.protocol import DEADLINE_SECONDS, Door
+from receiver.web.http1.protocol import DEADLINE_SECONDS, Door
 
 _GRACE_SECONDS = 15
 _MOST_CONNECTIONS = 65_536

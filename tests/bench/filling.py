@@ -17,10 +17,10 @@ from sqlalchemy import Column, Table
 from sqlmodel import SQLModel
 from ulid import ULID
 
-from receiver.database import UtcTime
-from receiver.inbox import INBOX
+from receiver.database.engine import UtcTime
+from receiver.inbox.store import INBOX
 from tests.bench.databases import BenchDatabase
-from worker.models import Code, Delivery, Order, OrderNumber, OrderTransition, table_of
+from worker.schema.models import Code, Delivery, Order, OrderNumber, OrderTransition, table_of
 
 # Those that are referred to come first.
 _MODELS: Sequence[type[SQLModel]] = (Order, OrderNumber, OrderTransition, Code, Delivery)

@@ -10,13 +10,13 @@ from unittest import mock
 
 from receiver import clock
 from tests.support.stores import Store
-from worker import answers
-from worker.outside import connected_api
+from worker.calls import record as call_record
 from worker.providers.base import ProviderApi
-from worker.providers.findings import Finding
+from worker.providers.reported_order import Finding
 from worker.providers.results import Result
-from worker.upstream.catalogue import COUNTRIES, SERVICES
-from worker.upstream.server import Upstream
+from worker.runtime.integrations import connected_api
+from worker.simulator.catalogue import COUNTRIES, SERVICES
+from worker.simulator.server import Upstream
 
 # Lets a code reach the number of an order.
 Deliver = Callable[[str, str], object]
@@ -60,7 +60,7 @@ def _made(store: Store, client: ProviderApi, name: str, asked: Mapping[str, Any]
     assert isinstance(finding, Finding)
     with store.database.transaction() as session:
         now = store.database.now(session)
-        answers.record(
+        call_record.record(
             session, store.vault, client, client.calls[name], finding, asked_at=at, now=now
         )
     return finding.order_id

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from receiver import clock
-from receiver.inbox import InboxEvent
+from receiver.inbox.store import InboxEvent
 from tests.end_to_end.installation import Installation
 from tests.end_to_end.purchases import Deliver, buy
 from tests.support import webhooks
@@ -25,9 +25,9 @@ from tests.support.ports import free_port
 from tests.support.stores import ENCRYPTION_KEYS, Store, open_store
 from tests.support.waiting import eventually
 from tests.worker.support import everything
-from worker.models import Code, Confirmation, Delivery, Order, Reconciliation
-from worker.reconciliation.watches import TABLE
-from worker.upstream.server import Upstream
+from worker.reconciliation.claim import TABLE
+from worker.schema.models import Code, Confirmation, Delivery, Order, Reconciliation
+from worker.simulator.server import Upstream
 
 pytestmark = pytest.mark.xdist_group("installation")
 

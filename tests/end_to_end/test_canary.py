@@ -16,7 +16,7 @@ from tests.support import webhooks
 from tests.support.http_server import Reply, Request
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
-from worker.installation import read_env
+from worker.runtime.installation import read_env
 
 CODE, FORGED = "8675309142", "8675309777"
 PHONE = "+447700955123"

@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.installation import Installation, Outside
 from tests.support import webhooks
 from tests.support.waiting import eventually
-from worker.destination_policy import IN_HAND
+from worker.configuration.destination_policy import IN_HAND
 
 EVENTS = 500
 KILLED_AFTER = 200

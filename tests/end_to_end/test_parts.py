@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 from tests.support.processes import ServerProcess
 from tests.support.stores import ENCRYPTION_KEYS
 from tests.support.waiting import eventually
-from worker.installation import read_env
+from worker.runtime.installation import read_env
 
 ENV = Path(__file__).parents[2] / "deploy/env"
 COMMAND = [sys.executable, "-m", "worker.cli"]

@@ -20,9 +20,9 @@ from tests.support.processes import ServerProcess
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
 from tests.worker.support import everything
-from worker.models import Order
-from worker.upstream.call_log import ApiCall
-from worker.upstream.server import Upstream
+from worker.schema.models import Order
+from worker.simulator.call_log import ApiCall
+from worker.simulator.server import Upstream
 
 SENDERS = 10
 LIMIT = 60

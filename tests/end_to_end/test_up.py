@@ -17,7 +17,7 @@ from tests.support import webhooks
 from tests.support.ports import free_port
 from tests.support.processes import leashed
 from tests.support.waiting import eventually
-from worker.supervisor import PARTS
+from worker.processes.supervisor import PARTS
 
 pytestmark = pytest.mark.xdist_group("up")
 

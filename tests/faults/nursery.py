@@ -23,14 +23,17 @@ import uvicorn.protocols.http.httptools_impl
 from kombu.transport.redis import QoS
 
 import receiver.web.app
-import worker.tasks
+import worker.tasks.tasks
 from receiver.events import Event
 from receiver.failpoints import reach
-from receiver.providers import registry
-from worker import event_handlers, handling, parts, processes
+from receiver.providers.registry import registry
+from worker.handling import effects
+from worker.handling import handle as handling
+from worker.processes import parts
+from worker.runtime import child_process
 
 # What a part needs and would load only when it starts.
-LOADED = (celery, uvicorn, receiver.web.app, worker.tasks, registry())
+LOADED = (celery, uvicorn, receiver.web.app, worker.tasks.tasks, registry())
 AFTER_POP = "broker.after_pop"
 POISON = "poison"
 # In seconds, for tests that cannot wait for five of them.
@@ -39,7 +42,7 @@ EVENT_LEASE = "FAULTS_EVENT_LEASE"
 
 def main() -> None:
     """Start what is asked for until standard input ends."""
-    os.environ[processes.SUPERVISED] = str(os.getpid())
+    os.environ[child_process.SUPERVISED] = str(os.getpid())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     _reach_between_pop_and_note()
     _die_of_poison()
@@ -76,14 +79,14 @@ def _reach_between_pop_and_note() -> None:
 
 
 def _die_of_poison() -> None:
-    apply = event_handlers.apply_one
+    apply = effects.apply_one
 
     def applied(context: Any, known: Any, stub: Any, event: Event) -> Any:
         if getattr(event, "order_id", "").startswith(POISON):
             os._exit(1)
         return apply(context, known, stub, event)
 
-    event_handlers.apply_one = applied
+    effects.apply_one = applied
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from receiver import spool
-from receiver.database import Database
+from receiver.database.engine import Database
+from receiver.inbox import spool
 from tests.end_to_end.installation import Outside
 from tests.faults.load import Load
 from tests.faults.nursery import POISON

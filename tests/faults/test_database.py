@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import Make
 from tests.faults.load import slowest
 from tests.faults.profile import Tables
-from worker.destination_policy import IN_HAND_ALONE
+from worker.configuration.destination_policy import IN_HAND_ALONE
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import Make, Scene
 from tests.faults.nursery import AFTER_POP
 from tests.support.waiting import eventually
-from worker.destination_policy import IN_HAND_ALONE
+from worker.configuration.destination_policy import IN_HAND_ALONE
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 

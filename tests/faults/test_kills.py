@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import Make, Scene
 from tests.faults.profile import Tables
 from tests.support.waiting import eventually
-from worker.destination_policy import IN_HAND_ALONE
+from worker.configuration.destination_policy import IN_HAND_ALONE
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(7200)]
 

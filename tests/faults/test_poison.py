@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from receiver.database import Database
+from receiver.database.engine import Database
 from tests.faults.conftest import Make
 from tests.faults.nursery import EVENT_LEASE, POISON
 

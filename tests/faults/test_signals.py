@@ -12,7 +12,7 @@ from tests.faults.profile import Tables
 from tests.faults.site import PARTS
 from tests.support.http_server import Reply
 from tests.support.waiting import eventually
-from worker import settling
+from worker.outbox.leases import CALL_LEASE
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -49,7 +49,7 @@ def test_a_sender_that_is_frozen_past_its_lease(make_scene: Make) -> None:
     frozen = scene.site.process("sender")
     frozen.send_signal(signal.SIGSTOP)
     try:
-        time.sleep(2 * settling.LEASE.total_seconds())
+        time.sleep(2 * CALL_LEASE.total_seconds())
     finally:
         frozen.send_signal(signal.SIGCONT)
     scene.tally().verify(doubled_at_most=1)

@@ -15,10 +15,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["receiver"]):
-    from receiver import clues, signatures
     from receiver.errors import InvalidSignature, MalformedPayload
-    from receiver.json_object import parse_object
-    from receiver.providers import registry
+    from receiver.providers import signature_hints, signatures
+    from receiver.providers.registry import registry
+    from receiver.providers.strict_json import parse_object
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "hostile" / "bodies"
 DIGEST = b"0" * 64
@@ -28,7 +28,7 @@ def read(data: bytes) -> None:
     """Read ``data`` as each thing that it could be."""
     with suppress(InvalidSignature):
         signatures.verify(data, [data[:80]], [b"secret"])
-    clues.explain(data, [DIGEST], [b"whsec_c2VjcmV0", data[:40]], "SECRETS")
+    signature_hints.explain(data, [DIGEST], [b"whsec_c2VjcmV0", data[:40]], "SECRETS")
     try:
         payload = parse_object(data)
     except MalformedPayload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from receiver import events
-from receiver.inbox import Arrival
+from receiver.inbox.store import Arrival
 from receiver.providers.base import WebhookRequest
 
 AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from receiver import clock, logs
-from receiver.web.middleware import write_line
+from receiver.web.access_log import write_line
 from tests.receiver.conftest import Log
 
 CANARY = "canary-483921"

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from receiver.events import Event
-from receiver.providers import registry
 from receiver.providers.base import WebhookRequest
+from receiver.providers.registry import registry
 from receiver.settings import load
 from tests.support.http_server import Request
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from receiver import index_key
-from receiver.database import Database
-from receiver.vault import Vault
-from worker import schema
+from receiver.database.engine import Database
+from receiver.vault import index_key
+from receiver.vault.sealing import Vault
+from worker.schema import migrate as schema
 
 KEY = bytes(range(32))
 ENCRYPTION_KEYS = base64.b64encode(KEY).decode()

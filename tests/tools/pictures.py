@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.worker.destinations.conftest import SMS
 from worker.destinations import _slack_blocks
-from worker.messages import Notification, Texts
+from worker.messages.text import Notification, Texts
 
 PICTURES = Path(__file__).parents[2] / "deploy" / "pictures"
 

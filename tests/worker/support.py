@@ -18,23 +18,27 @@ import redis
 from sqlalchemy import update
 from sqlmodel import SQLModel, col, select
 
-from receiver import clock, inbox, queue
-from receiver.followups import FollowUp
-from receiver.inbox import Arrival
-from receiver.providers import registry
+from receiver import clock, queue
+from receiver.database.followup import FollowUp
+from receiver.inbox import store as inbox
+from receiver.inbox.store import Arrival
+from receiver.providers.registry import registry
 from tests.support import webhooks
 from tests.support.http_server import HttpServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
-from worker import confirmations, deliveries, handling, runtime
-from worker.destination_policy import DestinationPolicy
+from tests.worker.delivery.senders import deliver_ids
+from worker.configuration.destination_policy import DestinationPolicy
+from worker.configuration.routing import Match, Route, Routing
+from worker.confirmation import confirm as confirmation
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
-from worker.models import Code, Confirmation, Delivery, table_of
-from worker.routing import Match, Route, Routing
-from worker.runtime import Runtime
+from worker.handling import handle as handling
+from worker.runtime import runtime
+from worker.runtime.runtime import Runtime
+from worker.schema.models import Code, Confirmation, Delivery, table_of
 
 Model = TypeVar("Model", bound=SQLModel)
 T = TypeVar("T")
@@ -203,7 +207,7 @@ def settle(made: Runtime, *rows: Confirmation) -> None:
     for row in rows:
         if row.attempt:
             make_due(made, row)
-        confirmations.settle(made, [row.id])
+        confirmation.settle(made, [row.id])
 
 
 def deliver(made: Runtime, *rows: Delivery) -> None:
@@ -212,7 +216,7 @@ def deliver(made: Runtime, *rows: Delivery) -> None:
         fresh = again(made, row)
         if fresh.attempt and fresh.wake_at is not None:
             make_due(made, row)
-        deliveries.deliver(made, [row.id])
+        deliver_ids(made, [row.id])
 
 
 def now(made: Runtime | Store) -> datetime:

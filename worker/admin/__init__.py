@@ -1,1 +1,3 @@
-"""The operators' HTTP side: a process and a port of its own, never the receiver's."""
+"""The admin process: its HTTP application and metrics."""
+
+__all__ = ["app", "settings"]

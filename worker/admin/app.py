@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from receiver import spool
-from receiver.database import Database
+from receiver.database.engine import Database
 from receiver.errors import ConfigurationError
+from receiver.inbox import spool
 from receiver.settings import DatabaseSettings, SpoolSettings, load
 from worker.admin import metrics
 from worker.admin.settings import AdminSettings

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from receiver.database import Database
+from receiver.database.engine import Database
 from worker.queries import statistics
 from worker.queries.filters import Row
 

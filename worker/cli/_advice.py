@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from worker import settling
+from worker.outbox.call_budgets import RATE_LIMIT_PAUSE
 from worker.providers.errors import (
     AccountLocked,
     AccountSuspended,
@@ -59,7 +59,7 @@ def explain(error: ProviderError, provider: str, *, reveal: bool) -> str:
 
 def _advice(error: ProviderError) -> str:
     if isinstance(error, RateLimited):
-        seconds = error.retry_after or settling.RATE_LIMIT_PAUSE
+        seconds = error.retry_after or RATE_LIMIT_PAUSE
         return f"too many calls: try again in {seconds:.0f} s, nobody's call is made before"
     known = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
     if known is not None:

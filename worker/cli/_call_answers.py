@@ -7,8 +7,8 @@ from dataclasses import Field, fields, replace
 from decimal import Decimal
 from typing import Any, get_args, get_origin, get_type_hints
 
+from worker.calls.caller import Answer
 from worker.cli._output import Output, complain, mask
-from worker.paid_calls import Answer
 from worker.providers.results import Page, Result
 
 

@@ -15,8 +15,10 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import clock
-from receiver.database import persist
-from worker import aftermath, answers, schema
+from receiver.database.engine import persist
+from worker.calls import outcome as call_outcome
+from worker.calls import record as call_record
+from worker.calls.caller import Answer, Caller
 from worker.cli import _call_parameters, _output
 from worker.cli._advice import explain
 from worker.cli._call_answers import listed, show
@@ -24,15 +26,15 @@ from worker.cli._call_parameters import option
 from worker.cli._output import Output, complain, write
 from worker.cli._store import Store, opened
 from worker.cli.wait import TIMED_OUT
-from worker.messages import timestamp
-from worker.order_states import WAITING
-from worker.outside import connected_api
-from worker.paid_calls import Answer, Caller
+from worker.messages.text import timestamp
+from worker.outbox.call_budgets import OutOfBudget
 from worker.providers.base import Call, ProviderApi
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
-from worker.providers.findings import Finding
+from worker.providers.reported_order import Finding
 from worker.providers.results import Result
-from worker.settling import OutOfBudget
+from worker.runtime.integrations import connected_api
+from worker.schema import migrate as schema
+from worker.schema.states import WAITING
 
 _WRONG_USAGE = 2
 # What keeps an answer from being recorded; ValueError: it holds what no database can.
@@ -126,7 +128,7 @@ class _Invocation:
     def _how(self) -> str:
         """How a person looks at what became of the call."""
         look = self.provider.calls[self.call.look or ""]
-        asked = aftermath.look_arguments(self.provider, look, self.arguments)
+        asked = call_outcome.look_arguments(self.provider, look, self.arguments)
         words = ["codecatch", self.provider.name, look.name.replace("_", "-")]
         return f"look before you repeat it: {shlex.join([*words, *map(str, asked.values())])}"
 
@@ -170,7 +172,7 @@ class _Invocation:
         def write_down() -> bool:
             with store.database.transaction() as session:
                 now = store.database.now(session)
-                return answers.record(
+                return call_record.record(
                     session, store.vault, client, self.call, finding, asked_at=asked_at, now=now
                 )
 
@@ -196,7 +198,7 @@ class _Invocation:
             return
         complain(f"{error}: it may have been done, so it is looked at and not repeated")
         try:
-            found = aftermath.look(
+            found = call_outcome.look(
                 caller, store.vault, self.call, self.arguments, asked_at=asked_at
             )
         except (ProviderError, OutOfBudget) as failed:

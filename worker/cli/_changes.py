@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from worker.cli._output import complain, write
 from worker.cli._store import opened, waking
-from worker.operations import Refused
+from worker.maintenance.operator_actions import Refused
 
 
 class Change(Protocol):

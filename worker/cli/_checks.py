@@ -11,24 +11,26 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
-from receiver import heartbeats, index_key, queue
-from receiver.database import Database, kind_of
+from receiver import queue
+from receiver.database import heartbeats
+from receiver.database.engine import Database, kind_of
 from receiver.errors import ConfigurationError
-from receiver.inbox import FAILED, PENDING
-from receiver.inbox import QUARANTINED as EVENT_QUARANTINED
-from receiver.providers import registry
+from receiver.inbox.store import FAILED, PENDING
+from receiver.inbox.store import QUARANTINED as EVENT_QUARANTINED
+from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
-from worker import schema
+from receiver.vault import index_key
 from worker.cli._store import check_exists, spooled
-from worker.configuration import Configuration
-from worker.messages import timestamp
-from worker.models import DEAD, UNKNOWN
-from worker.outside import Outside, connect_outside
+from worker.configuration.file import Configuration
+from worker.configuration.settings import ApiSettings, ConfirmationSettings
+from worker.messages.text import timestamp
 from worker.providers.capabilities import Vouches
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
-from worker.reconciliation import watches
-from worker.settings import ApiSettings, ConfirmationSettings
+from worker.reconciliation import claim as claims
+from worker.runtime.integrations import Outside, connect_outside
+from worker.schema import migrate as schema
+from worker.schema.states import DEAD, UNKNOWN
 
 FINE: Final = "ok"
 NOTICE: Final = "notice"
@@ -116,8 +118,8 @@ def _parts(session: Session, database: Database) -> Iterator[Finding]:
 
 
 def _reconciliation(session: Session) -> Iterator[Finding]:
-    for row in watches.histories(session):
-        name, watched = f"{row.provider} orders", watches.count_open(session, row.provider)
+    for row in claims.histories(session):
+        name, watched = f"{row.provider} orders", claims.count_open(session, row.provider)
         read = f"read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
         says = f"{watched} open ones are asked for; the newest were {read}"
         if row.failures:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from receiver import clock
-from receiver.providers import registry
-from worker import durations
+from receiver.providers.registry import registry
+from worker.configuration import durations
 
 _PHONE = re.compile(r"\+?[0-9]{4,20}")
 _ROW_ID = re.compile(r"[0-9A-Za-z]{26}")

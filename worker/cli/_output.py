@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from worker import masks
-from worker.messages import plain, shorten, timestamp
+from worker.messages import masking
+from worker.messages.text import plain, shorten, timestamp
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
@@ -86,7 +86,7 @@ class Output:
 
 def mask(key: str, value: Any) -> Any:
     """What may be seen of a secret that goes by the name ``key``; nothing, if it has no form."""
-    return None if value is None else _MASKS.get(key, masks.hidden)(str(value))
+    return None if value is None else _MASKS.get(key, masking.hidden)(str(value))
 
 
 def write(text: str) -> None:
@@ -102,11 +102,11 @@ def complain(text: str) -> None:
 
 
 _MASKS = {
-    "code": masks.code,
-    "phone_number": masks.phone,
-    "text": masks.hidden,
-    "body": masks.hidden,
-    "origin": masks.hidden,
+    "code": masking.code,
+    "phone_number": masking.phone,
+    "text": masking.hidden,
+    "body": masking.hidden,
+    "origin": masking.hidden,
 }
 
 

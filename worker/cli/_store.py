@@ -13,13 +13,15 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from receiver import index_key, queue, spool
-from receiver.database import Database, kind_of, parse_url
+from receiver import queue
+from receiver.database.engine import Database, kind_of, parse_url
 from receiver.errors import CodecatchError, ConfigurationError
+from receiver.inbox import spool
 from receiver.queue import Waker
 from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
-from receiver.vault import Vault
-from worker.installation import adopt
+from receiver.vault import index_key
+from receiver.vault.sealing import Vault
+from worker.runtime.installation import adopt
 
 
 class DatabaseTrouble(CodecatchError):

@@ -13,9 +13,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from worker.cli import _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import opened
-from worker.models import READY
 from worker.queries import codes
 from worker.queries.filters import DEFAULT_LIMIT, Filters, Row
+from worker.schema.states import READY
 
 KEYS = (
     *("id", "provider", "order_id", "phone_number", "service", "country"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from worker.cli import _calls
-from worker.providers.daisysim import DaisySIM
+from worker.providers.daisysim.api import DaisySIM
 
 
 def register(app: typer.Typer) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from receiver.queue import DELIVER
-from worker import operations
 from worker.cli import _changes, _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import opened
+from worker.maintenance import operator_actions
 from worker.queries import followups
 from worker.queries.filters import DEFAULT_LIMIT, Filters
 
@@ -68,4 +68,4 @@ def list_deliveries(
 
 def retry(delivery_ids: _filters.RowIds) -> None:
     """Send deliveries once more that are dead, or of which nobody knows whether they arrived."""
-    _changes.each(delivery_ids, DELIVER, operations.retry, done="will be sent again")
+    _changes.each(delivery_ids, DELIVER, operator_actions.retry, done="will be sent again")

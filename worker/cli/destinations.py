@@ -9,15 +9,15 @@ import typer
 from ulid import ULID
 
 from receiver import clock
-from worker import destination_states, notifications
 from worker.cli import _filters, _output
 from worker.cli._output import Output, complain, write
 from worker.cli._store import opened
-from worker.destination_policy import Reveal
+from worker.configuration.destination_policy import Reveal
+from worker.delivery import compose, destination_lock
 from worker.destinations.base import DeliveryError
-from worker.messages import Notification
-from worker.outside import Outside, connect_outside
+from worker.messages.text import Notification
 from worker.queries import destinations
+from worker.runtime.integrations import Outside, connect_outside
 
 KEYS = ("name", "kind", "state", "since", "reason", "waiting", "last_sent_at", "reveal", "fallback")
 _COLUMNS = ("name", "kind", "state", "waiting", "last_sent_at", "reveal", "fallback", "reason")
@@ -69,7 +69,7 @@ def enable(name: Name) -> None:
     with opened() as store:
         _check(name)
         with store.database.transaction() as session:
-            was_disabled = destination_states.enable(session, name, store.database.now(session))
+            was_disabled = destination_lock.enable(session, name, store.database.now(session))
     write(f"{name} was enabled" if was_disabled else f"{name} is enabled already")
 
 
@@ -78,7 +78,7 @@ def disable(name: Name) -> None:
     with opened() as store:
         _check(name)
         with store.database.transaction() as session:
-            news = destination_states.disable(session, name, _BY_HAND, store.database.now(session))
+            news = destination_lock.disable(session, name, _BY_HAND, store.database.now(session))
     write(f"{name} was disabled" if news else f"{name} is disabled already")
 
 
@@ -115,5 +115,5 @@ def _sample(reveal: Reveal) -> Notification:
         valid_until=now + timedelta(minutes=20),
         told_at=now,
         marks=("test",),
-        **notifications.shown(secrets, reveal),
+        **compose.shown(secrets, reveal),
     )

@@ -8,8 +8,8 @@ import typer
 
 from worker.cli import _checks, _output
 from worker.cli._checks import BROKEN, FINE, NOTICE, Finding
-from worker.installation import adopt
-from worker.messages import plain
+from worker.messages.text import plain
+from worker.runtime.installation import adopt
 
 _COLOURS = {FINE: "green", NOTICE: "yellow", BROKEN: "red"}
 

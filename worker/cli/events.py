@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from receiver.queue import HANDLE_EVENTS
-from worker import operations
 from worker.cli import _changes, _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import opened, waking
+from worker.maintenance import operator_actions
 from worker.queries import events
 from worker.queries.filters import DEFAULT_LIMIT, Filters
 
@@ -95,7 +95,9 @@ def replay(
     if state is None and filters != Filters():
         raise typer.BadParameter("filters narrow --state failed, not events named by their ids")
     if event_ids:
-        _changes.each(event_ids, HANDLE_EVENTS, operations.replay, done="will be handled again")
+        _changes.each(
+            event_ids, HANDLE_EVENTS, operator_actions.replay, done="will be handled again"
+        )
     else:
         _replay_failed(filters)
 
@@ -106,7 +108,7 @@ def _replay_failed(filters: Filters) -> None:
         while True:
             with store.database.transaction() as session:
                 now = store.database.now(session)
-                ids = operations.replay_failed(session, filters, after=after, now=now)
+                ids = operator_actions.replay_failed(session, filters, after=after, now=now)
             if not ids:
                 break
             after, count = ids[-1], count + len(ids)
@@ -117,9 +119,9 @@ def _replay_failed(filters: Filters) -> None:
 
 def release(event_ids: _filters.RowIds) -> None:
     """End the quarantine of events that are good."""
-    _changes.each(event_ids, HANDLE_EVENTS, operations.release, done="was released")
+    _changes.each(event_ids, HANDLE_EVENTS, operator_actions.release, done="was released")
 
 
 def discard(event_ids: _filters.RowIds) -> None:
     """End the quarantine of events that are not good."""
-    _changes.each(event_ids, None, operations.discard, done="was discarded")
+    _changes.each(event_ids, None, operator_actions.discard, done="was discarded")

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from receiver import vault
 from receiver.settings import SpoolSettings, load
+from receiver.vault import sealing
 from worker.cli import _output
 from worker.cli._output import Output, complain, write
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def generate() -> None:
     """Print a new random key in the form that ``ENCRYPTION_KEYS`` takes."""
-    typer.echo(vault.generate_key())
+    typer.echo(sealing.generate_key())
 
 
 def status(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> None:
@@ -36,13 +36,13 @@ def status(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> No
     ``first`` seals what is new, ``opens`` is needed for what it sealed before, ``unused`` seals
     nothing that is stored here, and ``missing`` is not in ENCRYPTION_KEYS though it is needed.
     """
-    from worker import rotation  # noqa: PLC0415 - to generate a key needs no database
     from worker.cli._store import connected  # noqa: PLC0415 - the same
+    from worker.maintenance import key_rotation  # noqa: PLC0415 - to generate a key needs no database
 
     output = Output(as_json, as_csv)
     with connected() as (database, keys):
-        sealed = rotation.count(database, load(SpoolSettings).spool_dir)
-    ids = [vault.key_id(key).hex() for key in keys]
+        sealed = key_rotation.count(database, load(SpoolSettings).spool_dir)
+    ids = [sealing.key_id(key).hex() for key in keys]
     rows = list(_rows(ids, sealed))
     output.rows(KEYS, KEYS, rows)
     if _missing(rows):
@@ -54,16 +54,16 @@ def rotate() -> None:
 
     Exit code 1 if anything is left that is sealed with another key.
     """
-    from worker import rotation  # noqa: PLC0415 - to generate a key needs no database
     from worker.cli._store import connected  # noqa: PLC0415 - the same
+    from worker.maintenance import key_rotation  # noqa: PLC0415 - to generate a key needs no database
 
     with connected() as (database, keys):
         folder = load(SpoolSettings).spool_dir
         broken: dict[tuple[str, str, str], None] = {}
-        for step in _shown(rotation.rotate(database, keys, folder)):
+        for step in _shown(key_rotation.rotate(database, keys, folder)):
             broken |= dict.fromkeys((step.table, step.column, row) for row in step.broken)
-        sealed = rotation.count(database, folder)
-    first, *others = (vault.key_id(key).hex() for key in keys)
+        sealed = key_rotation.count(database, folder)
+    first, *others = (sealing.key_id(key).hex() for key in keys)
     for table, column, row in broken:
         complain(f"{table}.{column} of {row} was altered and does not open: it stays as it is")
     missing = _missing(_rows([first, *others], sealed))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from receiver.database import Database
+from receiver.database.engine import Database
 from receiver.settings import StoreSettings, load
-from worker import schema
-from worker.installation import adopt
+from worker.runtime.installation import adopt
+from worker.schema import migrate as schema
 
 
 def register(app: typer.Typer) -> None:

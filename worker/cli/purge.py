@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from worker import forgetting
 from worker.cli import _filters
 from worker.cli._output import complain, write
 from worker.cli._store import opened, spooled
-from worker.forgetting import Found
+from worker.maintenance import erasure
+from worker.maintenance.erasure import Found
 from worker.queries.filters import Filters
 
 _WRONG_USAGE = 2
@@ -41,13 +41,13 @@ def purge(
         raise typer.BadParameter("say which: --order ORDER or --phone E164")
     with opened() as store:
         filters = Filters(provider=provider, order=order, phone=phone)
-        found = forgetting.find(store.database, store.vault, filters)
+        found = erasure.find(store.database, store.vault, filters)
         if not (found.orders or found.events):
             complain("nothing is known of it")
             raise typer.Exit(1)
         if not yes:
             _ask(found)
-        taken = forgetting.forget(store.database, found)
+        taken = erasure.forget(store.database, found)
         emptied = store.database.empty_log(patience=_PATIENCE)
     write(
         f"forgotten: {_count(taken['codes'], 'code')}, {_count(taken['numbers'], 'number')} and "

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from worker import configuration
 from worker.cli import _filters, _output
 from worker.cli._output import Output, complain
-from worker.installation import adopt
-from worker.routing import Subject
+from worker.configuration import file as configuration_file
+from worker.configuration.routing import Subject
+from worker.runtime.installation import adopt
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def try_route(
 ) -> None:
     """Show where such an event would go; nothing is sent."""
     adopt()
-    chosen = configuration.read()
+    chosen = configuration_file.read()
     subject = Subject(
         type=type_,
         provider=provider,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from worker import parts
+from worker.processes import parts
 
 
 def register(app: typer.Typer) -> None:

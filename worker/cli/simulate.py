@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 import typer
 
-from worker import simulation
 from worker.cli import _filters, _receiver
 from worker.cli._output import write
-from worker.http_client import HttpClient, HttpError
-from worker.installation import adopt
-from worker.messages import plain, shorten
-from worker.simulation import NoSuchEvent, Webhook
+from worker.http.client import HttpClient, HttpError
+from worker.messages.text import plain, shorten
+from worker.runtime.installation import adopt
+from worker.simulator import signed_webhooks
+from worker.simulator.signed_webhooks import NoSuchEvent, Webhook
 
 _MOST = 1_000_000
 _LONGEST_REASON = 200
@@ -42,7 +42,7 @@ def _rate(value: str) -> float:
 
 def simulate(
     provider: Annotated[
-        str, typer.Argument(metavar="PROVIDER", help=" or ".join(simulation.EVENTS))
+        str, typer.Argument(metavar="PROVIDER", help=" or ".join(signed_webhooks.EVENTS))
     ],
     event: Annotated[
         str, typer.Argument(metavar="EVENT", help="sms.received, order.confirmed, balance.low, …")
@@ -66,11 +66,11 @@ def simulate(
 ) -> None:
     """Send webhooks and print one line for each answer; exit code 1 if one is not 2xx."""
     try:
-        simulation.choose(provider, event, dialect)
+        signed_webhooks.choose(provider, event, dialect)
     except NoSuchEvent as error:
         raise typer.BadParameter(str(error)) from None
     adopt()
-    secret = simulation.secret_of(provider)
+    secret = signed_webhooks.secret_of(provider)
     base = _receiver.address(url)
     host = urlsplit(base).netloc
     http = HttpClient(
@@ -84,8 +84,8 @@ def simulate(
         for number in range(count):
             if rate is not None:
                 time.sleep(max(began + number / rate - time.monotonic(), 0.0))
-            facts = simulation.invent(provider, order=order, code=code)
-            made = simulation.webhook(provider, event, dialect, facts, secret)
+            facts = signed_webhooks.invent(provider, order=order, code=code)
+            made = signed_webhooks.webhook(provider, event, dialect, facts, secret)
             outcome, detail = _send(http, base, made)
             about = "" if event.startswith("balance.") else f"  order {facts.order}"
             write(plain(f"{outcome} {detail}{about}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from worker import supervisor
+from worker.processes import supervisor
 
 
 def register(app: typer.Typer) -> None:

@@ -13,15 +13,15 @@ import typer
 
 from receiver import logs
 from receiver.settings import LogSettings, load
-from worker import simulation
 from worker.cli import _receiver
 from worker.cli._output import write
-from worker.installation import adopt
-from worker.messages import plain
-from worker.simulation import DAISYSIM, SECRET_VARIABLES, VIRTUALSMS
-from worker.upstream.knobs import Knobs
-from worker.upstream.server import Upstream
-from worker.upstream.webhooks import Target
+from worker.messages.text import plain
+from worker.runtime.installation import adopt
+from worker.simulator import signed_webhooks
+from worker.simulator.knobs import Knobs
+from worker.simulator.server import Upstream
+from worker.simulator.signed_webhooks import DAISYSIM, SECRET_VARIABLES, VIRTUALSMS
+from worker.simulator.webhooks import Target
 
 _LONGEST = 1_000_000
 
@@ -54,7 +54,7 @@ def _seconds(name: str, what: str, at_least: float = 0) -> typer.models.OptionIn
 
 
 def _dialect(value: str) -> str:
-    known = simulation.EVENTS[VIRTUALSMS]
+    known = signed_webhooks.EVENTS[VIRTUALSMS]
     if value not in known:
         raise typer.BadParameter(f"wants one of: {', '.join(known)}")
     return value
@@ -153,7 +153,7 @@ def _target(receiver: str, dialect: str) -> tuple[Target, dict[str, str]]:
     invented: dict[str, str] = {}
     spoken: dict[str, str] = {}
     for provider, variable in SECRET_VARIABLES.items():
-        known = simulation.known_secret(provider)
+        known = signed_webhooks.known_secret(provider)
         if known is None:
             known = invented[variable] = f"simulated_{secrets.token_urlsafe(24)}"
         spoken[provider] = known

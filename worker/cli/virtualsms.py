@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from worker.cli import _calls
-from worker.providers.virtualsms import VirtualSMS
+from worker.providers.virtualsms.api import VirtualSMS
 
 
 def register(app: typer.Typer) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from worker.cli import _filters, _output
 from worker.cli._store import Store, opened
-from worker.messages import plain
+from worker.messages.text import plain
 from worker.queries import codes
 from worker.queries.filters import Filters
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from worker.http_client import HostRefused, HttpClient
+from worker.http.client import HostRefused, HttpClient
 
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase

@@ -7,14 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from worker.destinations.base import DeliveryError
-from worker.http_client import (
-    AddressRefused,
-    HostRefused,
-    HttpClient,
-    HttpError,
-    NotSent,
-    Response,
-)
+from worker.http.client import AddressRefused, HostRefused, HttpClient, HttpError, NotSent, Response
 
 _LONGEST_PAUSE = 3600.0
 

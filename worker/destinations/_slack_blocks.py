@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-from worker import messages
-from worker.messages import Notification, Texts
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 _HEADER_LIMIT = 150
 _TEXT_LIMIT = 2500

@@ -13,11 +13,11 @@ from collections.abc import Collection, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from worker import messages
 from worker.destinations._apprise_service import Unusable, inert, open_service
 from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
-from worker.http_client import HttpClient
-from worker.messages import Notification, Texts
+from worker.http.client import HttpClient
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 if TYPE_CHECKING:
     from apprise import NotifyBase

@@ -2,7 +2,7 @@
 
 A destination returns ``None`` from :meth:`Destination.send` when its far side has taken the
 message, and raises :class:`DeliveryError` otherwise. That is the whole contract: planning,
-pacing, retrying, pausing and giving up are decided by :mod:`worker.deliveries`.
+pacing, retrying, pausing and giving up are decided by :mod:`worker.delivery.deliver`.
 
 To add a kind, write a module beside this one: what its table in the configuration file may say
 (:class:`Options`), how it is made of that, and how it sends.
@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from worker.http_client import HostRefused, HttpClient
-from worker.messages import Notification, Texts
+from worker.http.client import HostRefused, HttpClient
+from worker.messages.text import Notification, Texts
 
 # Narrower than what a shell takes, so that what such a variable holds is hardly ever one.
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")

@@ -9,9 +9,9 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Self
 
-from worker import messages
 from worker.destinations.base import DeliveryError, Destination, Surroundings
-from worker.messages import Notification, Texts
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 _STANDARD_OUTPUT = 1
 # At four bytes a character this stays below 4,096 bytes, which Linux writes to a pipe whole.

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field
 
-from worker import messages
-from worker.destinations._deadline import Deadline
-from worker.destinations._smtp import refusals
-from worker.destinations._smtp_sessions import SmtpSessions
-from worker.destinations._smtp_url import SmtpServer
 from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
-from worker.messages import Notification, Texts
+from worker.destinations.smtp.deadline import Deadline
+from worker.destinations.smtp.pool import SmtpSessions
+from worker.destinations.smtp.session import refusals
+from worker.destinations.smtp.url import SmtpServer
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 # Narrower than RFC 5321 on purpose: no quoting, nothing that could end a command or a header.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 from worker.destinations._http import asked_pause, post
 from worker.destinations._slack_blocks import payload
 from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
-from worker.http_client import HttpClient, Response
-from worker.messages import Notification, Texts
+from worker.http.client import HttpClient, Response
+from worker.messages.text import Notification, Texts
 
 _USUAL_PAUSE = 30.0
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 
 from standardwebhooks import Webhook as Signer
 
-from worker import messages
 from worker.destinations._http import asked_pause, post
 from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
-from worker.http_client import HttpClient, Response, encode_json
-from worker.messages import Notification, Texts
+from worker.http.client import HttpClient, Response, encode_json
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 _USUAL_PAUSE = 30.0
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret begins

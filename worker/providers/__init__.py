@@ -1,1 +1,13 @@
-"""What we ask a provider: one module for each, found by :mod:`worker.providers.registry`."""
+"""What we ask the providers: one package for each provider's API."""
+
+__all__ = [
+    "base",
+    "capabilities",
+    "daisysim",
+    "errors",
+    "fields",
+    "registry",
+    "reported_order",
+    "results",
+    "virtualsms",
+]

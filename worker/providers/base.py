@@ -18,7 +18,7 @@ from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
 from receiver.clock import now
-from worker.http_client import HostRefused, HttpClient, NotSent, OutcomeUnknown, Response
+from worker.http.client import HostRefused, HttpClient, NotSent, OutcomeUnknown, Response
 from worker.providers.errors import (
     InvalidRequest,
     ProviderError,
@@ -48,7 +48,7 @@ class Call:
         spends: it changes what the account owns or owes, so a person is asked first, and it is
             never repeated without looking at what became of it.
         look: the call that shows what became of it; every one that spends has one.
-        state: the state (:mod:`worker.order_states`) that its success brings an order to.
+        state: the state (:mod:`worker.orders.state_machine`) that its success brings an order to.
         swaps: its success gives an order another number.
         waits: it lasts until a message has come, or ends without one.
     """

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
-from worker.providers.findings import Finding, Rhythm
+from worker.providers.reported_order import Finding, Rhythm
+from worker.schema.states import CONFIRM, VERIFY
+
+# The call that each kind of confirmation makes: of :class:`Confirms`, and of :class:`Vouches`.
+CALL_OF: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 
 class OrderState(Protocol):
-    """How an order stands, in the words of :mod:`worker.order_states`."""
+    """How an order stands, in the words of :mod:`worker.orders.state_machine`."""
 
     @property
     def status(self) -> str | None:

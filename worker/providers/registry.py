@@ -1,4 +1,4 @@
-"""Which providers can be asked: whatever module of the package defines one."""
+"""Finds the providers' APIs: each package in this one has a module ``api`` that defines one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from worker.providers.base import ProviderApi
 def provider_apis() -> Mapping[str, type[ProviderApi]]:
     """Every provider's API, by the provider's name, in the order of the names."""
     found: dict[str, type[ProviderApi]] = {}
-    for module in pkgutil.iter_modules(worker.providers.__path__, "worker.providers."):
-        for member in vars(importlib.import_module(module.name)).values():
+    for package in pkgutil.iter_modules(worker.providers.__path__, "worker.providers."):
+        if not package.ispkg:
+            continue
+        for member in vars(importlib.import_module(f"{package.name}.api")).values():
             if (
                 isinstance(member, type)
                 and issubclass(member, ProviderApi)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from worker.providers.fields import Fields, MissingFieldError
-from worker.providers.findings import Finding
+from worker.providers.reported_order import Finding
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ from sqlalchemy import and_
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
-from receiver.vault import Vault
-from worker import codes
-from worker.models import HELD, QUARANTINED, READY, Code, Order
+from receiver.vault.sealing import Vault
+from worker.orders import codes
 from worker.queries.filters import (
     Conditions,
     Filters,
@@ -21,6 +20,8 @@ from worker.queries.filters import (
     phone_digests,
     span,
 )
+from worker.schema.models import Code, Order
+from worker.schema.states import CODE_QUARANTINED, HELD, READY
 
 # A row may be committed after one with a later id; a later look finds it within this long.
 _WINDOW = timedelta(seconds=60)
@@ -115,7 +116,7 @@ class Tail:
 
     def _remember(self, states: dict[str, str], now: datetime) -> None:
         window = first_id(now, -_WINDOW)
-        watched = sorted(i for i, state in states.items() if state in {HELD, QUARANTINED})
+        watched = sorted(i for i, state in states.items() if state in {HELD, CODE_QUARANTINED})
         self._seen = {i for i in self._seen if i >= window}.union(self._unseen(states))
         self._watched = watched[-_MOST_WATCHED:]
         self._floor = None

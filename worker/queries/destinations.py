@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from worker import destination_states
-from worker.destination_policy import DestinationPolicy
-from worker.models import DONE, Delivery
+from worker.configuration.destination_policy import DestinationPolicy
 from worker.queries.filters import Row
+from worker.schema.models import Delivery, DestinationState
+from worker.schema.states import DONE
 
 # How many of the newest deliveries are looked at for when a destination was last told.
 _RECENT = 10_000
@@ -18,7 +18,7 @@ _RECENT = 10_000
 
 def listed(session: Session, policies: Mapping[str, DestinationPolicy]) -> list[Row]:
     """Every configured destination, and those that were known before and are no longer."""
-    states = destination_states.of(session)
+    states = {row.name: row for row in session.exec(select(DestinationState))}
     waiting, told = _waiting(session), _last_told(session)
     return [
         {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from receiver import inbox
-from receiver.inbox import HANDLED, InboxEvent
-from receiver.rejections import RejectedRequest
-from receiver.spool import EventAlias
-from receiver.vault import Vault
-from worker.models import Code
+from receiver.inbox import store as inbox
+from receiver.inbox.rejections import RejectedRequest
+from receiver.inbox.spool import EventAlias
+from receiver.inbox.store import HANDLED, InboxEvent
+from receiver.vault.sealing import Vault
 from worker.queries import followups
 from worker.queries.filters import Conditions, Filters, Row, differs, newest, of_event, span
+from worker.schema.models import Code
 
 
 def in_state(state: str) -> Conditions:

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select
 from ulid import ULID
 
-from receiver.inbox import InboxEvent
-from receiver.providers import registry
-from receiver.vault import Vault
-from worker.models import Order, OrderNumber
+from receiver.inbox.store import InboxEvent
+from receiver.providers.registry import registry
+from receiver.vault.sealing import Vault
+from worker.schema.models import Order, OrderNumber
 
 Row = dict[str, Any]
 Conditions = list[ColumnElement[bool]]

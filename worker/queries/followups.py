@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
 
-from receiver.inbox import InboxEvent
-from receiver.vault import Vault
-from worker.models import DONE, Confirmation, Delivery
+from receiver.inbox.store import InboxEvent
+from receiver.vault.sealing import Vault
 from worker.queries.filters import Conditions, Filters, Row, differs, newest, of_event, span
+from worker.schema.models import Confirmation, Delivery
+from worker.schema.states import DONE
 
 # One order has few events; of one that has more, the newest count.
 _MOST_EVENTS = 1_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from receiver.vault import Vault
-from worker.followups import CONFIRM
-from worker.models import Confirmation, Order, OrderNumber, OrderTransition, table_of
-from worker.order_states import is_drawn
+from receiver.vault.sealing import Vault
+from worker.orders.state_machine import is_drawn
 from worker.queries import codes, followups
 from worker.queries.filters import Filters, Row, has_number, newest, of_order, span
+from worker.schema.models import Confirmation, Order, OrderNumber, OrderTransition, table_of
+from worker.schema.states import CONFIRM
 
 _ORDERS = table_of(Order).name
 _NUMBERS = table_of(OrderNumber).name

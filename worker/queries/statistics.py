@@ -9,29 +9,25 @@ from datetime import datetime, timedelta
 from sqlalchemy import Column, func, literal, sql, text
 from sqlmodel import Session, col, select
 
-from receiver.database import Database
-from receiver.heartbeats import Heartbeat
-from receiver.inbox import FAILED, HANDLED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
-from receiver.rejections import RejectedRequest
-from worker.followups import OPERATORS
-from worker.models import (
+from receiver.database.engine import Database
+from receiver.database.heartbeats import Heartbeat
+from receiver.inbox.rejections import RejectedRequest
+from receiver.inbox.store import FAILED, HANDLED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
+from worker.queries.events import in_state
+from worker.queries.filters import Row, differs, first_id
+from worker.queries.followups import in_states
+from worker.schema.models import Code, Confirmation, Delivery, Order, table_of
+from worker.schema.states import (
     DEAD,
     DISCARDED,
     DONE,
     HELD,
+    OPERATORS,
+    ORDER_STATES,
     READY,
     SENDING,
     UNKNOWN,
-    Code,
-    Confirmation,
-    Delivery,
-    Order,
-    table_of,
 )
-from worker.order_states import RANKS
-from worker.queries.events import in_state
-from worker.queries.filters import Row, differs, first_id
-from worker.queries.followups import in_states
 
 EVENT_STATES = (PENDING, HANDLED, FAILED, QUARANTINED, IGNORED)
 CODE_STATES = (HELD, READY, QUARANTINED, DISCARDED)
@@ -52,7 +48,7 @@ def collect(database: Database, *, spooled: int) -> Row:
             session.connection().execute(_PATIENCE)
         return {
             "events": _counts(session, INBOX.c.state, EVENT_STATES, most=HANDLED),
-            "orders": _counts(session, table_of(Order).c.status, tuple(RANKS), most=None),
+            "orders": _counts(session, table_of(Order).c.status, ORDER_STATES, most=None),
             "codes": _counts(session, table_of(Code).c.state, CODE_STATES, most=READY),
             "confirmations": _counts(
                 session, table_of(Confirmation).c.state, FOLLOWUP_STATES, most=DONE

@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from worker import discoveries, orders
-from worker.discoveries import CODE_STATES, OPEN_STATES
-from worker.followups import Planner
-from worker.models import Order
-from worker.order_states import EXPIRED
+from worker.orders import store as orders
+from worker.outbox.planner import Planner
 from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
-from worker.providers.findings import Finding
-from worker.reconciliation import watches
-from worker.reconciliation.watches import Next, Record, Task, well
+from worker.providers.reported_order import Finding
+from worker.reconciliation import claim as claims
+from worker.reconciliation import merge as merging
+from worker.reconciliation.claim import Next, Record, Task, well
+from worker.schema.models import Order
+from worker.schema.states import CODE_STATES, EXPIRED, OPEN_STATES
 
 # An order past its end is asked for once more after this long, for the clocks' sake.
 GRACE: Final = timedelta(seconds=30)
@@ -50,9 +50,7 @@ def too_late(deadline: datetime | None, now: datetime) -> bool:
 
 def _found(task: Task, finding: Finding, error: str | None, planner: Planner) -> Next:
     session, provider = planner.session, task.row.provider
-    events = discoveries.enter_all(
-        session, task.runtime.vault, task.asked, [finding], now=planner.now
-    )
+    events = merging.enter_all(session, task.runtime.vault, task.asked, [finding], now=planner.now)
     order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
     if order.status not in OPEN_STATES or finding.code or finding.text:
         return well(planner, None, events=events)
@@ -68,7 +66,7 @@ def _ask_again(task: Task, planner: Planner, order: Order, error: str | None) ->
     deadline, now = _deadline(task, order), planner.now
     if too_late(deadline, now):
         return well(planner, None, error=error or "its provider says no end of it")
-    pause = watches.pause(task, planner.session)
+    pause = claims.pause(task, planner.session)
     last = deadline + GRACE - now
     pause = min(pause, last) if last > timedelta(0) else max(pause, _LATE)
     return well(planner, pause, deadline=deadline, error=error)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
 from receiver.events import Event, UnknownEvent
-from receiver.json_object import parse_object
-from receiver.providers import registry
 from receiver.providers.base import Provider, WebhookRequest
+from receiver.providers.registry import registry
+from receiver.providers.strict_json import parse_object
 from receiver.settings import load
 from tests.support import webhooks
 from tests.support.webhooks import Webhook

@@ -9,9 +9,9 @@ import pytest
 
 from receiver.errors import ConfigurationError, InvalidSignature, MalformedPayload
 from receiver.events import SmsReceived, UnknownEvent
-from receiver.json_object import parse_object
 from receiver.providers.base import WebhookRequest
 from receiver.providers.daisysim import DaisySIM, DaisySIMSettings
+from receiver.providers.strict_json import parse_object
 from receiver.settings import load
 from tests.support import webhooks
 

@@ -19,8 +19,8 @@ from receiver.events import (
     SmsReceived,
     UnknownEvent,
 )
-from receiver.json_object import parse_object
 from receiver.providers.base import WebhookRequest
+from receiver.providers.strict_json import parse_object
 from receiver.providers.virtualsms import VirtualSMS, VirtualSMSSettings
 from receiver.settings import load
 from tests.support import webhooks

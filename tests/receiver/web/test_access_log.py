@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from receiver.web.middleware import AccessLog
+from receiver.web.access_log import AccessLog
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Receiver
 from tests.support import webhooks

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from receiver.errors import CodecatchError, ConfigurationError
-from receiver.providers import registry
+from receiver.providers.registry import registry
 from receiver.web import problems
 from receiver.web.app import create_app
 from tests.support import stores

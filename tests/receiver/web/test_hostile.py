@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import MalformedPayload
-from receiver.json_object import parse_object
+from receiver.providers.strict_json import parse_object
 from receiver.web import body as web_body
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Receiver, Start, read_all

@@ -11,8 +11,8 @@ from weakref import WeakSet
 
 import pytest
 
-from receiver.inbox_writer import InboxWriter
-from receiver.web.protocol import Door
+from receiver.inbox.writer import InboxWriter
+from receiver.web.http1.protocol import Door
 from tests.receiver.web.conftest import Receiver
 from tests.receiver.web.raw import request_of
 from tests.support import webhooks

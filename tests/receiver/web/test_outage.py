@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from receiver import intake, spool
-from receiver.inbox import InboxEvent
-from receiver.spool import EventAlias
+from receiver.inbox import group_commit, spool
+from receiver.inbox.spool import EventAlias
+from receiver.inbox.store import InboxEvent
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Answer, Receiver, Start
 from tests.support import stores, webhooks
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def sheltered(start: Start, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     """A receiver with a spool, on that database."""
-    monkeypatch.setattr(intake, "DATABASE_SECONDS", PATIENCE)
+    monkeypatch.setattr(group_commit, "DATABASE_SECONDS", PATIENCE)
     return start(url, SPOOL_DIR=str(folder))
 
 
@@ -120,7 +120,7 @@ def test_a_broken_file_does_not_keep_the_receiver_from_its_database(
     assert sheltered.send(event(1)).status == 202
     server.start()
     drained(folder)
-    taken: intake.Intake = sheltered.app.state.services.intake
+    taken: group_commit.Intake = sheltered.app.state.services.intake
     eventually(lambda: not taken.away.is_set(), within=20)
     assert sheltered.send(event(2)).status == 202
     assert sorted(kept(url)) == ["evt_1", "evt_2"]

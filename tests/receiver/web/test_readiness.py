@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from receiver import clock, heartbeats, queue
+from receiver import clock, queue
+from receiver.database import heartbeats
 from receiver.web import readiness
 from receiver.web.readiness import Readiness
-from tests.receiver.locks import inbox_locked
+from tests.receiver.database.locks import inbox_locked
 from tests.receiver.web.conftest import Receiver, Start
 from tests.support import webhooks
 from tests.support.ports import free_port

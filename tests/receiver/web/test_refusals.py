@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import text
 from sqlmodel import select
 
-from receiver import database, sqlite
-from receiver.inbox import InboxEvent
-from receiver.intake import Intake
-from receiver.rejections import RejectedRequest
+from receiver.database import engine, sqlite
+from receiver.inbox.group_commit import Intake
+from receiver.inbox.rejections import RejectedRequest
+from receiver.inbox.store import InboxEvent
 from receiver.web import body as web_body
 from receiver.web import endpoints
 from tests.receiver.conftest import Log
-from tests.receiver.locks import inbox_locked
+from tests.receiver.database.locks import inbox_locked
 from tests.receiver.web.conftest import Receiver, Start
 from tests.support import webhooks
 from tests.support.waiting import eventually
@@ -263,8 +263,8 @@ def test_a_locked_database_is_503_and_asks_to_come_again(
 ) -> None:
     """What could not be stored is not accepted, and the next attempt is."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
-    options = database.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
-    monkeypatch.setattr(database, "POSTGRESQL_OPTIONS", options)
+    options = engine.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
+    monkeypatch.setattr(engine, "POSTGRESQL_OPTIONS", options)
     receiver = start(store_url)
     with inbox_locked(store_url):
         answer = receiver.send(GOOD)

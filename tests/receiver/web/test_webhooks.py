@@ -13,12 +13,12 @@ import pytest
 import redis
 from sqlmodel import select
 
-from receiver import inbox
-from receiver.inbox import InboxEvent
-from receiver.inbox_writer import InboxWriter
-from receiver.intake import Intake
+from receiver.inbox import store as inbox
+from receiver.inbox.group_commit import Intake
+from receiver.inbox.store import InboxEvent
+from receiver.inbox.writer import InboxWriter
 from tests.receiver.conftest import Log
-from tests.receiver.locks import inbox_locked
+from tests.receiver.database.locks import inbox_locked
 from tests.receiver.web.conftest import Receiver, Start, read_all
 from tests.support import webhooks
 from tests.support.waiting import eventually

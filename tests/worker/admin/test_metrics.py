@@ -10,15 +10,16 @@ from httpx2 import Response
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from receiver import heartbeats, inbox
+from receiver.database import heartbeats
 from receiver.errors import ConfigurationError
-from receiver.spool import Shelter
+from receiver.inbox import store as inbox
+from receiver.inbox.spool import Shelter
 from tests.support import webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.stores import prepare
 from tests.worker.support import World, arrival, deliver, everything, handle, now, receive
 from worker.admin.app import create_app
-from worker.models import Delivery
+from worker.schema.models import Delivery
 
 TOKEN = "made-up-admin-token"
 AUTHORIZED = {b"Authorization": f"Bearer {TOKEN}".encode()}

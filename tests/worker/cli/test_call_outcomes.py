@@ -15,7 +15,7 @@ from tests.support.webhooks import iso
 from tests.worker.cli.apis import BUY, MADE, ORDERS, OTHER_PHONE, PHONE
 from tests.worker.cli.conftest import Run
 from tests.worker.support import everything, now, on_sqlite, only
-from worker.models import Budget, Order, OrderTransition
+from worker.schema.models import Budget, Order, OrderTransition
 
 DAISYSIM_BUY = ("daisysim", "purchase", "6", "wa", "1.1400")
 HISTORY = "/api/v1/virtual/history"

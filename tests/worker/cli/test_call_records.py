@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.inbox import InboxEvent
+from receiver.inbox.store import InboxEvent
 from tests.support.http_server import HttpServer
 from tests.support.stores import Store
 from tests.support.webhooks import CODE, daisysim, virtualsms_v1, virtualsms_v2
@@ -17,8 +17,8 @@ from tests.worker.support import (
     on_sqlite,
     only,
 )
-from worker import handling
-from worker.models import Code, Order, OrderNumber, OrderTransition
+from worker.handling import handle as handling
+from worker.schema.models import Code, Order, OrderNumber, OrderTransition
 
 
 def number(store: Store, order: Order) -> str | None:

@@ -24,9 +24,10 @@ from tests.worker.support import (
     on_sqlite,
     only,
 )
-from worker import answers, budgets
-from worker.models import Budget, Order
-from worker.paid_calls import Caller
+from worker.calls import record as call_record
+from worker.calls.caller import Caller
+from worker.outbox import call_budgets
+from worker.schema.models import Budget, Order
 
 
 class Terminal(io.StringIO):
@@ -89,7 +90,7 @@ def test_calls_are_paid_from_the_workers_budget(
     assert run(*BUY, "--yes").code == 0
     budget = only(store, Budget)
     assert budget.key == "virtualsms:calls"
-    assert len(budgets._within_window(budget, now(store))) == 1
+    assert len(call_budgets._within_window(budget, now(store))) == 1
     pauses = []
 
     def sleep(seconds: float) -> None:
@@ -211,8 +212,8 @@ def test_what_was_bought_is_shown_even_if_it_cannot_be_recorded(
     def away(*_: object, **__: object) -> bool:
         raise OperationalError("INSERT", {}, Exception("away"))
 
-    monkeypatch.setattr(answers, "record", away)
-    monkeypatch.setattr("receiver.database._PERSISTENCE", (0.0,))
+    monkeypatch.setattr(call_record, "record", away)
+    monkeypatch.setattr("receiver.database.engine._PERSISTENCE", (0.0,))
     answer = run(*BUY, "--yes")
     assert answer.code == 1
     assert "ord_1" in answer.out

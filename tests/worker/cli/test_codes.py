@@ -17,9 +17,10 @@ from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, change, everything, handle, now, on_sqlite, only
-from worker.models import HELD, QUARANTINED, READY, Code
 from worker.queries import codes
 from worker.queries.filters import Filters
+from worker.schema.models import Code
+from worker.schema.states import CODE_QUARANTINED, HELD, READY
 
 KEYS = [
     *("id", "provider", "order_id", "phone_number", "service", "country"),
@@ -153,7 +154,7 @@ def test_bad_options_are_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
     assert answer.out == ""
 
 
-@pytest.mark.parametrize("state", [HELD, QUARANTINED])
+@pytest.mark.parametrize("state", [HELD, CODE_QUARANTINED])
 def test_a_code_that_is_not_ready_is_revealed_only_on_purpose(
     world: World, run: Run, state: str
 ) -> None:
@@ -245,7 +246,7 @@ def test_a_follower_remembers_what_is_held_for_long(world: World) -> None:
     made = world.connect()
     handle(made, virtualsms_v2())
     (row,) = everything(made, Code)
-    change(made, row, state=QUARANTINED)
+    change(made, row, state=CODE_QUARANTINED)
     with made.database.reading() as session:
         following = codes.Tail(session, made.vault, Filters(), now=now(made))
     later = now(made) + timedelta(hours=2)

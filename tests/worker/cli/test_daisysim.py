@@ -8,7 +8,7 @@ from tests.support.http_server import HttpServer
 from tests.worker.cli.apis import Example, answers, check_request, refuse
 from tests.worker.cli.conftest import Run
 from tests.worker.support import on_sqlite
-from worker.providers.daisysim import DaisySIM
+from worker.providers.daisysim.api import DaisySIM
 
 PHONE, MASKED = "+79001234567", "+7900••••567"
 BOUGHT = (

@@ -11,8 +11,8 @@ from tests.support import webhooks
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, change, deliver, everything, fetch, handle, now, only, woken
-from worker import destination_states
-from worker.models import Delivery
+from worker.delivery import destination_lock
+from worker.schema.models import Delivery
 
 KEYS = [
     *("id", "event", "destination", "state", "attempts"),
@@ -92,7 +92,7 @@ def test_retry_says_what_a_disabled_destination_waits_for(world: World, run: Run
     row = only(made, Delivery)
     change(made, row, state="dead", error="410", failures=15, wake_at=None)
     with made.database.transaction() as session:
-        destination_states.disable(session, "slack", "no_service", made.database.now(session))
+        destination_lock.disable(session, "slack", "no_service", made.database.now(session))
     answer = run("deliveries", "retry", row.id)
     assert (answer.code, answer.err) == (0, "")
     assert "slack is disabled: codecatch destinations enable slack" in answer.out

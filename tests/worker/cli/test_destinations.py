@@ -10,7 +10,7 @@ from tests.support.http_server import Reply
 from tests.support.webhooks import virtualsms_v1
 from tests.worker.cli.conftest import Run
 from tests.worker.support import SLACK_PATH, World, deliver, everything, handle, on_sqlite
-from worker.models import Delivery
+from worker.schema.models import Delivery
 
 FILE = """
 [[destinations]]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from receiver import heartbeats
-from receiver.database import Database
-from receiver.inbox import InboxEvent
+from receiver.database import heartbeats
+from receiver.database.engine import Database
+from receiver.inbox.store import InboxEvent
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import SECRET, TOKEN, signed, virtualsms_v2
 from tests.worker.cli.conftest import Answer, Run
-from tests.worker.reconciling import HISTORY_PATH, ask, buy, history, listing, plan
+from tests.worker.reconciliation.reconciling import HISTORY_PATH, ask, buy, history, listing, plan
 from tests.worker.support import (
     DAISYSIM_KEY,
     VIRTUALSMS_KEY,
@@ -24,7 +24,7 @@ from tests.worker.support import (
     on_sqlite,
     only,
 )
-from worker.models import Delivery
+from worker.schema.models import Delivery
 
 
 def findings(answer: Answer) -> dict[str, tuple[str, str]]:

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy
 
 from receiver import queue
-from receiver.inbox import InboxEvent
-from receiver.spool import EventAlias
+from receiver.inbox.spool import EventAlias
+from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.stores import Store
 from tests.support.webhooks import daisysim, signed, virtualsms_v1, virtualsms_v2
@@ -26,11 +26,12 @@ from tests.worker.support import (
     receive,
     woken,
 )
-from worker import handling
-from worker.models import QUARANTINED, Code, Confirmation, Delivery
-from worker.operations import DISCARDED_BY_OPERATOR
+from worker.handling import handle as handling
+from worker.maintenance.operator_actions import DISCARDED_BY_OPERATOR
 from worker.queries import statistics
-from worker.runtime import Runtime
+from worker.runtime.runtime import Runtime
+from worker.schema.models import Code, Confirmation, Delivery
+from worker.schema.states import CODE_QUARANTINED
 
 KEYS = [
     *("id", "provider", "type", "key", "state", "attempts", "error"),
@@ -44,7 +45,7 @@ def quarantine_the_code(made: Runtime) -> tuple[str, str]:
     """A code that its provider contradicted: the ids of its event and of itself."""
     (event_id,) = handle(made, daisysim())
     code = only(made, Code)
-    change(made, code, state=QUARANTINED)
+    change(made, code, state=CODE_QUARANTINED)
     change(made, fetch(made, InboxEvent, event_id), state="quarantined", error="another code")
     return event_id, code.id
 

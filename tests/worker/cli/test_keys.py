@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from receiver.vault import key_id, parse_keys
+from receiver.vault.sealing import key_id, parse_keys
 from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, KEY
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, change, everything, handle
-from worker.models import Code
+from worker.schema.models import Code
 
 NEW = b"n" * 32
 OLD_ID, NEW_ID = key_id(KEY).hex(), key_id(NEW).hex()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from receiver.vault import parse_keys
+from receiver.vault.sealing import parse_keys
 from tests.worker.cli.conftest import Run
 from worker.cli import _output
 from worker.cli._output import Output

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver import clock, inbox
-from receiver.inbox import Arrival, InboxEvent
-from receiver.spool import Shelter
+from receiver import clock
+from receiver.inbox import store as inbox
+from receiver.inbox.spool import Shelter
+from receiver.inbox.store import Arrival, InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run
@@ -24,7 +25,7 @@ from tests.worker.support import (
     only,
     receive,
 )
-from worker.models import Code, Delivery, Order, OrderNumber
+from worker.schema.models import Code, Delivery, Order, OrderNumber
 
 FORMER = "+447700900999"
 

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from ulid import ULID
 
 from receiver import clock
-from receiver.rejections import REJECTED
+from receiver.inbox.rejections import REJECTED
 from tests.support.stores import Store
 from tests.worker.cli.conftest import Run
 

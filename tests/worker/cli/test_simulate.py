@@ -12,12 +12,12 @@ from tests.support.http_server import HttpServer
 from tests.support.receiving import authentic
 from tests.support.webhooks import SECRET, TOKEN
 from tests.worker.cli.conftest import Run
-from worker import simulation
-from worker.messages import plain
+from worker.messages.text import plain
+from worker.simulator import signed_webhooks
 
 EVERY = [
     (provider, dialect, event)
-    for provider, dialects in simulation.EVENTS.items()
+    for provider, dialects in signed_webhooks.EVENTS.items()
     for dialect, events in dialects.items()
     for event in events
 ]

@@ -12,11 +12,11 @@ import pytest
 from tests.support.stores import Store
 from tests.worker.cli.conftest import Run
 from tests.worker.support import everything, on_sqlite
-from worker.models import Order
-from worker.providers.daisysim import DaisySIM
-from worker.providers.virtualsms import VirtualSMS
-from worker.upstream.call_log import ApiCall
-from worker.upstream.server import DAISYSIM_KEY, VIRTUALSMS_KEY, Upstream
+from worker.providers.daisysim.api import DaisySIM
+from worker.providers.virtualsms.api import VirtualSMS
+from worker.schema.models import Order
+from worker.simulator.call_log import ApiCall
+from worker.simulator.server import DAISYSIM_KEY, VIRTUALSMS_KEY, Upstream
 
 KEYS = {"virtualsms": VIRTUALSMS_KEY, "daisysim": DAISYSIM_KEY}
 # What the transport adds to any request.

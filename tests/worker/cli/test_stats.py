@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from receiver import inbox
-from receiver.inbox import InboxEvent
-from receiver.spool import Shelter
+from receiver.inbox import store as inbox
+from receiver.inbox.spool import Shelter
+from receiver.inbox.store import InboxEvent
 from tests.support.stores import Store
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, arrival, change, deliver, fetch, handle, now, only, receive
-from worker.models import Delivery
+from worker.schema.models import Delivery
 
 
 def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:

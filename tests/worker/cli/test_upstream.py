@@ -21,12 +21,12 @@ from tests.support.receiving import authentic
 from tests.support.waiting import eventually
 from tests.support.webhooks import SECRET, TOKEN
 from tests.worker.cli.conftest import Run
-from worker.http_client import HttpClient
-from worker.installation import write_env
-from worker.providers.daisysim import DaisySIM
-from worker.providers.virtualsms import VirtualSMS
-from worker.upstream.knobs import Knobs
-from worker.upstream.server import Upstream
+from worker.http.client import HttpClient
+from worker.providers.daisysim.api import DaisySIM
+from worker.providers.virtualsms.api import VirtualSMS
+from worker.runtime.installation import write_env
+from worker.simulator.knobs import Knobs
+from worker.simulator.server import Upstream
 
 Start = Callable[..., "Running"]
 

@@ -11,7 +11,7 @@ from tests.support.http_server import HttpServer
 from tests.worker.cli.apis import Example, answers, check_request, refuse
 from tests.worker.cli.conftest import Run
 from tests.worker.support import on_sqlite
-from worker.providers.virtualsms import VirtualSMS
+from worker.providers.virtualsms.api import VirtualSMS
 
 PHONE, MASKED = "+447700900123", "+4477•••••123"
 MADE = {
@@ -281,7 +281,7 @@ def test_a_poll_may_outlast_every_other_call(
     run: Run, api: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline of an ordinary call does not end it."""
-    monkeypatch.setattr("worker.outside.HttpClient", _Impatient)
+    monkeypatch.setattr("worker.runtime.integrations.HttpClient", _Impatient)
     api.on("GET", "/api/v2/orders/ord_1", hang=1, body=FULL.encode())
     api.on("GET", "/api/v2/orders/ord_1/sms", hang=1, body=FULL.encode())
     assert run("virtualsms", "get-order", "ord_1").code == 1
@@ -289,6 +289,6 @@ def test_a_poll_may_outlast_every_other_call(
 
 
 def _Impatient(**settings: Any) -> Any:  # noqa: N802 - it stands in for a class
-    from worker.http_client import HttpClient  # noqa: PLC0415 - the name is patched elsewhere
+    from worker.http.client import HttpClient  # noqa: PLC0415 - the name is patched elsewhere
 
     return HttpClient(**settings, total_timeout=0.3)

@@ -16,9 +16,9 @@ from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, change, everything, handle, on_sqlite, only
-from worker import installation
-from worker.models import Code
 from worker.queries import codes
+from worker.runtime import installation
+from worker.schema.models import Code
 
 
 def test_the_newest_code_stands_alone(world: World, run: Run) -> None:

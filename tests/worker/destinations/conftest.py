@@ -27,8 +27,8 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from worker.destinations.base import DeliveryError
 from worker.destinations.email import Email
-from worker.http_client import HttpClient
-from worker.messages import Notification
+from worker.http.client import HttpClient
+from worker.messages.text import Notification
 
 HANG: Final = "hang"
 CUT: Final = "cut"

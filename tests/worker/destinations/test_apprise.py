@@ -17,8 +17,8 @@ from tests.worker.destinations.conftest import SMS
 from worker.destinations._apprise_service import inert, open_service
 from worker.destinations.apprise import Apprise
 from worker.destinations.base import DeliveryError
-from worker.http_client import HttpClient
-from worker.messages import Notification
+from worker.http.client import HttpClient
+from worker.messages.text import Notification
 
 DISCORD = "discord://123456789012345678/" + "t" * 30
 HOSTILE = "@everyone <@123> *bold* _x_ `y` [here](https://evil.example) ~~z~~ ||q|| # h \\*"

@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 
 from tests.worker.destinations.conftest import CUT, HANG, SMS, HttpStub, ScriptedSmtp
-from worker import destinations
+from worker.destinations import registry
 from worker.destinations.apprise import Apprise
 from worker.destinations.base import DeliveryError, Destination, Surroundings
 from worker.destinations.console import Console
 from worker.destinations.email import Email
 from worker.destinations.slack import Slack
 from worker.destinations.webhook import Webhook
-from worker.http_client import HttpClient
-from worker.messages import Texts
+from worker.http.client import HttpClient
+from worker.messages.text import Texts
 
 SHORT = 0.4
 SLACK_IN_THE_CLOCK = 3.0
-KINDS = sorted(destinations.discover())
+KINDS = sorted(registry.discover())
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 SECRETS = (
     "483921",
@@ -399,7 +399,7 @@ ENVIRONMENT = {
 
 def make(kind: str, options: dict[str, Any]) -> Destination:
     """A destination of a table of the configuration."""
-    found = destinations.discover()[kind]
+    found = registry.discover()[kind]
     http = HttpClient(allowed_hosts=["hooks.slack.com", "named.example"])
     with closing(http):
         surroundings = Surroundings(http, Texts(), ENVIRONMENT)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worker.destinations.conftest import SMS
-from worker import messages
 from worker.destinations.email import Email, compose
-from worker.messages import Notification, Texts
+from worker.messages import text as messages
+from worker.messages.text import Notification, Texts
 
 SENDER = Address("Codecatch", addr_spec="codecatch@example.org")
 PEOPLE = [Address(addr_spec="qa@example.org"), Address(addr_spec="ops@example.org")]

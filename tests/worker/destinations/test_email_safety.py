@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.worker.destinations.conftest import CUT, SMS, RealSmtp, ScriptedSmtp, email, failure
-from worker.destinations import _smtp
+from worker.destinations.smtp import session
 
 StartSmtp = Callable[..., RealSmtp]
 PASSWORD = "correct%20horse"
@@ -17,7 +17,7 @@ PASSWORD = "correct%20horse"
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat the server on this machine as one that is elsewhere."""
-    monkeypatch.setattr(_smtp, "_is_loopback", lambda _connection: False)
+    monkeypatch.setattr(session, "_is_loopback", lambda _connection: False)
 
 
 def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker import destinations
+from worker.destinations import registry
 from worker.destinations.console import Console
 from worker.destinations.email import Email
 from worker.destinations.slack import Slack
@@ -44,7 +45,7 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_every_kind_is_found() -> None:
     """The modules of the package are found under the words that name them."""
-    found = destinations.discover()
+    found = registry.discover()
 
     assert found["slack"] is Slack
     assert found["email"] is Email
@@ -54,10 +55,10 @@ def test_every_kind_is_found() -> None:
 
 def test_a_new_module_is_a_new_kind(extra: Path) -> None:
     """A file in the package is all it takes, and an abstract or imported class is no kind."""
-    before = set(destinations.discover())
+    before = set(registry.discover())
     (extra / "pigeon.py").write_text(PIGEON.format(kind="pigeon"))
 
-    found = destinations.discover()
+    found = registry.discover()
 
     assert set(found) - before == {"pigeon"}
     assert found["pigeon"].deadline == 1.0
@@ -68,4 +69,4 @@ def test_two_modules_of_one_kind_are_an_error(extra: Path) -> None:
     (extra / "pigeon.py").write_text(PIGEON.format(kind="slack"))
 
     with pytest.raises(RuntimeError, match="'slack'"):
-        destinations.discover()
+        registry.discover()

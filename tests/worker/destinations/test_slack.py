@@ -16,8 +16,8 @@ from tests.worker.destinations.conftest import SMS, HttpStub
 from worker.destinations import _slack_blocks
 from worker.destinations.base import DeliveryError
 from worker.destinations.slack import REFUSALS, Slack
-from worker.http_client import HttpClient
-from worker.messages import Notification, Texts
+from worker.http.client import HttpClient
+from worker.messages.text import Notification, Texts
 
 FLOOD = "long " * 20_000
 NOTICE = Notification(

@@ -15,7 +15,7 @@ from tests.support.http_server import HttpServer
 from tests.worker.destinations.conftest import SMS, HttpStub
 from worker.destinations.base import DeliveryError
 from worker.destinations.webhook import Webhook, payload
-from worker.http_client import HttpClient
+from worker.http.client import HttpClient
 
 OLD, NEW = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 

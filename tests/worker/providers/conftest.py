@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from worker.http_client import HttpClient
-from worker.providers.daisysim import DaisySIM
-from worker.providers.virtualsms import VirtualSMS
+from worker.http.client import HttpClient
+from worker.providers.daisysim.api import DaisySIM
+from worker.providers.virtualsms.api import VirtualSMS
 
 KEY = "sk_live_s3cr3t"
 

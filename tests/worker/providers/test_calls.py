@@ -7,11 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from worker.order_states import CANCELLED, CONFIRMED, EXPIRED, RANKS, RECEIVED, WAITING
-from worker.providers import daisysim_results, virtualsms_orders
+from worker.orders.state_machine import RANKS
 from worker.providers.base import Call, ProviderApi
-from worker.providers.findings import Finding
+from worker.providers.daisysim import results
 from worker.providers.registry import provider_apis
+from worker.providers.reported_order import Finding
+from worker.providers.virtualsms import orders as virtualsms_orders
+from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, RECEIVED, WAITING
 
 CALLS = [
     pytest.param(api, call, id=f"{name} {call.name}")
@@ -47,11 +49,11 @@ def test_a_call_that_spends_says_how_to_look(api: type[ProviderApi], call: Call)
 )
 def test_daisysim_states(word: str, state: str | None) -> None:
     """The words of `check` and `history`, in the order's own; others say nothing."""
-    check = daisysim_results.Check.read({"status": word, "code": "1"})
+    check = results.Check.read({"status": word, "code": "1"})
     assert check.about_order({"activation_id": "9"}) == Finding(
         order_id="9", status=state, code="1"
     )
-    line = daisysim_results.Activation.read({"id": "9", "status": word, "price": "1.1400"})
+    line = results.Activation.read({"id": "9", "status": word, "price": "1.1400"})
     assert line.about_order({}) == Finding(order_id="9", status=state, price=Decimal("1.1400"))
 
 
@@ -59,9 +61,9 @@ def test_daisysim_purchase() -> None:
     """What the answer leaves out is known from what was asked; what it tells comes first."""
     made = {"activation_id": "9", "phone_number": "+79001234567"}
     asked = {"country": 6, "service": "wa", "price": Decimal("1.10"), "service_name": None}
-    facts = daisysim_results.Purchase.read(made).about_order(asked)
+    facts = results.Purchase.read(made).about_order(asked)
     assert (facts.service, facts.country, facts.price) == ("wa", "6", Decimal("1.10"))
-    charged = daisysim_results.Purchase.read({**made, "amount_charged": "1.0000"})
+    charged = results.Purchase.read({**made, "amount_charged": "1.0000"})
     assert str(charged.about_order({**asked, "service_name": "WhatsApp"}).price) == "1.0000"
     assert "7900" not in repr(facts)
 

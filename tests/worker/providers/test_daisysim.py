@@ -11,7 +11,7 @@ import pytest
 
 from tests.worker.providers.conftest import KEY, Provider, shown
 from worker.providers import errors
-from worker.providers.daisysim import DaisySIM
+from worker.providers.daisysim.api import DaisySIM
 
 PRICE = Decimal("1.1400")
 BOUGHT = '{"activation_id": "9", "phone_number": "+79001234567"}'

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from worker.providers.daisysim import DaisySIM
+from worker.providers.daisysim.api import DaisySIM
 from worker.providers.registry import provider_apis
-from worker.providers.virtualsms import VirtualSMS
+from worker.providers.virtualsms.api import VirtualSMS
 
 
 def test_providers_are_found_by_themselves() -> None:

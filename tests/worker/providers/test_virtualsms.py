@@ -8,10 +8,10 @@ from decimal import Decimal
 import pytest
 
 from tests.worker.providers.conftest import KEY, Provider, shown
-from worker.http_client import HttpClient
+from worker.http.client import HttpClient
 from worker.providers import errors
 from worker.providers.base import retry_after
-from worker.providers.virtualsms import VirtualSMS
+from worker.providers.virtualsms.api import VirtualSMS
 
 ORDER = '{"order_id": "o-1", "phone_number": "447700900123"}'
 CALLS: dict[str, tuple[Callable[[VirtualSMS], object], str, str, str]] = {

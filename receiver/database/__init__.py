@@ -1,0 +1,3 @@
+"""The database: engines, statements and the columns shared by all work tables."""
+
+__all__ = ["autocommit", "bulk", "engine", "followup", "heartbeats", "row_values", "sqlite"]

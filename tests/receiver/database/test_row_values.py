@@ -1,0 +1,30 @@
+"""Conditions on several columns: whole rows are compared, and not each column for itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from receiver import clock
+from receiver.database.row_values import OneOf
+from receiver.inbox import store as inbox
+from receiver.inbox.store import INBOX, Arrival
+from tests.support.stores import Store
+
+
+def test_columns_of_different_rows_are_no_row(store: Store) -> None:
+    """What two rows hold together is not taken for a third one."""
+    arrivals = [
+        Arrival(provider=provider, key=key, body=b"{}", arrived_at=clock.now())
+        for provider in ("virtualsms", "daisysim")
+        for key in ("a", "b")
+    ]
+    with store.database.transaction() as session:
+        inbox.store_many(session, store.vault, arrivals)
+    places = OneOf("places", INBOX.c.provider, INBOX.c.key)
+    found = select(INBOX.c.provider, INBOX.c.key).where(places.condition)
+    wanted = [("virtualsms", "a"), ("daisysim", "b")]
+    with store.database.reading() as session:
+        rows = session.connection().execute(found, places.bound(wanted)).all()
+        none = session.connection().execute(found, places.bound([])).all()
+    assert sorted(map(tuple, rows)) == sorted(wanted)
+    assert none == []

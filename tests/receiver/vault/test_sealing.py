@@ -1,0 +1,158 @@
+"""The vault: what is sealed opens only in its place and with its key, and digests are keyed."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.errors import ConfigurationError
+from receiver.vault import sealing
+from receiver.vault.sealing import BrokenSeal, Sealer, UnknownKey, Vault
+
+OLD, NEW = b"o" * 32, b"n" * 32
+INDEX = b"i" * 32
+PLACE = {"table": "codes", "column": "code", "row": "01J"}
+
+
+def encoded(key: bytes) -> str:
+    """A key as the environment spells it."""
+    return base64.b64encode(key).decode()
+
+
+def test_what_is_sealed_opens_again() -> None:
+    """Bytes and text come back unchanged, and an absent text stays absent."""
+    sealer = Sealer([NEW])
+    assert sealer.open(sealer.seal(b"\x00\xff", **PLACE), **PLACE) == b"\x00\xff"
+    assert sealer.open_text(sealer.seal("483921 é \ud800", **PLACE), **PLACE) == "483921 é \ud800"
+    assert sealer.open_text(None, **PLACE) is None
+
+
+def test_what_an_earlier_version_stored_is_still_of_use() -> None:
+    """A key's id, a sealed value and a digest of the first version are what they were."""
+    sealed = bytes.fromhex(
+        "0125cbf0820227896c9d405fbaa754f001bdeb2827a88398bab57eaa40f3fd6d24b3e62280b6e0"
+    )
+    assert sealing.key_id(NEW).hex() == "25cbf082"
+    assert sealing.key_id_of(sealed) == sealing.key_id(NEW)
+    assert Sealer([NEW]).open_text(sealed, **PLACE) == "483921"
+    assert Vault([NEW], INDEX).digest("code", "483921") == "eb568d66f9cbf17b46d972640d1390d9"
+
+
+def test_the_empty_value_can_be_sealed() -> None:
+    """Nothing is a value as well."""
+    sealer = Sealer([NEW])
+    assert sealer.open(sealer.seal(b"", **PLACE), **PLACE) == b""
+
+
+def test_a_sealed_value_shows_nothing_and_never_repeats() -> None:
+    """Equal values look different each time, and none shows its content."""
+    sealer = Sealer([NEW])
+    sealed = {sealer.seal("483921", **PLACE) for _ in range(50)}
+    assert len(sealed) == 50
+    assert not any(b"483921" in value for value in sealed)
+
+
+@pytest.mark.parametrize("moved", ["table", "column", "row"])
+def test_a_value_opens_in_its_own_place_only(moved: str) -> None:
+    """A value that was moved to another row or column is taken for altered."""
+    sealer = Sealer([NEW])
+    sealed = sealer.seal("483921", **PLACE)
+    with pytest.raises(BrokenSeal, match="altered"):
+        sealer.open(sealed, **{**PLACE, moved: "elsewhere"})
+
+
+def test_every_altered_byte_is_noticed() -> None:
+    """No single flipped bit goes through, in whichever part of the value it lies."""
+    sealer = Sealer([NEW])
+    sealed = sealer.seal("483921", **PLACE)
+    for position in range(len(sealed)):
+        altered = bytearray(sealed)
+        altered[position] ^= 1
+        with pytest.raises((BrokenSeal, UnknownKey)):
+            sealer.open(bytes(altered), **PLACE)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(min_value=0, max_value=38))
+def test_a_value_cut_short_is_noticed(length: int) -> None:
+    """Whatever is missing at the end, the value does not open, and its place is named."""
+    sealer = Sealer([NEW])
+    with pytest.raises(BrokenSeal, match=r"\Acodes\.code of 01J "):
+        sealer.open(sealer.seal("483921", **PLACE)[:length], **PLACE)
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    """After a rotation old values still open, and new ones need the new key."""
+    before, during, after = Sealer([OLD]), Sealer([NEW, OLD]), Sealer([NEW])
+    old_value, new_value = before.seal("1", **PLACE), during.seal("2", **PLACE)
+    assert during.open(old_value, **PLACE) == b"1"
+    assert after.open(new_value, **PLACE) == b"2"
+    missing = rf"{sealing.key_id(OLD).hex()}, which is not in ENCRYPTION_KEYS\Z"
+    with pytest.raises(UnknownKey, match=missing):
+        after.open(old_value, **PLACE)
+
+
+def test_the_id_of_a_key_is_not_the_key() -> None:
+    """The four bytes that name a key tell keys apart and show none of them."""
+    assert sealing.key_id(OLD) != sealing.key_id(NEW)
+    assert len(sealing.key_id(OLD)) == 4
+    assert sealing.key_id(OLD) not in OLD
+
+
+def test_digests_are_equal_for_equal_values_of_one_purpose() -> None:
+    """A digest finds its value again, and says nothing across purposes, values or databases."""
+    ours = Vault([NEW], INDEX)
+    assert ours.digest("phone", "+447700900123") == Vault([OLD], INDEX).digest(
+        "phone", b"+447700900123"
+    )
+    digests = {
+        ours.digest("phone", "+447700900123"),
+        ours.digest("code", "+447700900123"),
+        ours.digest("phone", "+447700900124"),
+        Vault([NEW], b"j" * 32).digest("phone", "+447700900123"),
+    }
+    assert len(digests) == 4
+    assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
+
+
+def test_a_digest_takes_any_text() -> None:
+    """Not even half a surrogate pair in a code stops the digest."""
+    assert Vault([NEW], INDEX).digest("code", "\ud800\x00")
+
+
+def test_generated_keys_are_usable_and_new() -> None:
+    """A generated key is what the variable takes, and never the same twice."""
+    made = {sealing.generate_key() for _ in range(5)}
+    assert len(made) == 5
+    assert all(len(key) == 32 for key in sealing.parse_keys(",".join(made)))
+
+
+def test_keys_are_parsed_in_their_order() -> None:
+    """Spaces and empty parts between commas do not matter; the order does."""
+    assert sealing.parse_keys(f" {encoded(NEW)} , ,{encoded(OLD)},") == [NEW, OLD]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " , ",
+        "hunter2",
+        "hunter2é" * 6,
+        encoded(b"k" * 31),
+        encoded(b"k" * 33),
+        f"{encoded(NEW)},hunter2",
+        encoded(NEW)[:-1],
+        encoded(NEW).replace("b", "-", 1),
+        f"-{encoded(NEW)}",
+    ],
+)
+def test_keys_that_cannot_be_used_are_refused_in_one_line(text: str) -> None:
+    """The message names the variable and what it wants, and never quotes the value."""
+    with pytest.raises(ConfigurationError, match=r"\AENCRYPTION_KEYS: wants base64[^\n]*\Z") as no:
+        sealing.parse_keys(text)
+    assert "hunter2" not in str(no.value)
+    assert no.value.__cause__ is None

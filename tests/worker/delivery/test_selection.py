@@ -1,0 +1,46 @@
+"""Which rows share a message."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.delivery.selection import Candidate, together
+
+ROWS = st.lists(
+    st.builds(
+        Candidate,
+        id=st.integers(0, 99_999).map("{:05}".format),
+        stale=st.booleans(),
+        abandoned=st.booleans(),
+        vanished=st.integers(0, 2),
+        unsure=st.booleans(),
+        message=st.sampled_from([None, "M1", "M2"]),
+        recipient=st.sampled_from([None, None, "R1"]),
+    ),
+    max_size=60,
+    unique_by=lambda each: each.id,
+)
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(ROWS, st.integers(1, 40))
+def test_all_that_waits_is_told_exactly_once(rows: list[Candidate], most: int) -> None:
+    """However they are mixed, message after message takes each row once, and never too many."""
+    waiting = sorted(rows, key=lambda each: (each.stale, each.id))
+    known = {each.id: each for each in waiting}
+    told: list[str] = []
+    while waiting:
+        message = together(waiting, most)
+        assert message[0] == waiting[0].id
+        assert 1 <= len(message) <= most
+        assert message == sorted(message)
+        assert len({known[id_].stale for id_ in message}) == 1
+        assert len({known[id_].recipient for id_ in message}) == 1
+        repeated = {known[id_].message for id_ in message if known[id_].again}
+        assert len(repeated) <= 1
+        if any(known[id_].abandoned and known[id_].vanished for id_ in message):
+            assert len(message) == 1
+        told += message
+        waiting = [each for each in waiting if each.id not in message]
+    assert sorted(told) == sorted(known)

@@ -1,0 +1,632 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.http.client import (
+    HostRefused,
+    HttpClient,
+    HttpError,
+    NotSent,
+    OutcomeUnknown,
+    Response,
+    encode_json,
+)
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+SECRET = "s3cr3t"
+Script = Callable[["Peer"], None]
+
+
+class Peer:
+    """One accepted connection, as a script sees it."""
+
+    def __init__(self, connection: socket.socket, stop: threading.Event) -> None:
+        self.socket = connection
+        self.stop = stop
+
+    def read_request(self) -> bytes:
+        """A request with its body, or what there is of it when the client goes away."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = self.socket.recv(65536)
+            if not piece:
+                return data
+            data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = 0
+        for line in head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        while len(body) < length and (piece := self.socket.recv(65536)):
+            body += piece
+        return head + b"\r\n\r\n" + body
+
+    def dribble(self, pieces: bytes) -> None:
+        """A byte every 50 ms, without an end, until the client goes away."""
+        while not self.stop.wait(0.05):
+            for byte in pieces:
+                self.socket.sendall(bytes([byte]))
+                if self.stop.wait(0.05):
+                    return
+
+
+class Server:
+    """A listener whose every connection follows one script."""
+
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
+        self.script = script
+        self.tls = tls
+        self.stop = threading.Event()
+        self.connections = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.threads = [threading.Thread(target=self._accept)]
+        self.threads[0].start()
+
+    def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
+        """Where it listens."""
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                if self.stop.is_set():
+                    connection.close()
+                    return
+                self.connections += 1
+                thread = threading.Thread(target=self._follow, args=[connection])
+                self.threads.append(thread)
+                thread.start()
+
+    def _follow(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(20)
+            if self.tls is None:
+                self.script(Peer(connection, self.stop))
+            else:
+                with self.tls.wrap_socket(connection, server_side=True) as secured:
+                    self.script(Peer(secured, self.stop))
+
+    def close(self) -> None:
+        """Stop the script's waits, and wait for every connection's end."""
+        self.stop.set()
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        self.threads[0].join()
+        self.listener.close()
+        for thread in self.threads[1:]:
+            thread.join()
+
+
+@contextlib.contextmanager
+def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """A server for as long as the block lasts."""
+    server = Server(script, tls)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def asking(
+    *allowed: str, ssl_context: ssl.SSLContext | None = None, total: float = 7.0, limit: int = 1000
+) -> Iterator[HttpClient]:
+    """A client for as long as the block lasts, with plain http allowed."""
+    names = allowed or ("127.0.0.1",)
+    client = HttpClient(
+        allowed_hosts=names,
+        plain_http_hosts=names,
+        private_hosts=names,
+        total_timeout=total,
+        max_response_bytes=limit,
+        ssl_context=ssl_context,
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def answer(*responses: bytes) -> tuple[Script, list[bytes]]:
+    """A script that gives each request the next response, and what it was asked."""
+    left = list(responses)
+    asked: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        while request := peer.read_request():
+            asked.append(request)
+            peer.socket.sendall(left.pop(0) if len(left) > 1 else left[0])
+
+    return script, asked
+
+
+def test_request_stands_on_the_wire_as_asked() -> None:
+    """Method, target, headers and body reach the server to the letter, and nothing beside them."""
+    script, asked = answer(OK)
+    with serving(script) as server, asking() as client:
+        client.request(
+            "POST",
+            server.url("/a%2Fb?x=1"),
+            params={"page": 2},
+            headers={"Authorization": "Bearer key", "Accept": "application/json"},
+            json={"price": Decimal("1.1400"), "to": ["é", None, True]},
+        )
+    head, _, body = asked[0].partition(b"\r\n\r\n")
+    assert body == b'{"price":1.1400,"to":["\\u00e9",null,true]}'
+    assert head.split(b"\r\n")[0] == b"POST /a%2Fb?x=1&page=2 HTTP/1.1"
+    assert sorted(line.lower() for line in head.split(b"\r\n")[1:]) == [
+        b"accept-encoding: identity",
+        b"accept: application/json",
+        b"authorization: bearer key",
+        b"content-length: %d" % len(body),
+        b"content-type: application/json",
+        b"host: 127.0.0.1:%d" % server.port,
+        b"user-agent: codecatch",
+    ]
+
+
+def test_content_is_sent_as_it_is() -> None:
+    """Bytes are sent unchanged, under the caller's own content type."""
+    script, asked = answer(OK)
+    with serving(script) as server, asking() as client:
+        client.request(
+            "PUT", server.url(), content=b"\x00\xff", headers={"content-type": "application/x"}
+        )
+    assert asked[0].endswith(b"\r\n\r\n\x00\xff")
+    assert asked[0].lower().count(b"content-type: application/x\r\n") == 1
+
+
+def test_answer_is_given_whole() -> None:
+    """Status, headers (lower case, repeated ones joined) and a chunked body come back whole."""
+    script, _ = answer(
+        b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nX-A: 1\r\nX-a: 2\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    )
+    with serving(script) as server, asking() as client:
+        got = client.request("GET", server.url())
+    assert (got.status, got.body) == (503, b"abcde")
+    assert (got.headers["retry-after"], got.headers["x-a"]) == ("7", "1, 2")
+
+
+def test_response_shows_no_content() -> None:
+    """A response's repr has neither its headers nor its body."""
+    shown = repr(Response(200, {"set-cookie": SECRET}, SECRET.encode()))
+    assert shown == "Response(status=200)"
+
+
+def test_numbers_keep_their_digits() -> None:
+    """A number with a point is read as a Decimal with every digit it was written with."""
+    price = Response(200, {}, b'{"price": 1.1400, "n": 2}').json()
+    assert repr(price) == "{'price': Decimal('1.1400'), 'n': 2}"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"NaN", b"\xff", b"[" * 100_000, b"9" * 5000])
+def test_what_is_not_json_is_a_value_error(body: bytes) -> None:
+    """Whatever cannot be read as JSON is one kind of error, however odd it is."""
+    with pytest.raises(ValueError, match=r"."):
+        Response(200, {}, body).json()
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=4),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(values)
+def test_encoded_json_reads_back_the_same(value: object) -> None:
+    """Any JSON value survives the encoder, and the result is compact."""
+    text = encode_json(value)
+    assert json.loads(text, parse_float=Decimal) == value
+    assert len(text) <= len(json.dumps(value, default=lambda number: f"{number:f}"))
+
+
+@pytest.mark.parametrize("digits", ["1.1400", "0.00000001", "100", "-3.0"])
+def test_decimals_are_numbers_with_exactly_their_digits(digits: str) -> None:
+    """A Decimal is written as a plain JSON number, digit for digit."""
+    assert encode_json({"price": Decimal(digits)}) == f'{{"price":{digits}}}'
+    assert encode_json(Decimal("1E+3")) == "1000"
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity"), float("nan")])
+def test_no_number_is_no_json(value: object) -> None:
+    """What JSON has no number for is refused instead of sent."""
+    with pytest.raises(ValueError, match=r"."):
+        encode_json([value])
+
+
+def test_connections_are_reused() -> None:
+    """Requests one after another share a connection, and a closed one is replaced unnoticed."""
+    last = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    script, asked = answer(OK, OK, last, OK)
+    with serving(script) as server, asking() as client:
+        for _ in range(3):
+            client.request("GET", server.url())
+        assert server.connections == 1
+        assert client.request("GET", server.url()).status == 200
+        assert server.connections == 2
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://other.example/s3cr3t",
+        "https://allowed.example.evil.example/s3cr3t",
+        "https://allowed.example@evil.example/s3cr3t",
+        "https://user:s3cr3t@allowed.example/",
+        "http://allowed.example/s3cr3t",
+        "https://ported.example/s3cr3t",
+        "https://ported.example:444/s3cr3t",
+        "ftp://allowed.example/s3cr3t",
+        "//allowed.example/s3cr3t",
+        "/s3cr3t",
+        "https://0251.0376.0251.0376/s3cr3t",
+        "https:///s3cr3t",
+        "https://[s3cr3t",
+        "https://allowed.example:s3cr3t/",
+        "",
+    ],
+)
+def test_unlisted_urls_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL off the allow-list, or plain http unasked for, is refused before any resolution."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("resolved"))
+    client = HttpClient(allowed_hosts=["allowed.example", "ported.example:8443"])
+    try:
+        with pytest.raises(HostRefused) as refused:
+            client.request("GET", url)
+    finally:
+        client.close()
+    assert SECRET not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("name", ["LOCALHOST", "localhost:{port}"])
+def test_names_are_compared_without_case(name: str) -> None:
+    """A listed host is admitted in any case, by itself on any port or with its port."""
+    script, _ = answer(OK)
+    with serving(script) as server, asking(name.format(port=server.port)) as client:
+        assert client.request("GET", server.url(host="LocalHost")).status == 200
+
+
+@pytest.mark.parametrize("name", ["", "https://a.example", "a.example/x", "u@a.example", "a:b"])
+def test_what_is_no_host_is_not_listed(name: str) -> None:
+    """An allow-list with something else than host names in it is refused at the start."""
+    with pytest.raises(ValueError, match="host or host:port"):
+        HttpClient(allowed_hosts=[name])
+
+
+def test_redirects_are_answers() -> None:
+    """A redirect is returned as it is, and nothing else is asked."""
+    script, asked = answer(
+        b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1/x\r\nSet-Cookie: a=1\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+    with serving(script) as server, asking() as client:
+        assert client.request("POST", server.url()).status == 307
+        assert client.request("POST", server.url()).headers["location"] == "http://127.0.0.1/x"
+    assert len(asked) == 2
+    assert b"cookie" not in asked[1].lower()
+
+
+def test_environment_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy named in the environment is not used."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    script, _ = answer(OK)
+    with serving(script) as server, asking() as client:
+        assert client.request("GET", server.url()).status == 200
+
+
+def dribbled_headers(peer: Peer) -> None:
+    """Headers without an end."""
+    peer.read_request()
+    peer.socket.sendall(b"HTTP/1.1 200 OK\r\n")
+    peer.dribble(b"X-Slow: 1\r\n")
+
+
+def dribbled_body(peer: Peer) -> None:
+    """A body at a snail's pace."""
+    peer.read_request()
+    peer.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+    peer.dribble(b"x")
+
+
+def dribbled_continues(peer: Peer) -> None:
+    """Interim answers without an end."""
+    peer.read_request()
+    peer.dribble(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def silent(peer: Peer) -> None:
+    """A request taken, and no answer."""
+    peer.read_request()
+    peer.stop.wait(20)
+
+
+def never_reads(peer: Peer) -> None:
+    """A connection accepted, and no more."""
+    peer.stop.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("script", "size"),
+    [
+        (dribbled_headers, 1),
+        (dribbled_body, 1),
+        (dribbled_continues, 1),
+        (silent, 1),
+        (never_reads, 20_000_000),
+    ],
+)
+def test_deadline_covers_the_whole_exchange(script: Script, size: int) -> None:
+    """However a server spreads its answer, or leaves the request unread, it ends in time."""
+    with serving(script) as server, asking(total=0.6) as client:
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknown, match="no whole answer in time"):
+            client.request("POST", server.url(), content=b"x" * size)
+        assert 0.5 < time.monotonic() - began < 2
+
+
+def test_timeout_of_one_request_is_its_own() -> None:
+    """A request's own timeout stands in for the client's, also on a connection that is reused."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.socket.sendall(OK)
+        silent(peer)
+
+    with serving(script) as server, asking(total=20) as client:
+        client.request("GET", server.url())
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknown):
+            client.request("GET", server.url(), timeout=0.2)
+        assert time.monotonic() - began < 2
+        assert server.connections == 1
+
+
+def test_silent_handshake_is_not_sent() -> None:
+    """A server that accepts and never speaks TLS has got nothing of the request."""
+    with serving(never_reads) as server, asking(total=0.3) as client:
+        began = time.monotonic()
+        with pytest.raises(NotSent, match="no connection in time"):
+            client.request("GET", f"https://127.0.0.1:{server.port}/")
+        assert time.monotonic() - began < 2
+
+
+def test_spent_deadline_sends_nothing() -> None:
+    """A request whose time is over before it began is not sent."""
+    with serving(answer(OK)[0]) as server, asking() as client:
+        with pytest.raises(NotSent, match="no connection in time"):
+            client.request("GET", server.url(), timeout=1e-9)
+        assert server.connections == 0
+
+
+def test_slow_resolver_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution, which has no deadline of its own, counts against the exchange's."""
+    done = threading.Event()
+
+    def stuck(*_: object, **__: object) -> list[object]:
+        done.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
+    with asking("slow.example", total=0.2) as client:
+        began = time.monotonic()
+        with pytest.raises(NotSent, match=r"slow\.example: no connection in time"):
+            client.request("GET", "http://slow.example/")
+        assert time.monotonic() - began < 2
+        done.set()
+
+
+def test_unresolvable_names_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name without an address is a request that was not sent."""
+
+    def unknown(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with asking("nowhere.example") as client:
+        with pytest.raises(NotSent, match=r"nowhere\.example: the name does not resolve"):
+            client.request("GET", "http://nowhere.example/")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+        with pytest.raises(NotSent, match="no address"):
+            client.request("GET", "http://nowhere.example/")
+
+
+def test_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead first address of a name does not hide the living second."""
+    stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+    real = socket.getaddrinfo
+
+    def two(host: str, port: int, *rest: int, **more: int) -> list[object]:
+        if host == "two.example":
+            return [(*stream, (number, port)) for number in ("127.0.0.9", "127.0.0.1")]
+        return [*real(host, port, *rest, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    with serving(answer(OK)[0]) as server, asking("two.example") as client:
+        assert client.request("GET", server.url(host="two.example")).status == 200
+
+
+def refusing_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def test_refused_connection_is_not_sent() -> None:
+    """A port that nobody listens on is a request that was not sent, with the reason in words."""
+    with asking() as client, pytest.raises(NotSent, match="refused"):
+        client.request("GET", f"http://127.0.0.1:{refusing_port()}/")
+
+
+def test_closed_client_sends_nothing() -> None:
+    """A request after close ends as not sent."""
+    with serving(answer(OK)[0]) as server, asking() as client:
+        client.close()
+        with pytest.raises(NotSent, match="closed"):
+            client.request("GET", server.url())
+        assert server.connections == 0
+
+
+def test_certificates_are_verified() -> None:
+    """A trusted certificate of the right name is talked to; any other has got nothing."""
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    script, asked = answer(OK)
+    with serving(script, served) as server:
+        with asking("localhost", "127.0.0.1", ssl_context=trusting) as client:
+            assert client.request("GET", server.url(host="localhost")).status == 200
+            assert client.request("GET", server.url(host="localhost")).status == 200
+            with pytest.raises(NotSent, match="certificate"):
+                client.request("GET", server.url())
+        with asking("localhost") as client, pytest.raises(NotSent, match="certificate"):
+            client.request("GET", server.url(host="localhost"))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("size", [1000, 1001])
+def test_body_limit(framing: str, size: int) -> None:
+    """A body of the limit is given, one byte more is not, whatever frames it."""
+    body = b"x" * size
+    sent = {
+        "length": b"Content-Length: %d\r\n\r\n%b" % (size, body),
+        "chunked": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body),
+        "close": b"Connection: close\r\n\r\n" + body,
+    }[framing]
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.socket.sendall(b"HTTP/1.1 200 OK\r\n" + sent)
+
+    with serving(script) as server, asking() as client:
+        if size == 1000:
+            assert client.request("GET", server.url()).body == body
+        else:
+            with pytest.raises(OutcomeUnknown, match="the answer is too long"):
+                client.request("GET", server.url())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ns3cr3t",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ns3cr3t",
+        b"s3cr3t s3cr3t\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ns3cr3t\r\n\r\n",
+    ],
+)
+def test_half_an_answer_leaves_the_outcome_unknown(said: bytes) -> None:
+    """A connection cut anywhere in the answer, or an answer that is not HTTP, proves nothing."""
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.socket.sendall(said)
+
+    with (
+        serving(script) as server,
+        asking() as client,
+        pytest.raises(OutcomeUnknown, match="cut") as failed,
+    ):
+        client.request("POST", server.url())
+    assert SECRET not in "".join(traceback.format_exception(failed.value))
+
+
+@pytest.mark.parametrize("header", ["s3cr3t\r\nX: y", "s3cr3t\0", "s3cr3té"])
+def test_unwritable_headers_are_not_sent(header: str) -> None:
+    """A header that HTTP cannot carry is not sent, and not quoted by the error."""
+    with (
+        serving(answer(OK)[0]) as server,
+        asking() as client,
+        pytest.raises(NotSent, match="cannot be written as HTTP") as failed,
+    ):
+        client.request("GET", server.url(), headers={"authorization": header})
+    assert failed.value.__context__ is None
+
+
+@pytest.mark.parametrize("reason", ["refused", "silent", "over the limit", "unlisted"])
+def test_failures_hold_no_secret(reason: str) -> None:
+    """Neither text nor repr nor context of a failure has path, query, header or body in it."""
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + SECRET.encode() * 400
+    script = silent if reason == "silent" else answer(big)[0]
+    with serving(script) as server, asking(total=0.3) as client:
+        url = {
+            "refused": f"http://127.0.0.1:{refusing_port()}",
+            "unlisted": "http://unlisted.example",
+        }.get(reason, server.url(""))
+        with pytest.raises(HttpError) as failed:
+            client.request(
+                "POST",
+                f"{url}/{SECRET}?q={SECRET}",
+                params={"p": SECRET},
+                headers={"authorization": SECRET},
+                json={"code": SECRET},
+            )
+    assert SECRET not in str(failed.value) + repr(failed.value)
+    assert failed.value.__context__ is None
+
+
+def test_logs_hold_no_url(caplog: pytest.LogCaptureFixture) -> None:
+    """Not even at the lowest level does a library log the path, the query, headers or body."""
+    caplog.set_level(logging.DEBUG)
+    with serving(answer(OK)[0]) as server, asking() as client:
+        client.request(
+            "POST",
+            server.url(f"/{SECRET}?q={SECRET}"),
+            headers={"authorization": SECRET},
+            json=SECRET,
+        )
+    assert SECRET not in caplog.text
+
+
+def test_threads_share_one_client() -> None:
+    """Many threads get their own answers at once, while a slow request holds nobody."""
+    late = threading.Event()
+
+    def script(peer: Peer) -> None:
+        while request := peer.read_request():
+            path = request.split(b" ")[1]
+            if path == b"/slow":
+                late.wait(20)
+            peer.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
+
+    with serving(script) as server, asking() as client, ThreadPoolExecutor(9) as pool:
+        slow = pool.submit(client.request, "GET", server.url("/slow"), timeout=20)
+        paths = [f"/{number}" for number in range(80)]
+        answers = pool.map(lambda path: client.request("GET", server.url(path)).body, paths)
+        assert [body.decode() for body in answers] == paths
+        assert not slow.done()
+        late.set()
+        assert slow.result().body == b"/slow"
+        assert server.connections <= 9

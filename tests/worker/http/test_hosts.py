@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from worker.http import hosts
+from worker.http.hosts import Hosts
+
+PUBLIC = ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:8.8.8.8"]
+PRIVATE = [
+    "127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
+    "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "::ffff:10.1.2.3",
+    "100.64.0.1", "198.18.0.1", "192.0.2.1", "fd12:3456::1", "fc00::1", "2001:db8::1",
+]  # fmt: skip
+SPECIAL = [
+    "169.254.169.254", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe",
+    "169.254.170.2", "fe80::1", "fe80::1%lo", "fd00:ec2::254", "fd20:ce::254",
+    "100.100.100.200", "168.63.129.16", "192.0.0.192",
+    "0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "240.0.0.1", "255.255.255.255",
+    "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1", "::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        *((address, "public") for address in PUBLIC),
+        *((address, "private") for address in PRIVATE),
+        *((address, "special") for address in SPECIAL),
+    ],
+)
+def test_every_address_is_of_one_kind(address: str, kind: str) -> None:
+    """Each range that is not everybody's is told apart, also where it hides IPv4 in IPv6."""
+    known = hosts.literal(address)
+    assert known is not None
+    assert hosts.kind(known) == kind
+
+
+@pytest.mark.parametrize("name", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "a.example", ""])
+def test_only_an_address_is_an_address(name: str) -> None:
+    """What a resolver would turn into an address by itself counts as a name."""
+    assert hosts.literal(name) is None
+
+
+def test_a_list_spells_out_addresses_however_they_are_written() -> None:
+    """An address is in a list by any spelling, on the port named there or on any."""
+    listed = Hosts(["127.0.0.1", "[::1]:8080", "::ffff:10.0.0.1", "a.example", "2130706433"])
+    spelled = [
+        ("127.0.0.1", 1, True),
+        ("::ffff:127.0.0.1", 1, True),
+        ("0:0:0:0:0:0:0:1", 8080, True),
+        ("::1", 8081, False),
+        ("10.0.0.1", 443, True),
+        ("127.0.0.2", 1, False),
+    ]
+    for written, port, is_listed in spelled:
+        address = hosts.literal(written)
+        assert address is not None
+        assert listed.spells_out(address, port) is is_listed, written

@@ -1,0 +1,36 @@
+"""What is left of a secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.messages import masking
+
+
+@pytest.mark.parametrize(
+    ("code", "masked"),
+    [("483921", "48••••"), ("G-559310", "G-••••••"), ("1234", "1•••"), ("123", "•••"), ("", "")],
+)
+def test_masked_codes(code: str, masked: str) -> None:
+    """Two characters of six are shown, and none of three."""
+    assert masking.code(code) == masked
+
+
+@pytest.mark.parametrize(
+    ("phone", "masked"),
+    [
+        ("+447700900123", "+4477•••••123"),
+        ("+12025550147", "+1202••••147"),
+        ("202555014", "202••••14"),
+        ("12345", "•••••"),
+        ("1" * 40, "11111••••••••111"),
+    ],
+)
+def test_masked_numbers(phone: str, masked: str) -> None:
+    """Country and ending are shown of a long number, nothing of a short one."""
+    assert masking.phone(phone) == masked
+
+
+def test_hidden_text_tells_not_even_its_length() -> None:
+    """Every text looks the same."""
+    assert masking.hidden("483921") == masking.hidden("") == "••••••••"

@@ -1,0 +1,95 @@
+"""Planning follow-ups: each once, due at once, swept after the grace."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from receiver.database.followup import GRACE
+from receiver.queue import CONFIRM_ORDERS, DELIVER
+from tests.support.stores import Store
+from tests.worker.support import SECOND, World, everything, now, only, woken
+from worker.outbox.planner import NOTICE_SECONDS, Planner, planning
+from worker.schema.models import Confirmation, Delivery
+from worker.schema.states import CONFIRM, OPERATORS
+
+A_CODE = {"provider": "virtualsms", "order_id": "ord_1", "event_id": "E1", "code_id": "C1"}
+
+
+def notice(store: Store, at: datetime, kind: str, event_id: str) -> int:
+    """Plan a notice to two destinations at a given time; how many deliveries were new."""
+    with store.database.transaction() as session:
+        planner = Planner(session, at)
+        planner.notice(["mail", "slack"], kind, event_id=event_id, detail=f"about {event_id}")
+        planner.write()
+        return len(planner.deliveries)
+
+
+def test_a_plan_is_due_at_once_and_swept_later(store: Store) -> None:
+    """The wake-up message comes first; the sweep gives it the time of the grace."""
+    at = now(store)
+    with store.database.transaction() as session:
+        planner = Planner(session, at)
+        planner.confirmation(CONFIRM, "O1", **A_CODE)
+        planner.write()
+
+    row = only(store, Confirmation)
+    assert (row.key, row.action, row.state) == ("confirm:O1", "confirm", "pending")
+    assert (row.provider, row.order_id, row.event_id) == ("virtualsms", "ord_1", "E1")
+    assert (row.next_attempt_at, row.wake_at) == (at, at + GRACE)
+
+
+def test_the_same_plan_is_made_once(store: Store) -> None:
+    """Asked again, within a transaction or in another, nothing is planned or woken."""
+    at = now(store)
+    for expected in (1, 0):
+        with store.database.transaction() as session:
+            planner = Planner(session, at)
+            for _ in range(2):
+                planner.confirmation(CONFIRM, "O1", **A_CODE)
+                planner.deliveries_of(["slack"], "sms.received", event_id="E1", code_id="C1")
+            planner.write()
+            assert len(planner.confirmations) == expected
+            assert len(planner.deliveries) == expected
+
+
+def test_a_code_is_told_once_whoever_reports_it(store: Store) -> None:
+    """A delivery about a code is known by the code, one about anything else by its event."""
+    with planning(store.database) as planner:
+        for event in ("E1", "E2"):
+            planner.deliveries_of(["slack"], "sms.received", event_id=event, code_id="C1")
+            planner.deliveries_of(["slack"], "balance.low", event_id=event)
+
+    assert {row.key for row in everything(store, Delivery)} == {
+        "slack|sms.received|C1",
+        "slack|balance.low|E1",
+        "slack|balance.low|E2",
+    }
+
+
+def test_the_operators_hear_of_each_kind_once_in_a_while(store: Store) -> None:
+    """A thousand events that fail for one reason are one message a minute, not a thousand."""
+    window = datetime.fromtimestamp(
+        now(store).timestamp() // NOTICE_SECONDS * NOTICE_SECONDS, tz=now(store).tzinfo
+    )
+    assert notice(store, window, "failed", "E1") == 2
+    assert notice(store, window + 59 * SECOND, "failed", "E2") == 0
+    assert notice(store, window + 59 * SECOND, "quarantined", "E3") == 2
+    assert notice(store, window + 60 * SECOND, "failed", "E4") == 2
+
+    rows = everything(store, Delivery)
+    assert {row.type for row in rows} == {OPERATORS}
+    told = {row.event_id for row in rows}
+    assert told == {"E1", "E3", "E4"}
+
+
+def test_what_was_planned_is_woken(world: World) -> None:
+    """Each destination's rows go in messages of their own, so that none waits behind another's."""
+    made = world.connect()
+    with planning(made.database) as planner:
+        planner.confirmation(CONFIRM, "O1", **A_CODE)
+        planner.deliveries_of(["mail", "slack"], "sms.received", event_id="E1", code_id="C1")
+    planner.wake(made.waker)
+
+    assert woken(world, CONFIRM_ORDERS, planner.confirmations) == [planner.confirmations]
+    planned = list(planner.deliveries.values())
+    assert woken(world, DELIVER, [row for rows in planned for row in rows]) == planned

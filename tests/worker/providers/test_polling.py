@@ -1,0 +1,91 @@
+"""What a provider that is asked says of an order, and the webhook that would have said it."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.events import SmsReceived
+from receiver.providers.registry import registry
+from tests.worker.providers.conftest import Provider
+from worker.orders.state_machine import RANKS
+from worker.providers.capabilities import Reports
+from worker.providers.daisysim.api import DaisySIM
+from worker.providers.registry import provider_apis
+from worker.providers.reported_order import Finding
+from worker.providers.virtualsms.api import VirtualSMS
+
+CODE = "048392"
+PHONE = "+79001234567"
+
+
+@pytest.fixture(params=sorted(provider_apis()))
+def client(request: pytest.FixtureRequest) -> Reports:
+    """Each provider that can be asked."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Reports)
+    return found
+
+
+def test_its_webhook_is_read_by_its_own_reader(client: Reports) -> None:
+    """With everything that is known, and with the code alone."""
+    name = client.name  # type: ignore[attr-defined]
+    full = Finding(
+        order_id="123456789", phone_number=PHONE, service="wa", code=CODE, text=f"It is {CODE}"
+    )
+    for finding in (full, Finding(order_id="123456789", code=CODE)):
+        event = registry()[name].read(client.webhook(finding))
+        assert isinstance(event, SmsReceived)
+        assert (event.order_id, event.code) == (finding.order_id, CODE)
+        assert (event.phone_number, event.service) == (finding.phone_number, finding.service)
+
+
+def test_its_calls_are_known(client: Reports) -> None:
+    """What is asked is one of the provider's calls, and spends nothing."""
+    calls, rhythm = client.calls, client.rhythm()  # type: ignore[attr-defined]
+    assert not any(calls[name].spends for name in (rhythm.one, rhythm.many))
+
+
+def test_a_finding_shows_no_secret() -> None:
+    """Not even when it is printed."""
+    shown = repr(Finding(order_id="1", code=CODE, text="a text", phone_number=PHONE))
+    for secret in (CODE, "a text", PHONE):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("Waiting", "waiting"),
+        ("Completed", "confirmed"),
+        ("cancelled", "cancelled"),
+        ("Strange", None),
+    ],
+)
+def test_an_activation(
+    daisysim: DaisySIM, provider: Provider, word: str, status: str | None
+) -> None:
+    """The document's words for its states; in its history it also says when it began."""
+    provider.answers(f'{{"data": {{"status": "{word}", "code": "{CODE}"}}}}')
+    found = daisysim.find_order("123456789")
+    assert (found.order_id, found.status, found.code) == ("123456789", status, CODE)
+    provider.answers(
+        f'{{"success": true, "data": {{"orders": [{{"activation_id": "1", "status": "{word}",'
+        f'"code": "{CODE}", "created_at": "2026-05-01T10:00:00Z"}}]}}}}'
+    )
+    (line,) = daisysim.find_orders(2)
+    assert (line.order_id, line.status, line.code) == ("1", status, CODE)
+    assert line.created_at is not None
+    assert line.created_at.isoformat() == "2026-05-01T10:00:00+00:00"
+    assert provider.asked[-1].line.startswith("GET /api/v1/virtual/history?page=2&per_page=100 ")
+
+
+@pytest.mark.parametrize("word", [*RANKS, "sms_received", "completed", "strange"])
+def test_an_order(virtualsms: VirtualSMS, provider: Provider, word: str) -> None:
+    """Every state that the documents name; a word that none does is no state."""
+    provider.answers(f'{{"order_id": "ord_1", "status": "{word}"}}')
+    status = virtualsms.find_order("ord_1").status
+    assert (status in RANKS) == (word != "strange")
+    provider.answers(f'{{"orders": [{{"order_id": "ord_1", "status": "{word}"}}]}}')
+    (line,) = virtualsms.find_orders(3)
+    assert line.status == status
+    assert provider.asked[-1].line.startswith("GET /api/v2/orders?page=3&limit=100 ")

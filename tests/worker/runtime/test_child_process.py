@@ -1,0 +1,143 @@
+"""Processes that are forked: what they take over from the one that forks them, and what not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="this system does not bear it")
+
+
+def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, since the tests themselves have threads, which no fork takes along."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys, time\nfrom worker.runtime import child_process\n" + source
+    )
+    root = Path(__file__).parents[3]
+    return subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=60, check=True,
+        env={"PYTHONPATH": str(root), "CODECATCH_SUPERVISED": "2"},
+    )  # fmt: skip
+
+
+def test_a_process_with_threads_is_not_to_be_forked(tmp_path: Path) -> None:
+    """Locks that they hold would never be let go of in the child."""
+    done = run(
+        tmp_path,
+        textwrap.dedent("""
+        import threading
+        print(child_process.can_fork())
+        done = threading.Event()
+        threading.Thread(target=done.wait).start()
+        print(child_process.can_fork())
+        done.set()
+        """),
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("pass", 0),
+        ("sys.exit(3)", 3),
+        ("raise ValueError", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9),
+        ("os.kill(os.getpid(), signal.SIGTERM)", -15),
+    ],
+)
+def test_the_exit_code_is_that_of_a_process(tmp_path: Path, body: str, code: int) -> None:
+    """As subprocess has it; and nothing that the parent has yet to do is done twice."""
+    done = run(
+        tmp_path,
+        textwrap.dedent(f"""
+        def work():
+            {body}
+        try:
+            print(child_process.fork(work, "part").wait(10))
+        finally:
+            print("once")
+        """),
+    )
+    assert done.stdout.split() == [str(code), "once"]
+
+
+def test_a_child_has_nothing_of_its_parent_but_what_was_imported(tmp_path: Path) -> None:
+    """Its own name and group, no open file, no handler of a signal; it speaks on standard error."""
+    done = run(
+        tmp_path,
+        textwrap.dedent("""
+        stop = lambda *_: print("the parent's")
+        signal.signal(signal.SIGTERM, stop)
+        lock = open(__file__)
+        def work():
+            print("name", open("/proc/self/comm").read().strip())
+            print("group", os.getpgid(0) == os.getpid())
+            print("files", sorted(map(int, os.listdir("/proc/self/fd")))[:-1])
+            print("handled", signal.getsignal(signal.SIGTERM) is stop)
+            print("blocked", signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        child = child_process.fork(work, "part")
+        assert child.wait(10) == 0
+        assert signal.getsignal(signal.SIGTERM) is stop
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        """),
+    )
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "name part", "group True", "files [0, 1, 2]", "handled False", "blocked set()",
+    ]  # fmt: skip
+
+
+def test_a_child_that_does_not_stop_in_time_is_waited_for_no_longer(tmp_path: Path) -> None:
+    """Asked, waited for, killed: as a supervisor does it."""
+    done = run(
+        tmp_path,
+        textwrap.dedent("""
+        import subprocess
+        def work():
+            signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"asked"))
+            os.write(2, b"deaf ")
+            while True:
+                time.sleep(60)
+        read, write = os.pipe()
+        os.dup2(write, 2)
+        child = child_process.fork(work, "part")
+        assert os.read(read, 5) == b"deaf "
+        child.terminate()
+        assert os.read(read, 5) == b"asked"
+        try:
+            child.wait(0.1)
+        except subprocess.TimeoutExpired:
+            print("late", child.poll())
+        child.kill()
+        print(child.wait(10), child.poll())
+        """),
+    )
+    assert done.stdout.split() == ["late", "None", "-9", "-9"]
+
+
+def test_a_child_is_killed_when_its_parent_is_gone(tmp_path: Path) -> None:
+    """Whatever ended the parent: what only the child held open is closed."""
+    done = run(
+        tmp_path,
+        textwrap.dedent("""
+        read, write = os.pipe()
+        def work():
+            os.write(2, b"there")
+            time.sleep(600)
+        if os.fork() == 0:
+            os.dup2(write, 2)
+            child_process.fork(work, "part")
+            assert os.read(read, 5) == b"there"
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(write)
+        os.wait()
+        print("left" if os.read(read, 9) else "gone")
+        """),
+    )
+    assert done.stdout == "gone\n"

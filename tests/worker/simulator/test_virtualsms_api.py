@@ -1,0 +1,393 @@
+"""VirtualSMS over HTTP, asked by codecatch's own client."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.worker.simulator.conftest import AskVirtualSMS, Make
+from worker.providers import errors
+from worker.providers.virtualsms.api import VirtualSMS
+from worker.simulator.server import VIRTUALSMS_KEY, Upstream
+
+# Each call: made with an order's id where it needs one, and what must be on the wire.
+CALLS: dict[str, tuple[Callable[[VirtualSMS, str], object], str, str]] = {
+    "list_services": (lambda api, _: api.list_services(), "GET /services", ""),
+    "list_countries": (lambda api, _: api.list_countries(), "GET /countries", ""),
+    "find_cheapest": (
+        lambda api, _: api.find_cheapest("telegram"),
+        "GET /services/telegram/cheapest",
+        "",
+    ),
+    "country_pricing": (lambda api, _: api.country_pricing("GB"), "GET /countries/GB/pricing", ""),
+    "service_availability": (
+        lambda api, _: api.service_availability("signal"),
+        "GET /services/signal/availability",
+        "",
+    ),
+    "get_balance": (lambda api, _: api.get_balance(), "GET /me/balance", ""),
+    "get_profile": (lambda api, _: api.get_profile(), "GET /me", ""),
+    "get_stats": (lambda api, _: api.get_stats(), "GET /me/stats", ""),
+    "list_transactions": (
+        lambda api, _: api.list_transactions(page=1, limit=2),
+        "GET /me/transactions?page=1&limit=2",
+        "",
+    ),
+    "create_order": (
+        lambda api, _: api.create_order("telegram", "GB", rental_hours=4),
+        "POST /orders",
+        '{"service":"telegram","country":"GB","rental_hours":4}',
+    ),
+    "list_orders": (lambda api, _: api.list_orders(), "GET /orders", ""),
+    "get_order": (lambda api, o: api.get_order(o), "GET /orders/{order}", ""),
+    "wait_for_sms": (lambda api, o: api.wait_for_sms(o), "GET /orders/{order}/sms", ""),
+    "confirm_order": (lambda api, o: api.confirm_order(o), "POST /orders/{order}/confirm", ""),
+    "extend_rental": (
+        lambda api, o: api.extend_rental(o, 12),
+        "POST /orders/{order}/extend",
+        '{"hours":12}',
+    ),
+    "release_rental": (lambda api, o: api.release_rental(o), "POST /orders/{order}/release", ""),
+    "swap_order": (lambda api, o: api.swap_order(o), "POST /orders/{order}/swap", ""),
+    "cancel_order": (lambda api, o: api.cancel_order(o), "POST /orders/{order}/cancel", ""),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_is_answered(name: str, upstream: Upstream, virtualsms: VirtualSMS) -> None:
+    """Each call of the client is one request to the letter, and its answer can be read."""
+    call, line, body = CALLS[name]
+    order = upstream.virtualsms.create("telegram", "GB", 1).order_id
+    if name not in {"swap_order", "cancel_order"}:
+        upstream.virtualsms.deliver(order)
+    assert call(virtualsms, order) not in (None, ())
+    (asked,) = upstream.calls()
+    method, path = line.replace("{order}", order).split(" ")
+    assert asked.line == f"{method} /api/v2{path} HTTP/1.1"
+    assert asked.body.decode() == body
+    assert asked.headers["authorization"] == f"Bearer {VIRTUALSMS_KEY}"
+    assert asked.status == (201 if name == "create_order" else 200)
+
+
+def test_there_is_no_other_call() -> None:
+    """What is tested here is all that the client can ask."""
+    assert set(CALLS) == set(VirtualSMS.calls)
+
+
+def spend_all(upstream: Upstream, _: object) -> None:
+    """Leave five cents."""
+    purse = upstream.virtualsms.wallet
+    purse.book("gone", Decimal("0.05") - purse.balance, None, upstream.now())
+
+
+def sell_out(upstream: Upstream, _: VirtualSMS) -> None:
+    """Leave no number of one kind."""
+    upstream.virtualsms.stock["telegram", "GB"] = 0
+
+
+def confirmed(upstream: Upstream) -> str:
+    """An order that is confirmed."""
+    order = upstream.virtualsms.create("telegram", "GB").order_id
+    upstream.virtualsms.deliver(order)
+    upstream.virtualsms.confirm(order)
+    return order
+
+
+def expired(upstream: Upstream) -> str:
+    """An order whose window has passed."""
+    order = upstream.virtualsms.create("telegram", "GB")
+    upstream.advance(1201)
+    return order.order_id
+
+
+def exhaust(_upstream: Upstream, api: VirtualSMS) -> None:
+    """Use up the minute's calls."""
+    for _ in range(60):
+        api.get_balance()
+
+
+def buy(api: VirtualSMS) -> object:
+    """What most rows ask."""
+    return api.create_order("telegram", "GB")
+
+
+def rent_for_nothing(api: VirtualSMS, _: Upstream) -> object:
+    """What cannot be meant."""
+    return api.create_order("telegram", "GB", rental_hours=0)
+
+
+Arrange = Callable[[Upstream, VirtualSMS], object]
+Act = Callable[[VirtualSMS, Upstream], object]
+ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None, Act]]]] = {
+    "validation": (400, errors.InvalidRequest, [(None, rent_for_nothing)]),
+    "insufficient-balance": (
+        402,
+        errors.InsufficientBalance,
+        [(spend_all, lambda api, _: buy(api))],
+    ),
+    "service-not-found": (
+        404,
+        errors.ServiceNotFound,
+        [
+            (None, lambda api, _: api.create_order("x", "GB")),
+            (None, lambda api, _: api.find_cheapest("x")),
+            (None, lambda api, _: api.service_availability("x")),
+        ],
+    ),
+    "country-not-found": (
+        404,
+        errors.CountryNotFound,
+        [
+            (None, lambda api, _: api.create_order("telegram", "XX")),
+            (None, lambda api, _: api.country_pricing("XX")),
+        ],
+    ),
+    "order-not-found": (
+        404,
+        errors.OrderNotFound,
+        [
+            (None, lambda api, _: api.get_order("ord_none")),
+            (None, lambda api, _: api.wait_for_sms("ord_none")),
+            (None, lambda api, _: api.confirm_order("ord_none")),
+            (None, lambda api, _: api.extend_rental("ord_none", 1)),
+        ],
+    ),
+    "order-already-confirmed": (
+        409,
+        errors.OrderAlreadyConfirmed,
+        [
+            (None, lambda api, upstream: api.swap_order(confirmed(upstream))),
+            (None, lambda api, upstream: api.cancel_order(confirmed(upstream))),
+            (None, lambda api, upstream: api.confirm_order(confirmed(upstream))),
+        ],
+    ),
+    "order-expired": (
+        410,
+        errors.OrderExpired,
+        [
+            (None, lambda api, upstream: api.swap_order(expired(upstream))),
+            (None, lambda api, upstream: api.cancel_order(expired(upstream))),
+            (None, lambda api, upstream: api.confirm_order(expired(upstream))),
+            (None, lambda api, upstream: api.wait_for_sms(expired(upstream))),
+        ],
+    ),
+    "rate-limited": (429, errors.RateLimited, [(exhaust, lambda api, _: api.get_balance())]),
+    "no-stock": (
+        503,
+        errors.OutOfStock,
+        [
+            (sell_out, lambda api, _: buy(api)),
+            (None, lambda api, _: api.create_order("telegram", "AF")),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("code", ROWS)
+def test_every_error_of_the_table_is_reachable(
+    code: str, upstream: Upstream, virtualsms: VirtualSMS
+) -> None:
+    """Each error of the API reference comes where it says, and the client knows it."""
+    status, kind, ways = ROWS[code]
+    for arrange, act in ways:
+        if arrange is not None:
+            arrange(upstream, virtualsms)
+        with pytest.raises(kind) as refused:
+            act(virtualsms, upstream)
+        assert (refused.value.status, refused.value.code) == (status, code)
+        assert refused.value.detail
+        assert (refused.value.retry_after is not None) == (status == 429)
+
+
+def test_a_wrong_key_is_refused(upstream: Upstream, ask_virtualsms: AskVirtualSMS) -> None:
+    """Nobody else's key is taken, and it costs nothing."""
+    with pytest.raises(errors.Unauthorized) as refused:
+        ask_virtualsms(upstream, "sk_live_other").get_balance()
+    assert (refused.value.status, refused.value.code) == (401, "unauthorized")
+
+
+def ask(
+    upstream: Upstream, path: str, body: bytes | None = None, key: str | None = VIRTUALSMS_KEY
+) -> tuple[int, str, Any]:
+    """Status, content type and JSON of an answer, without codecatch's client."""
+    headers = {"Content-Type": "application/json"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(f"{upstream.url}{path}", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers["content-type"], json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["content-type"], json.load(error)
+
+
+def test_an_error_is_a_problem_document(upstream: Upstream) -> None:
+    """The members, the type's address and the words are those of the API reference's example."""
+    spend_all(upstream, None)
+    assert ask(upstream, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}') == (
+        402,
+        "application/problem+json",
+        {
+            "type": "https://virtualsms.io/errors/insufficient-balance",
+            "title": "Insufficient balance",
+            "status": 402,
+            "detail": "Balance $0.05 < required $0.18",
+            "instance": "/api/v2/orders",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/orders", b"[]", (400, "validation")),
+        ("/orders", b"{", (400, "validation")),
+        ("/orders", b'{"service": 1, "country": "GB"}', (400, "validation")),
+        (
+            "/orders",
+            b'{"service": "telegram", "country": "GB", "rental_hours": "2"}',
+            (400, "validation"),
+        ),
+        ("/orders", b"[" * 200_000, (400, "validation")),
+        ("/orders?page=0", None, (400, "validation")),
+        ("/orders?limit=many", None, (400, "validation")),
+        ("/nothing", None, (404, "not-found")),
+        ("/me", b"{}", (405, "method-not-allowed")),
+    ],
+)
+def test_nonsense_is_refused(
+    upstream: Upstream, path: str, body: bytes | None, expected: tuple[int, str]
+) -> None:
+    """Whatever makes no sense gets a problem document, and never breaks the simulation."""
+    status, kind, problem = ask(upstream, f"/api/v2{path}", body)
+    assert (status, problem["type"].rpartition("/")[2]) == expected
+    assert kind == "application/problem+json"
+
+
+def test_no_key_is_no_key(upstream: Upstream) -> None:
+    """A request without a key is unauthorized."""
+    assert ask(upstream, "/api/v2/me", key=None)[0] == 401
+
+
+def test_the_shapes_are_the_documents(upstream: Upstream) -> None:
+    """Lists and objects have the members that the API reference shows."""
+    upstream.virtualsms.create("telegram", "GB")
+    wanted = {
+        "/services": {"id", "name", "category"},
+        "/countries": {"iso2", "name", "in_stock"},
+        "/countries/gb/pricing": {"service", "price", "stock"},
+        "/services/telegram/availability": {"country", "price", "stock"},
+    }
+    for path, members in wanted.items():
+        _, _, found = ask(upstream, f"/api/v2{path}")
+        assert set(found[0]) == members
+    assert set(ask(upstream, "/api/v2/services/telegram/cheapest")[2]) == {
+        "country",
+        "price",
+        "stock",
+    }
+    _, _, made = ask(upstream, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}')
+    assert set(made) == {"order_id", "phone_number", "expires_at", "price"}
+    assert set(ask(upstream, "/api/v2/me/balance")[2]) == {"balance", "currency"}
+
+
+def test_lists_come_in_pages(upstream: Upstream, virtualsms: VirtualSMS) -> None:
+    """The newest orders and ledger lines come first, and no page shows what another does."""
+    made = [upstream.virtualsms.create("telegram", "GB").order_id for _ in range(5)]
+    pages = [virtualsms.list_orders(page=number, limit=2) for number in (1, 2, 3, 4)]
+    assert [item.order_id for page in pages for item in page.items] == made[::-1]
+    assert [(page.page, page.total) for page in pages] == [(n, 5) for n in (1, 2, 3, 4)]
+    ledger = virtualsms.list_transactions(limit=1)
+    assert (ledger.items[0].order_id, ledger.items[0].amount) == (made[-1], Decimal("-0.18"))
+    assert virtualsms.list_orders(limit=1000).raw["limit"] == 100
+
+
+def test_a_poll_is_answered_when_the_message_comes(
+    upstream: Upstream, virtualsms: VirtualSMS
+) -> None:
+    """A request for the message is held until there is one, and is one call."""
+    order = upstream.virtualsms.create("telegram", "GB").order_id
+    got: list[str | None] = []
+    waiting = threading.Thread(target=lambda: got.append(virtualsms.wait_for_sms(order).code))
+    waiting.start()
+    eventually(lambda: upstream.calls("GET", "*/sms"))
+    waiting.join(0.1)
+    assert not got
+    upstream.virtualsms.deliver(order, "902114")
+    waiting.join(5)
+    assert got == ["902114"]
+    assert len(upstream.calls()) == 1
+
+
+def test_a_poll_ends_without_a_message(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
+    """When its time is over the answer is the order without a code, which is no error."""
+    upstream = make_upstream(long_poll=0.05)
+    sms = ask_virtualsms(upstream).wait_for_sms(upstream.virtualsms.create("signal", "FR").order_id)
+    assert (sms.status, sms.code, sms.text) == ("waiting", None, None)
+
+
+@pytest.mark.parametrize(("end", "status"), [("cancel", "cancelled"), ("expire", None)])
+def test_a_poll_ends_with_its_order(
+    upstream: Upstream, virtualsms: VirtualSMS, end: str, status: str | None
+) -> None:
+    """Nobody waits for the message of an order that will have none."""
+    order = upstream.virtualsms.create("telegram", "GB").order_id
+    got: list[object] = []
+
+    def wait() -> None:
+        try:
+            got.append(virtualsms.wait_for_sms(order).status)
+        except errors.OrderExpired:
+            got.append(None)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    eventually(lambda: upstream.calls("GET", "*/sms"))
+    getattr(upstream.virtualsms, end)(order)
+    waiting.join(5)
+    assert got == [status]
+
+
+def test_closing_releases_a_poll(ask_virtualsms: AskVirtualSMS) -> None:
+    """The end of a simulation does not wait for messages, and answers whoever does."""
+    got: list[str | None] = []
+    with Upstream() as upstream:
+        order = upstream.virtualsms.create("telegram", "GB").order_id
+        api = ask_virtualsms(upstream)
+        waiting = threading.Thread(target=lambda: got.append(api.wait_for_sms(order).status))
+        waiting.start()
+        eventually(lambda: upstream.calls("GET", "*/sms"))
+    waiting.join(5)
+    assert got == ["waiting"]
+
+
+def test_an_early_change_may_be_held(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
+    """With the public documents' hold, swap and cancel are too early for 120 seconds."""
+    upstream = make_upstream(early_hold=True)
+    api = ask_virtualsms(upstream)
+    order = upstream.virtualsms.create("telegram", "GB").order_id
+    for change in (api.swap_order, api.cancel_order):
+        with pytest.raises(errors.TooEarly) as refused:
+            change(order)
+        assert refused.value.status == 425
+    upstream.advance(121)
+    assert api.swap_order(order).status == "waiting"
+
+
+def test_times_are_the_providers(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
+    """A skewed clock shows in every time that an answer tells."""
+    upstream = make_upstream(clock_skew=3600)
+    order = ask_virtualsms(upstream).create_order("telegram", "GB")
+    assert order.expires_at is not None
+    left = order.expires_at - upstream.calls()[0].at
+    assert timedelta(minutes=19) < left < timedelta(minutes=21)

@@ -1,0 +1,152 @@
+"""Planning what an event calls for, as rows: each is planned once, however often it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import Table
+from sqlmodel import Session
+
+from receiver import queue
+from receiver.database import bulk
+from receiver.database.engine import Database
+from receiver.database.followup import GRACE
+from receiver.ids import endless_ids
+from receiver.queue import Waker
+from worker.schema.models import Confirmation, Delivery, table_of
+from worker.schema.states import OPERATORS, PENDING
+
+# Many events may go wrong for one reason: the operators hear of each kind once in this long.
+NOTICE_SECONDS = 60
+
+_CONFIRMATIONS = table_of(Confirmation)
+_DELIVERIES = table_of(Delivery)
+# Rows that are written together have the same columns.
+_UNTOLD = {"code_id": None, "detail": None, "stale_at": None}
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans within one transaction: :meth:`write` before its commit, :meth:`wake` after it.
+
+    ``confirmations`` and ``deliveries`` (by destination) are the ids of the rows that are new.
+    """
+
+    session: Session
+    now: datetime
+    confirmations: list[str] = field(default_factory=list)
+    deliveries: dict[str, list[str]] = field(default_factory=dict)
+    _confirmations: dict[str, dict[str, object]] = field(default_factory=dict)
+    _deliveries: dict[str, dict[str, object]] = field(default_factory=dict)
+    _ids: Iterator[str] = field(default_factory=endless_ids)
+
+    def confirmation(
+        self,
+        action: str,
+        key: str,
+        *,
+        provider: str,
+        order_id: str,
+        event_id: str,
+        code_id: str,
+    ) -> None:
+        """Plan to settle ``action`` with the provider, once for each ``key``."""
+        key = f"{action}:{key}"
+        if key not in self._confirmations:
+            self._confirmations[key] = {
+                **self._due(key),
+                "action": action,
+                "provider": provider,
+                "order_id": order_id,
+                "event_id": event_id,
+                "code_id": code_id,
+            }
+
+    def deliveries_of(
+        self,
+        destinations: Iterable[str],
+        type_: str,
+        *,
+        event_id: str,
+        code_id: str | None = None,
+        order_ref: str | None = None,
+        detail: str | None = None,
+        stale_at: datetime | None = None,
+    ) -> None:
+        """Plan to tell each of ``destinations`` about an event.
+
+        What is told of a code, or of the order ``order_ref``, is told once, whichever event says
+        it.
+        """
+        for destination in destinations:
+            self._delivery(
+                f"{destination}|{type_}|{code_id or order_ref or event_id}",
+                destination=destination,
+                type=type_,
+                event_id=event_id,
+                code_id=code_id,
+                detail=detail,
+                stale_at=stale_at,
+            )
+
+    def notice(self, destinations: Iterable[str], kind: str, *, event_id: str, detail: str) -> None:
+        """Plan to tell the operators that something needs a person."""
+        window = int(self.now.timestamp()) // NOTICE_SECONDS
+        for destination in destinations:
+            self._delivery(
+                f"{destination}|{OPERATORS}|{kind}:{window}",
+                destination=destination,
+                type=OPERATORS,
+                event_id=event_id,
+                detail=detail,
+            )
+
+    def write(self) -> None:
+        """Write what was planned, unless it is there already."""
+        self.confirmations += sorted(self._insert(_CONFIRMATIONS, self._confirmations))
+        added = self._insert(_DELIVERIES, self._deliveries)
+        for row in self._deliveries.values():
+            if row["id"] in added:
+                self.deliveries.setdefault(str(row["destination"]), []).append(str(row["id"]))
+        self._confirmations.clear()
+        self._deliveries.clear()
+
+    def wake(self, waker: Waker) -> None:
+        """Wake what was planned; call it after the commit."""
+        for destination, rows in self.deliveries.items():
+            waker.wake(queue.DELIVER, rows, group=destination)
+        waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
+
+    def _insert(self, table: Table, rows: Mapping[str, Mapping[str, object]]) -> set[str]:
+        # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
+        ordered = [rows[key] for key in sorted(rows)]
+        return bulk.insert_new(self.session.connection(), table, ordered) if rows else set()
+
+    def _delivery(self, key: str, **values: object) -> None:
+        if key not in self._deliveries:
+            self._deliveries[key] = {**_UNTOLD, **self._due(key), "failures": 0, **values}
+
+    def _due(self, key: str) -> dict[str, object]:
+        return {
+            "id": next(self._ids),
+            "key": key,
+            "state": PENDING,
+            "unsure": False,
+            "attempt": 0,
+            "vanished": 0,
+            "created_at": self.now,
+            "next_attempt_at": self.now,
+            "wake_at": self.now + GRACE,
+        }
+
+
+@contextmanager
+def planning(database: Database) -> Iterator[Planner]:
+    """A transaction to plan in: what was planned is written when the block ends, then committed."""
+    with database.transaction() as session:
+        planner = Planner(session, database.now(session))
+        yield planner
+        planner.write()

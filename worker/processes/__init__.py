@@ -1,0 +1,3 @@
+"""Runs the parts of codecatch, one process each, and supervises them under ``codecatch up``."""
+
+__all__ = ["parts", "supervisor"]

@@ -1,0 +1,18 @@
+"""The part that handles stored events, and sweeps."""
+
+from __future__ import annotations
+
+import os
+
+from receiver import queue
+from worker.runtime.runtime import connect
+from worker.tasks import celery_app
+
+
+def main() -> None:
+    """Handle events until told to stop."""
+    runtime = connect()
+    # SQLite has one writer: more processes would only wait for each other.
+    concurrency = (os.cpu_count() or 2) if runtime.database.is_postgresql else 2
+    runtime.close()
+    celery_app.work("prefork", concurrency, queue.WORKER_QUEUES)

@@ -1,0 +1,3 @@
+"""DaisySIM's API, version 1.0."""
+
+__all__ = ["api"]

@@ -1,0 +1,34 @@
+"""How often DaisySIM is asked about orders, and the webhook that would have told of a code."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from worker.providers.reported_order import Finding, Rhythm
+
+# A webhook comes once and never again, so what it would have said is asked for soon.
+RHYTHM = Rhythm(
+    one="check",
+    many="history",
+    every=timedelta(seconds=20),
+    back=timedelta(minutes=5),
+    crowd=20,
+    # The API page: polling stops then. Counted by our own clock: which one a history goes by is
+    # not said.
+    lifetime=timedelta(minutes=20),
+    ends_silently=True,
+)
+
+
+def webhook(finding: Finding) -> dict[str, object]:
+    """The body that reports the finding's code (API page, "Webhooks"), without what is unknown.
+
+    When the code came is not said in any answer.
+    """
+    return {
+        "event": "code.received",
+        "activation_id": finding.order_id,
+        "phone_number": finding.phone_number,
+        "service": finding.service,
+        "code": finding.code,
+    }

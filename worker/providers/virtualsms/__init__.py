@@ -1,0 +1,3 @@
+"""VirtualSMS's REST API, version 2."""
+
+__all__ = ["api"]

@@ -1,0 +1,87 @@
+"""What a worker process works with: made from the environment once, after the fork.
+
+Making it checks everything: a setting that cannot work stops the process at its start.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from receiver import queue
+from receiver.database.engine import Database
+from receiver.errors import ConfigurationError
+from receiver.queue import Waker
+from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.vault import index_key
+from receiver.vault.sealing import Vault
+from worker.configuration.event_policy import EventPolicy
+from worker.configuration.settings import RetentionSettings
+from worker.runtime.integrations import Outside, connect_outside
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The parts of one worker process."""
+
+    database: Database
+    vault: Vault
+    waker: Waker
+    outside: Outside
+    retention: RetentionSettings
+
+    @property
+    def policy(self) -> EventPolicy:
+        """What this installation does about an event."""
+        return self.outside.policy
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.waker.close()
+        self.outside.close()
+        self.database.dispose()
+
+
+def connect() -> Runtime:
+    """The parts as the environment configures them.
+
+    Raises:
+        ConfigurationError: a variable is missing or cannot be used, or the database is not
+            prepared for these keys.
+    """
+    store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
+    if broker_url is None:
+        raise ConfigurationError("REDIS_URL: is required")
+    retention = load(RetentionSettings)
+    outside = connect_outside()
+    database = Database(store.url)
+    try:
+        vault = index_key.open_vault(database, store.keys)
+    except BaseException:
+        database.dispose()
+        outside.close()
+        raise
+    return Runtime(database, vault, Waker(queue.celery_app(broker_url)), outside, retention)
+
+
+class _Process:
+    """The runtime of this process; a forked child must not use its parent's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+
+    def get(self) -> Runtime:
+        with self._lock:
+            if self._runtime is None:
+                self._runtime = connect()
+            return self._runtime
+
+    def close(self) -> None:
+        with self._lock:
+            if self._runtime is not None:
+                self._runtime.close()
+            self._runtime = None
+
+
+process = _Process()

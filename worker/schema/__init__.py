@@ -1,0 +1,3 @@
+"""The tables, the words in their columns, and the migrations."""
+
+__all__ = ["migrate", "models", "states"]

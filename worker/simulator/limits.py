@@ -1,0 +1,36 @@
+"""How many calls a key may make: no more than so many in any minute, each class by itself."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from worker.simulator.knobs import Knobs
+
+_MINUTE = timedelta(minutes=1)
+
+
+class Limits:
+    """A sliding minute for each class of calls; for one thread, the server's."""
+
+    def __init__(self, limits: Mapping[str, int], knobs: Knobs) -> None:
+        self._limits = limits
+        self._knobs = knobs
+        self._taken: dict[str, deque[datetime]] = defaultdict(deque)
+
+    def take(self, budget: str | None, now: datetime) -> int | None:
+        """Count a call; or, where it is one too many, the whole seconds until there is room.
+
+        Calls of no class are free.
+        """
+        if budget is None:
+            return None
+        taken = self._taken[budget]
+        while taken and taken[0] <= now - _MINUTE:
+            taken.popleft()
+        if len(taken) >= self._limits[budget] * self._knobs.limit_factor:
+            return math.ceil((taken[0] + _MINUTE - now).total_seconds())
+        taken.append(now)
+        return None

@@ -1,0 +1,121 @@
+"""The Celery application of the worker's side: settings, and what happens around a fork."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from celery import Celery, signals
+from celery.utils.nodenames import default_nodename, host_format
+
+from receiver import logs, queue
+from receiver.database.engine import Database
+from receiver.errors import ConfigurationError
+from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
+from worker.runtime import child_process
+from worker.runtime.child_process import PART
+from worker.runtime.runtime import process
+from worker.tasks import kombu_patches
+from worker.tasks import watchdog as watching
+
+# Where processors are short, to answer a webhook comes before what follows from it.
+_NICENESS: Final = 5
+# Due when the clock starts, and not a while later: what a start waits for are these.
+_AT_ONCE: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
+
+
+def make_app() -> Celery:
+    """The application with its tasks, on the broker that the environment names.
+
+    Raises:
+        ConfigurationError: no broker is configured.
+    """
+    broker_url = load(BrokerSettings).broker_url
+    if broker_url is None:
+        raise ConfigurationError("REDIS_URL: is required")
+    kombu_patches.install_transport()
+    app = queue.celery_app(broker_url)
+    kombu_patches.install_connection(app)
+    app.set_default()
+    app.conf.update(
+        task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},
+        # A task that dies with its process is delivered again; the row's lease decides whether
+        # there is anything left to do.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        # Ids in a prefetched message wait behind a slow task while others are idle.
+        worker_prefetch_multiplier=1,
+        # No task of ours takes this long: a stuck one frees its process (threads have no limit,
+        # but nothing they do lacks a deadline).
+        task_soft_time_limit=50,
+        task_time_limit=60,
+        worker_soft_shutdown_timeout=20,
+        worker_proc_alive_timeout=30,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # Ticks expire, so that they do not pile up while nobody works; not so soon that hosts
+        # whose clocks differ by seconds would drop each other's.
+        # The schedule is in the code, and nothing is worth remembering between two beats.
+        beat_scheduler="celery.beat:Scheduler",
+        beat_max_loop_interval=1,
+        beat_schedule={
+            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}, **_AT_ONCE},
+            "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
+            "purge": {"task": queue.PURGE, "schedule": 60.0, "options": {"expires": 60}},
+            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}, **_AT_ONCE},
+        },
+    )
+    app.conf.include = ["worker.tasks.tasks"]
+    app.loader.import_task_module("worker.tasks.tasks")
+    return app
+
+
+def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
+    """Be a worker for these queues until told to stop; never returns.
+
+    Not by Celery's command line, which loads a shell, a prompt and every command of it.
+    """
+    os.nice(_NICENESS)
+    worker = make_app().Worker(
+        hostname=host_format(default_nodename(f"{os.environ[PART]}@%h")),
+        pool_cls=pool,
+        concurrency=concurrency,
+        queues=list(queues),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="INFO",
+        quiet=True,
+    )
+    worker.start()
+    sys.exit(worker.exitcode)
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    logs.configure(load(LogSettings), part=os.environ.get(PART, "worker"))
+
+
+@signals.worker_ready.connect
+def _watch(sender: Any, **_: Any) -> None:
+    watchdog = watching.start(
+        sender.app, os.environ.get(PART, ""), Database(load(DatabaseSettings).url, pool_size=1)
+    )
+    if watchdog is not None:
+        signals.task_received.connect(lambda **_: watchdog.heard(), weak=False)
+
+
+@signals.worker_process_init.connect
+def _after_fork(**_: Any) -> None:
+    child_process.die_with_parent()
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def _close(**_: Any) -> None:
+    process.close()
