@@ -90,7 +90,7 @@ class StoreSettings(DatabaseSettings):
 
 
 class SpoolSettings(BaseSettings):
-    """Where events take shelter while the database is away; nowhere, unless told."""
+    """Where events take spool while the database is away; nowhere, unless told."""
 
     spool_dir: Path | None = None
 

@@ -13,20 +13,20 @@ from itertools import count
 import structlog
 
 from receiver.errors import StoreUnavailable
-from receiver.inbox.store import Arrival, Entry, Stored
+from receiver.inbox.store import InboxRow, IncomingEvent, StoreResult
 
 _log = structlog.get_logger(__name__)
 
-Outcome = Stored | StoreUnavailable
+Outcome = StoreResult | StoreUnavailable
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class PendingWrite:
     """One request, and its event once that is ready to be stored; ``tell`` is None once told."""
 
-    arrival: Arrival
+    incoming: IncomingEvent
     tell: Callable[[Outcome], None] | None = field(repr=False)
-    entry: Entry | None = None
+    entry: InboxRow | None = None
 
     def end(self, outcome: Outcome) -> None:
         """Tell it, if nobody has, whatever becomes of that."""
@@ -36,19 +36,19 @@ class Waiting:
         try:
             tell(outcome)
         except Exception as error:  # noqa: BLE001 - the others of its batch are to be told as well
-            _log.error("intake.answer_broke", error=type(error).__name__, exc_info=error)
+            _log.error("group_commit.answer_broke", error=type(error).__name__, exc_info=error)
 
 
 class Deadlines:
     """Tells those whose time is over, from the event loop: one alarm for many of them."""
 
     def __init__(self) -> None:
-        self._untold: list[tuple[float, int, Waiting]] = []  # a heap
+        self._untold: list[tuple[float, int, PendingWrite]] = []  # a heap
         self._numbers = count()
         self._alarm_at = math.inf
         self._alarm: asyncio.TimerHandle | None = None
 
-    def add(self, waiting: Waiting, deadline: float) -> None:
+    def add(self, waiting: PendingWrite, deadline: float) -> None:
         """Have ``waiting`` told at ``deadline`` of the monotonic clock, if nobody has by then."""
         heappush(self._untold, (deadline, next(self._numbers), waiting))
         self._set_alarm()

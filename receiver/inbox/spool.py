@@ -27,7 +27,7 @@ from receiver.database.engine import TROUBLE, Database, kind_of
 from receiver.errors import CodecatchError, ConfigurationError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import store as inbox
-from receiver.inbox.store import INBOX, Entry, Stored
+from receiver.inbox.store import INBOX, InboxRow, StoreResult
 from receiver.vault.sealing import key_id_of
 
 # What one file may hold: half a million events of the usual size.
@@ -69,7 +69,7 @@ class SpoolFile:
         with self._breaking(), self._database.transaction() as session:
             _make_table(session)
 
-    def store(self, entries: Sequence[Entry]) -> list[Stored]:
+    def store(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
         """Write entries; like :func:`receiver.inbox.store.store`, on this file.
 
         Raises:
@@ -108,7 +108,9 @@ class SpoolFile:
         if self._unfit:
             oldest = oldest.where(INBOX.c.id.not_in(self._unfit))
         with self._breaking(), self._database.reading() as session:
-            entries = [Entry(dict(row)) for row in session.connection().execute(oldest).mappings()]
+            entries = [
+                InboxRow(dict(row)) for row in session.connection().execute(oldest).mappings()
+            ]
         if not entries:
             return None
         try:
@@ -144,7 +146,7 @@ class SpoolFile:
         except SQLAlchemyError as error:
             raise BrokenSpool(f"{self.path.name} cannot be used ({kind_of(error)})") from None
 
-    def _move_alone(self, database: Database, entry: Entry) -> list[str]:
+    def _move_alone(self, database: Database, entry: InboxRow) -> list[str]:
         try:
             return _move(database, [entry])
         except TROUBLE:
@@ -156,7 +158,7 @@ class SpoolFile:
             return []
 
 
-def _move(database: Database, entries: Sequence[Entry]) -> list[str]:
+def _move(database: Database, entries: Sequence[InboxRow]) -> list[str]:
     with database.transaction() as session:
         outcomes = inbox.store(session, entries)
         aliases = [
@@ -170,7 +172,7 @@ def _move(database: Database, entries: Sequence[Entry]) -> list[str]:
     return [entry.id for entry in entries if entry.id not in known]
 
 
-class Shelter:
+class Spool:
     """The spool's directory, as one process uses it: with a file of its own in it.
 
     Raises:
@@ -188,7 +190,7 @@ class Shelter:
                 f"SPOOL_DIR: wants a directory that can be written ({reason})"
             ) from None
 
-    def store(self, entries: Sequence[Entry]) -> list[Stored]:
+    def store(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
         """Write entries to this process's file: see :meth:`SpoolFile.store`."""
         return self._own.store(entries)
 

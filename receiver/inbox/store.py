@@ -93,7 +93,7 @@ _HOLDERS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest
 
 
 @dataclass(slots=True, kw_only=True)
-class Arrival:
+class IncomingEvent:
     """An authentic webhook on its way into the inbox.
 
     ``key`` is the sender's own id of the event; without one, the body stands for it. ``test``
@@ -110,7 +110,7 @@ class Arrival:
 
 
 @dataclass(slots=True)
-class Stored:
+class StoreResult:
     """Where an arrival ended: the id of its row, or of the first row that it repeats."""
 
     id: str
@@ -118,7 +118,7 @@ class Stored:
 
 
 @dataclass(slots=True)
-class Entry:
+class InboxRow:
     """One event ready to be stored: the values of its row, sealed, its id among them."""
 
     values: Mapping[str, Any] = field(repr=False)
@@ -138,7 +138,7 @@ class Entry:
         """The keyed digest of its body."""
         return str(self.values["body_digest"])
 
-    def kept_apart(self, first_id: str) -> Entry:
+    def kept_apart(self, first_id: str) -> InboxRow:
         """The same as a row of its own, quarantined: its key is known with another body."""
         changed = {
             "key": f"{self.values['key']}#{self.digest}",
@@ -148,23 +148,26 @@ class Entry:
             # Something is left to do about it: the operators are to be told.
             "wake_at": self.values["stored_at"] + GRACE,
         }
-        return Entry({**self.values, **changed})
+        return InboxRow({**self.values, **changed})
 
 
-def prepare(vault: Vault, arrivals: Sequence[Arrival]) -> list[Entry]:
-    """What is to be stored of ``arrivals``, one entry each, in their order."""
-    now, ids = clock.now(), new_ids(len(arrivals))
+def prepare(vault: Vault, incoming_events: Sequence[IncomingEvent]) -> list[InboxRow]:
+    """What is to be stored of ``incoming_events``, one entry each, in their order."""
+    now, ids = clock.now(), new_ids(len(incoming_events))
     return [
-        Entry(_values(vault, arrival, row, now)) for arrival, row in zip(arrivals, ids, strict=True)
+        InboxRow(_values(vault, incoming, row, now))
+        for incoming, row in zip(incoming_events, ids, strict=True)
     ]
 
 
-def store_many(session: Session, vault: Vault, arrivals: Sequence[Arrival]) -> list[Stored]:
-    """Write what is new of ``arrivals``: :func:`store` for what is not prepared yet."""
-    return store(session, prepare(vault, arrivals))
+def store_many(
+    session: Session, vault: Vault, incoming_events: Sequence[IncomingEvent]
+) -> list[StoreResult]:
+    """Write what is new of ``incoming_events``: :func:`store` for what is not prepared yet."""
+    return store(session, prepare(vault, incoming_events))
 
 
-def store(session: Session, entries: Sequence[Entry]) -> list[Stored]:
+def store(session: Session, entries: Sequence[InboxRow]) -> list[StoreResult]:
     """Write what is new of ``entries`` in one statement; one outcome each, in their order.
 
     An entry under a known key with another body is kept as well, quarantined under a key of
@@ -178,16 +181,16 @@ def store(session: Session, entries: Sequence[Entry]) -> list[Stored]:
         if holder.digest != entry.digest
     ]
     stored = [
-        Stored(holder.id, holder.id != entry.id)
+        StoreResult(holder.id, holder.id != entry.id)
         for holder, entry in zip(holders, entries, strict=True)
     ]
     kept_apart = _insert(session, [entry for _, entry in strangers])
     for (index, entry), holder in zip(strangers, kept_apart, strict=True):
-        stored[index] = Stored(holder.id, holder.id != entry.id)
+        stored[index] = StoreResult(holder.id, holder.id != entry.id)
     return stored
 
 
-def insert_new(connection: Connection, entries: Sequence[Entry]) -> bool:
+def insert_new(connection: Connection, entries: Sequence[InboxRow]) -> bool:
     """Insert ``entries`` that are thought to be new; whether they were, and all is done.
 
     Up to :data:`receiver.database.bulk.MOST_ROWS` entries take a single statement. If one was
@@ -205,11 +208,11 @@ class _Holder:
     digest: str
 
 
-def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
+def _insert(session: Session, entries: Sequence[InboxRow]) -> list[_Holder]:
     """Insert the first entry of each key, unless the key is taken; who holds each key now."""
     if not entries:
         return []
-    firsts: dict[tuple[str, str], Entry] = {}
+    firsts: dict[tuple[str, str], InboxRow] = {}
     for entry in entries:
         firsts.setdefault(entry.place, entry)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
@@ -223,30 +226,32 @@ def _insert(session: Session, entries: Sequence[Entry]) -> list[_Holder]:
     return [holders[entry.place] for entry in entries]
 
 
-def _values(vault: Vault, arrival: Arrival, row: str, stored_at: datetime) -> dict[str, object]:
-    digest = vault.digest("body", arrival.body)
+def _values(
+    vault: Vault, incoming: IncomingEvent, row: str, stored_at: datetime
+) -> dict[str, object]:
+    digest = vault.digest("body", incoming.body)
     return {
         "id": row,
-        "provider": arrival.provider,
-        "key": arrival.key or f"body:{digest}",
+        "provider": incoming.provider,
+        "key": incoming.key or f"body:{digest}",
         "body_digest": digest,
-        "body": vault.seal(arrival.body, table=INBOX.name, column="body", row=row),
-        "source": arrival.source,
+        "body": vault.seal(incoming.body, table=INBOX.name, column="body", row=row),
+        "source": incoming.source,
         "type": None,
-        "state": IGNORED if arrival.test else PENDING,
+        "state": IGNORED if incoming.test else PENDING,
         "error": None,
-        "notes": "; ".join(arrival.notes) or None,
+        "notes": "; ".join(incoming.notes) or None,
         "order_id": None,
         "code_id": None,
         "received_at": None,
-        "arrived_at": arrival.arrived_at,
+        "arrived_at": incoming.arrived_at,
         "stored_at": stored_at,
-        "handled_at": stored_at if arrival.test else None,
+        "handled_at": stored_at if incoming.test else None,
         "attempt": 0,
         "vanished": 0,
         "next_attempt_at": stored_at,
         "lease_until": None,
-        "wake_at": None if arrival.test else stored_at + GRACE,
+        "wake_at": None if incoming.test else stored_at + GRACE,
     }
 
 

@@ -10,7 +10,7 @@ from receiver.database.autocommit import Autocommit
 from receiver.database.engine import Database
 from receiver.failpoints import reach
 from receiver.inbox import store as inbox
-from receiver.inbox.store import Entry, Stored
+from receiver.inbox.store import InboxRow, StoreResult
 
 _ATTEMPTS = 3
 _DEADLOCK_STATES = {"40P01", "40001"}
@@ -27,7 +27,7 @@ class InboxWriter:
         """Close the connections that are not in use."""
         self._autocommit.close()
 
-    def write(self, entries: Sequence[Entry]) -> list[Stored]:
+    def write(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
         """Write what is new of ``entries``, and commit; one outcome each, in their order.
 
         Raises:
@@ -37,18 +37,18 @@ class InboxWriter:
         while True:
             left -= 1
             try:
-                reach("intake.before_commit")
+                reach("group_commit.before_commit")
                 stored = self._insert(entries)
             except DBAPIError as error:
                 if not left or not _passing(error):
                     raise
             else:
-                reach("intake.after_commit")
+                reach("group_commit.after_commit")
                 return stored
 
-    def _insert(self, entries: Sequence[Entry]) -> list[Stored]:
+    def _insert(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
         if self._autocommit.run(lambda connection: inbox.insert_new(connection, entries)):
-            return [Stored(entry.id, duplicate=False) for entry in entries]
+            return [StoreResult(entry.id, duplicate=False) for entry in entries]
         with self._database.transaction() as session:
             return inbox.store(session, entries)
 

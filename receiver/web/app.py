@@ -16,19 +16,19 @@ from starlette.routing import Route
 from receiver import queue
 from receiver.database.engine import TROUBLE, Database
 from receiver.errors import ConfigurationError
-from receiver.inbox.group_commit import Intake
+from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.rejections import Rejections
-from receiver.inbox.spool import Shelter
-from receiver.inbox.spool_drain import Drain
+from receiver.inbox.spool import Spool
+from receiver.inbox.spool_drain import SpoolDrainer
 from receiver.providers.base import Provider
 from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.vault import index_key
 from receiver.vault.sealing import Vault
 from receiver.web.access_log import AccessLog
-from receiver.web.auth_failures import Failures
+from receiver.web.auth_failures import AuthFailures
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
-from receiver.web.http1.fast_path import Express
+from receiver.web.http1.fast_path import FastPath
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 
@@ -60,23 +60,23 @@ def create_app() -> Starlette:
         async with AsyncExitStack() as closing:
             closing.callback(database.dispose)
             closing.callback(waker.close)
-            shelter = Shelter(spool_dir) if spool_dir is not None else None
-            intake = Intake(database, vault, shelter)
-            if shelter is not None:
-                closing.callback(shelter.close)
-                drain = Drain(shelter, database, intake, waker)
+            spool = Spool(spool_dir) if spool_dir is not None else None
+            group_commit = GroupCommit(database, vault, spool)
+            if spool is not None:
+                closing.callback(spool.close)
+                drain = SpoolDrainer(spool, database, group_commit, waker)
                 closing.push_async_callback(drain.close)
                 drain.start()
             rejections = Rejections(database, vault)
             closing.push_async_callback(rejections.close)
             rejections.start()
-            closing.callback(intake.close)
+            closing.callback(group_commit.close)
             app.state.services = Services(
-                intake=intake,
+                group_commit=group_commit,
                 waker=waker,
                 rejections=rejections,
-                failures=Failures(),
-                readiness=Readiness(database, waker, shelters=shelter is not None),
+                failures=AuthFailures(),
+                readiness=Readiness(database, waker, has_spool=spool is not None),
             )
             closing.enter_context(_garbage_settled())
             yield
@@ -97,7 +97,7 @@ def create_app() -> Starlette:
     )
     # A redirect would turn a POST into a GET, and the event would be lost on the way.
     app.router.redirect_slashes = False
-    app.state.express = Express(app, {_path(each): endpoints[each] for each in providers})
+    app.state.express = FastPath(app, {_path(each): endpoints[each] for each in providers})
     return app
 
 

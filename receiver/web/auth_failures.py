@@ -20,7 +20,7 @@ MOST_SENDERS = 10_000
 _WINDOW_SECONDS = 60.0
 
 
-class Failures:
+class AuthFailures:
     """The failures of the last minute, in this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -20,14 +20,14 @@ from receiver.errors import (
     StoreUnavailable,
     TooManyFailures,
 )
-from receiver.inbox.group_commit import Intake
+from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.pending import Outcome
 from receiver.inbox.rejections import Rejection, Rejections
-from receiver.inbox.store import Arrival, Stored
+from receiver.inbox.store import IncomingEvent, StoreResult
 from receiver.providers.base import Provider, WebhookRequest
 from receiver.providers.strict_json import parse_object
 from receiver.queue import Waker
-from receiver.web.auth_failures import Failures
+from receiver.web.auth_failures import AuthFailures
 from receiver.web.body import read_body, whole_body
 from receiver.web.http1.request_cycle import Answer
 from receiver.web.problems import refuse, status_of
@@ -42,10 +42,10 @@ _JSON = (b"content-type", b"application/json")
 class Services:
     """What the endpoints work with, made when the process starts."""
 
-    intake: Intake
+    group_commit: GroupCommit
     waker: Waker
     rejections: Rejections
-    failures: Failures
+    failures: AuthFailures
     readiness: Readiness
 
 
@@ -91,18 +91,18 @@ class WebhookEndpoint:
                 reply(self._refuse(outcome, scope))
                 return
             details["event_id"] = outcome.id
-            word = "duplicate" if outcome.duplicate else "test" if arrival.test else "accepted"
+            word = "duplicate" if outcome.duplicate else "test" if incoming.test else "accepted"
             if word == "accepted":
                 services.waker.wake_soon(queue.HANDLE_EVENTS, outcome.id)
             reply(_told(outcome, word))
 
         try:
-            arrival = self._arrival(scope, services)
-            services.intake.put(arrival, told, began + DEADLINE_SECONDS)
+            incoming = self._arrival(scope, services)
+            services.group_commit.put(incoming, told, began + DEADLINE_SECONDS)
         except CodecatchError as refused:
             reply(self._refuse(refused, scope))
 
-    def _arrival(self, scope: Scope, services: Services) -> Arrival:
+    def _arrival(self, scope: Scope, services: Services) -> IncomingEvent:
         """The authentic webhook that a request holds."""
         provider = self._provider
         self._check_address(scope)
@@ -112,7 +112,7 @@ class WebhookEndpoint:
         notes = self._authenticate(webhook, services.failures, scope)
         payload = parse_object(body)
         test = provider.is_test(payload)
-        return Arrival(
+        return IncomingEvent(
             provider=provider.name,
             body=body,
             arrived_at=arrived_at,
@@ -151,7 +151,7 @@ class WebhookEndpoint:
         )
 
     def _authenticate(
-        self, webhook: WebhookRequest, failures: Failures, scope: Scope
+        self, webhook: WebhookRequest, failures: AuthFailures, scope: Scope
     ) -> tuple[str, ...]:
         try:
             return self._provider.authenticate(webhook)
@@ -169,7 +169,7 @@ def _origin(scope: Scope) -> Address | None:
     return addresses.parse(client[0] if client else None)
 
 
-def _told(stored: Stored, word: str) -> Answer:
+def _told(stored: StoreResult, word: str) -> Answer:
     body = b'{"status":"%s","event":"%s"}' % (word.encode(), stored.id.encode())
     length = (b"content-length", b"%d" % len(body))
     return Answer(202 if word == "accepted" else 200, (length, _JSON), body)
@@ -186,7 +186,7 @@ async def readyz(request: Request) -> Response:
     request.state.log["route"] = "readyz"
     services: Services = request.app.state.services
     parts = await services.readiness.parts()
-    stores = parts["database"] or services.readiness.shelters
+    stores = parts["database"] or services.readiness.has_spool
     status = "ok" if all(parts.values()) else "degraded" if stores else "unready"
     words = {part: "ok" if good else "away" for part, good in parts.items()}
     return JSONResponse({"status": status, "parts": words}, 200 if stores else 503)

@@ -21,11 +21,11 @@ _Answer = TypeVar("_Answer")
 class Readiness:
     """What the database and the broker say of themselves.
 
-    ``shelters`` says whether webhooks are taken while the database is away.
+    ``has_spool`` says whether webhooks are taken while the database is away.
     """
 
-    def __init__(self, database: Database, waker: Waker, *, shelters: bool = False) -> None:
-        self.shelters = shelters
+    def __init__(self, database: Database, waker: Waker, *, has_spool: bool = False) -> None:
+        self.has_spool = has_spool
         self._store = _Question(partial(_check_store, database), otherwise=(False, False))
         self._broker = _Question(partial(queue.reachable, waker.app), otherwise=False)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from receiver.settings import WebSettings
-from receiver.web.http1.protocol import DEADLINE_SECONDS, Door
+from receiver.web.http1.protocol import DEADLINE_SECONDS, HardenedHttpProtocol
 
 _GRACE_SECONDS = 15
 _MOST_CONNECTIONS = 65_536
@@ -20,7 +20,7 @@ def options(settings: WebSettings) -> dict[str, Any]:
         "port": settings.port,
         "workers": settings.web_concurrency,
         "loop": "uvloop",
-        "http": Door,
+        "http": HardenedHttpProtocol,
         "ws": "none",
         "lifespan": "on",
         "log_config": None,

@@ -41,7 +41,7 @@ class Answer:
     content: Any
 
 
-class Outside:
+class Integrations:
     """The providers' APIs, Slack and a mailbox, all on this machine."""
 
     def __init__(self) -> None:
@@ -76,6 +76,10 @@ class Outside:
             "EMAIL_FROM": "codecatch@example.com",
             "EMAIL_TO": MAILBOX,
         }
+
+    def told_everywhere(self, code: str) -> bool:
+        """Whether Slack and mail were each told of a code, once."""
+        return self.told_by_slack(code) == self.told_by_mail(code) == 1
 
     def told_by_slack(self, code: str) -> int:
         """How often Slack was told ``code``, alone or among others."""

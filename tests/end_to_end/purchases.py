@@ -12,7 +12,7 @@ from receiver import clock
 from tests.support.stores import Store
 from worker.calls import record as call_record
 from worker.providers.base import ProviderApi
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.runtime.integrations import connected_api
 from worker.simulator.catalogue import COUNTRIES, SERVICES
@@ -56,11 +56,11 @@ def _made(store: Store, client: ProviderApi, name: str, asked: Mapping[str, Any]
     at = clock.now()
     answer = getattr(client, name)(**asked)
     assert isinstance(answer, Result)
-    finding = answer.about_order(asked)
-    assert isinstance(finding, Finding)
+    reported = answer.about_order(asked)
+    assert isinstance(reported, ReportedOrder)
     with store.database.transaction() as session:
         now = store.database.now(session)
         call_record.record(
-            session, store.vault, client, client.calls[name], finding, asked_at=at, now=now
+            session, store.vault, client, client.calls[name], reported, asked_at=at, now=now
         )
-    return finding.order_id
+    return reported.order_id

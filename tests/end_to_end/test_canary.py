@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end import sinks
-from tests.end_to_end.installation import Installation, Outside
+from tests.end_to_end.installation import Installation, Integrations
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
 from tests.support.ports import free_port
@@ -82,30 +82,30 @@ to = ["team@example.com"]
 
 
 @pytest.fixture
-def outside() -> Iterator[Outside]:
+def integrations() -> Iterator[Integrations]:
     """Far sides of which every second one fails, and quotes in its failure what it was sent."""
-    with Outside() as outside:
+    with Integrations() as integrations:
 
         def quoting(request: Request) -> Reply:
             said = f"{request.method} {request.path} {request.headers} ".encode() + request.body
             return Reply(status=500 if "broken" in request.path.lower() else 410, body=said)
 
-        outside.slack.on("POST", "/services/T0CANARY/B0BROKEN/*", handler=quoting)
-        outside.slack.on("POST", "/hook/**", status=204)
-        outside.slack.on("POST", "/chat/**", handler=quoting)
-        outside.api.on("POST", "/api/v2/orders/ord-broken/confirm", handler=quoting)
-        outside.api.on("POST", "/api/v2/orders/ord-gone/confirm", handler=quoting)
-        rejected = outside.smtp.behaviour.reject_recipients
+        integrations.slack.on("POST", "/services/T0CANARY/B0BROKEN/*", handler=quoting)
+        integrations.slack.on("POST", "/hook/**", status=204)
+        integrations.slack.on("POST", "/chat/**", handler=quoting)
+        integrations.api.on("POST", "/api/v2/orders/ord-broken/confirm", handler=quoting)
+        integrations.api.on("POST", "/api/v2/orders/ord-gone/confirm", handler=quoting)
+        rejected = integrations.smtp.behaviour.reject_recipients
         rejected["nobody@example.com"] = f"550 5.1.1 {CODE} to {PHONE} is not for nobody"
-        outside.codes["act-true"] = CODE
-        outside.codes["act-false"] = "000000"
-        yield outside
+        integrations.codes["act-true"] = CODE
+        integrations.codes["act-false"] = "000000"
+        yield integrations
 
 
-def settings(outside: Outside) -> dict[str, str]:
+def settings(integrations: Integrations) -> dict[str, str]:
     """An installation's variables, with every secret in its place."""
-    slack, mail = outside.slack, outside.smtp.url.removeprefix("smtp://")
-    given = outside.environment()
+    slack, mail = integrations.slack, integrations.smtp.url.removeprefix("smtp://")
+    given = integrations.environment()
     kept = {name: given[name] for name in ("VIRTUALSMS_API_URL", "DAISYSIM_API_URL")}
     return {
         **kept,
@@ -120,7 +120,7 @@ def settings(outside: Outside) -> dict[str, str]:
         "CANARY_HOOK": f"{slack.url}/hook/{SECRETS['webhook URL']}",
         "CANARY_HOOK_SECRET": f"whsec_{SECRETS['signing secret']}",
         "CANARY_CHAT": f"json://127.0.0.1:{slack.port}/chat/{SECRETS['Apprise token']}",
-        "CANARY_MAIL": outside.smtp.url,
+        "CANARY_MAIL": integrations.smtp.url,
         "CANARY_LOCKED": f"smtp://user:{SECRETS['mail password']}@{mail}",
         "ADMIN_TOKEN": SECRETS["admin token"],
         "ADMIN_PORT": str(free_port()),
@@ -197,10 +197,12 @@ def push(sender: Sender) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_no_secret_is_anywhere_but_where_it_belongs(outside: Outside, tmp_path: Path) -> None:
+def test_no_secret_is_anywhere_but_where_it_belongs(
+    integrations: Integrations, tmp_path: Path
+) -> None:
     """Not in logs, broker, files, metrics, titles or answers, nor in what commands print."""
     (tmp_path / "codecatch.toml").write_text(CONFIGURATION)
-    variables = settings(outside)
+    variables = settings(integrations)
     with Installation(tmp_path, variables) as installation:
         broker = read_env(tmp_path / "var/broker.env")["REDIS_URL"]
         sender = Sender(installation.port)
@@ -221,7 +223,7 @@ def test_no_secret_is_anywhere_but_where_it_belongs(outside: Outside, tmp_path: 
     seen["log, to its end"] = installation.output.encode()
     made = read_env(tmp_path / "var/secrets.env")["ENCRYPTION_KEYS"]
     assert sinks.hits({**SECRETS, "encryption key": made}, seen) == []
-    _went_everywhere(outside)
+    _went_everywhere(integrations)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -265,7 +267,7 @@ def _metrics(variables: Mapping[str, str]) -> bytes:
     return body
 
 
-def _went_everywhere(outside: Outside) -> None:
+def _went_everywhere(integrations: Integrations) -> None:
     """The secrets were where they belong, or their absence elsewhere would prove nothing."""
     for path in (
         "/services/T0CANARY/B0CANARY/*",
@@ -273,10 +275,10 @@ def _went_everywhere(outside: Outside) -> None:
         "/hook/*",
         "/chat/*",
     ):
-        told = b"".join(request.body for request in outside.slack.requests("POST", path))
+        told = b"".join(request.body for request in integrations.slack.requests("POST", path))
         assert CODE.encode() in told, path
         assert FORGED.encode() not in told
-    assert CODE in "".join(mail.message.as_string() for mail in outside.smtp.mails())
-    assert {request.headers["authorization"] for request in outside.api.requests()} == {
+    assert CODE in "".join(mail.message.as_string() for mail in integrations.smtp.mails())
+    assert {request.headers["authorization"] for request in integrations.api.requests()} == {
         f"Bearer {SECRETS[key]}" for key in ("API key", "other API key")
     }

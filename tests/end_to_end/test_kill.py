@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installation import Installation, Outside
+from tests.end_to_end.installation import Installation, Integrations
 from tests.support import webhooks
 from tests.support.waiting import eventually
 from worker.configuration.destination_policy import IN_HAND
@@ -20,19 +20,21 @@ KILLED_AFTER = 200
 
 
 @pytest.fixture
-def outside() -> Iterator[Outside]:
+def integrations() -> Iterator[Integrations]:
     """Stand-ins for everything that codecatch talks to."""
-    with Outside() as outside:
-        yield outside
+    with Integrations() as integrations:
+        yield integrations
 
 
 @pytest.mark.timeout(240)
-def test_nothing_is_lost_when_everything_is_killed(outside: Outside, tmp_path: Path) -> None:
+def test_nothing_is_lost_when_everything_is_killed(
+    integrations: Integrations, tmp_path: Path
+) -> None:
     """Killed amid 500 events and started again: 500 codes, 500 confirmations, each code told.
 
     The sender does what a provider does: it repeats what was not acknowledged.
     """
-    settings = {**outside.environment(), "VIRTUALSMS_RATE_LIMIT": "100000"}
+    settings = {**integrations.environment(), "VIRTUALSMS_RATE_LIMIT": "100000"}
     for name in ("SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
         del settings[name]
     expected = {f"ord-{number}": f"{100_000 + number}" for number in range(EVENTS)}
@@ -75,12 +77,12 @@ def test_nothing_is_lost_when_everything_is_killed(outside: Outside, tmp_path: P
         codes = installation.json("codes", "list", "--limit", "1000", "--reveal")
         assert {code["order_id"]: code["code"] for code in codes} == expected
         assert len(codes) == EVENTS
-        assert all(len(outside.confirmations(order)) == 1 for order in expected)
-        told = [outside.told_by_slack(code) for code in expected.values()]
+        assert all(len(integrations.confirmations(order)) == 1 for order in expected)
+        told = [integrations.told_by_slack(code) for code in expected.values()]
         assert min(told) == 1
         # A message may be doubled only where the kill fell between its sending and its record,
         # and then says so; a few are in hand at once, and each may tell many codes.
         assert max(told) <= 2
-        repeated = outside.repeated_by_slack()
+        repeated = integrations.repeated_by_slack()
         assert sum(told) - EVENTS <= sum(repeated)
         assert len(repeated) <= IN_HAND

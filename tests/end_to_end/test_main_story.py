@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.end_to_end.installation import API_KEY, MAILBOX, Installation, Outside
+from tests.end_to_end.installation import API_KEY, MAILBOX, Installation, Integrations
 from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS
 from tests.support.waiting import eventually
@@ -18,18 +18,20 @@ pytestmark = pytest.mark.xdist_group("installation")
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Outside]:
+def integrations() -> Iterator[Integrations]:
     """Stand-ins for everything that codecatch talks to."""
-    with Outside() as outside:
-        yield outside
+    with Integrations() as integrations:
+        yield integrations
 
 
 @pytest.fixture(scope="module", params=["embedded", "servers"])
 def installation(
-    request: pytest.FixtureRequest, outside: Outside, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    integrations: Integrations,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
     """An installation on SQLite and its own broker, and one on PostgreSQL and an outside broker."""
-    settings = outside.environment()
+    settings = integrations.environment()
     with ExitStack() as stack:
         if request.param == "servers":
             postgres = request.getfixturevalue("postgres")
@@ -58,7 +60,10 @@ def test_the_line_to_try_works_in_another_terminal(installation: Installation) -
 
 @pytest.mark.parametrize("dialect", VIRTUALSMS)
 def test_a_virtualsms_code_reaches_everybody_once(
-    installation: Installation, outside: Outside, dialect: str, request: pytest.FixtureRequest
+    installation: Installation,
+    integrations: Integrations,
+    dialect: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Each dialect: stored, listed, printed by wait, told once by each medium, confirmed once."""
     order, code = _fresh(request, dialect)
@@ -70,10 +75,10 @@ def test_a_virtualsms_code_reaches_everybody_once(
     assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
     (listed,) = installation.json("codes", "list", "--order", order, "--reveal")
     assert (listed["code"], listed["phone_number"]) == (code, webhooks.UK_PHONE)
-    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
-    (confirmed,) = eventually(lambda: outside.confirmations(order))
+    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
+    (confirmed,) = eventually(lambda: integrations.confirmations(order))
     assert confirmed.headers["authorization"] == f"Bearer {API_KEY}"
-    assert {mail.recipients[0] for mail in outside.smtp.mails()} == {MAILBOX}
+    assert {mail.recipients[0] for mail in integrations.smtp.mails()} == {MAILBOX}
     eventually(
         lambda: installation.json("orders", "show", order)["status"] == "confirmed", every=0.2
     )
@@ -81,52 +86,52 @@ def test_a_virtualsms_code_reaches_everybody_once(
     again = installation.send(webhook)
     assert (again.status, again.content["status"]) == (200, "duplicate")
     assert again.content["event"] == first.content["event"]
-    _nothing_more(installation, outside, order, code)
+    _nothing_more(installation, integrations, order, code)
 
 
 def test_a_daisysim_code_is_vouched_for_and_told_once(
-    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+    installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
     """The provider is asked back first; then the code is printed and told once."""
     order, code = _fresh(request, "daisysim")
-    outside.codes[order] = code
+    integrations.codes[order] = code
     webhook = webhooks.daisysim(activation=order, code=code)
     assert installation.send(webhook).status == 202
     waited = installation.command("wait", order, "--provider", "daisysim", "--timeout", "20")
     assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
-    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
-    assert len(outside.api.requests("GET", f"/daisy/check/{order}")) == 1
+    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
+    assert len(integrations.api.requests("GET", f"/daisy/check/{order}")) == 1
     assert installation.send(webhook).content["status"] == "duplicate"
-    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (1, 1)
+    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (1, 1)
 
 
 def test_a_forged_daisysim_code_is_told_to_nobody(
-    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+    installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
     """A code that the provider contradicts is quarantined, and wait never prints it."""
     order, code = _fresh(request, "forged")
-    outside.codes[order] = "000000"
+    integrations.codes[order] = "000000"
     sent = installation.send(webhooks.daisysim(activation=order, code=code))
     event = installation.event(sent.content["event"], "quarantined")
     assert "another code" in event["error"]
     waited = installation.command("wait", order, "--timeout", "1")
     assert (waited.returncode, waited.stdout) == (3, "")
-    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (0, 0)
+    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (0, 0)
 
 
 def test_the_same_code_under_another_event_is_linked_and_told_to_nobody(
-    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+    installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
     """Two events that report one SMS are one code, told and confirmed once."""
     order, code = _fresh(request, "twice")
     first = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    eventually(lambda: outside.told_by_slack(code) and outside.confirmations(order))
+    eventually(lambda: integrations.told_by_slack(code) and integrations.confirmations(order))
     second = installation.send(webhooks.virtualsms_v1(order=order, code=code))
     assert second.status == 202
     linked = installation.event(second.content["event"], "handled")
     reported = installation.event(first.content["event"], "handled")
     assert linked["code_id"] == reported["code_id"]
-    _nothing_more(installation, outside, order, code)
+    _nothing_more(installation, integrations, order, code)
 
 
 def test_an_unforeseen_shape_is_kept_and_fails_in_words(
@@ -156,12 +161,12 @@ def test_a_refused_request_leaves_a_trace(installation: Installation) -> None:
 
 
 def test_one_event_can_be_followed_through_the_log(
-    installation: Installation, outside: Outside, request: pytest.FixtureRequest
+    installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
     """The request, the handling and every delivery log the event's id, and never the code."""
     order, code = _fresh(request, "log")
     sent = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    eventually(lambda: outside.told_by_slack(code) and outside.told_by_mail(code))
+    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
 
     def lines() -> list[str]:
         return [line for line in installation.output.splitlines() if sent.content["event"] in line]
@@ -178,7 +183,9 @@ def _fresh(request: pytest.FixtureRequest, word: str) -> tuple[str, str]:
     return f"ord-{word}-{number}", f"{number:08d}"
 
 
-def _nothing_more(installation: Installation, outside: Outside, order: str, code: str) -> None:
+def _nothing_more(
+    installation: Installation, integrations: Integrations, order: str, code: str
+) -> None:
     """Nothing is on its way any more, and each effect happened once."""
 
     def states() -> list[str]:
@@ -188,5 +195,5 @@ def _nothing_more(installation: Installation, outside: Outside, order: str, code
     eventually(lambda: installation.json("stats")["acknowledged_unhandled"] == 0, every=0.2)
     eventually(lambda: states() == ["done", "done"], every=0.2)
     assert len(installation.json("codes", "list", "--order", order)) == 1
-    assert (outside.told_by_slack(code), outside.told_by_mail(code)) == (1, 1)
-    assert len(outside.confirmations(order)) == 1
+    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (1, 1)
+    assert len(integrations.confirmations(order)) == 1

@@ -9,11 +9,12 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installation import Outside
+from tests.end_to_end.installation import Integrations
 from tests.support import webhooks
 from tests.support.ports import free_port
 from tests.support.processes import ServerProcess
@@ -72,8 +73,8 @@ def test_parts_do_their_work_with_their_own_secrets_only(
 ) -> None:
     """Received, handled, confirmed, told and counted, though no part has another part's secrets."""
     port, admin_port = free_port(), free_port()
-    with Outside() as outside:
-        settings = outside.environment()
+    with Integrations() as integrations:
+        settings = integrations.environment()
         values = {
             **settings,
             "DATABASE_URL": postgres_url,
@@ -109,12 +110,12 @@ def test_parts_do_their_work_with_their_own_secrets_only(
         eventually(ready, within=60)
         for webhook in (webhooks.virtualsms_v2(code="100001"), webhooks.daisysim(code="200002")):
             request = urllib.request.Request(base + webhook.path, webhook.body, webhook.headers)
-            outside.codes[webhooks.ACTIVATION] = "200002"
+            integrations.codes[webhooks.ACTIVATION] = "200002"
             with urllib.request.urlopen(request, timeout=10) as answer:
                 assert answer.status == 202
         for code in ("100001", "200002"):
-            eventually(lambda: outside.told_by_slack(code) == outside.told_by_mail(code) == 1)  # noqa: B023
-        eventually(lambda: len(outside.confirmations(webhooks.ORDER)) == 1, within=30)
+            eventually(partial(integrations.told_everywhere, code))
+        eventually(lambda: len(integrations.confirmations(webhooks.ORDER)) == 1, within=30)
         metrics = get(
             f"http://127.0.0.1:{admin_port}/metrics", Authorization=f"Bearer {ADMIN_TOKEN}"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.end_to_end.installation import Installation, Outside
+from tests.end_to_end.installation import Installation, Integrations
 from tests.support import webhooks
 from tests.support.ports import free_port
 from tests.support.processes import leashed
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.xdist_group("up")
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Outside]:
+def integrations() -> Iterator[Integrations]:
     """Stand-ins for everything that codecatch talks to."""
-    with Outside() as outside:
-        yield outside
+    with Integrations() as integrations:
+        yield integrations
 
 
 @pytest.fixture
-def installation(outside: Outside, tmp_path: Path) -> Iterator[Installation]:
+def installation(integrations: Integrations, tmp_path: Path) -> Iterator[Installation]:
     """An installation that is ready."""
-    with Installation(tmp_path, outside.environment()) as installation:
+    with Installation(tmp_path, integrations.environment()) as installation:
         yield installation
 
 
@@ -53,11 +53,13 @@ def parts(installation: Installation) -> dict[str, psutil.Process]:
     return found
 
 
-def told(installation: Installation, outside: Outside, order: str, code: str) -> bool:
+def told(installation: Installation, integrations: Integrations, order: str, code: str) -> bool:
     """Whether a webhook is accepted, handled, confirmed and told."""
     webhook = webhooks.virtualsms_v1(order=order, code=code)
     assert eventually(lambda: installation.send(webhook), within=30).status in {200, 202}
-    eventually(lambda: outside.told_by_slack(code) and outside.confirmations(order), within=30)
+    eventually(
+        lambda: integrations.told_by_slack(code) and integrations.confirmations(order), within=30
+    )
     return True
 
 
@@ -72,7 +74,9 @@ def test_parts_are_processes_of_their_own(installation: Installation) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_part_that_dies_is_replaced(installation: Installation, outside: Outside) -> None:
+def test_a_part_that_dies_is_replaced(
+    installation: Installation, integrations: Integrations
+) -> None:
     """Each of them, and the broker: another process does its work, from a clean start."""
     before = parts(installation)
     for child in children(installation):
@@ -84,14 +88,16 @@ def test_a_part_that_dies_is_replaced(installation: Installation, outside: Outsi
         ),
         within=30,
     )
-    assert told(installation, outside, "ord-again", "604030")
+    assert told(installation, integrations, "ord-again", "604030")
     assert installation.stop() == 0
 
 
-def test_nothing_is_left_when_it_was_stopped(installation: Installation, outside: Outside) -> None:
+def test_nothing_is_left_when_it_was_stopped(
+    installation: Installation, integrations: Integrations
+) -> None:
     """Asked to stop, it waits for its parts; none of them had to do without the broker."""
     family = psutil.Process(installation.pid).children(recursive=True)
-    assert told(installation, outside, "ord-stop", "604031")
+    assert told(installation, integrations, "ord-stop", "604031")
     assert installation.stop() == 0
     assert psutil.wait_procs(family, timeout=10)[1] == []
     assert "broker_away" not in installation.output
@@ -130,10 +136,12 @@ def test_a_start_that_cannot_work_says_why(
     assert "Traceback" not in done.stderr
 
 
-def test_the_admin_side_is_there_where_it_has_a_token(outside: Outside, tmp_path: Path) -> None:
+def test_the_admin_side_is_there_where_it_has_a_token(
+    integrations: Integrations, tmp_path: Path
+) -> None:
     """As a part like the others."""
     port, token = free_port(), "made-up-admin-token-0123456789"
-    settings = {**outside.environment(), "ADMIN_TOKEN": token, "ADMIN_PORT": str(port)}
+    settings = {**integrations.environment(), "ADMIN_TOKEN": token, "ADMIN_PORT": str(port)}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"}
     )
@@ -146,13 +154,13 @@ def test_the_admin_side_is_there_where_it_has_a_token(outside: Outside, tmp_path
         assert eventually(scraped)
 
 
-def test_several_processes_may_share_the_port(outside: Outside, tmp_path: Path) -> None:
+def test_several_processes_may_share_the_port(integrations: Integrations, tmp_path: Path) -> None:
     """The web part, itself forked, starts them; all end with it."""
-    settings = {**outside.environment(), "WEB_CONCURRENCY": "2"}
+    settings = {**integrations.environment(), "WEB_CONCURRENCY": "2"}
     with Installation(tmp_path, settings) as installation:
         (web,) = [part for name, part in parts(installation).items() if name == "web"]
         family = web.children(recursive=True)
         assert len(family) >= 2
-        assert told(installation, outside, "ord-two", "604032")
+        assert told(installation, integrations, "ord-two", "604032")
         assert installation.stop() == 0
         assert psutil.wait_procs(family, timeout=10)[1] == []

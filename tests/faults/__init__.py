@@ -8,7 +8,7 @@ The cases by their number, each with the test that provokes it; those outside th
 no process to kill, and are proved where the code is tested.
 
  1  a receiver killed at random               test_kills
- 2  killed between commit and answer          test_failpoints (intake.after_commit)
+ 2  killed between commit and answer          test_failpoints (group_commit.after_commit)
  3  killed between commit and wake            test_failpoints (wake.before_send)
  4  power cut                                 test_disk, receiver/test_database
  5  a flush fails                             test_disk, receiver/test_intake

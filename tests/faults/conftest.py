@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end import sinks
-from tests.end_to_end.installation import API_KEY, DAISY_KEY, Outside
+from tests.end_to_end.installation import API_KEY, DAISY_KEY, Integrations
 from tests.faults import oracle
 from tests.faults.load import CANARY, Load
 from tests.faults.oracle import Tally
@@ -43,7 +43,7 @@ class Scene:
 
     site: Site
     load: Load
-    outside: Outside
+    integrations: Integrations
     broker: ValkeyServer
     postgres: PostgresServer | None
     proxy: Proxy | None
@@ -51,7 +51,7 @@ class Scene:
     def tally(self) -> Tally:
         """What became of everything that was sent, once that has come to an end."""
         oracle.settle(self.site)
-        return oracle.count(self.site, self.load, self.outside)
+        return oracle.count(self.site, self.load, self.integrations)
 
 
 Make = Callable[..., Scene]
@@ -72,7 +72,10 @@ def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
         data: Path = tmp_path,
         **options: object,
     ) -> Scene:
-        outside, broker = stack.enter_context(Outside()), stack.enter_context(ValkeyServer())
+        integrations, broker = (
+            stack.enter_context(Integrations()),
+            stack.enter_context(ValkeyServer()),
+        )
         if not broker_running:
             broker.stop()
         server = None
@@ -84,13 +87,13 @@ def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
             url = f"sqlite:///{shutil.copy(_migrated_file, data)}"
         proxy = stack.enter_context(Proxy(broker.port)) if through_proxy else None
         site = Site(
-            tmp_path, outside, database_url=url,
+            tmp_path, integrations, database_url=url,
             broker_url=f"redis://127.0.0.1:{proxy.port}/0" if proxy else broker.url,
             **options,  # type: ignore[arg-type]
         )  # fmt: skip
         stack.callback(_find_no_secret, {tmp_path, data}, broker, server)
         stack.enter_context(site)
-        return Scene(site, Load(site.port), outside, broker, server, proxy)
+        return Scene(site, Load(site.port), integrations, broker, server, proxy)
 
     with ExitStack() as stack:
         yield make

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from receiver.database.engine import Database
 from receiver.inbox import spool
-from tests.end_to_end.installation import Outside
+from tests.end_to_end.installation import Integrations
 from tests.faults.load import Load
 from tests.faults.nursery import POISON
 from tests.faults.site import Site
@@ -93,7 +93,7 @@ def stored(site: Site) -> set[str]:
         rows.close()
 
 
-def count(site: Site, load: Load, outside: Outside) -> Tally:
+def count(site: Site, load: Load, integrations: Integrations) -> Tally:
     """Count what became of the load's events, once :func:`settle` has returned."""
     wanted = {sent.order: sent for sent in load.sent if not sent.order.startswith(POISON)}
     ids = stored(site)
@@ -106,10 +106,10 @@ def count(site: Site, load: Load, outside: Outside) -> Tally:
     rows.close()
     charged = Counter(
         request.path.split("/")[-2]
-        for request in outside.api.requests("POST", "/api/v2/orders/*/confirm")
+        for request in integrations.api.requests("POST", "/api/v2/orders/*/confirm")
     )
     told: dict[str, list[tuple[str, bool]]] = {}
-    for request in outside.slack.requests("POST"):
+    for request in integrations.slack.requests("POST"):
         data = request.json()["data"]
         if data["code"] is not None:
             told.setdefault(data["order_id"], []).append(

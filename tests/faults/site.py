@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from tests.end_to_end.installation import Outside
+from tests.end_to_end.installation import Integrations
 from tests.support.ports import free_port
 from tests.support.processes import leashed
 from tests.support.stores import ENCRYPTION_KEYS
@@ -49,7 +49,7 @@ class Site:
     def __init__(
         self,
         folder: Path,
-        outside: Outside,
+        integrations: Integrations,
         *,
         database_url: str,
         broker_url: str,
@@ -72,7 +72,7 @@ class Site:
         config.write_text(_DESTINATION)
         self._environment = {
             **os.environ,
-            **_far_away(outside),
+            **_far_away(integrations),
             "DATABASE_URL": database_url,
             "REDIS_URL": broker_url,
             "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
@@ -180,8 +180,8 @@ class Site:
                     self._start(part)
 
 
-def _far_away(outside: Outside) -> Mapping[str, str]:
-    ours = outside.environment()
+def _far_away(integrations: Integrations) -> Mapping[str, str]:
+    ours = integrations.environment()
     kept = {name: value for name, value in ours.items() if name.startswith("VIRTUALSMS")}
     return {
         **kept,

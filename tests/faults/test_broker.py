@@ -142,5 +142,5 @@ def _acknowledged(scene: Scene, seconds: float, *, every: float | None = None) -
 def _told(scene: Scene, order: str) -> bool:
     return any(
         request.json()["data"]["order_id"] == order
-        for request in scene.outside.slack.requests("POST")[-5:]
+        for request in scene.integrations.slack.requests("POST")[-5:]
     )

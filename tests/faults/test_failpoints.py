@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
 # One of each row at a time: they lie in different processes.
 ROUNDS = (
-    ("intake.before_commit", "events.after_claim", "confirmations.after_claim"),
-    ("intake.after_commit", "events.before_commit", "confirmations.after_call"),
+    ("group_commit.before_commit", "events.after_claim", "confirmations.after_claim"),
+    ("group_commit.after_commit", "events.before_commit", "confirmations.after_call"),
     ("wake.before_send", "confirmations.after_record"),
     ("events.after_commit", "deliveries.after_claim"),
     ("wake.after_send", "deliveries.after_send"),
@@ -37,7 +37,7 @@ def test_a_crash_at_every_point_loses_and_doubles_nothing(make_scene: Make) -> N
     scene = make_scene(postgresql=True, points=POINTS)
     for points in ROUNDS:
         _crash(scene, *points)
-        if "intake.after_commit" in points:
+        if "group_commit.after_commit" in points:
             # Row 2: stored, and the repeat of what was never answered is known as such.
             assert "duplicate" in {sent.status for sent in scene.load.sent}
     assert scene.postgres is not None

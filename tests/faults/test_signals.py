@@ -25,7 +25,7 @@ def test_sigterm_under_load(make_scene: Make, tables: Tables, part: str) -> None
     scene = make_scene()
     scene.load.send(1)
     scene.tally()  # every part has started by now
-    scene.outside.slack.on("POST", "/services/**", body=b"ok", hang=0.3)
+    scene.integrations.slack.on("POST", "/services/**", body=b"ok", hang=0.3)
     with scene.load.flowing(10):
         time.sleep(3)
         took = scene.site.terminate(part, GONE_WITHIN)
@@ -43,9 +43,9 @@ def test_a_sender_that_is_frozen_past_its_lease(make_scene: Make) -> None:
     scene.load.send(1)
     scene.tally()
     hanging = Reply(json={"status": "confirmed"}, hang=1.0)
-    scene.outside.api.once("POST", "/api/v2/orders/*/confirm", hanging)
+    scene.integrations.api.once("POST", "/api/v2/orders/*/confirm", hanging)
     (sent,) = scene.load.send(1)
-    eventually(lambda: scene.outside.confirmations(sent.order))
+    eventually(lambda: scene.integrations.confirmations(sent.order))
     frozen = scene.site.process("sender")
     frozen.send_signal(signal.SIGSTOP)
     try:

@@ -63,8 +63,8 @@ def _flow(scene: Scene, events: int) -> None:
         scene.load.send(min(AT_ONCE, events - start))
         oracle.settle(scene.site)
         scene.load.sent.clear()
-        scene.outside.slack.forget()
-        scene.outside.api.forget()
+        scene.integrations.slack.forget()
+        scene.integrations.api.forget()
 
 
 def _memory(scene: Scene) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from receiver import events
-from receiver.inbox.store import Arrival
+from receiver.inbox.store import IncomingEvent
 from receiver.providers.base import WebhookRequest
 
 AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
@@ -43,13 +43,13 @@ def test_nothing_secret_shows_in_a_repr() -> None:
         code="483921",
         text="Your code: 483921",
     )
-    arrival = Arrival(provider="virtualsms", body=b'{"code":"483921"}', arrived_at=AT)
+    incoming = IncomingEvent(provider="virtualsms", body=b'{"code":"483921"}', arrived_at=AT)
     request = WebhookRequest(
         headers=[(b"x-codecatch-token", b"made-up-token")],
         body=b'{"code":"483921"}',
         token="made-up-token",
         at=AT,
     )
-    shown = f"{event!r} {arrival!r} {request!r}"
+    shown = f"{event!r} {incoming!r} {request!r}"
     assert "ord_1" in shown
     assert not any(secret in shown for secret in secrets)

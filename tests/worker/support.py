@@ -21,7 +21,7 @@ from sqlmodel import SQLModel, col, select
 from receiver import clock, queue
 from receiver.database.followup import FollowUp
 from receiver.inbox import store as inbox
-from receiver.inbox.store import Arrival
+from receiver.inbox.store import IncomingEvent
 from receiver.providers.registry import registry
 from tests.support import webhooks
 from tests.support.http_server import HttpServer
@@ -168,12 +168,12 @@ def _ids(raw: dict[str, Any]) -> list[str]:
     return ids
 
 
-def arrival(webhook: Webhook) -> Arrival:
+def incoming(webhook: Webhook) -> IncomingEvent:
     """A webhook that passed for authentic."""
     name = "virtualsms" if webhook.path == webhooks.VIRTUALSMS_PATH else "daisysim"
     provider = registry()[name]
     payload = webhook.json()
-    return Arrival(
+    return IncomingEvent(
         provider=name,
         body=webhook.body,
         arrived_at=clock.now(),
@@ -185,7 +185,7 @@ def arrival(webhook: Webhook) -> Arrival:
 def receive(made: Runtime, *received: Webhook) -> list[str]:
     """Store webhooks as the receiver does; the ids of their rows."""
     with made.database.transaction() as session:
-        stored = inbox.store_many(session, made.vault, [arrival(each) for each in received])
+        stored = inbox.store_many(session, made.vault, [incoming(each) for each in received])
     return [each.id for each in stored]
 
 
@@ -285,29 +285,29 @@ def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
     named = {destination.name: destination for destination in destinations}
     policies = {name: DestinationPolicy(name=name, kind=each.kind) for name, each in named.items()}
     policy = replace(made.policy, routing=Routing(named))
-    outside = replace(made.outside, destinations=named, policies=policies, policy=policy)
-    return replace(made, outside=outside)
+    integrations = replace(made.integrations, destinations=named, policies=policies, policy=policy)
+    return replace(made, integrations=integrations)
 
 
 def with_policy(made: Runtime, *names: str, **choices: Any) -> Runtime:
     """The same runtime, these destinations of which (or all) are told in this way."""
     policies = {
         name: replace(each, **choices) if not names or name in names else each
-        for name, each in made.outside.policies.items()
+        for name, each in made.integrations.policies.items()
     }
-    return replace(made, outside=replace(made.outside, policies=policies))
+    return replace(made, integrations=replace(made.integrations, policies=policies))
 
 
 def telling(made: Runtime, *names: str, types: Sequence[str] = ()) -> Runtime:
     """The same runtime, which tells only these destinations, of ``types`` instead of the usual."""
     routes = (Route(Match.of({"type": types}), to=names),) if types else None
     policy = replace(made.policy, routing=Routing(names, routes))
-    return replace(made, outside=replace(made.outside, policy=policy))
+    return replace(made, integrations=replace(made.integrations, policy=policy))
 
 
 def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
     """A Slack destination behind a server."""
-    return Slack(name, url=f"{server.url}{path}", http=made.outside.telling)
+    return Slack(name, url=f"{server.url}{path}", http=made.integrations.telling)
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -15,7 +15,7 @@ from worker.calls import record as call_record
 from worker.calls.caller import Caller
 from worker.orders import store as orders
 from worker.providers.base import Call, ProviderApi
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Page, Result
 
 # The provider's clock and ours need not agree.
@@ -23,7 +23,7 @@ _SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Aftermath:
+class CallOutcome:
     """What a look at the provider showed.
 
     Attributes:
@@ -34,7 +34,7 @@ class Aftermath:
 
     done: bool = False
     order: Result | None = None
-    made: tuple[Finding, ...] = ()
+    made: tuple[ReportedOrder, ...] = ()
 
 
 def look_arguments(
@@ -56,7 +56,7 @@ def look(
     arguments: Mapping[str, object],
     *,
     asked_at: datetime,
-) -> Aftermath:
+) -> CallOutcome:
     """Ask what became of ``call``, and record what is certain.
 
     Raises:
@@ -74,10 +74,10 @@ def look(
             now = database.now(session)
             for found in made:
                 call_record.record(session, vault, client, call, found, asked_at=asked_at, now=now)
-        return Aftermath(made=made)
+        return CallOutcome(made=made)
     state = answer.about_order(asked) if isinstance(answer, Result) else None
     if not isinstance(answer, Result) or state is None:
-        return Aftermath()
+        return CallOutcome()
     with database.transaction() as session:
         done = _proves(session, vault, client.name, call, state)
         call_record.record(
@@ -89,12 +89,12 @@ def look(
             asked_at=asked_at,
             now=database.now(session),
         )
-    return Aftermath(done=done, order=answer)
+    return CallOutcome(done=done, order=answer)
 
 
 def _new(
-    database: Database, provider: str, lines: Iterable[Finding], since: datetime
-) -> tuple[Finding, ...]:
+    database: Database, provider: str, lines: Iterable[ReportedOrder], since: datetime
+) -> tuple[ReportedOrder, ...]:
     """The orders made since, as far as the provider tells, that are not known here."""
     with database.reading() as session:
         return tuple(
@@ -106,7 +106,9 @@ def _new(
         )
 
 
-def _proves(session: Session, vault: Vault, provider: str, call: Call, found: Finding) -> bool:
+def _proves(
+    session: Session, vault: Vault, provider: str, call: Call, found: ReportedOrder
+) -> bool:
     """Whether an order that stands like this can only have come to it by ``call``."""
     if call.swaps:
         known = orders.find(session, provider, found.order_id)

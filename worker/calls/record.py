@@ -10,7 +10,7 @@ from ulid import ULID
 from receiver.vault.sealing import Vault
 from worker.orders import store as orders
 from worker.providers.base import Call, ProviderApi
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation import merge as merging
 from worker.reconciliation.merge import Asked
 
@@ -20,7 +20,7 @@ def record(
     vault: Vault,
     client: ProviderApi,
     call: Call,
-    finding: Finding,
+    reported: ReportedOrder,
     *,
     asked_at: datetime,
     now: datetime,
@@ -32,18 +32,18 @@ def record(
     """
     asked = Asked(provider=client.name, client=client, by=f"command: {call.name}", at=asked_at)
     if call.spends:
-        order = orders.find_or_create(session, client.name, finding.order_id, now=now)
+        order = orders.find_or_create(session, client.name, reported.order_id, now=now)
         if call.state is not None:
             orders.advance(
                 session, order, call.state,
                 kind=asked.by, event_id=None, at=asked_at, now=now, swapped=call.swaps,
             )  # fmt: skip
             order.updated_at = now
-        if call.swaps and finding.phone_number is not None:
+        if call.swaps and reported.phone_number is not None:
             rank = (True, asked_at, str(ULID()))
-            orders.merge_number(session, vault, order, finding.phone_number, rank)
+            orders.merge_number(session, vault, order, reported.phone_number, rank)
         session.flush()
-    elif orders.find(session, client.name, finding.order_id) is None:
+    elif orders.find(session, client.name, reported.order_id) is None:
         return False
-    merging.enter_all(session, vault, asked, [finding], now=now)
+    merging.enter_all(session, vault, asked, [reported], now=now)
     return True

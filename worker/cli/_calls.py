@@ -30,7 +30,7 @@ from worker.messages.text import timestamp
 from worker.outbox.call_budgets import OutOfBudget
 from worker.providers.base import Call, ProviderApi
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.runtime.integrations import connected_api
 from worker.schema import migrate as schema
@@ -146,16 +146,16 @@ class _Invocation:
         complain(f"{self._name}: too many calls lately: waiting until {timestamp(until)}")
 
     def _show(self, answer: Answer, client: ProviderApi, store: Store, asked_at: datetime) -> None:
-        finding = answer.about_order(self.arguments) if isinstance(answer, Result) else None
+        reported = answer.about_order(self.arguments) if isinstance(answer, Result) else None
         trouble = None
         known = False
-        if finding is not None:
+        if reported is not None:
             try:
-                known = self._record(finding, client, store, asked_at)
+                known = self._record(reported, client, store, asked_at)
             except _UNRECORDED as error:
                 trouble = type(error).__name__
-        if self.only_id and finding is not None:
-            write(finding.order_id)
+        if self.only_id and reported is not None:
+            write(reported.order_id)
         else:
             show(answer, listed(getattr(self.provider, self.call.name)), self.output)
         if trouble is not None:
@@ -163,25 +163,25 @@ class _Invocation:
             raise typer.Exit(1)
         if self.call.waits and not (getattr(answer, "code", None) or getattr(answer, "text", None)):
             raise typer.Exit(TIMED_OUT)
-        if known and finding is not None and not self.only_id and not self.output.json:
-            self._say_what_next(finding)
+        if known and reported is not None and not self.only_id and not self.output.json:
+            self._say_what_next(reported)
 
     def _record(
-        self, finding: Finding, client: ProviderApi, store: Store, asked_at: datetime
+        self, reported: ReportedOrder, client: ProviderApi, store: Store, asked_at: datetime
     ) -> bool:
         def write_down() -> bool:
             with store.database.transaction() as session:
                 now = store.database.now(session)
                 return call_record.record(
-                    session, store.vault, client, self.call, finding, asked_at=asked_at, now=now
+                    session, store.vault, client, self.call, reported, asked_at=asked_at, now=now
                 )
 
         return persist(write_down)
 
-    def _say_what_next(self, finding: Finding) -> None:
+    def _say_what_next(self, reported: ReportedOrder) -> None:
         if self.call.state != WAITING:
             return
-        order = shlex.join([finding.order_id, "--provider", self.provider.name])
+        order = shlex.join([reported.order_id, "--provider", self.provider.name])
         if not self.output.reveal:
             complain(f"the number: codecatch orders show {order} --reveal")
         complain(f"the code: codecatch wait {order}")
@@ -215,8 +215,8 @@ class _Invocation:
             raise typer.Exit(0)
         if found.order is not None:
             complain(f"{self._name}: that is how the order stands now; {self._how}")
-        for finding in found.made:
-            order = shlex.join([finding.order_id, "--provider", self.provider.name])
+        for reported in found.made:
+            order = shlex.join([reported.order_id, "--provider", self.provider.name])
             complain(f"an order that is new: it may be the one: codecatch wait {order}")
         if found.order is None and not found.made:
             complain(f"no new order is listed; {self._how}")

@@ -99,8 +99,8 @@ def tail(
     output = Output(as_json, as_csv, reveal)
     filters = Filters(provider=provider, service=service, phone=phone, order=order, since=since)
     try:
-        with closing(_arrivals(filters)) as arrivals:
-            for count, row in enumerate(arrivals, start=1):
+        with closing(_arrivals(filters)) as incoming_events:
+            for count, row in enumerate(incoming_events, start=1):
                 output.follow(KEYS, _COLUMNS, row, first=count == 1)
                 if count == limit:
                     return

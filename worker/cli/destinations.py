@@ -17,7 +17,7 @@ from worker.delivery import compose, destination_lock
 from worker.destinations.base import DeliveryError
 from worker.messages.text import Notification
 from worker.queries import destinations
-from worker.runtime.integrations import Outside, connect_outside
+from worker.runtime.integrations import Integrations, connect_integrations
 
 KEYS = ("name", "kind", "state", "since", "reason", "waiting", "last_sent_at", "reveal", "fallback")
 _COLUMNS = ("name", "kind", "state", "waiting", "last_sent_at", "reveal", "fallback", "reason")
@@ -41,26 +41,26 @@ def list_destinations(as_json: _output.AsJson = False, as_csv: _output.AsCsv = F
     """Every configured destination, and what waits for one that is no longer."""
     output = Output(as_json, as_csv)
     with opened() as store, store.database.reading() as session:
-        outside = connect_outside()
-        rows = destinations.listed(session, outside.policies)
-        outside.close()
+        integrations = connect_integrations()
+        rows = destinations.listed(session, integrations.policies)
+        integrations.close()
     output.rows(KEYS, _COLUMNS, rows)
 
 
 def send_test(name: Name) -> None:
     """Send a message that says it is a test, as a code would be sent; exit code 1 if it fails."""
     with opened():
-        outside = connect_outside()
+        integrations = connect_integrations()
     try:
-        _known(outside, name)
-        outside.destinations[name].send([_sample(outside.policies[name].reveal)])
+        _known(integrations, name)
+        integrations.destinations[name].send([_sample(integrations.policies[name].reveal)])
     except DeliveryError as failed:
         complain(f"{name}: {failed.reason}")
         for recipient, error in failed.failed.items():
             complain(f"{name}: {recipient}: {error.reason}")
         raise typer.Exit(1) from None
     finally:
-        outside.close()
+        integrations.close()
     write(f"{name} took a test message")
 
 
@@ -83,16 +83,16 @@ def disable(name: Name) -> None:
 
 
 def _check(name: str) -> None:
-    outside = connect_outside()
+    integrations = connect_integrations()
     try:
-        _known(outside, name)
+        _known(integrations, name)
     finally:
-        outside.close()
+        integrations.close()
 
 
-def _known(outside: Outside, name: str) -> None:
-    if name not in outside.destinations:
-        known = ", ".join(sorted(outside.destinations)) or "none is configured"
+def _known(integrations: Integrations, name: str) -> None:
+    if name not in integrations.destinations:
+        known = ", ".join(sorted(integrations.destinations)) or "none is configured"
         raise typer.BadParameter(f"no destination is called {name}: {known}", param_hint="NAME")
 
 

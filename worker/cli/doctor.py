@@ -7,7 +7,7 @@ import sys
 import typer
 
 from worker.cli import _checks, _output
-from worker.cli._checks import BROKEN, FINE, NOTICE, Finding
+from worker.cli._checks import BROKEN, FINE, NOTICE, ReportedOrder
 from worker.messages.text import plain
 from worker.runtime.installation import adopt
 
@@ -22,23 +22,24 @@ def register(app: typer.Typer) -> None:
 def doctor(as_json: _output.AsJson = False) -> None:
     """Examine this installation; exit code 1 if something essential is broken."""
     adopt()
-    findings = _checks.examine()
-    usable = all(finding.level != BROKEN for finding in findings)
+    reported_orders = _checks.examine()
+    usable = all(reported.level != BROKEN for reported in reported_orders)
     if as_json:
         checks = [
-            {"name": found.name, "level": found.level, "says": found.says} for found in findings
+            {"name": found.name, "level": found.level, "says": found.says}
+            for found in reported_orders
         ]
         _output.Output(json=True).record({"usable": usable, "checks": checks})
     else:
-        width = max(len(found.name) for found in findings)
-        for found in findings:
+        width = max(len(found.name) for found in reported_orders)
+        for found in reported_orders:
             _show(found, width)
         _output.write("usable" if usable else "not usable: see what is broken above")
     if not usable:
         raise typer.Exit(1)
 
 
-def _show(found: Finding, width: int) -> None:
+def _show(found: ReportedOrder, width: int) -> None:
     level = f"{found.level:<6}"
     if sys.stdout.isatty():
         level = typer.style(level, fg=_COLOURS[found.level])

@@ -63,7 +63,7 @@ def _take(
     runtime: Runtime, session: Session, provider: str, call: str, rows: Sequence[Confirmation]
 ) -> list[Task]:
     """For rows that stand in one line."""
-    api = runtime.outside.apis.get(provider)
+    api = runtime.integrations.apis.get(provider)
     if api is None:
         for row in rows:
             _put_off(session, row, runtime.database.now(session) + _WITHOUT_API)

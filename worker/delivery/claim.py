@@ -15,10 +15,10 @@ from ulid import ULID
 from worker.delivery import compose, deferral, selection
 from worker.delivery.compose import Row
 from worker.delivery.deferral import ANY, CODES, NOTICES, OTHERS
-from worker.delivery.destination_lock import Desk
+from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.selection import Candidate
 from worker.delivery.sender_pool import Round, Turn
-from worker.delivery.token_bucket import Pace
+from worker.delivery.token_bucket import TokenBucket
 from worker.destinations.base import DeliveryError
 from worker.messages.text import Notification
 from worker.outbox import leases
@@ -64,7 +64,7 @@ class Message:
         return self.told[0].row.recipient
 
 
-def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
+def take(desk: LockedDestination, following: Round) -> Sequence[Message] | Turn:
     """The destination's next messages, claimed, as many as may be sent now; or when one may be."""
     state = desk.state
     if following.waited:
@@ -91,7 +91,7 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
         deferral.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
         return ()
     places = min(places, following.places)
-    pace = Pace(desk.policy.per_second, desk.policy.burst)
+    pace = TokenBucket(desk.policy.per_second, desk.policy.burst)
     room = pace.room(state.spent_until, desk.now)
     if room is not None and room < 1:
         turn = pace.next_turn(state.spent_until, desk.now)
@@ -104,7 +104,7 @@ def take(desk: Desk, following: Round) -> Sequence[Message] | Turn:
     return messages
 
 
-def _messages(desk: Desk, waiting: Sequence[Candidate], places: int) -> list[Message]:
+def _messages(desk: LockedDestination, waiting: Sequence[Candidate], places: int) -> list[Message]:
     """What waits, in at most so many messages; rows share one only where they must."""
     crowded = desk.policy.coalesce and len(waiting) > places
     left = list(waiting)
@@ -117,7 +117,9 @@ def _messages(desk: Desk, waiting: Sequence[Candidate], places: int) -> list[Mes
     return _composed(desk, _claim(desk, chosen))
 
 
-def _claim(desk: Desk, chosen: Sequence[Sequence[str]]) -> list[tuple[str, list[Claim]]]:
+def _claim(
+    desk: LockedDestination, chosen: Sequence[Sequence[str]]
+) -> list[tuple[str, list[Claim]]]:
     """For each message its id and the rows that it tells, in hand.
 
     A message that tells one row has that row's id, so that all of them are one statement.
@@ -131,7 +133,7 @@ def _claim(desk: Desk, chosen: Sequence[Sequence[str]]) -> list[tuple[str, list[
     return claimed
 
 
-def _take(desk: Desk, ids: Sequence[str], message: object) -> list[Claim]:
+def _take(desk: LockedDestination, ids: Sequence[str], message: object) -> list[Claim]:
     lease = timedelta(seconds=desk.destination.deadline) + MARGIN
     return leases.claim(
         desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
@@ -139,7 +141,9 @@ def _take(desk: Desk, ids: Sequence[str], message: object) -> list[Claim]:
     )  # fmt: skip
 
 
-def _composed(desk: Desk, claimed: Sequence[tuple[str, Sequence[Claim]]]) -> list[Message]:
+def _composed(
+    desk: LockedDestination, claimed: Sequence[tuple[str, Sequence[Claim]]]
+) -> list[Message]:
     ids = [each.id for _, claims in claimed for each in claims]
     facts = compose.read(desk.session, ids)
     held = [(*facts[each.id], each) for _, claims in claimed for each in claims]
@@ -148,7 +152,7 @@ def _composed(desk: Desk, claimed: Sequence[tuple[str, Sequence[Claim]]]) -> lis
     return [Message(id_, tuple(told[c.id] for c in claims)) for id_, claims in claimed if claims]
 
 
-def _set_aside(desk: Desk) -> None:
+def _set_aside(desk: LockedDestination) -> None:
     """What becomes of a disabled destination's rows."""
     reason = f"{desk.name} is disabled"
     fallback = desk.policy.fallback
@@ -159,7 +163,7 @@ def _set_aside(desk: Desk) -> None:
     deferral.put_off(desk.session, desk.name, desk.now, desk.now + _UNTIL_ENABLED)
 
 
-def _keep_quiet(desk: Desk, until: datetime) -> None:
+def _keep_quiet(desk: LockedDestination, until: datetime) -> None:
     """Codes are told elsewhere if they can be; the rest waits, but for notices of trouble."""
     fallback, reason = desk.policy.fallback, f"{desk.name} has its quiet hours"
     if fallback is not None and deferral.divert(desk.planner, desk.name, fallback, reason, CODES):
@@ -167,7 +171,9 @@ def _keep_quiet(desk: Desk, until: datetime) -> None:
     deferral.put_off(desk.session, desk.name, desk.now, until, OTHERS)
 
 
-def _out_of_turn(desk: Desk, turn: datetime, *, may_wait: bool) -> Sequence[Message] | Turn:
+def _out_of_turn(
+    desk: LockedDestination, turn: datetime, *, may_wait: bool
+) -> Sequence[Message] | Turn:
     """One sender waits for a near turn, and everything else for that sender."""
     awaited = desk.state.awaited_until
     # One that is further ahead was written under a clock that has jumped since.

@@ -23,7 +23,7 @@ from worker.delivery import outcome as outcomes
 from worker.delivery import recipients, selection
 from worker.delivery.claim import Message, Told
 from worker.delivery.deferral import ANY
-from worker.delivery.destination_lock import Desk
+from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.outcome import Ending
 from worker.delivery.sender_pool import Landed, Round, SenderPool, Turn
 from worker.destinations.base import DeliveryError, Destination
@@ -53,13 +53,13 @@ def deliver(runtime: Runtime, ids: Sequence[str], senders: SenderPool) -> None:
     for row, name in rows:
         waiting.setdefault(name, []).append(row)
     for name, of_one in waiting.items():
-        destination = runtime.outside.destinations.get(name)
+        destination = runtime.integrations.destinations.get(name)
         if destination is None:
             _bury(runtime, of_one)
         else:
             senders.work(
                 name,
-                runtime.outside.policies[name].most_in_hand,
+                runtime.integrations.policies[name].most_in_hand,
                 partial(_carry, runtime, destination),
                 partial(_step, runtime, destination),
             )
@@ -82,7 +82,7 @@ def _send(runtime: Runtime, destination: Destination, message: Message) -> Deliv
     first = message.told[0].claimed
     if first.given_up_calling:
         return DeliveryError("processes died while sending it", permanent=True, unknown=True)
-    if first.vanished and runtime.outside.policies[destination.name].on_unknown == "hold":
+    if first.vanished and runtime.integrations.policies[destination.name].on_unknown == "hold":
         return DeliveryError("a process died while sending it", unknown=True)
     sayable = [
         told.notification for told in message.told if isinstance(told.notification, Notification)
@@ -110,7 +110,7 @@ def _step(
     """Write how some sendings ended; what is in hand next, if the leader goes on."""
 
     def write() -> tuple[list[_Ended], Planner, Sequence[Message] | Turn, list[str]]:
-        with Desk.open(runtime, destination) as desk:
+        with LockedDestination.open(runtime, destination) as desk:
             ended = outcomes.write(desk, [(each.message, each.error) for each in landed])
             if (following.goes_on or following.waited) and following.places > 0:
                 claim = partial(claims.take, desk, following)
@@ -129,7 +129,9 @@ def _step(
     return taken
 
 
-def _guarded(desk: Desk, claim: Callable[[], Sequence[Message] | Turn]) -> Sequence[Message] | Turn:
+def _guarded(
+    desk: LockedDestination, claim: Callable[[], Sequence[Message] | Turn]
+) -> Sequence[Message] | Turn:
     # Whatever keeps the next messages from being claimed must not take back the record before it.
     try:
         with desk.apart():

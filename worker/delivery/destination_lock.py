@@ -90,7 +90,7 @@ def enable(session: Session, name: str, now: datetime) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class LockedDestination:
     """Within one transaction; wake what ``planner`` holds after its commit."""
 
     runtime: Runtime
@@ -145,4 +145,4 @@ class Desk:
     @property
     def policy(self) -> DestinationPolicy:
         """What its owner chose."""
-        return self.runtime.outside.policies[self.name]
+        return self.runtime.integrations.policies[self.name]

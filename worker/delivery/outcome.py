@@ -17,7 +17,7 @@ import structlog
 from worker.delivery import deferral, recipients
 from worker.delivery.claim import Message, Told
 from worker.delivery.compose import Row
-from worker.delivery.destination_lock import Desk
+from worker.delivery.destination_lock import LockedDestination
 from worker.destinations.base import DeliveryError
 from worker.outbox import backoff, leases
 from worker.outbox.leases import Claim
@@ -52,7 +52,7 @@ class Ending:
 _DONE: Final = Ending(DONE)
 
 
-def decide(desk: Desk, told: Told, error: DeliveryError | None) -> Ending:
+def decide(desk: LockedDestination, told: Told, error: DeliveryError | None) -> Ending:
     """The state that an attempt ends in for one row."""
     row, claimed = told.row, told.claimed
     if error is None:
@@ -69,7 +69,7 @@ def decide(desk: Desk, told: Told, error: DeliveryError | None) -> Ending:
 
 
 def write(
-    desk: Desk, over: Sequence[tuple[Message, DeliveryError | None]]
+    desk: LockedDestination, over: Sequence[tuple[Message, DeliveryError | None]]
 ) -> list[list[tuple[Told, Ending]]]:
     """Write how sendings ended: for each the rows that were still in this hand, with their ends."""
     told = [
@@ -83,7 +83,7 @@ def write(
 
 
 def _write_one(
-    desk: Desk, message: Message, error: DeliveryError | None, done: Collection[Claim]
+    desk: LockedDestination, message: Message, error: DeliveryError | None, done: Collection[Claim]
 ) -> list[tuple[Told, Ending]]:
     of_all, failed = recipients.apart(desk, message, error)
     groups: dict[Ending, list[Told]] = {}
@@ -102,7 +102,7 @@ def _write_one(
     return written
 
 
-def _write(desk: Desk, ending: Ending, group: Sequence[Told]) -> set[Claim]:
+def _write(desk: LockedDestination, ending: Ending, group: Sequence[Told]) -> set[Claim]:
     error, until = ending.error, None
     values: dict[str, object] = {"state": ending.state or PENDING, "error": ending.reason}
     if error is None:
@@ -117,7 +117,7 @@ def _write(desk: Desk, ending: Ending, group: Sequence[Told]) -> set[Claim]:
     return leases.write_each(desk.session, _TABLE, claims, until, **values)
 
 
-def _again(desk: Desk, error: DeliveryError, failures: int) -> datetime:
+def _again(desk: LockedDestination, error: DeliveryError, failures: int) -> datetime:
     if error.retry_after is not None:
         pause = max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
         desk.state.blocked_until = max(desk.state.blocked_until or desk.now, desk.now + pause)
@@ -125,7 +125,7 @@ def _again(desk: Desk, error: DeliveryError, failures: int) -> datetime:
     return desk.now + (_AFTER_UNKNOWN if error.unknown else backoff.after(failures))
 
 
-def _judge(desk: Desk, message: Message, error: DeliveryError | None) -> None:
+def _judge(desk: LockedDestination, message: Message, error: DeliveryError | None) -> None:
     """Disable the destination if it has refused everything for a while."""
     if error is None:
         desk.state.failures_in_row = 0
@@ -135,7 +135,7 @@ def _judge(desk: Desk, message: Message, error: DeliveryError | None) -> None:
             _disable(desk, message.told[0].row, error.reason)
 
 
-def _disable(desk: Desk, row: Row, reason: str) -> None:
+def _disable(desk: LockedDestination, row: Row, reason: str) -> None:
     if desk.state.disabled_at is not None:
         return
     desk.state.disabled_at, desk.state.reason = desk.now, reason
@@ -152,7 +152,7 @@ def _disable(desk: Desk, row: Row, reason: str) -> None:
     )
 
 
-def _give_up(desk: Desk, ending: Ending, rows: Sequence[Row]) -> None:
+def _give_up(desk: LockedDestination, ending: Ending, rows: Sequence[Row]) -> None:
     """What follows for rows that will not be told here: a fallback, and the operators."""
     if ending.state not in {DEAD, UNKNOWN}:
         return
@@ -167,7 +167,9 @@ def _give_up(desk: Desk, ending: Ending, rows: Sequence[Row]) -> None:
         _report(desk, reportable[0], reportable[0].id, ending)
 
 
-def _go_on_alone(desk: Desk, rows: Sequence[Row], failed: Mapping[str, DeliveryError]) -> None:
+def _go_on_alone(
+    desk: LockedDestination, rows: Sequence[Row], failed: Mapping[str, DeliveryError]
+) -> None:
     given_up = recipients.plan(desk, rows, failed)
     refused = next((error for error in failed.values() if error.permanent), None)
     reportable = [row for row in rows if row.type != OPERATORS]
@@ -175,7 +177,7 @@ def _go_on_alone(desk: Desk, rows: Sequence[Row], failed: Mapping[str, DeliveryE
         _report(desk, reportable[0], given_up[0], Ending(DEAD, refused))
 
 
-def _report(desk: Desk, row: Row, delivery_id: str, ending: Ending) -> None:
+def _report(desk: LockedDestination, row: Row, delivery_id: str, ending: Ending) -> None:
     could = "may not have been" if ending.state == UNKNOWN else "could not be"
     _tell_operators(
         desk,
@@ -187,6 +189,6 @@ def _report(desk: Desk, row: Row, delivery_id: str, ending: Ending) -> None:
     )
 
 
-def _tell_operators(desk: Desk, kind: str, row: Row, detail: str) -> None:
+def _tell_operators(desk: LockedDestination, kind: str, row: Row, detail: str) -> None:
     others = [name for name in desk.runtime.policy.routing.operators() if name != desk.name]
     desk.planner.notice(others, kind, event_id=row.event_id, detail=detail)

@@ -11,7 +11,7 @@ from receiver.database.engine import insert_once
 from receiver.vault.sealing import Vault
 from worker.delivery.claim import Message
 from worker.delivery.compose import Row
-from worker.delivery.destination_lock import Desk
+from worker.delivery.destination_lock import LockedDestination
 from worker.destinations.base import DeliveryError, Destination
 from worker.outbox import backoff
 from worker.schema.models import Delivery, table_of
@@ -41,7 +41,7 @@ def digest(vault: Vault, address: str) -> str:
 
 
 def apart(
-    desk: Desk, message: Message, error: DeliveryError | None
+    desk: LockedDestination, message: Message, error: DeliveryError | None
 ) -> tuple[DeliveryError | None, Mapping[str, DeliveryError]]:
     """What an error says of the message's rows, and of each recipient who goes on alone."""
     if error is None or not error.failed:
@@ -54,7 +54,9 @@ def apart(
     return None, by_digest
 
 
-def plan(desk: Desk, rows: Sequence[Row], failed: Mapping[str, DeliveryError]) -> list[str]:
+def plan(
+    desk: LockedDestination, rows: Sequence[Row], failed: Mapping[str, DeliveryError]
+) -> list[str]:
     """Plan each of ``rows`` for each recipient who did not get it; the ids of those given up."""
     given_up = []
     for row in rows:

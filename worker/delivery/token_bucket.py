@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class TokenBucket:
     """``per_second`` messages in the long run, None for no limit; ``burst`` at once."""
 
     per_second: float | None

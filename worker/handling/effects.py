@@ -27,7 +27,7 @@ from worker.handling import ready_codes
 from worker.orders import batch as order_batch
 from worker.orders import codes
 from worker.orders.batch import Report, Snapshot
-from worker.orders.codes import Kept
+from worker.orders.codes import KnownCode
 from worker.outbox.planner import Planner
 from worker.schema.states import CODE_QUARANTINED, HELD, READY, VERIFY
 
@@ -63,7 +63,7 @@ class Known:
     """What the events of a batch are about, by their ids: orders as they stood, and codes."""
 
     orders: Mapping[str, Snapshot]
-    codes: Mapping[str, Kept]
+    codes: Mapping[str, KnownCode]
 
 
 def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mapping[str, Any]]:
@@ -91,11 +91,13 @@ def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mappin
     return [apply_one(context, known, stub, event) for stub, event in events]
 
 
-def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.Reported:
+def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.ReportedCode:
     # What the provider said when it was asked needs no asking back.
     vouched = stub.source == RECONCILED
     verifies = not vouched and context.policy.verifies(event.provider)
-    return codes.Reported(event, stub.id, HELD if verifies else READY, True if vouched else None)
+    return codes.ReportedCode(
+        event, stub.id, HELD if verifies else READY, True if vouched else None
+    )
 
 
 def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mapping[str, Any]:
@@ -148,7 +150,7 @@ def _of_money(event: BalanceLow | BalanceDeposited) -> str:
     return f"Balance: {said}." if isinstance(event, BalanceLow) else f"Amount: {said}."
 
 
-def _sms_received(context: Context, known: Known, stub: Stub) -> Kept:
+def _sms_received(context: Context, known: Known, stub: Stub) -> KnownCode:
     planner, policy = context.planner, context.policy
     order, code = known.orders[stub.id], known.codes[stub.id]
     if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody

@@ -12,7 +12,7 @@ from worker.configuration.routing import Routing, Subject
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.orders.batch import Snapshot
-from worker.orders.codes import Kept
+from worker.orders.codes import KnownCode
 from worker.outbox.planner import Planner
 from worker.schema.models import Code
 from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, READY
@@ -30,7 +30,7 @@ def subject(order: Snapshot, event_type: str) -> Subject:
     )
 
 
-def plan(planner: Planner, routing: Routing, code: Kept | Code, order: Snapshot) -> None:
+def plan(planner: Planner, routing: Routing, code: KnownCode | Code, order: Snapshot) -> None:
     """Plan the deliveries of a code that may be delivered."""
     planner.deliveries_of(
         routing.of(subject(order, SmsReceived.type)),
@@ -41,7 +41,9 @@ def plan(planner: Planner, routing: Routing, code: Kept | Code, order: Snapshot)
     )
 
 
-def plan_confirmation(planner: Planner, policy: EventPolicy, code: Kept, order: Snapshot) -> None:
+def plan_confirmation(
+    planner: Planner, policy: EventPolicy, code: KnownCode, order: Snapshot
+) -> None:
     """Plan to confirm the code's order, unless that is done or not wanted."""
     if order.status == CONFIRMED or not policy.confirms(order.provider, order.service):
         return

@@ -31,7 +31,7 @@ _KNOWN: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _KEPT)
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class ReportedCode:
     """A code as the event ``event_id`` reports it, and how it is to be kept if it is new."""
 
     event: SmsReceived
@@ -41,7 +41,7 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KnownCode:
     """What is known of the code that a report is about, without anything secret."""
 
     id: str
@@ -54,8 +54,8 @@ class Kept:
 
 
 def keep(
-    session: Session, vault: Vault, reports: Sequence[Reported], *, now: datetime
-) -> list[Kept]:
+    session: Session, vault: Vault, reports: Sequence[ReportedCode], *, now: datetime
+) -> list[KnownCode]:
     """The code that each of ``reports`` is about: a new row, or the one that it repeats.
 
     Only a row whose ``event_id`` is the report's own was reported by that event first.
@@ -71,24 +71,24 @@ def keep(
     connection = session.connection()
     added = bulk.insert_new(connection, _CODES, ordered) if ordered else set()
     kept = {
-        place: Kept(*(row[name] for name in _KEPT))
+        place: KnownCode(*(row[name] for name in _KEPT))
         for place, row in new.items()
         if row["id"] in added
     }
     known = [place for place in new if place not in kept]
     for digest, *row in connection.execute(_KNOWN, _PLACES.bound(known)) if known else ():
-        code = Kept(*row)
+        code = KnownCode(*row)
         kept[code.provider, code.order_id, digest] = code
     return [kept[place] for place in places]
 
 
-def _place(vault: Vault, reported: Reported) -> _Place:
+def _place(vault: Vault, reported: ReportedCode) -> _Place:
     event = reported.event
     return event.provider, event.order_id, vault.digest("code", event.code)
 
 
 def _values(
-    vault: Vault, reported: Reported, place: _Place, row: str, now: datetime
+    vault: Vault, reported: ReportedCode, place: _Place, row: str, now: datetime
 ) -> dict[str, Any]:
     event = reported.event
 
@@ -127,6 +127,6 @@ def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> st
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
-def stale_at(code: Code | Kept, order: Order | Snapshot) -> datetime:
+def stale_at(code: Code | KnownCode, order: Order | Snapshot) -> datetime:
     """When a code is no longer worth hurrying for: its order's end, or what is usual."""
     return order.expires_at or (code.received_at or code.stored_at) + USUAL_VALIDITY

@@ -32,7 +32,7 @@ from worker.http.client import HttpClient, HttpError
 from worker.processes import parts
 from worker.processes.embedded_broker import EmbeddedBroker
 from worker.runtime import child_process, installation
-from worker.runtime.integrations import connect_outside
+from worker.runtime.integrations import connect_integrations
 from worker.schema import migrate as schema
 
 # In the order they are started; they are stopped together, and the broker after them.
@@ -233,7 +233,7 @@ def _check_settings() -> None:
     load(BrokerSettings)
     for provider in registry().values():
         load(provider.settings_type)
-    connect_outside().close()
+    connect_integrations().close()
 
 
 def _check_port(host_variable: str, host: str, port_variable: str, port: int) -> None:

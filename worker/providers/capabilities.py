@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from worker.providers.reported_order import Finding, Rhythm
+from worker.providers.reported_order import PollingPolicy, ReportedOrder
 from worker.schema.states import CONFIRM, VERIFY
 
 # The call that each kind of confirmation makes: of :class:`Confirms`, and of :class:`Vouches`.
@@ -25,7 +25,7 @@ class Answer(Protocol):
 
     @property
     def status(self) -> str:
-        """``Waiting``, ``Completed`` or another word."""
+        """``PendingWrite``, ``Completed`` or another word."""
 
     @property
     def code(self) -> str | None:
@@ -55,16 +55,16 @@ class Vouches(Protocol):
 class Reports(Protocol):
     """Orders can be asked about after the fact: what a webhook would have said, or did."""
 
-    def rhythm(self) -> Rhythm:
+    def polling_policy(self) -> PollingPolicy:
         """How often to ask."""
 
-    def find_order(self, order_id: str) -> Finding:
+    def find_order(self, order_id: str) -> ReportedOrder:
         """How one order stands."""
 
-    def find_orders(self, page: int) -> Sequence[Finding]:
+    def find_orders(self, page: int) -> Sequence[ReportedOrder]:
         """How the orders of one page stand, newest first; pages count from 1, the last is empty."""
 
-    def webhook(self, finding: Finding) -> dict[str, object]:
+    def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """The body of the webhook that reports the finding's code."""
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ReportedOrder:
     """What is said of one order; anything may be left unsaid, and is None then.
 
     ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, None also where the answer has
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rhythm:
+class PollingPolicy:
     """How a provider's orders are watched.
 
     Attributes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from worker.providers.fields import Fields, MissingFieldError
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Result:
 
     raw: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
-    def about_order(self, _asked: Mapping[str, object], /) -> Finding | None:
+    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder | None:
         """What it says about an order, to a call with the arguments ``_asked``; None: nothing."""
         return None
 

@@ -109,7 +109,7 @@ def take(runtime: Runtime, row_id: str) -> Task | None:
         row = session.get(Reconciliation, row_id)
         if row is None:
             return None
-        api = runtime.outside.apis.get(row.provider)
+        api = runtime.integrations.apis.get(row.provider)
         if api is None or not isinstance(api.client, Reports):
             _put_off(session, row_id, runtime.database.now(session) + _MINUTE)
             return None
@@ -157,14 +157,14 @@ def record(task: Task, write: Record) -> None:
 
 def pause(task: Task, session: Session) -> timedelta:
     """How long an open order waits for its next question: all share what may be spent."""
-    rhythm = task.client.rhythm()
-    share = spendable(task.api.limit(task.api.budget_of(rhythm.one)))
-    return max(rhythm.every, count_open(session, task.row.provider) * _MINUTE / share)
+    polling_policy = task.client.polling_policy()
+    share = spendable(task.api.limit(task.api.budget_of(polling_policy.one)))
+    return max(polling_policy.every, count_open(session, task.row.provider) * _MINUTE / share)
 
 
 def is_crowded(task: Task, session: Session) -> bool:
     """Whether so many orders are open that they are told of by pages, and not one by one."""
-    return count_open(session, task.row.provider) >= task.client.rhythm().crowd
+    return count_open(session, task.row.provider) >= task.client.polling_policy().crowd
 
 
 def spendable(limit: int) -> int:
@@ -225,8 +225,8 @@ def _budget(
 
 
 def _budget_class(api: Api, client: Reports, row: Reconciliation) -> str:
-    rhythm = client.rhythm()
-    return api.budget_of(rhythm.one if row.action == ORDER else rhythm.many)
+    polling_policy = client.polling_policy()
+    return api.budget_of(polling_policy.one if row.action == ORDER else polling_policy.many)
 
 
 def _urgent(session: Session, api: Api, provider: str, class_: str, now: datetime) -> bool:

@@ -17,7 +17,7 @@ from receiver import clock
 from receiver.errors import MalformedPayload
 from receiver.events import SmsReceived
 from receiver.inbox import store as inbox
-from receiver.inbox.store import RECONCILED, Arrival
+from receiver.inbox.store import RECONCILED, IncomingEvent
 from receiver.providers.base import Payload
 from receiver.providers.registry import registry
 from receiver.vault.sealing import Vault
@@ -25,7 +25,7 @@ from worker.orders import state_machine
 from worker.orders import store as orders
 from worker.providers.capabilities import Reports
 from worker.providers.fields import normalise_phone
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.schema.models import Code, Order
 from worker.schema.states import CODE_STATES, DISCARDED, OPEN_STATES, READY, RECEIVED, WAITING
 
@@ -51,21 +51,26 @@ class Asked:
 
 
 def enter_all(
-    session: Session, vault: Vault, asked: Asked, findings: Sequence[Finding], *, now: datetime
+    session: Session,
+    vault: Vault,
+    asked: Asked,
+    reported_orders: Sequence[ReportedOrder],
+    *,
+    now: datetime,
 ) -> list[str]:
     """Merge what was found; the ids of the events that are new in the inbox.
 
     Finding the same again changes nothing.
     """
-    arrivals = []
+    incoming_events = []
     # In the sequence in which events lock orders, or one could wait for the other for ever.
-    for finding in sorted(findings, key=lambda finding: finding.order_id):
-        order = orders.find_or_create(session, asked.provider, finding.order_id, now=now)
-        _merge(session, vault, order, finding, asked, now=now)
-        if isinstance(asked.client, Reports) and (finding.code or finding.text):
-            payload = asked.client.webhook(_with_what_is_known(vault, order, finding))
-            arrivals += _arrivals(session, vault, order, payload)
-    stored = inbox.store_many(session, vault, arrivals) if arrivals else []
+    for reported in sorted(reported_orders, key=lambda reported: reported.order_id):
+        order = orders.find_or_create(session, asked.provider, reported.order_id, now=now)
+        _merge(session, vault, order, reported, asked, now=now)
+        if isinstance(asked.client, Reports) and (reported.code or reported.text):
+            payload = asked.client.webhook(_with_what_is_known(vault, order, reported))
+            incoming_events += _arrivals(session, vault, order, payload)
+    stored = inbox.store_many(session, vault, incoming_events) if incoming_events else []
     return [each.id for each in stored if not each.duplicate]
 
 
@@ -77,27 +82,27 @@ def known(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str
     return {order.order_id: order for order in session.exec(chosen)}
 
 
-def tells_more(session: Session, vault: Vault, order: Order, finding: Finding) -> bool:
+def tells_more(session: Session, vault: Vault, order: Order, reported: ReportedOrder) -> bool:
     """Whether the finding says anything that is not known of the order: most say nothing."""
-    if finding.code and not _is_settled(session, vault, order, finding.code):
+    if reported.code and not _is_settled(session, vault, order, reported.code):
         return True
-    said = _believed(session, order, finding)
+    said = _believed(session, order, reported)
     if said is not None and state_machine.furthest(order.status, said) != order.status:
         return True
-    number = finding.phone_number
+    number = reported.phone_number
     return order.status in OPEN_STATES and (
-        bool(finding.code or finding.text)
+        bool(reported.code or reported.text)
         or (number is not None and vault.digest("phone", number) != order.phone_digest)
-        or (finding.expires_at is not None and finding.expires_at != order.expires_at)
-        or (finding.service is not None and order.service is None)
+        or (reported.expires_at is not None and reported.expires_at != order.expires_at)
+        or (reported.service is not None and order.service is None)
     )
 
 
-def lacks_code(session: Session, provider: str, finding: Finding) -> bool:
+def lacks_code(session: Session, provider: str, reported: ReportedOrder) -> bool:
     """Whether the order has a code by what is said of it, and that is nowhere to be seen."""
-    if finding.status not in CODE_STATES or finding.code or finding.text:
+    if reported.status not in CODE_STATES or reported.code or reported.text:
         return False
-    of_order = col(Code.provider) == provider, col(Code.order_id) == finding.order_id
+    of_order = col(Code.provider) == provider, col(Code.order_id) == reported.order_id
     return session.exec(select(Code.id).where(*of_order).limit(1)).first() is None
 
 
@@ -112,33 +117,43 @@ def _is_settled(session: Session, vault: Vault, order: Order, code: str) -> bool
 
 
 def _merge(
-    session: Session, vault: Vault, order: Order, finding: Finding, asked: Asked, *, now: datetime
+    session: Session,
+    vault: Vault,
+    order: Order,
+    reported: ReportedOrder,
+    asked: Asked,
+    *,
+    now: datetime,
 ) -> None:
-    said = _believed(session, order, finding)  # first: a query forgets what was modified
-    if finding.phone_number:
-        _merge_number(session, vault, order, finding.phone_number, asked, now=now)
+    said = _believed(session, order, reported)  # first: a query forgets what was modified
+    if reported.phone_number:
+        _merge_number(session, vault, order, reported.phone_number, asked, now=now)
     if said is not None and state_machine.furthest(order.status, said) != order.status:
-        at = finding.confirmed_at or asked.at
+        at = reported.confirmed_at or asked.at
         orders.advance(session, order, said, kind=asked.by, event_id=None, at=at, now=now)
-    order.service = order.service or finding.service
-    order.country = order.country or finding.country
-    if order.price is None and finding.price is not None:
-        order.price = format(finding.price, "f")
-    order.expires_at = finding.expires_at or order.expires_at
+    order.service = order.service or reported.service
+    order.country = order.country or reported.country
+    if order.price is None and reported.price is not None:
+        order.price = format(reported.price, "f")
+    order.expires_at = reported.expires_at or order.expires_at
     if session.is_modified(order):
         order.updated_at = now
     session.flush()
 
 
-def _believed(session: Session, order: Order, finding: Finding) -> str | None:
+def _believed(session: Session, order: Order, reported: ReportedOrder) -> str | None:
     """The state that the order is brought to.
 
     One whose code is still missing stays open, so that it is asked for until the code is there.
     A code brings its order to `received` itself, with the event that it comes by.
     """
-    if lacks_code(session, order.provider, finding):
+    if lacks_code(session, order.provider, reported):
         return WAITING
-    return None if finding.status == RECEIVED and (finding.code or finding.text) else finding.status
+    return (
+        None
+        if reported.status == RECEIVED and (reported.code or reported.text)
+        else reported.status
+    )
 
 
 def _merge_number(
@@ -160,18 +175,20 @@ def _merge_number(
         )  # fmt: skip
 
 
-def _with_what_is_known(vault: Vault, order: Order, finding: Finding) -> Finding:
+def _with_what_is_known(vault: Vault, order: Order, reported: ReportedOrder) -> ReportedOrder:
     """People are told which number and service a code is for, whoever knows it."""
     return replace(
-        finding,
-        phone_number=finding.phone_number
+        reported,
+        phone_number=reported.phone_number
         or orders.open_number(vault, order.phone_number, order=order.id),
-        service=finding.service or order.service,
-        country=finding.country or order.country,
+        service=reported.service or order.service,
+        country=reported.country or order.country,
     )
 
 
-def _arrivals(session: Session, vault: Vault, order: Order, payload: Payload) -> list[Arrival]:
+def _arrivals(
+    session: Session, vault: Vault, order: Order, payload: Payload
+) -> list[IncomingEvent]:
     """The webhook that would have reported a code, unless there is nothing left to do about it."""
     try:
         event = registry()[order.provider].read(payload)
@@ -181,7 +198,7 @@ def _arrivals(session: Session, vault: Vault, order: Order, payload: Payload) ->
         return []
     body = json.dumps(payload, separators=(",", ":")).encode()
     return [
-        Arrival(
+        IncomingEvent(
             provider=order.provider,
             body=body,
             arrived_at=clock.now(),

@@ -9,7 +9,7 @@ from typing import Final
 from worker.orders import store as orders
 from worker.outbox.planner import Planner
 from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation import claim as claims
 from worker.reconciliation import merge as merging
 from worker.reconciliation.claim import Next, Record, Task, well
@@ -32,15 +32,15 @@ def ask(task: Task) -> Record:
     """
     order_id = task.row.order_id or ""
     try:
-        finding = task.client.find_order(order_id)
+        reported = task.client.find_order(order_id)
     except OrderExpired:
-        finding = Finding(order_id=order_id, status=EXPIRED)
+        reported = ReportedOrder(order_id=order_id, status=EXPIRED)
     except InvalidRequest as error:  # nothing is ever called so
         reason = str(error)
         return lambda planner: well(planner, None, error=reason)
     except NotFound as error:
-        return partial(_found, task, Finding(order_id=order_id), str(error))
-    return partial(_found, task, finding, None)
+        return partial(_found, task, ReportedOrder(order_id=order_id), str(error))
+    return partial(_found, task, reported, None)
 
 
 def too_late(deadline: datetime | None, now: datetime) -> bool:
@@ -48,13 +48,13 @@ def too_late(deadline: datetime | None, now: datetime) -> bool:
     return deadline is not None and now >= deadline + PATIENCE
 
 
-def _found(task: Task, finding: Finding, error: str | None, planner: Planner) -> Next:
+def _found(task: Task, reported: ReportedOrder, error: str | None, planner: Planner) -> Next:
     session, provider = planner.session, task.row.provider
-    events = merging.enter_all(session, task.runtime.vault, task.asked, [finding], now=planner.now)
-    order = orders.find_or_create(session, provider, finding.order_id, now=planner.now)
-    if order.status not in OPEN_STATES or finding.code or finding.text:
+    events = merging.enter_all(session, task.runtime.vault, task.asked, [reported], now=planner.now)
+    order = orders.find_or_create(session, provider, reported.order_id, now=planner.now)
+    if order.status not in OPEN_STATES or reported.code or reported.text:
         return well(planner, None, events=events)
-    if finding.status in CODE_STATES:
+    if reported.status in CODE_STATES:
         error = "the provider has a code for it, and does not tell it"
     elif _has_expired(task, order, planner.now):
         _expire(planner, order, at=_deadline(task, order))
@@ -73,12 +73,12 @@ def _ask_again(task: Task, planner: Planner, order: Order, error: str | None) ->
 
 
 def _deadline(task: Task, order: Order) -> datetime:
-    return order.expires_at or order.created_at + task.client.rhythm().lifetime
+    return order.expires_at or order.created_at + task.client.polling_policy().lifetime
 
 
 def _has_expired(task: Task, order: Order, now: datetime) -> bool:
     """Whether the provider's having nothing more to say means that the order is over."""
-    return task.client.rhythm().ends_silently and now >= _deadline(task, order) + GRACE
+    return task.client.polling_policy().ends_silently and now >= _deadline(task, order) + GRACE
 
 
 def _expire(planner: Planner, order: Order, *, at: datetime) -> None:

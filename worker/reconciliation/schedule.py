@@ -16,7 +16,7 @@ from receiver.database.engine import insert_once
 from receiver.database.followup import GRACE
 from worker.outbox import leases
 from worker.providers.capabilities import Reports, Subscribes
-from worker.providers.reported_order import Rhythm
+from worker.providers.reported_order import PollingPolicy
 from worker.reconciliation.claim import TABLE, count_open
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
@@ -47,22 +47,24 @@ def plan(runtime: Runtime) -> None:
 
     Safe to run in any number of processes at once, and writes only where something has changed.
     """
-    for name, api in runtime.outside.apis.items():
+    for name, api in runtime.integrations.apis.items():
         client = api.client
         if not isinstance(client, Reports):
             continue
         with runtime.database.reading() as session:
             at = runtime.database.now(session)
-            missing = _missing(session, name, api, client.rhythm(), at)
+            missing = _missing(session, name, api, client.polling_policy(), at)
         if not missing:
             continue
         with runtime.database.transaction() as session:
             now = runtime.database.now(session)
-            begun = _write(session, name, client.rhythm(), missing, now)
+            begun = _write(session, name, client.polling_policy(), missing, now)
         runtime.waker.wake(queue.RECONCILE, begun, group=name)
 
 
-def _missing(session: Session, provider: str, api: Api, rhythm: Rhythm, now: datetime) -> _Missing:
+def _missing(
+    session: Session, provider: str, api: Api, polling_policy: PollingPolicy, now: datetime
+) -> _Missing:
     key = literal(f"{ORDER}:{provider}:") + col(Order.order_id)
     watched = select(Reconciliation.id).where(col(Reconciliation.key) == key)
     new = session.exec(
@@ -99,19 +101,19 @@ def _missing(session: Session, provider: str, api: Api, rhythm: Rhythm, now: dat
     next_pass = due.get(f"{HISTORY}:{provider}")
     hurried = (
         next_pass is not None
-        and next_pass > now + rhythm.every
-        and count_open(session, provider) >= rhythm.crowd
+        and next_pass > now + polling_policy.every
+        and count_open(session, provider) >= polling_policy.crowd
     )
     return _Missing(new, closed, lists, hurried)
 
 
 def _write(
-    session: Session, provider: str, rhythm: Rhythm, missing: _Missing, now: datetime
+    session: Session, provider: str, polling_policy: PollingPolicy, missing: _Missing, now: datetime
 ) -> list[str]:
     """The ids of the rows to begin with at once."""
-    first = now + min(rhythm.every, _LONGEST_FIRST)
+    first = now + min(polling_policy.every, _LONGEST_FIRST)
     for order in sorted(missing.new, key=lambda order: order.order_id):
-        deadline = order.expires_at or order.created_at + rhythm.lifetime
+        deadline = order.expires_at or order.created_at + polling_policy.lifetime
         _insert(session, ORDER, provider, now, first, order_id=order.order_id, deadline=deadline)
     session.connection().execute(
         update(TABLE)
@@ -119,7 +121,7 @@ def _write(
         .values(wake_at=None)
     )
     if missing.hurried:
-        soon = now + rhythm.every
+        soon = now + polling_policy.every
         session.connection().execute(
             update(TABLE)
             .where(

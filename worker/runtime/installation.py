@@ -103,7 +103,7 @@ def write_env(path: Path, values: Mapping[str, str]) -> None:
 
 
 def _spool(folder: Path) -> dict[str, str]:
-    """Where events take shelter while an outside database is away."""
+    """Where events take spool while an outside database is away."""
     return {"SPOOL_DIR": str((folder / "spool").absolute())}
 
 

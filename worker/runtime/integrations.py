@@ -49,7 +49,7 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Integrations:
     """Everything beyond the database and the broker that this installation may talk to.
 
     ``asking`` reaches the providers' hosts, ``telling`` those of destinations.
@@ -69,7 +69,7 @@ class Outside:
         self.telling.close()
 
 
-def connect_outside() -> Outside:
+def connect_integrations() -> Integrations:
     """Clients and destinations as they are configured.
 
     Raises:
@@ -95,7 +95,7 @@ def connect_outside() -> Outside:
         confirmed_services=frozenset(load(ConfirmationSettings).auto_confirm),
         routing=declared.routing,
     )
-    return Outside(
+    return Integrations(
         apis=apis,
         destinations={each.policy.name: _destination(each, telling) for each in declared.declared},
         policies={each.policy.name: each.policy for each in declared.declared},

@@ -17,7 +17,7 @@ from receiver.vault import index_key
 from receiver.vault.sealing import Vault
 from worker.configuration.event_policy import EventPolicy
 from worker.configuration.settings import RetentionSettings
-from worker.runtime.integrations import Outside, connect_outside
+from worker.runtime.integrations import Integrations, connect_integrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class Runtime:
     database: Database
     vault: Vault
     waker: Waker
-    outside: Outside
+    integrations: Integrations
     retention: RetentionSettings
 
     @property
     def policy(self) -> EventPolicy:
         """What this installation does about an event."""
-        return self.outside.policy
+        return self.integrations.policy
 
     def close(self) -> None:
         """Let go of every connection."""
         self.waker.close()
-        self.outside.close()
+        self.integrations.close()
         self.database.dispose()
 
 
@@ -53,15 +53,15 @@ def connect() -> Runtime:
     if broker_url is None:
         raise ConfigurationError("REDIS_URL: is required")
     retention = load(RetentionSettings)
-    outside = connect_outside()
+    integrations = connect_integrations()
     database = Database(store.url)
     try:
         vault = index_key.open_vault(database, store.keys)
     except BaseException:
         database.dispose()
-        outside.close()
+        integrations.close()
         raise
-    return Runtime(database, vault, Waker(queue.celery_app(broker_url)), outside, retention)
+    return Runtime(database, vault, Waker(queue.celery_app(broker_url)), integrations, retention)
 
 
 class _Process:

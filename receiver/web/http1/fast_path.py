@@ -14,11 +14,11 @@ from starlette.types import Scope
 
 from receiver.web.access_log import write_line
 from receiver.web.endpoints import WebhookEndpoint
-from receiver.web.http1.request_cycle import Answer, Exchange
+from receiver.web.http1.request_cycle import Answer, RequestCycle
 from receiver.web.problems import broke
 
 
-class Express:
+class FastPath:
     """Serves whole POSTs to the endpoints of an application, which it finds by their paths."""
 
     def __init__(self, app: Starlette, endpoints: Mapping[str, WebhookEndpoint]) -> None:
@@ -29,7 +29,7 @@ class Express:
         """The endpoint at ``path``, if there is one."""
         return self._endpoints.get(path)
 
-    def serve(self, exchange: Exchange, endpoint: WebhookEndpoint) -> None:
+    def serve(self, exchange: RequestCycle, endpoint: WebhookEndpoint) -> None:
         """Answer a request whose body is there, now or later."""
         began = time.monotonic()
         details: dict[str, object] = {}

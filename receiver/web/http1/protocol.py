@@ -37,9 +37,9 @@ from receiver.errors import (
     PayloadTooLarge,
 )
 from receiver.web.endpoints import WebhookEndpoint
-from receiver.web.http1.fast_path import Express
-from receiver.web.http1.request_cycle import CLOSE, Answer, Exchange
-from receiver.web.http1.transport import PoliteTransport
+from receiver.web.http1.fast_path import FastPath
+from receiver.web.http1.request_cycle import CLOSE, Answer, RequestCycle
+from receiver.web.http1.transport import LingeringTransport
 from receiver.web.problems import MEDIA_TYPE, REFUSAL, document, status_of
 
 LARGEST_HEADER_SECTION = 16 * 1024
@@ -55,7 +55,7 @@ _VERSIONS = frozenset({"1.1", "1.0"})
 _log = structlog.get_logger("receiver.access")
 
 
-class Door(HttpToolsProtocol):
+class HardenedHttpProtocol(HttpToolsProtocol):
     """One connection; see the module for what it adds to uvicorn's.
 
     ``timeout_keep_alive`` of uvicorn's configuration is the deadline of a header section.
@@ -72,14 +72,14 @@ class Door(HttpToolsProtocol):
         self._ending = False  # the connection ends with the answers that are due
         self._closing = False
         self._upgrades = False  # the request is to be read again, without its wish
-        self._express: Express | None = getattr(getattr(self.app, "state", None), "express", None)
-        self._held: tuple[Exchange, WebhookEndpoint] | None = None  # may go the short way
+        self._express: FastPath | None = getattr(getattr(self.app, "state", None), "express", None)
+        self._held: tuple[RequestCycle, WebhookEndpoint] | None = None  # may go the short way
         self._last_call: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, with the deadline of the first header section running."""
         self._socket = transport
-        polite = PoliteTransport(transport, self.close, self._is_closing)
+        polite = LingeringTransport(transport, self.close, self._is_closing)
         super().connection_made(cast("asyncio.Transport", polite))
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -91,7 +91,7 @@ class Door(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._cancel_last_call()
-        cast("PoliteTransport", self.transport).let_go()
+        cast("LingeringTransport", self.transport).let_go()
         self.cycle = None  # type: ignore[assignment]
         self.pipeline.clear()
 
@@ -173,8 +173,8 @@ class Door(HttpToolsProtocol):
         scope["method"], scope["http_version"] = method, version
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"], scope["query_string"] = url.path, url.query or b""
-        before = cast("Exchange | None", self.cycle)
-        cycle = self.cycle = Exchange(
+        before = cast("RequestCycle | None", self.cycle)
+        cycle = self.cycle = RequestCycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
@@ -218,7 +218,7 @@ class Door(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._whole = True
-        cast("Exchange", self.cycle).is_whole()
+        cast("RequestCycle", self.cycle).is_whole()
 
     def on_response_complete(self) -> None:
         """Go on to what waits; else the next request has a deadline, and the rest of this one."""
@@ -247,7 +247,7 @@ class Door(HttpToolsProtocol):
     def _refuse(self, error: CodecatchError) -> None:
         """Read no more, and say why where the refused request's turn to be answered has come."""
         self._deaf = True
-        newest = cast("Exchange | None", self.cycle)
+        newest = cast("RequestCycle | None", self.cycle)
         if newest is None or newest.response_complete:
             if self._in_headers or self._whole:
                 _log.warning("request.refused", status=status_of(error), reason=str(error))
@@ -262,7 +262,7 @@ class Door(HttpToolsProtocol):
         else:
             self._break_off(newest, error)
 
-    def _break_off(self, cycle: Exchange, error: CodecatchError) -> None:
+    def _break_off(self, cycle: RequestCycle, error: CodecatchError) -> None:
         # The application is reading this body. It learns why there is no more, and logs that.
         cycle.scope["state"][REFUSAL] = error
         cycle.disconnected = True

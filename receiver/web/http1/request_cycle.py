@@ -41,8 +41,8 @@ class Answer:
         return b"".join(lines)
 
 
-class Exchange(RequestResponseCycle):
-    """What :class:`receiver.web.http1.protocol.Door` makes of each request."""
+class RequestCycle(RequestResponseCycle):
+    """What :class:`receiver.web.http1.protocol.HardenedHttpProtocol` makes of each request."""
 
     _asked = False
     _head: Mapping[str, Any] | None = None

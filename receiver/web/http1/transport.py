@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class PoliteTransport:
+class LingeringTransport:
     """A connection's transport; ``close`` and ``is_closing`` are its door's."""
 
     __slots__ = ("close", "get_extra_info", "is_closing", "pause_reading", "resume_reading",

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from receiver import clock
 from receiver.database import bulk
 from receiver.inbox import store as inbox
-from receiver.inbox.store import INBOX, Arrival
+from receiver.inbox.store import INBOX, IncomingEvent
 from tests.support.stores import Store
 
 KEY = ("provider", "key")
@@ -20,8 +20,10 @@ KEY = ("provider", "key")
 
 def row(store: Store, key: str, **changed: object) -> dict[str, object]:
     """A row of the inbox with a value for every column."""
-    arrival = Arrival(provider="virtualsms", body=key.encode(), arrived_at=clock.now(), key=key)
-    (entry,) = inbox.prepare(store.vault, [arrival])
+    incoming = IncomingEvent(
+        provider="virtualsms", body=key.encode(), arrived_at=clock.now(), key=key
+    )
+    (entry,) = inbox.prepare(store.vault, [incoming])
     return {**entry.values, **changed}
 
 

@@ -21,7 +21,7 @@ from receiver.database.engine import Database, UtcTime, insert_once, parse_url, 
 from receiver.database.heartbeats import Heartbeat
 from receiver.errors import ConfigurationError
 from receiver.inbox import store as inbox
-from receiver.inbox.store import Arrival, InboxEvent
+from receiver.inbox.store import InboxEvent, IncomingEvent
 from tests.support.stores import Store
 
 HEARTBEATS = Heartbeat.__table__  # type: ignore[attr-defined]
@@ -192,8 +192,8 @@ def test_times_sort_as_they_follow(store: Store) -> None:
 def test_no_time_is_no_time(store: Store) -> None:
     """An absent time is null in both directions."""
     with store.database.transaction() as session:
-        arrival = Arrival(provider="virtualsms", body=b"{}", arrived_at=clock.now())
-        (stored,) = inbox.store_many(session, store.vault, [arrival])
+        incoming = IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now())
+        (stored,) = inbox.store_many(session, store.vault, [incoming])
     with store.database.reading() as session:
         assert session.get_one(InboxEvent, stored.id).received_at is None
 

@@ -7,19 +7,19 @@ from sqlalchemy import select
 from receiver import clock
 from receiver.database.row_values import OneOf
 from receiver.inbox import store as inbox
-from receiver.inbox.store import INBOX, Arrival
+from receiver.inbox.store import INBOX, IncomingEvent
 from tests.support.stores import Store
 
 
 def test_columns_of_different_rows_are_no_row(store: Store) -> None:
     """What two rows hold together is not taken for a third one."""
-    arrivals = [
-        Arrival(provider=provider, key=key, body=b"{}", arrived_at=clock.now())
+    incoming_events = [
+        IncomingEvent(provider=provider, key=key, body=b"{}", arrived_at=clock.now())
         for provider in ("virtualsms", "daisysim")
         for key in ("a", "b")
     ]
     with store.database.transaction() as session:
-        inbox.store_many(session, store.vault, arrivals)
+        inbox.store_many(session, store.vault, incoming_events)
     places = OneOf("places", INBOX.c.provider, INBOX.c.key)
     found = select(INBOX.c.provider, INBOX.c.key).where(places.condition)
     wanted = [("virtualsms", "a"), ("daisysim", "b")]

@@ -22,11 +22,12 @@ from sqlmodel import select
 from receiver import clock
 from receiver.database import engine, sqlite
 from receiver.errors import StoreUnavailable
-from receiver.inbox import group_commit, spool
+from receiver.inbox import group_commit
+from receiver.inbox import spool as spool_files
 from receiver.inbox import store as inbox
-from receiver.inbox.group_commit import Intake
-from receiver.inbox.spool import Shelter
-from receiver.inbox.store import Arrival, Entry, InboxEvent, Stored
+from receiver.inbox.group_commit import GroupCommit
+from receiver.inbox.spool import Spool
+from receiver.inbox.store import InboxEvent, InboxRow, IncomingEvent, StoreResult
 from tests.receiver.conftest import Log
 from tests.receiver.database.locks import inbox_locked
 from tests.support.stores import Store, open_store
@@ -37,9 +38,9 @@ POISON = "\ud800"
 Batches = list[list[str]]
 
 
-def arrival(key: str | None, body: bytes = b"{}") -> Arrival:
+def incoming(key: str | None, body: bytes = b"{}") -> IncomingEvent:
     """An authentic webhook."""
-    return Arrival(provider="virtualsms", body=body, arrived_at=clock.now(), key=key)
+    return IncomingEvent(provider="virtualsms", body=body, arrived_at=clock.now(), key=key)
 
 
 def kept(store: Store) -> dict[str, str]:
@@ -49,9 +50,9 @@ def kept(store: Store) -> dict[str, str]:
 
 
 @pytest.fixture
-def taken(store: Store) -> Iterator[Intake]:
+def taken(store: Store) -> Iterator[GroupCommit]:
     """The way into a database on either server."""
-    made = Intake(store.database, store.vault)
+    made = GroupCommit(store.database, store.vault)
     yield made
     made.close()
 
@@ -62,7 +63,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     seen: Batches = []
     really = inbox.insert_new
 
-    def watched(connection: Connection, entries: Sequence[Entry]) -> bool:
+    def watched(connection: Connection, entries: Sequence[InboxRow]) -> bool:
         seen.append([entry.place[1] for entry in entries])
         return really(connection, entries)
 
@@ -99,9 +100,11 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
     return result
 
 
-async def store_all(taken: Intake, arrivals: Sequence[Arrival]) -> list[Stored | BaseException]:
+async def store_all(
+    taken: GroupCommit, incoming_events: Sequence[IncomingEvent]
+) -> list[StoreResult | BaseException]:
     """Store at once, and return each outcome or exception."""
-    return await asyncio.gather(*map(taken.store, arrivals), return_exceptions=True)
+    return await asyncio.gather(*map(taken.store, incoming_events), return_exceptions=True)
 
 
 def flights_of(store: Store) -> int:
@@ -109,37 +112,37 @@ def flights_of(store: Store) -> int:
     return 2 if store.database.is_postgresql else 1
 
 
-async def plug(taken: Intake, store: Store) -> list[asyncio.Task[Stored]]:
+async def plug(taken: GroupCommit, store: Store) -> list[asyncio.Task[StoreResult]]:
     """As many batches in flight as may be, of one event each."""
     storing = []
     for number in range(flights_of(store)):
-        storing.append(asyncio.create_task(taken.store(arrival(f"plug_{number}"))))
+        storing.append(asyncio.create_task(taken.store(incoming(f"plug_{number}"))))
         for _ in range(3):  # one step of the loop to come, one to look for others, one to go
             await asyncio.sleep(0)
     return storing
 
 
-def test_the_answer_comes_after_the_commit(store: Store, taken: Intake) -> None:
+def test_the_answer_comes_after_the_commit(store: Store, taken: GroupCommit) -> None:
     """In the moment of the answer another connection finds the row."""
-    stored = run(taken.store(arrival("evt_1")))
+    stored = run(taken.store(incoming("evt_1")))
     other = open_store(store.url)
     assert kept(other) == {"evt_1": stored.id}
     other.database.dispose()
 
 
-def test_a_lone_event_is_written_at_once(taken: Intake, batches: Batches) -> None:
+def test_a_lone_event_is_written_at_once(taken: GroupCommit, batches: Batches) -> None:
     """Nothing waits for company."""
-    run(taken.store(arrival("evt_1")))
+    run(taken.store(incoming("evt_1")))
     assert batches == [["evt_1"]]
 
 
-def test_what_comes_in_the_next_steps_comes_along(taken: Intake, batches: Batches) -> None:
+def test_what_comes_in_the_next_steps_comes_along(taken: GroupCommit, batches: Batches) -> None:
     """As long as each step of the loop brings one more; without a timer, and not for ever."""
 
     async def story(count: int) -> None:
         storing = []
         for number in range(count):
-            storing.append(asyncio.create_task(taken.store(arrival(f"evt_{number:02}"))))
+            storing.append(asyncio.create_task(taken.store(incoming(f"evt_{number:02}"))))
             await asyncio.sleep(0)
         await asyncio.gather(*storing)
 
@@ -151,36 +154,38 @@ def test_what_comes_in_the_next_steps_comes_along(taken: Intake, batches: Batche
     assert 30 <= len(batches[0]) <= 34
 
 
-def test_events_at_once_share_transactions(store: Store, taken: Intake, batches: Batches) -> None:
+def test_events_at_once_share_transactions(
+    store: Store, taken: GroupCommit, batches: Batches
+) -> None:
     """Three hundred events at once are a handful of commits, and each gets its own id."""
     keys = [f"evt_{number}" for number in range(300)]
-    outcomes = run(store_all(taken, [arrival(key) for key in keys]))
+    outcomes = run(store_all(taken, [incoming(key) for key in keys]))
     assert len(batches) <= 6
     assert max(map(len, batches)) <= group_commit.LARGEST_BATCH
     assert kept(store) == {key: outcome.id for key, outcome in zip(keys, outcomes, strict=True)}
 
 
-def test_equal_events_at_once_are_one_row(store: Store, taken: Intake) -> None:
+def test_equal_events_at_once_are_one_row(store: Store, taken: GroupCommit) -> None:
     """Of a hundred only one is new, and all are told the same id."""
-    outcomes = run(store_all(taken, [arrival("evt_1")] * 100))
+    outcomes = run(store_all(taken, [incoming("evt_1")] * 100))
     assert sum(not outcome.duplicate for outcome in outcomes) == 1
     assert {outcome.id for outcome in outcomes} == {kept(store)["evt_1"]}
 
 
 @pytest.mark.parametrize("poison", [POISON, "a\x00b"])
 def test_a_poisonous_event_does_not_hurt_its_neighbours(
-    store: Store, taken: Intake, log: Log, poison: str
+    store: Store, taken: GroupCommit, log: Log, poison: str
 ) -> None:
     """What the database cannot take fails alone, and the rest of its batch is stored."""
     if poison != POISON and not store.database.is_postgresql:
         pytest.skip("SQLite takes a NUL in text")
     keys = [f"evt_{number}" for number in range(20)]
-    arrivals = [*map(arrival, keys[:10]), arrival(poison), *map(arrival, keys[10:])]
-    outcomes = run(store_all(taken, arrivals))
+    incoming_events = [*map(incoming, keys[:10]), incoming(poison), *map(incoming, keys[10:])]
+    outcomes = run(store_all(taken, incoming_events))
     assert isinstance(outcomes.pop(10), StoreUnavailable)
-    assert all(isinstance(outcome, Stored) for outcome in outcomes)
+    assert all(isinstance(outcome, StoreResult) for outcome in outcomes)
     assert sorted(kept(store)) == sorted(keys)
-    assert log.of("intake.commit_failed")
+    assert log.of("group_commit.commit_failed")
 
 
 @pytest.mark.usefixtures("_impatient")
@@ -189,26 +194,26 @@ def test_trouble_of_the_database_refuses_the_batch_once(
 ) -> None:
     """While the database takes nothing, everybody is told so, without a try for each."""
     store = open_store(store_url)
-    taken = Intake(store.database, store.vault)
+    taken = GroupCommit(store.database, store.vault)
     with inbox_locked(store_url):
-        outcomes = run(store_all(taken, [arrival(f"evt_{number}") for number in range(50)]))
+        outcomes = run(store_all(taken, [incoming(f"evt_{number}") for number in range(50)]))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert len({id(outcome) for outcome in outcomes}) == 50
     assert len(batches) <= 4
-    assert log.of("intake.commit_failed")
-    (good,) = run(store_all(taken, [arrival("evt_1")]))
+    assert log.of("group_commit.commit_failed")
+    (good,) = run(store_all(taken, [incoming("evt_1")]))
     assert kept(store) == {"evt_1": good.id}
     taken.close()
     store.database.dispose()
 
 
-def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: Intake) -> None:
+def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: GroupCommit) -> None:
     """While the write waits for a lock the loop goes on, and afterwards the event is stored."""
 
-    async def story() -> Stored:
+    async def story() -> StoreResult:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = asyncio.create_task(taken.store(arrival("evt_1")))
+            storing = asyncio.create_task(taken.store(incoming("evt_1")))
             for _ in range(20):
                 await asyncio.sleep(0.01)
             assert not storing.done()
@@ -218,7 +223,9 @@ def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: Intake) -> No
     assert kept(store) == {"evt_1": stored.id}
 
 
-def test_the_queue_has_an_end(store: Store, taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_has_an_end(
+    store: Store, taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With too many waiting the next one is refused at once, and the waiting ones are stored."""
     monkeypatch.setattr(group_commit, "DEEPEST_QUEUE", 5)
     in_hand = 5 + flights_of(store)
@@ -228,25 +235,27 @@ def test_the_queue_has_an_end(store: Store, taken: Intake, monkeypatch: pytest.M
             stack.enter_context(inbox_locked(store.url))
             storing = await plug(taken, store)
             storing += [
-                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             with pytest.raises(StoreUnavailable, match="too many"):
-                await taken.store(arrival("one too many"))
+                await taken.store(incoming("one too many"))
         await asyncio.gather(*storing)
 
     run(story())
     assert len(kept(store)) == in_hand
 
 
-def test_an_event_whose_request_gave_up_is_stored_all_the_same(store: Store, taken: Intake) -> None:
+def test_an_event_whose_request_gave_up_is_stored_all_the_same(
+    store: Store, taken: GroupCommit
+) -> None:
     """After the deadline nobody waits for the event, in flight or queued, but it is not lost."""
 
     async def story() -> None:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
             storing = [
-                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             _, waiting = await asyncio.wait(storing, timeout=0.05)
             for task in waiting:
@@ -257,7 +266,7 @@ def test_an_event_whose_request_gave_up_is_stored_all_the_same(store: Store, tak
     run(story())
 
 
-def test_each_is_told_at_its_own_deadline(store: Store, taken: Intake) -> None:
+def test_each_is_told_at_its_own_deadline(store: Store, taken: GroupCommit) -> None:
     """Whoever's time is over first is told first, though others came before."""
 
     async def story() -> None:
@@ -265,7 +274,7 @@ def test_each_is_told_at_its_own_deadline(store: Store, taken: Intake) -> None:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
             patient, hasty, next_one = (
-                asyncio.create_task(taken.store(arrival(key), now + seconds))
+                asyncio.create_task(taken.store(incoming(key), now + seconds))
                 for key, seconds in (("evt_1", 60), ("evt_2", 0.1), ("evt_3", 0.2))
             )
             done, _ = await asyncio.wait([patient, hasty, next_one], return_when=FIRST_EXCEPTION)
@@ -281,7 +290,7 @@ def test_each_is_told_at_its_own_deadline(store: Store, taken: Intake) -> None:
 
 
 def test_a_failure_that_nobody_waits_for_makes_no_noise(
-    taken: Intake, monkeypatch: pytest.MonkeyPatch
+    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that breaks after its request gave up leaves no unheard exception behind."""
     go_on = threading.Event()
@@ -293,29 +302,29 @@ def test_a_failure_that_nobody_waits_for_makes_no_noise(
     monkeypatch.setattr(inbox, "insert_new", broken)
 
     async def story() -> None:
-        storing = asyncio.create_task(taken.store(arrival("evt_1")))
+        storing = asyncio.create_task(taken.store(incoming("evt_1")))
         await asyncio.wait([storing], timeout=0.05)
         storing.cancel()
         await asyncio.gather(storing, return_exceptions=True)
         go_on.set()
         with pytest.raises(StoreUnavailable):
-            await taken.store(arrival("evt_2"))
+            await taken.store(incoming("evt_2"))
 
     run(story())
 
 
 def test_even_a_broken_writer_answers(
-    taken: Intake, monkeypatch: pytest.MonkeyPatch, log: Log
+    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """Whatever ends a write, each of its requests hears of it."""
 
-    def broken(_: Intake, __: object) -> list[Stored | StoreUnavailable]:
+    def broken(_: GroupCommit, __: object) -> list[StoreResult | StoreUnavailable]:
         raise RuntimeError
 
-    monkeypatch.setattr(Intake, "_write", broken)
-    outcomes = run(store_all(taken, [arrival(str(number)) for number in range(5)]))
+    monkeypatch.setattr(GroupCommit, "_write", broken)
+    outcomes = run(store_all(taken, [incoming(str(number)) for number in range(5)]))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
-    assert {line["error"] for line in log.of("intake.write_broke")} == {"RuntimeError"}
+    assert {line["error"] for line in log.of("group_commit.write_broke")} == {"RuntimeError"}
 
 
 @pytest.mark.parametrize("sheltered", [False, True])
@@ -324,8 +333,8 @@ def test_a_disk_that_fails_to_flush_ends_the_process(
 ) -> None:
     """The event is refused or sheltered, never taken for stored, and the process starts afresh."""
     stops: list[int] = []
-    shelter = Shelter(tmp_path / "spool") if sheltered else None
-    taken = Intake(sqlite_store.database, sqlite_store.vault, shelter, lambda: stops.append(1))
+    spool = Spool(tmp_path / "spool") if sheltered else None
+    taken = GroupCommit(sqlite_store.database, sqlite_store.vault, spool, lambda: stops.append(1))
 
     def insert_new(*_: object) -> bool:
         broken = sqlite3.OperationalError("disk I/O error")
@@ -333,27 +342,27 @@ def test_a_disk_that_fails_to_flush_ends_the_process(
         raise OperationalError("INSERT", {}, broken)
 
     monkeypatch.setattr(inbox, "insert_new", insert_new)
-    (outcome,) = run(store_all(taken, [arrival("evt_1")]))
+    (outcome,) = run(store_all(taken, [incoming("evt_1")]))
     taken.close()
-    assert isinstance(outcome, Stored if sheltered else StoreUnavailable)
+    assert isinstance(outcome, StoreResult if sheltered else StoreUnavailable)
     assert stops == [1]
     assert kept(sqlite_store) == {}
-    if shelter is not None:
-        assert spool.depth(tmp_path / "spool") == 1
-        shelter.close()
+    if spool is not None:
+        assert spool_files.depth(tmp_path / "spool") == 1
+        spool.close()
 
 
 def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None:
     """The event in flight is stored and answered; who waits or comes later is told to go."""
-    taken = Intake(store.database, store.vault)
+    taken = GroupCommit(store.database, store.vault)
     flights = flights_of(store)
 
-    async def story() -> list[Stored | BaseException]:
+    async def story() -> list[StoreResult | BaseException]:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
             storing = await plug(taken, store)
             storing += [
-                asyncio.create_task(taken.store(arrival(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             storing[-1].cancel()
@@ -362,11 +371,11 @@ def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None
             taken.close()
             releasing.join()
         with pytest.raises(StoreUnavailable, match="stopping"):
-            await taken.store(arrival("too late"))
+            await taken.store(incoming("too late"))
         return await asyncio.gather(*storing, return_exceptions=True)
 
     outcomes = run(story())
-    assert all(isinstance(outcome, Stored) for outcome in outcomes[:flights])
+    assert all(isinstance(outcome, StoreResult) for outcome in outcomes[:flights])
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes[flights:-1])
     assert isinstance(outcomes[-1], asyncio.CancelledError)
     assert len(kept(store)) == flights
@@ -384,12 +393,12 @@ def test_equal_keys_in_opposite_order_are_stored_once(store: Store) -> None:
 
     def write(process: int) -> list[bool]:
         mine = open_store(store.url)
-        taken = Intake(mine.database, mine.vault)
+        taken = GroupCommit(mine.database, mine.vault)
         seen: list[bool] = []
         for turn in range(10):
-            batch = [arrival(f"{turn}-{key}") for key in (keys if process else keys[::-1])]
+            batch = [incoming(f"{turn}-{key}") for key in (keys if process else keys[::-1])]
             outcomes = asyncio.run(store_all(taken, batch))
-            seen += [isinstance(outcome, Stored) for outcome in outcomes]
+            seen += [isinstance(outcome, StoreResult) for outcome in outcomes]
         taken.close()
         mine.database.dispose()
         return seen
@@ -410,7 +419,7 @@ def test_a_deadlock_is_tried_again(
     options = "-c statement_timeout=20s -c lock_timeout=20s -c deadlock_timeout=2s"
     monkeypatch.setattr(engine, "POSTGRESQL_OPTIONS", options)
     ours = open_store(store.url)
-    taken = Intake(ours.database, ours.vault)
+    taken = GroupCommit(ours.database, ours.vault)
     columns = (
         "id, provider, key, body_digest, source, state, attempt, vanished, next_attempt_at, "
         "arrived_at, stored_at"
@@ -444,13 +453,15 @@ def test_a_deadlock_is_tried_again(
     assert all(batch == ["a", "b"] for batch in tries)
 
 
-async def plugged(taken: Intake, store: Store) -> list[Stored]:
+async def plugged(taken: GroupCommit, store: Store) -> list[StoreResult]:
     """Store two events in one batch, after as many as may be in flight."""
     plugs = await plug(taken, store)
-    return await asyncio.gather(*plugs, *(taken.store(arrival(name)) for name in "ab"))
+    return await asyncio.gather(*plugs, *(taken.store(incoming(name)) for name in "ab"))
 
 
-def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadlock_without_end_is_given_up(
+    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After three attempts the sender is asked to come again."""
     attempts: list[int] = []
 
@@ -463,5 +474,5 @@ def test_a_deadlock_without_end_is_given_up(taken: Intake, monkeypatch: pytest.M
 
     monkeypatch.setattr(inbox, "insert_new", deadlocked)
     with pytest.raises(StoreUnavailable):
-        run(taken.store(arrival("evt_1")))
+        run(taken.store(incoming("evt_1")))
     assert len(attempts) == 3

@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from receiver.inbox.rejections import RejectedRequest
 from receiver.web import auth_failures
-from receiver.web.auth_failures import EXAMINED_PER_SECOND, PER_MINUTE, Failures
+from receiver.web.auth_failures import EXAMINED_PER_SECOND, PER_MINUTE, AuthFailures
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Receiver, Start
 from tests.support import webhooks
@@ -35,7 +35,7 @@ class Clock:
 def test_a_sender_is_tolerated_some_times_a_minute() -> None:
     """So many failures and no more; others are not concerned, and a minute later all is new."""
     clock = Clock()
-    counted = Failures(clock)
+    counted = AuthFailures(clock)
     assert all(counted.tolerates(HERE) for _ in range(PER_MINUTE))
     assert not counted.tolerates(HERE)
     assert counted.tolerates(ip_address("192.0.2.2"))
@@ -48,7 +48,7 @@ def test_a_sender_is_tolerated_some_times_a_minute() -> None:
 
 def test_a_subscriber_of_ipv6_is_one_sender() -> None:
     """Taking another of his 2^64 addresses does not help."""
-    counted = Failures(Clock())
+    counted = AuthFailures(Clock())
     tolerated = [counted.tolerates(ip_address(f"2001:db8::{n:x}")) for n in range(PER_MINUTE * 2)]
     assert tolerated.count(True) == PER_MINUTE
 
@@ -56,7 +56,7 @@ def test_a_subscriber_of_ipv6_is_one_sender() -> None:
 def test_of_many_senders_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guesser with a million addresses costs no more memory than one with a few."""
     monkeypatch.setattr(auth_failures, "MOST_SENDERS", 100)
-    counted = Failures(Clock())
+    counted = AuthFailures(Clock())
     for number in range(10_000):
         counted.tolerates(ip_address(number))
     assert len(counted._senders) == 100
@@ -65,7 +65,7 @@ def test_of_many_senders_only_so_many_are_remembered(monkeypatch: pytest.MonkeyP
 def test_few_are_examined_in_a_second() -> None:
     """Examining costs time, and a flood gets no more of it than a trickle."""
     clock = Clock()
-    counted = Failures(clock)
+    counted = AuthFailures(clock)
     for _ in range(3):
         examined = [counted.worth_examining() for _ in range(1_000)]
         assert examined.count(True) == EXAMINED_PER_SECOND

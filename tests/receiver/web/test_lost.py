@@ -12,7 +12,7 @@ from weakref import WeakSet
 import pytest
 
 from receiver.inbox.writer import InboxWriter
-from receiver.web.http1.protocol import Door
+from receiver.web.http1.protocol import HardenedHttpProtocol
 from tests.receiver.web.conftest import Receiver
 from tests.receiver.web.raw import request_of
 from tests.support import webhooks
@@ -25,16 +25,16 @@ RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[Door]]:
+def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[HardenedHttpProtocol]]:
     """The connections that take up memory, while nobody collects what is garbage."""
-    there: WeakSet[Door] = WeakSet()
-    really = Door.connection_made
+    there: WeakSet[HardenedHttpProtocol] = WeakSet()
+    really = HardenedHttpProtocol.connection_made
 
-    def made(door: Door, *given: object) -> None:
+    def made(door: HardenedHttpProtocol, *given: object) -> None:
         there.add(door)
         really(door, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Door, "connection_made", made)
+    monkeypatch.setattr(HardenedHttpProtocol, "connection_made", made)
     gc.disable()
     yield there
     gc.enable()
@@ -53,7 +53,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[Door]]:
     ids=["nothing", "webhook", "two", "question", "half", "no HTTP"],
 )
 def test_nothing_waits_for_the_collector(
-    receiver: Receiver, doors: WeakSet[Door], sent: bytes, answered: bool
+    receiver: Receiver, doors: WeakSet[HardenedHttpProtocol], sent: bytes, answered: bool
 ) -> None:
     """Whatever was sent, and whether the sender waited: its memory is free once it has gone."""
     with receiver.connect() as connection:
@@ -67,7 +67,10 @@ def test_nothing_waits_for_the_collector(
 
 @pytest.mark.parametrize("more", [b"", HEALTH * 4], ids=["one", "many"])
 def test_nor_does_what_is_never_answered(
-    receiver: Receiver, doors: WeakSet[Door], monkeypatch: pytest.MonkeyPatch, more: bytes
+    receiver: Receiver,
+    doors: WeakSet[HardenedHttpProtocol],
+    monkeypatch: pytest.MonkeyPatch,
+    more: bytes,
 ) -> None:
     """Who has gone before the event was stored leaves nothing, nor do the requests after it."""
     writing, gone, really = threading.Event(), threading.Event(), InboxWriter.write

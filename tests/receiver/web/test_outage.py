@@ -40,7 +40,7 @@ def url(server: PostgresServer) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where events take shelter."""
+    """Where events take spool."""
     return tmp_path / "spool"
 
 
@@ -120,7 +120,7 @@ def test_a_broken_file_does_not_keep_the_receiver_from_its_database(
     assert sheltered.send(event(1)).status == 202
     server.start()
     drained(folder)
-    taken: group_commit.Intake = sheltered.app.state.services.intake
+    taken: group_commit.GroupCommit = sheltered.app.state.services.group_commit
     eventually(lambda: not taken.away.is_set(), within=20)
     assert sheltered.send(event(2)).status == 202
     assert sorted(kept(url)) == ["evt_1", "evt_2"]
@@ -186,7 +186,7 @@ def test_a_receiver_that_starts_in_an_outage_takes_webhooks(
 def test_what_a_stopped_receiver_left_is_drained_by_the_next(
     sheltered: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """Events that took shelter survive the end of their process, and wake the worker."""
+    """Events that took spool survive the end of their process, and wake the worker."""
     server.stop()
     answers = send(sheltered, 0, 5)
     sheltered.finish()

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from receiver.database import engine, sqlite
-from receiver.inbox.group_commit import Intake
+from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.rejections import RejectedRequest
 from receiver.inbox.store import InboxEvent
 from receiver.web import body as web_body
@@ -301,11 +301,11 @@ def test_our_own_bug_is_503_and_leaks_nothing(
 ) -> None:
     """An exception that nobody expected becomes a problem document; the log has the traceback."""
 
-    def broken(_: Intake, arrival: object, *__: object) -> None:
+    def broken(_: GroupCommit, incoming: object, *__: object) -> None:
         code = webhooks.CODE
-        raise RuntimeError(f"{len(code)} {type(arrival).__name__}")
+        raise RuntimeError(f"{len(code)} {type(incoming).__name__}")
 
-    monkeypatch.setattr(Intake, "put", broken)
+    monkeypatch.setattr(GroupCommit, "put", broken)
     answer = receiver.send(GOOD)
     assert answer.problem(503) == "the event could not be stored"
     assert "retry-after" in answer.headers

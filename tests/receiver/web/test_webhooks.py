@@ -14,7 +14,7 @@ import redis
 from sqlmodel import select
 
 from receiver.inbox import store as inbox
-from receiver.inbox.group_commit import Intake
+from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.store import InboxEvent
 from receiver.inbox.writer import InboxWriter
 from tests.receiver.conftest import Log
@@ -121,7 +121,7 @@ def test_the_answer_comes_only_after_the_commit(
     receiver = start(store_url)
     write = InboxWriter.write
 
-    def slow(writer: InboxWriter, entries: list[inbox.Entry]) -> list[inbox.Stored]:
+    def slow(writer: InboxWriter, entries: list[inbox.InboxRow]) -> list[inbox.StoreResult]:
         committing.set()
         go_on.wait(10)
         return write(writer, entries)
@@ -253,7 +253,7 @@ def test_stopping_ends_what_was_begun(receiver: Receiver) -> None:
     """An event that is being written when the receiver is told to stop is still answered."""
     with ThreadPoolExecutor(1) as pool, inbox_locked(receiver.store.url):
         waiting = pool.submit(receiver.send, webhooks.virtualsms_v1())
-        taken: Intake = receiver.app.state.services.intake
+        taken: GroupCommit = receiver.app.state.services.group_commit
         eventually(lambda: taken._flying == 1)
         receiver.stop()
         with pytest.raises(OSError, match=r"refused|reset"):

@@ -13,11 +13,11 @@ from starlette.testclient import TestClient
 from receiver.database import heartbeats
 from receiver.errors import ConfigurationError
 from receiver.inbox import store as inbox
-from receiver.inbox.spool import Shelter
+from receiver.inbox.spool import Spool
 from tests.support import webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.stores import prepare
-from tests.worker.support import World, arrival, deliver, everything, handle, now, receive
+from tests.worker.support import World, deliver, everything, handle, incoming, now, receive
 from worker.admin.app import create_app
 from worker.schema.models import Delivery
 
@@ -79,8 +79,8 @@ def test_the_numbers_are_the_database_s(
     (told,) = [row for row in everything(made, Delivery) if row.type == "sms.received"]
     deliver(made, told)
     receive(made, webhooks.virtualsms_v1(order="ord_2"))
-    shelter = Shelter(tmp_path / "spool")
-    shelter.store(inbox.prepare(made.vault, [arrival(webhooks.virtualsms_v1(order="ord_3"))]))
+    spool = Spool(tmp_path / "spool")
+    spool.store(inbox.prepare(made.vault, [incoming(webhooks.virtualsms_v1(order="ord_3"))]))
     monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
     with made.database.transaction() as session:
         heartbeats.beat(session, "sender", now(world.store))
@@ -94,7 +94,7 @@ def test_the_numbers_are_the_database_s(
     assert numbers["codecatch_codes", ("ready",)] == 1
     assert 0 <= numbers["codecatch_stage_seconds", ("0.99", "arrived_to_sent")] < 60
     assert 0 <= numbers["codecatch_heartbeat_age_seconds", ("sender",)] < 60
-    shelter.close()
+    spool.close()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.worker.support import (
 from worker.schema.models import Delivery
 
 
-def findings(answer: Answer) -> dict[str, tuple[str, str]]:
+def reported_orders(answer: Answer) -> dict[str, tuple[str, str]]:
     """Level and words by name, of an answer in text."""
     lines = [line.split(maxsplit=1) for line in answer.out.splitlines()[:-1]]
     named = [(level, *rest.split("  ", 1)) for level, rest in lines]
@@ -55,7 +55,7 @@ def test_a_healthy_installation(healthy: World, run: Run) -> None:
     """Everything is fine, the exit code is 0, and no secret is said."""
     answer = run("doctor")
     assert answer.code == 0, answer.out
-    assert {level for level, _ in findings(answer).values()} == {"ok"}
+    assert {level for level, _ in reported_orders(answer).values()} == {"ok"}
     assert answer.out.splitlines()[-1] == "usable"
     said = answer.out + run("doctor", "--json").out
     for secret in (SECRET, TOKEN, ENCRYPTION_KEYS, VIRTUALSMS_KEY, DAISYSIM_KEY, "made-up"):
@@ -74,7 +74,7 @@ def test_json(run: Run) -> None:
 def test_nothing_is_configured(bare: Run) -> None:
     """Each missing thing is named with what it means, and the exit code is 1."""
     answer = bare("doctor")
-    found = findings(answer)
+    found = reported_orders(answer)
     assert answer.code == 1
     assert found["database"] == ("broken", "DATABASE_URL: is required")
     assert found["broker"][0] == "broken"
@@ -104,8 +104,8 @@ def test_workers_that_are_away_are_broken(world: World, run: Run) -> None:
     world.connect()
     answer = run("doctor")
     assert answer.code == 1
-    assert findings(answer)["worker"][0] == "broken"
-    assert "codecatch run sender" in findings(answer)["sender"][1]
+    assert reported_orders(answer)["worker"][0] == "broken"
+    assert "codecatch run sender" in reported_orders(answer)["sender"][1]
 
 
 @on_sqlite
@@ -116,7 +116,7 @@ def test_keys_that_open_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("ENCRYPTION_KEYS", other)
     answer = run("doctor")
     assert answer.code == 1
-    assert findings(answer)["encryption"][0] == "broken"
+    assert reported_orders(answer)["encryption"][0] == "broken"
     assert other not in answer.out
 
 
@@ -141,8 +141,8 @@ def test_databases_that_cannot_be_used(
     monkeypatch.setenv("ENCRYPTION_KEYS", ENCRYPTION_KEYS)
     answer = bare("doctor")
     assert answer.code == 1
-    assert findings(answer)["database"][0] == "broken"
-    assert says in findings(answer)["database"][1]
+    assert reported_orders(answer)["database"][0] == "broken"
+    assert says in reported_orders(answer)["database"][1]
     assert "hidden" not in answer.out
     listed = bare("codes", "list")
     assert (listed.code, listed.out) == (1, "")
@@ -170,7 +170,7 @@ def test_settings_that_cannot_be_used(
     monkeypatch.setenv(name, value)
     answer = run("doctor")
     assert answer.code == 1
-    assert findings(answer)[check][0] == "broken"
+    assert reported_orders(answer)[check][0] == "broken"
     assert "hidden" not in answer.out
 
 
@@ -195,7 +195,7 @@ def test_choices_are_said(
     """What a setting means for codes and orders stands beside the provider."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert says in findings(run("doctor"))[check][1]
+    assert says in reported_orders(run("doctor"))[check][1]
 
 
 def test_stale_timestamps_are_counted(healthy: World, run: Run) -> None:
@@ -204,7 +204,7 @@ def test_stale_timestamps_are_counted(healthy: World, run: Run) -> None:
     handle(made, virtualsms_v2())
     event = only(made, InboxEvent)
     change(made, event, notes="X-VirtualSMS-Timestamp is 400 s behind our clock")
-    assert findings(run("doctor"))["timestamps"][1].startswith("1 webhook")
+    assert reported_orders(run("doctor"))["timestamps"][1].startswith("1 webhook")
 
 
 @on_sqlite
@@ -214,15 +214,15 @@ def test_what_is_reconciled_is_said(healthy: World, run: Run) -> None:
     healthy.api.on("GET", HISTORY_PATH, json=history())
     buy(made)
     plan(made)
-    said = findings(run("doctor"))["daisysim orders"]
+    said = reported_orders(run("doctor"))["daisysim orders"]
     assert said == ("ok", "1 open ones are asked for; the newest were not read yet")
     ask(made, listing(made, provider="daisysim"))
-    level, says = findings(run("doctor"))["daisysim orders"]
+    level, says = reported_orders(run("doctor"))["daisysim orders"]
     assert (level, says[:-20]) == ("ok", "1 open ones are asked for; the newest were read at ")
 
     healthy.api.on("GET", HISTORY_PATH, status=500)
     ask(made, listing(made, provider="daisysim"))
     answer = run("doctor")
-    level, says = findings(answer)["daisysim orders"]
+    level, says = reported_orders(answer)["daisysim orders"]
     assert (answer.code, level) == (0, "notice")
     assert says.endswith("and cannot be now: daisysim history: 500")

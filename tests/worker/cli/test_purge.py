@@ -10,8 +10,8 @@ import pytest
 
 from receiver import clock
 from receiver.inbox import store as inbox
-from receiver.inbox.spool import Shelter
-from receiver.inbox.store import Arrival, InboxEvent
+from receiver.inbox.spool import Spool
+from receiver.inbox.store import InboxEvent, IncomingEvent
 from tests.support import webhooks
 from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run
@@ -224,10 +224,10 @@ def test_what_waits_in_the_spool_is_told(
     made = world.connect()
     handle(made, virtualsms_v2())
     monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
-    shelter = Shelter(tmp_path / "spool")
-    arrival = Arrival(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
-    shelter.store(inbox.prepare(made.vault, [arrival]))
+    spool = Spool(tmp_path / "spool")
+    incoming = IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
+    spool.store(inbox.prepare(made.vault, [incoming]))
     answer = run("purge", "--order", webhooks.ORDER, "--yes")
-    shelter.close()
+    spool.close()
     assert answer.code == 1
     assert "1 event waits in the spool" in answer.err

@@ -73,8 +73,8 @@ def test_the_rate_is_kept(bare: Run, receiver: HttpServer) -> None:
     words = ("simulate", "virtualsms", "balance.low", "--count", "3", "--rate", "20")
     began = time.monotonic()
     assert bare(*words, "--url", receiver.url).code == 0
-    arrivals = [request.clock - began for request in receiver.requests()]
-    assert all(arrival >= 0.05 * place for place, arrival in enumerate(arrivals))
+    incoming_events = [request.clock - began for request in receiver.requests()]
+    assert all(incoming >= 0.05 * place for place, incoming in enumerate(incoming_events))
 
 
 def test_the_default_is_the_receiver_of_this_machine(

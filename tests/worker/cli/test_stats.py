@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from receiver.inbox import store as inbox
-from receiver.inbox.spool import Shelter
+from receiver.inbox.spool import Spool
 from receiver.inbox.store import InboxEvent
 from tests.support.stores import Store
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, arrival, change, deliver, fetch, handle, now, only, receive
+from tests.worker.support import World, change, deliver, fetch, handle, incoming, now, only, receive
 from worker.schema.models import Delivery
 
 
@@ -39,13 +39,13 @@ def test_what_is_sheltered_counts_as_unhandled(
     """An event in the spool was acknowledged like one in the inbox, and doctor tells of it."""
     made = world.connect()
     receive(made, virtualsms_v2(order="ord_1"))
-    shelter = Shelter(tmp_path / "spool")
-    shelter.store(inbox.prepare(made.vault, [arrival(virtualsms_v2(order="ord_2"))]))
+    spool = Spool(tmp_path / "spool")
+    spool.store(inbox.prepare(made.vault, [incoming(virtualsms_v2(order="ord_2"))]))
     monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
     numbers = run("stats", "--json").json
     assert (numbers["acknowledged_unhandled"], numbers["spooled"]) == (2, 1)
     assert "1 acknowledged event" in run("doctor").out
-    shelter.close()
+    spool.close()
 
 
 def test_counts_and_latencies(world: World, run: Run) -> None:

@@ -17,7 +17,7 @@ from worker.configuration.file import Configuration
 from worker.configuration.routing import Subject
 from worker.destinations.console import Console
 from worker.destinations.slack import Slack
-from worker.runtime.integrations import connect_outside
+from worker.runtime.integrations import connect_integrations
 
 GOOD = """
 [[destinations]]
@@ -51,7 +51,7 @@ def refusal(file: Path, text: str) -> str:
     """What is said of a file that cannot work, without the file's name."""
     file.write_text(text)
     with pytest.raises(ConfigurationError) as refused:
-        connect_outside().close()
+        connect_integrations().close()
     said = str(refused.value)
     assert said.startswith(f"{file}:")
     assert "made-up-secret" not in said
@@ -95,13 +95,13 @@ burst = 2
 def test_destinations_are_made_of_it(file: Path) -> None:
     """The names are those of the file, and the URL is the named variable's."""
     read(file, GOOD)
-    outside = connect_outside()
-    assert {name: type(each) for name, each in outside.destinations.items()} == {
+    integrations = connect_integrations()
+    assert {name: type(each) for name, each in integrations.destinations.items()} == {
         "qa": Slack,
         "here": Console,
     }
-    assert set(outside.policies) == {"qa", "here"}
-    outside.close()
+    assert set(integrations.policies) == {"qa", "here"}
+    integrations.close()
 
 
 def test_routes_decide_in_their_order(file: Path) -> None:
@@ -289,9 +289,9 @@ def test_the_example_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_URL", "https://hooks.example.com/codes")
     monkeypatch.setenv("HOOK_SECRET", "whsec_" + "c2VjcmV0" * 4)
     monkeypatch.setenv("DESTINATION_ALLOWED_HOSTS", "hooks.example.com")
-    outside = connect_outside()
-    assert set(outside.destinations) == {"qa", "mail", "chat", "hook"}
-    outside.close()
+    integrations = connect_integrations()
+    assert set(integrations.destinations) == {"qa", "mail", "chat", "hook"}
+    integrations.close()
 
 
 LONDON = QuietHours(time(22), time(7), ZoneInfo("Europe/London"))

@@ -92,7 +92,7 @@ def _settle(made: Runtime) -> bool:
 
 def _look(made: Runtime) -> bool:
     """Ask about some order while half of the budget is left, as what is less urgent may."""
-    api = made.outside.apis["virtualsms"]
+    api = made.integrations.apis["virtualsms"]
     limit = api.limit("calls")
     with made.database.transaction() as session:
         budget = call_budgets.lock(session, budget_key("virtualsms", "calls"))

@@ -270,7 +270,7 @@ def test_every_answer_has_an_outcome_of_its_own(world: World, made: Runtime, cas
     assert bool(after.error) == bool(ending.reason)
     assert only(made, Order).status == ending.order
     assert len(posts(world)) == (1 if ending.reply else 0)
-    first.outside.asking.close()
+    first.integrations.asking.close()
     if not ending.then:
         assert after.wake_at is None
         confirmation.settle(made, [row.id])
@@ -301,9 +301,11 @@ def at_url(world: World, made: Runtime, url: str) -> Runtime:
     host = url.split("/")[2]
     client = HttpClient(allowed_hosts=[host], plain_http_hosts=[host], total_timeout=0.5)
     world.stack.callback(client.close)
-    settings = made.outside.apis["virtualsms"].settings
+    settings = made.integrations.apis["virtualsms"].settings
     api = Api(VirtualSMS(client, base_url=url, api_key=VIRTUALSMS_KEY), settings)
-    return replace(made, outside=replace(made.outside, asking=client, apis={"virtualsms": api}))
+    return replace(
+        made, integrations=replace(made.integrations, asking=client, apis={"virtualsms": api})
+    )
 
 
 def test_the_operators_hear_at_once_of_what_they_can_mend(world: World) -> None:
@@ -598,7 +600,7 @@ def test_asking_is_put_off_when_the_confirmation_cannot_be_paid(world: World) ->
 def test_without_a_key_a_confirmation_waits(made: Runtime) -> None:
     """Until the key is back: it was planned when there was one."""
     row = planned(made, SMS)
-    keyless = replace(made, outside=replace(made.outside, apis={}))
+    keyless = replace(made, integrations=replace(made.integrations, apis={}))
     settle(keyless, row)
     waiting = again(made, row)
     assert (waiting.state, waiting.attempt) == ("pending", 0)

@@ -546,8 +546,8 @@ def test_a_provider_that_cannot_vouch_ends_the_question(
     made = world.connect(virtualsms=True, daisysim=True, slack=True)
     monkeypatch.setattr(VirtualSMS, "limits", {"check": 60})
     row = planned(made, SMS)
-    swapped = replace(made.outside, apis={"daisysim": made.outside.apis["virtualsms"]})
-    settle(replace(made, outside=swapped), row)
+    swapped = replace(made.integrations, apis={"daisysim": made.integrations.apis["virtualsms"]})
+    settle(replace(made, integrations=swapped), row)
 
     assert again(made, row).state == "dead"
 

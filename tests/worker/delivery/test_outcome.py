@@ -479,7 +479,7 @@ def test_a_refused_recipient_does_not_disable_the_destination(two: Runtime) -> N
     """Others have their mail; the operators are told whom to look for, by the delivery's id."""
     script = Script([partly({ANNA: FINAL}) for _ in range(MOST_REFUSED + 1)])
     mail = Scripted("mail", script, [ANNA, BERT])
-    made = with_destinations(two, mail, *two.outside.destinations.values())
+    made = with_destinations(two, mail, *two.integrations.destinations.values())
     rows = plan(telling(made, "mail"), MOST_REFUSED + 1)
     one_each = with_policy(made, coalesce=False)
     deliver_ids(one_each, [rows[0].id])

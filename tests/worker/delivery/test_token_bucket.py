@@ -7,18 +7,18 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.delivery.token_bucket import Pace
+from worker.delivery.token_bucket import TokenBucket
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-PACES = st.builds(Pace, st.floats(0.01, 100), st.integers(1, 50))
+PACES = st.builds(TokenBucket, st.floats(0.01, 100), st.integers(1, 50))
 PAUSES = st.lists(st.floats(0, 5), min_size=1, max_size=120)
 
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(PACES, PAUSES, st.data())
 def test_no_window_holds_more_than_the_pace(
-    pace: Pace, pauses: list[float], data: st.DataObject
+    pace: TokenBucket, pauses: list[float], data: st.DataObject
 ) -> None:
     """Whenever messages are wanted, any stretch of time holds a burst and its share, no more."""
     sent: list[datetime] = []
@@ -39,7 +39,7 @@ def test_no_window_holds_more_than_the_pace(
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(PACES, st.integers(1, 60))
-def test_the_next_turn_is_the_first_moment_with_room(pace: Pace, count: int) -> None:
+def test_the_next_turn_is_the_first_moment_with_room(pace: TokenBucket, count: int) -> None:
     """Whoever comes back then may send; whoever comes a moment before may not."""
     spent = None
     now = NOON
@@ -58,7 +58,7 @@ def test_the_next_turn_is_the_first_moment_with_room(pace: Pace, count: int) -> 
 
 def test_without_a_limit_there_is_always_room() -> None:
     """And nothing is counted."""
-    pace = Pace(None, 1)
+    pace = TokenBucket(None, 1)
     assert pace.room(NOON + SECOND, NOON) is None
     assert pace.next_turn(NOON + SECOND, NOON) == NOON
     assert pace.spend(None, NOON) is None
@@ -66,7 +66,7 @@ def test_without_a_limit_there_is_always_room() -> None:
 
 def test_a_clock_that_was_set_back_does_not_silence_a_destination() -> None:
     """What was spent under the other clock counts as a full burst, and is over as soon."""
-    pace = Pace(1.0, 3)
+    pace = TokenBucket(1.0, 3)
     ahead = NOON + timedelta(hours=1)
     assert pace.room(ahead, NOON) == 0
     assert pace.next_turn(ahead, NOON) == NOON + SECOND

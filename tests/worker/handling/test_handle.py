@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.errors import MalformedPayload
-from receiver.inbox.store import INBOX, Arrival, InboxEvent, store_many
+from receiver.inbox.store import INBOX, InboxEvent, IncomingEvent, store_many
 from receiver.providers.virtualsms import VirtualSMS
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support import webhooks
@@ -271,7 +271,7 @@ def test_an_event_sealed_with_a_missing_key_names_the_key(world: World) -> None:
 def test_an_event_of_a_provider_that_is_no_more(world: World) -> None:
     """It fails, and names the provider."""
     made = world.connect()
-    gone = Arrival(provider="gone", body=b"{}", arrived_at=now(made))
+    gone = IncomingEvent(provider="gone", body=b"{}", arrived_at=now(made))
     with made.database.transaction() as session:
         (stored,) = store_many(session, made.vault, [gone])
     handling.handle(made, [stored.id])

@@ -11,7 +11,7 @@ from tests.worker.http.test_hosts import PRIVATE, SPECIAL
 from worker.destinations import _http
 from worker.destinations.base import DeliveryError
 from worker.http.client import AddressRefused, HttpClient, NotSent
-from worker.runtime.integrations import Outside, connect_outside
+from worker.runtime.integrations import Integrations, connect_integrations
 
 NAME = "named.example"
 METADATA = "169.254.169.254"
@@ -58,16 +58,16 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def configure(
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., Outside]]:
+) -> Iterator[Callable[..., Integrations]]:
     """Everything outside, where every name leads to a private address that refuses."""
     with ExitStack() as stack:
 
-        def made(variable: str, value: str) -> Outside:
+        def made(variable: str, value: str) -> Integrations:
             if variable:
                 monkeypatch.setenv(variable, value)
             found = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("10.0.0.1", 443))
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found])
-            return stack.enter_context(closing(connect_outside()))
+            return stack.enter_context(closing(connect_integrations()))
 
         yield made
 
@@ -170,12 +170,14 @@ def test_a_delivery_waits_for_a_name_to_come_back(lead: Lead) -> None:
     ],
 )
 def test_what_may_be_private_is_what_was_named(
-    case: tuple[str, str, str, bool], configure: Callable[[str, str], Outside], reached: list[str]
+    case: tuple[str, str, str, bool],
+    configure: Callable[[str, str], Integrations],
+    reached: list[str],
 ) -> None:
     """Slack and the providers' own hosts are public; what the operator names may be private."""
     variable, value, url, refused = case
-    outside = configure(variable, value)
-    http = outside.asking if "/api" in url else outside.telling
+    integrations = configure(variable, value)
+    http = integrations.asking if "/api" in url else integrations.telling
     with pytest.raises(NotSent) as failed:
         http.request("GET", url)
     assert isinstance(failed.value, AddressRefused) is refused

@@ -22,8 +22,8 @@ from receiver import clock
 from receiver.errors import ConfigurationError
 from receiver.inbox import store as inbox
 from receiver.inbox.rejections import RejectedRequest
-from receiver.inbox.spool import Shelter
-from receiver.inbox.store import INBOX, Arrival, InboxEvent
+from receiver.inbox.spool import Spool
+from receiver.inbox.store import INBOX, InboxEvent, IncomingEvent
 from receiver.vault import index_key
 from receiver.vault.sealing import Vault, key_id
 from tests.support import webhooks
@@ -61,8 +61,8 @@ def counts(store: Store) -> Mapping[bytes, int]:
 def fill(store: Store, number: int) -> None:
     """Events in the inbox, sealed with the first key, by a statement for each ten thousand."""
     for start in range(0, number, 10_000):
-        arrivals = [
-            Arrival(
+        incoming_events = [
+            IncomingEvent(
                 provider="virtualsms",
                 body=b'{"n": %d}' % each,
                 arrived_at=clock.now(),
@@ -70,7 +70,7 @@ def fill(store: Store, number: int) -> None:
             )
             for each in range(start, min(number, start + 10_000))
         ]
-        rows = [dict(entry.values) for entry in inbox.prepare(store.vault, arrivals)]
+        rows = [dict(entry.values) for entry in inbox.prepare(store.vault, incoming_events)]
         with store.database.transaction() as session:
             session.connection().execute(insert(INBOX), rows)
 
@@ -133,9 +133,11 @@ def test_several_old_keys(full: Store) -> None:
 
 def handle_with(store: Store, vault: Vault) -> None:
     """Store an event that is sealed by another vault."""
-    arrival = Arrival(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="another")
+    incoming = IncomingEvent(
+        provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="another"
+    )
     with store.database.transaction() as session:
-        inbox.store_many(session, vault, [arrival])
+        inbox.store_many(session, vault, [incoming])
 
 
 def test_what_a_missing_key_sealed_stays(full: Store) -> None:
@@ -228,10 +230,10 @@ def test_rows_in_hand_are_waited_for_by_nobody(full: Store) -> None:
 def test_what_is_kept_beside_the_spool(full: Store, tmp_path: Path) -> None:
     """The index key there is the new one; events that wait are counted by their keys."""
     folder = tmp_path / "spool"
-    shelter = Shelter(folder)
+    spool = Spool(folder)
     index_key.keep(folder, index_key.sealed(full.database))
-    arrival = Arrival(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
-    shelter.store(inbox.prepare(full.vault, [arrival]))
+    incoming = IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
+    spool.store(inbox.prepare(full.vault, [incoming]))
 
     rotate(full, NEW, KEY, folder=folder)
 
@@ -239,7 +241,7 @@ def test_what_is_kept_beside_the_spool(full: Store, tmp_path: Path) -> None:
     assert index_key.unseal(kept, [NEW]).digest("a", "b") == full.vault.digest("a", "b")
     waiting = [each for each in key_rotation.count(full.database, folder) if each.table == "spool"]
     assert waiting == [key_rotation.Sealed(key_id(KEY).hex(), "spool", "body", 1)]
-    shelter.close()
+    spool.close()
 
 
 @on_sqlite
@@ -294,11 +296,11 @@ def test_a_hundred_thousand_rows_and_three_kills(store: Store) -> None:
     for kill in range(3):
         with command(store) as killed:
             eventually(partial(reached, store, done + 10_000), within=120, every=0.5)
-            arrival = Arrival(
+            incoming = IncomingEvent(
                 provider="daisysim", body=b"{}", arrived_at=clock.now(), key=f"meanwhile {kill}"
             )
             with store.database.transaction() as session:
-                inbox.store_many(session, vault, [arrival])
+                inbox.store_many(session, vault, [incoming])
             killed.kill()
         assert done < rotated(store) < 100_000
         done = rotated(store)

@@ -10,7 +10,7 @@ from tests.support.stores import Store
 from tests.support.webhooks import CODE, UK_PHONE
 from tests.worker.support import at_once, change, everything, fetch, now, only
 from worker.orders import codes
-from worker.orders.codes import Kept
+from worker.orders.codes import KnownCode
 from worker.schema.models import Code
 from worker.schema.states import HELD, READY
 
@@ -28,10 +28,10 @@ SMS = SmsReceived(
 def keep(store: Store, event: SmsReceived, event_id: str, state: str = READY) -> Code:
     """Keep a code in a transaction of its own."""
     with store.database.transaction() as session:
-        reports = [codes.Reported(event, event_id, state)]
+        reports = [codes.ReportedCode(event, event_id, state)]
         (kept,) = codes.keep(session, store.vault, reports, now=now(store))
     code = fetch(store, Code, kept.id)
-    assert kept == Kept(*(getattr(code, name) for name in Kept.__slots__))
+    assert kept == KnownCode(*(getattr(code, name) for name in KnownCode.__slots__))
     return code
 
 

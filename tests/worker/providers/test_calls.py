@@ -11,7 +11,7 @@ from worker.orders.state_machine import RANKS
 from worker.providers.base import Call, ProviderApi
 from worker.providers.daisysim import results
 from worker.providers.registry import provider_apis
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.virtualsms import orders as virtualsms_orders
 from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, RECEIVED, WAITING
 
@@ -50,11 +50,13 @@ def test_a_call_that_spends_says_how_to_look(api: type[ProviderApi], call: Call)
 def test_daisysim_states(word: str, state: str | None) -> None:
     """The words of `check` and `history`, in the order's own; others say nothing."""
     check = results.Check.read({"status": word, "code": "1"})
-    assert check.about_order({"activation_id": "9"}) == Finding(
+    assert check.about_order({"activation_id": "9"}) == ReportedOrder(
         order_id="9", status=state, code="1"
     )
     line = results.Activation.read({"id": "9", "status": word, "price": "1.1400"})
-    assert line.about_order({}) == Finding(order_id="9", status=state, price=Decimal("1.1400"))
+    assert line.about_order({}) == ReportedOrder(
+        order_id="9", status=state, price=Decimal("1.1400")
+    )
 
 
 def test_daisysim_purchase() -> None:

@@ -11,7 +11,7 @@ from worker.orders.state_machine import RANKS
 from worker.providers.capabilities import Reports
 from worker.providers.daisysim.api import DaisySIM
 from worker.providers.registry import provider_apis
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.virtualsms.api import VirtualSMS
 
 CODE = "048392"
@@ -29,25 +29,25 @@ def client(request: pytest.FixtureRequest) -> Reports:
 def test_its_webhook_is_read_by_its_own_reader(client: Reports) -> None:
     """With everything that is known, and with the code alone."""
     name = client.name  # type: ignore[attr-defined]
-    full = Finding(
+    full = ReportedOrder(
         order_id="123456789", phone_number=PHONE, service="wa", code=CODE, text=f"It is {CODE}"
     )
-    for finding in (full, Finding(order_id="123456789", code=CODE)):
-        event = registry()[name].read(client.webhook(finding))
+    for reported in (full, ReportedOrder(order_id="123456789", code=CODE)):
+        event = registry()[name].read(client.webhook(reported))
         assert isinstance(event, SmsReceived)
-        assert (event.order_id, event.code) == (finding.order_id, CODE)
-        assert (event.phone_number, event.service) == (finding.phone_number, finding.service)
+        assert (event.order_id, event.code) == (reported.order_id, CODE)
+        assert (event.phone_number, event.service) == (reported.phone_number, reported.service)
 
 
 def test_its_calls_are_known(client: Reports) -> None:
     """What is asked is one of the provider's calls, and spends nothing."""
-    calls, rhythm = client.calls, client.rhythm()  # type: ignore[attr-defined]
-    assert not any(calls[name].spends for name in (rhythm.one, rhythm.many))
+    calls, polling_policy = client.calls, client.polling_policy()  # type: ignore[attr-defined]
+    assert not any(calls[name].spends for name in (polling_policy.one, polling_policy.many))
 
 
 def test_a_finding_shows_no_secret() -> None:
     """Not even when it is printed."""
-    shown = repr(Finding(order_id="1", code=CODE, text="a text", phone_number=PHONE))
+    shown = repr(ReportedOrder(order_id="1", code=CODE, text="a text", phone_number=PHONE))
     for secret in (CODE, "a text", PHONE):
         assert secret not in shown
 

@@ -27,8 +27,8 @@ def test_everything_that_is_configured_is_there(world: World) -> None:
     """Providers with a key, destinations with an address, and what follows from them."""
     made = world.connect(virtualsms=True, daisysim=True, slack=True, mail=True)
 
-    assert set(made.outside.apis) == {"virtualsms", "daisysim"}
-    assert set(made.outside.destinations) == {"slack", "email"}
+    assert set(made.integrations.apis) == {"virtualsms", "daisysim"}
+    assert set(made.integrations.destinations) == {"slack", "email"}
     assert made.policy.confirming == {"virtualsms"}
     assert made.policy.verifying == {"daisysim"}
     assert made.policy.routing.operators() == ["email", "slack"]
@@ -38,7 +38,7 @@ def test_nothing_is_there_that_was_not_configured(world: World) -> None:
     """A database and a broker are enough."""
     made = world.connect()
 
-    assert (made.outside.apis, made.outside.destinations) == ({}, {})
+    assert (made.integrations.apis, made.integrations.destinations) == ({}, {})
     assert (made.policy.confirming, made.policy.verifying) == (frozenset(), frozenset())
 
 
@@ -46,9 +46,9 @@ def test_limits_come_from_the_environment_or_the_provider(world: World) -> None:
     """Each class of calls has one."""
     made = world.connect(virtualsms=True, daisysim=True, DAISYSIM_RATE_LIMITS="check=5")
 
-    assert made.outside.apis["virtualsms"].limit("calls") == 60
-    assert made.outside.apis["daisysim"].limit("check") == 5
-    assert made.outside.apis["daisysim"].limit("cancel") == 10
+    assert made.integrations.apis["virtualsms"].limit("calls") == 60
+    assert made.integrations.apis["daisysim"].limit("check") == 5
+    assert made.integrations.apis["daisysim"].limit("cancel") == 10
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_slack_is_reached_at_its_own_host_or_a_named_one(
 ) -> None:
     """Anything else has to be named."""
     made = world.connect(SLACK_WEBHOOK_URL=url, DESTINATION_ALLOWED_HOSTS=hosts)
-    assert set(made.outside.destinations) == {"slack"}
+    assert set(made.integrations.destinations) == {"slack"}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from worker.providers.errors import (
     UpstreamFailed,
 )
 from worker.providers.fields import Fields, MissingFieldError
-from worker.providers.reported_order import Finding, Rhythm
+from worker.providers.reported_order import PollingPolicy, ReportedOrder
 from worker.providers.results import Page, read_list, read_page
 from worker.schema.states import CANCELLED, WAITING
 
@@ -170,22 +170,22 @@ class DaisySIM(ProviderApi):
             params={"page": page, "per_page": per_page, "status": status},
         )
 
-    def rhythm(self) -> Rhythm:
+    def polling_policy(self) -> PollingPolicy:
         """How often activations are asked about."""
-        return polling.RHYTHM
+        return polling.POLLING_POLICY
 
-    def find_order(self, order_id: str) -> Finding:
+    def find_order(self, order_id: str) -> ReportedOrder:
         """What :meth:`check` says, in words that no provider owns."""
         return self.check(order_id).about_order({"activation_id": order_id})
 
-    def find_orders(self, page: int) -> tuple[Finding, ...]:
+    def find_orders(self, page: int) -> tuple[ReportedOrder, ...]:
         """What :meth:`history` says, likewise."""
         found = self.history(page=page, per_page=_PER_PAGE)
         return tuple(activation.about_order({}) for activation in found.items)
 
-    def webhook(self, finding: Finding) -> dict[str, object]:
+    def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """The body of the webhook that reports the finding's code."""
-        return polling.webhook(finding)
+        return polling.webhook(reported)
 
 
 def _data(read: Callable[[object], T]) -> Callable[[object], T]:

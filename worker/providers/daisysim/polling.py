@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.providers.reported_order import Finding, Rhythm
+from worker.providers.reported_order import PollingPolicy, ReportedOrder
 
 # A webhook comes once and never again, so what it would have said is asked for soon.
-RHYTHM = Rhythm(
+POLLING_POLICY = PollingPolicy(
     one="check",
     many="history",
     every=timedelta(seconds=20),
@@ -20,15 +20,15 @@ RHYTHM = Rhythm(
 )
 
 
-def webhook(finding: Finding) -> dict[str, object]:
+def webhook(reported: ReportedOrder) -> dict[str, object]:
     """The body that reports the finding's code (API page, "Webhooks"), without what is unknown.
 
     When the code came is not said in any answer.
     """
     return {
         "event": "code.received",
-        "activation_id": finding.order_id,
-        "phone_number": finding.phone_number,
-        "service": finding.service,
-        "code": finding.code,
+        "activation_id": reported.order_id,
+        "phone_number": reported.phone_number,
+        "service": reported.service,
+        "code": reported.code,
     }

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from worker.providers.fields import Fields, needed
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result, read_list
 from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, WAITING
 
@@ -162,11 +162,11 @@ class Purchase(Result):
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
         """The order that was made; its service has the name that its webhook will use, if told."""
         service = asked.get("service_name") or asked.get("service")
         price = self.amount_charged or asked.get("price")
-        return Finding(
+        return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
             phone_number=self.phone_number,
@@ -178,7 +178,7 @@ class Purchase(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Result):
-    """How an activation stands: ``Waiting``, ``Completed``, or another word as it came."""
+    """How an activation stands: ``PendingWrite``, ``Completed``, or another word as it came."""
 
     status: str
     code: str | None = field(default=None, repr=False)
@@ -195,9 +195,9 @@ class Check(Result):
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
         """How the activation that was asked about stands."""
-        return Finding(
+        return ReportedOrder(
             order_id=str(asked["activation_id"]),
             status=_STATES.get(self.status.lower()),
             phone_number=self.phone_number,
@@ -224,9 +224,9 @@ class Cancellation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
         """It is cancelled."""
-        return Finding(order_id=self.activation_id, status=CANCELLED)
+        return ReportedOrder(order_id=self.activation_id, status=CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,9 +258,9 @@ class Activation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
         """All of it."""
-        return Finding(
+        return ReportedOrder(
             order_id=self.activation_id,
             status=_STATES.get((self.status or "").lower()),
             phone_number=self.phone_number,

@@ -26,7 +26,7 @@ from worker.providers.errors import (
     Unauthorized,
 )
 from worker.providers.fields import Fields
-from worker.providers.reported_order import Finding, Rhythm
+from worker.providers.reported_order import PollingPolicy, ReportedOrder
 from worker.providers.results import Page, read_list, read_page
 from worker.providers.virtualsms import polling
 from worker.providers.virtualsms.orders import Order, Sms
@@ -239,22 +239,22 @@ class VirtualSMS(SubscriptionCalls):
         """Give a rented number back before its time."""
         return self._change("release_rental", order_id, "release")
 
-    def rhythm(self) -> Rhythm:
+    def polling_policy(self) -> PollingPolicy:
         """How often orders are asked about."""
-        return polling.RHYTHM
+        return polling.POLLING_POLICY
 
-    def find_order(self, order_id: str) -> Finding:
+    def find_order(self, order_id: str) -> ReportedOrder:
         """What :meth:`get_order` says, in words that no provider owns."""
         return self.get_order(order_id).about_order({})
 
-    def find_orders(self, page: int) -> tuple[Finding, ...]:
+    def find_orders(self, page: int) -> tuple[ReportedOrder, ...]:
         """What :meth:`list_orders` says, likewise."""
         found = self.list_orders(page=page, limit=_PER_PAGE)
         return tuple(order.about_order({}) for order in found.items)
 
-    def webhook(self, finding: Finding) -> dict[str, object]:
+    def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """The body of the webhook that reports the finding's message."""
-        return polling.webhook(finding)
+        return polling.webhook(reported)
 
     def _change(
         self, name: str, order_id: str, verb: str, body: dict[str, object] | None = None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from worker.providers.fields import Fields, needed
-from worker.providers.reported_order import Finding
+from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.schema.states import ORDER_STATES
 
@@ -56,9 +56,9 @@ class Sms(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
         """The order's state and number, and the message."""
-        return Finding(
+        return ReportedOrder(
             order_id=self.order_id,
             status=_known(self.status),
             phone_number=self.phone_number,
@@ -117,10 +117,10 @@ class Order(Result):
         needed(order.phone_number, "phone_number")
         return order
 
-    def about_order(self, asked: Mapping[str, object], /) -> Finding:
+    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
         """All of it; what it was asked for stands in for what the answer leaves out."""
         service, country = (_text(asked.get(name)) for name in ("service", "country"))
-        return Finding(
+        return ReportedOrder(
             order_id=self.order_id,
             status=_known(self.status),
             phone_number=self.phone_number,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from worker.providers.reported_order import Finding, Rhythm
+from worker.providers.reported_order import PollingPolicy, ReportedOrder
 
 # Webhooks are repeated for 15 hours, so nothing is lost by asking at leisure.
-RHYTHM = Rhythm(
+POLLING_POLICY = PollingPolicy(
     one="get_order",
     many="list_orders",
     every=timedelta(seconds=60),
@@ -19,18 +19,18 @@ RHYTHM = Rhythm(
 )
 
 
-def webhook(finding: Finding) -> dict[str, object]:
+def webhook(reported: ReportedOrder) -> dict[str, object]:
     """The body that reports the finding's message (API reference, "Webhooks")."""
     return {
         "type": "order.sms_received",
         "data": {
-            "order_id": finding.order_id,
-            "phone_number": finding.phone_number,
-            "service": finding.service,
-            "country": finding.country,
-            "code": finding.code,
-            "full_text": finding.text,
-            "received_at": _iso(finding.received_at),
+            "order_id": reported.order_id,
+            "phone_number": reported.phone_number,
+            "service": reported.service,
+            "country": reported.country,
+            "code": reported.code,
+            "full_text": reported.text,
+            "received_at": _iso(reported.received_at),
         },
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from receiver.providers.virtualsms import VirtualSMS
-from receiver.web.http1.fast_path import Express
+from receiver.web.http1.fast_path import FastPath
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Answer, Receiver, Start
 from tests.receiver.web.raw import answers_in, read_answer, request_of
@@ -48,13 +48,13 @@ def late(receiver: Receiver, webhook: Webhook) -> Answer:
 def express(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths of the requests that took the short way."""
     taken: list[str] = []
-    really = Express.serve
+    really = FastPath.serve
 
     def serve(*given: object) -> None:
         taken.append(given[1].scope["path"])  # type: ignore[attr-defined]
         really(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Express, "serve", serve)
+    monkeypatch.setattr(FastPath, "serve", serve)
     return taken
 
 

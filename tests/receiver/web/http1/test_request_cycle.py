@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from receiver.web.http1.request_cycle import BODY, Exchange
+from receiver.web.http1.request_cycle import BODY, RequestCycle
 
 JSON = (b"content-type", b"application/json")
 
@@ -41,11 +41,11 @@ def wire() -> Wire:
     return Wire()
 
 
-def exchange(wire: Wire, method: str = "POST", **more: Any) -> Exchange:
+def exchange(wire: Wire, method: str = "POST", **more: Any) -> RequestCycle:
     """A request on it that waits for its answer."""
     transport = cast("asyncio.Transport", wire)
     settings: dict[str, Any] = {"expect_100_continue": False, "keep_alive": True, **more}
-    return Exchange(
+    return RequestCycle(
         scope=cast("Any", {"method": method, "state": {}}),
         transport=transport,
         flow=FlowControl(transport),
@@ -65,7 +65,7 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def answer(
-    given: Exchange, *bodies: bytes, headers: tuple[tuple[bytes, bytes], ...] | None = None
+    given: RequestCycle, *bodies: bytes, headers: tuple[tuple[bytes, bytes], ...] | None = None
 ) -> None:
     """Answer in so many pieces."""
     length = (b"content-length", b"%d" % sum(map(len, bodies)))
