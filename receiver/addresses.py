@@ -1,4 +1,4 @@
-"""Addresses of senders: read, looked up in networks, and told apart."""
+"""IP addresses of clients: parsing, membership in networks, grouping by subscriber."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ _SUBSCRIBER_BITS = 64
 
 
 def parse(text: str | None) -> Address | None:
-    """The address that ``text`` spells, or None; one of IPv4 mapped into IPv6 is one of IPv4."""
+    """Parse an address; None if ``text`` is not one. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         address = ip_address(text or "")
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
-        return address.ipv4_mapped or IPv6Address(int(address))  # without a scope
+        return address.ipv4_mapped or IPv6Address(int(address))  # drops the scope id
     return address
 
 
 def within(address: Address | None, networks: Sequence[Network]) -> bool:
-    """Whether ``address`` lies in one of ``networks``."""
+    """Whether ``address`` is in one of ``networks``."""
     return address is not None and any(address in network for network in networks)
 
 
 def sender_of(address: Address | None) -> int:
-    """A number for whoever holds ``address``: of IPv6, a subscriber holds 64 bits' worth."""
+    """A number that identifies the subscriber: an IPv6 subscriber has a whole /64 network."""
     if isinstance(address, IPv6Address):
-        return -(int(address) >> _SUBSCRIBER_BITS) - 1  # no IPv4 address is negative
+        return (
+            -(int(address) >> _SUBSCRIBER_BITS) - 1
+        )  # negative, so never equal to an IPv4 address
     return int(address) if address is not None else 0

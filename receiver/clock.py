@@ -1,4 +1,4 @@
-"""The one place that asks the host what time it is, so that a test can answer instead."""
+"""The host's clock, in one place so that tests can replace it."""
 
 from __future__ import annotations
 

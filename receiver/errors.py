@@ -1,14 +1,14 @@
-"""What can go wrong between a request and its stored event, one class for each answer."""
+"""The receiver's exceptions: one class for each HTTP error status and reason."""
 
 from __future__ import annotations
 
 
 class CodecatchError(Exception):
-    """The root of codecatch's own exceptions; its text never holds a secret."""
+    """Base class of codecatch's exceptions; the text never contains a secret."""
 
 
 class ConfigurationError(CodecatchError):
-    """A setting that cannot work; the text names the variable and what it wants."""
+    """A setting is missing or invalid; the text names the variable and what to write."""
 
 
 class InvalidSignature(CodecatchError):
@@ -16,31 +16,30 @@ class InvalidSignature(CodecatchError):
 
 
 class ProviderNotConfigured(CodecatchError):
-    """There is nothing to verify this provider's webhooks with (503)."""
+    """No secret is configured to verify this provider's webhooks with (503)."""
 
 
 class MalformedPayload(CodecatchError):
-    """A body that is no JSON object (400), or an event that its reader cannot read.
+    """The body is not a JSON object (400), or the provider's reader cannot parse the event.
 
-    The text says in words where the body departs from what was expected, and never quotes a
-    value.
+    The text says what is wrong and where, and never quotes a value.
     """
 
 
 class MalformedRequest(CodecatchError):
-    """What came is no request that every reader would read alike (400)."""
+    """Ambiguous or malformed HTTP request (400)."""
 
 
 class AddressNotAllowed(CodecatchError):
-    """The address is not one that this provider may send from (403)."""
+    """The client's address is not in the provider's allowed networks (403)."""
 
 
 class TooManyFailures(CodecatchError):
-    """Authentication failed again, from an address where it fails all the time (429)."""
+    """Authentication failed too often from the same address (429)."""
 
 
 class HeadersTooLarge(CodecatchError):
-    """The header section is over its limits (431)."""
+    """The header section exceeds its limits (431)."""
 
 
 class HeadersTooSlow(CodecatchError):
@@ -48,7 +47,7 @@ class HeadersTooSlow(CodecatchError):
 
 
 class PayloadTooLarge(CodecatchError):
-    """The body is over the limit (413)."""
+    """The body exceeds its limit (413)."""
 
 
 class UnsupportedEncoding(CodecatchError):
@@ -60,4 +59,4 @@ class BodyTooSlow(CodecatchError):
 
 
 class StoreUnavailable(CodecatchError):
-    """Nothing durable could be written in time (503); the sender should try again."""
+    """The event could not be stored durably in time (503); the sender should retry."""

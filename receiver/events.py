@@ -1,8 +1,8 @@
-"""What happened, in words that no provider owns.
+"""Provider-neutral events.
 
-A provider's reader turns its wire format into one of these; everything behind the reader knows
-only these. Times are aware and in UTC; phone numbers are E.164 where the provider sends them so;
-amounts are the provider's decimal text.
+A provider's reader parses its wire format into one of these; all later code knows only these.
+Times are aware and in UTC; phone numbers are E.164 if the provider sends them so; amounts are the
+provider's decimal text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Anything a provider reports; ``at`` is the provider's own clock, if it gave one."""
+    """Base class of events; ``at`` is the provider's time of the event, if it sent one."""
 
     type: ClassVar[str]
     provider: str
@@ -23,7 +23,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderEvent(Event):
-    """Something that happened to one order."""
+    """Base class of events of one order."""
 
     order_id: str
     phone_number: str | None = field(default=None, repr=False)
@@ -33,7 +33,7 @@ class OrderEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmsReceived(OrderEvent):
-    """A text message with a one-time code reached the order's number."""
+    """A text message with a one-time code arrived at the order's number."""
 
     type: ClassVar[str] = "sms.received"
     code: str = field(repr=False)
@@ -49,7 +49,7 @@ class OrderConfirmed(OrderEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderCancelled(OrderEvent):
-    """The order was given up, and refunded."""
+    """The order was cancelled and refunded."""
 
     type: ClassVar[str] = "order.cancelled"
     reason: str | None = None
@@ -57,21 +57,21 @@ class OrderCancelled(OrderEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderExpired(OrderEvent):
-    """The order's window closed."""
+    """The order's time to receive a message ran out."""
 
     type: ClassVar[str] = "order.expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderSwapped(OrderEvent):
-    """The order waits on with another number; ``phone_number`` is the new one."""
+    """The order continues with another number; ``phone_number`` is the new one."""
 
     type: ClassVar[str] = "order.swapped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalanceDeposited(Event):
-    """Money came in."""
+    """Money was added to the account."""
 
     type: ClassVar[str] = "balance.deposited"
     amount: str | None = None
@@ -80,7 +80,7 @@ class BalanceDeposited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BalanceLow(Event):
-    """Money is running out."""
+    """The account's balance is low."""
 
     type: ClassVar[str] = "balance.low"
     balance: str | None = None
@@ -89,7 +89,7 @@ class BalanceLow(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent(Event):
-    """An authentic event whose name no document mentions; kept, and without effects."""
+    """An authentic event with an undocumented name; stored, without effects."""
 
     type: ClassVar[str] = "unknown"
     name: str | None = None

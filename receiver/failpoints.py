@@ -1,9 +1,9 @@
-"""Named points at which a crash splits two effects; inert unless a test arms them.
+"""Failpoints: named points between two effects, where tests inject crashes; inert by default.
 
 ``CODECATCH_FAILPOINTS`` holds ``NAME=ACTION`` pairs, separated by commas. The actions: ``kill``
-(SIGKILL to this process, as a power cut would), ``pause:SECONDS``, and ``fail`` (raises
-:class:`FailpointReached`). ``NAME=ACTION@FILE`` acts only while FILE exists, and takes it away in
-the moment it acts, so that a process that is started again passes.
+(SIGKILL to this process, like a power cut), ``pause:SECONDS``, and ``fail`` (raises
+:class:`FailpointReached`). ``NAME=ACTION@FILE`` acts only while FILE exists, and deletes it first,
+so that a restarted process passes the point.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class FailpointReached(Exception):
-    """A test asked for a failure here."""
+    """A failpoint with the action ``fail`` was reached."""
 
 
 def _parse(text: str) -> Mapping[str, str]:
@@ -28,7 +28,7 @@ _ARMED: Mapping[str, str] = _parse(os.environ.get("CODECATCH_FAILPOINTS", ""))
 
 
 def reach(name: str) -> None:
-    """Do what a test armed the point ``name`` with; nothing, if none did."""
+    """Run the action of the failpoint ``name``, if it is armed."""
     if name in _ARMED:
         _act(_ARMED[name])
 

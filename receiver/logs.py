@@ -1,7 +1,7 @@
-"""One log pipeline for everything in a process: ours, uvicorn's and Celery's lines alike.
+"""One log pipeline per process, for our own lines and those of uvicorn and Celery.
 
-JSON, one object a line, unless a person watches a terminal. Tracebacks never show local
-variables, which could hold a code or a key.
+The format is JSON, one object a line, unless the log goes to a terminal. Tracebacks never show
+local variables, which could hold a code or a key.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from structlog.typing import Processor
 from receiver import clock
 from receiver.settings import LogSettings
 
-# Chatty below this, and nothing an operator could act on.
-_QUIETER = {
+# Minimum levels: below, these libraries log nothing that an operator could act on.
+_MIN_LEVELS = {
     "kombu": logging.WARNING,
     "amqp": logging.WARNING,
     "httpx2": logging.WARNING,
@@ -34,20 +34,20 @@ _QUIETER = {
     "uvicorn.access": logging.CRITICAL,
 }
 _Format = Literal["json", "console"]
-# Has a line for each request, all from the event loop's thread.
+# This logger writes a line for each request, always from the event loop's thread.
 ACCESS = "receiver.access"
 _TRACEBACK = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
 
 
 def configure(settings: LogSettings, *, part: str) -> None:
-    """Send every log line of this process, with its ``part``, through one pipeline to stderr."""
-    global _shortcut  # noqa: PLW0603 - there is one log in a process, as for structlog
+    """Send every log line of this process to stderr, with ``part`` added."""
+    global _fast  # noqa: PLW0603 - a process has one log, as in structlog
     level = settings.log_level.upper()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _adder(part),
+        _part_adder(part),
     ]
     renderers = _renderers(settings.log_format)
     handler = logging.StreamHandler(sys.stderr)
@@ -57,22 +57,23 @@ def configure(settings: LogSettings, *, part: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    joined = _Joined(handler)
-    # Our own lines are rendered at once and pass the standard library by: it asks for the
-    # caller, the thread and the process of each line, and nobody wants to know.
+    batched = _BatchedLines(handler)
+    # Our own lines bypass the standard library, which would look up the caller, thread and
+    # process of each line for nothing.
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *name: joined if ACCESS in name else _Lines(handler),
+        logger_factory=lambda *name: batched if ACCESS in name else _Lines(handler),
         cache_logger_on_first_use=True,
     )
-    quick = _format(settings.log_format) == "json" and logging.getLevelName(level) <= logging.INFO
-    words = f'"level": "info", "part": {json.dumps(part)}, '
-    _shortcut = _Shortcut(joined, _Lines(handler), words) if quick else None
+    is_json = _format(settings.log_format) == "json"
+    fields = f'"level": "info", "part": {json.dumps(part)}, '
+    can_format = is_json and logging.getLevelName(level) <= logging.INFO
+    _fast = _FastLines(batched, _Lines(handler), fields) if can_format else None
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.captureWarnings(capture=True)
-    for name, quieter in _QUIETER.items():
-        logging.getLogger(name).setLevel(quieter)
+    for name, min_level in _MIN_LEVELS.items():
+        logging.getLogger(name).setLevel(min_level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -80,7 +81,7 @@ def configure(settings: LogSettings, *, part: str) -> None:
 
 
 class _Lines:
-    """Writes rendered lines where a handler writes, in turn with it."""
+    """Writes rendered lines to a handler's stream, under its lock."""
 
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         self._handler = handler
@@ -94,7 +95,7 @@ class _Lines:
         try:
             handler.stream.write(lines)
             handler.flush()
-        except (OSError, ValueError):  # nobody reads any more: no line is worth an event
+        except (OSError, ValueError):  # the reader is gone; a log line must not fail the work
             pass
         finally:
             handler.release()
@@ -105,101 +106,104 @@ class _Lines:
     debug = warning = error = critical = exception = info
 
 
-class _Joined(_Lines):
-    """Keeps the lines of one step of the event loop, and writes them in one go after it."""
+class _BatchedLines(_Lines):
+    """Buffers the lines of one event-loop iteration, and writes them with one system call."""
 
     def __init__(self, handler: logging.StreamHandler[TextIO]) -> None:
         super().__init__(handler)
-        self._kept: list[str] = []
+        self._buffer: list[str] = []
         self._time: str | None = None
 
     def msg(self, line: str) -> None:
-        self._kept.append(f"{line}\n")
-        if len(self._kept) == 1:
-            asyncio.get_running_loop().call_soon(self._write_kept)
+        self._buffer.append(f"{line}\n")
+        if len(self._buffer) == 1:
+            asyncio.get_running_loop().call_soon(self._write_buffer)
 
     def time(self) -> str:
-        """The time of a step's lines, to spell which once is enough."""
+        """The timestamp of the buffered lines, formatted once per iteration."""
         if self._time is None:
             self._time = _time()
         return self._time
 
-    def _write_kept(self) -> None:
-        lines = "".join(self._kept)
-        self._kept.clear()
+    def _write_buffer(self) -> None:
+        lines = "".join(self._buffer)
+        self._buffer.clear()
         self._time = None
         self._write(lines)
 
 
 @dataclass(frozen=True, slots=True)
-class _Shortcut:
-    """Where lines that are spelled here go, and what all of them say."""
+class _FastLines:
+    """Writers for lines that this module formats itself, and the fields that they share."""
 
-    of_step: _Joined
-    at_once: _Lines
+    batched: _BatchedLines
+    direct: _Lines
     shared: str
 
     def end(self, event: str, time: str) -> str:
-        """The last words of a line."""
+        """The last fields of a line."""
         return f'"event": "{event}", {self.shared}"timestamp": "{time}"}}'
 
 
-# None where lines that are spelled here are no shorter, or are none.
-_shortcut: _Shortcut | None = None
-# So many lines of events are less than a pipe takes whole, whoever else writes to it.
-_MOST_IN_ONE_GO = 16
+# None if the format is not JSON, or the level is above info.
+_fast: _FastLines | None = None
+# This many lines fit into one atomic write to a pipe, which other processes may write to as well.
+_LINES_PER_WRITE = 16
 
 
 def write_stored(method: str, route: str, status: int, ms: float, event_id: object) -> bool:
-    """Write the access line of a stored webhook, if it can be done here; most lines are such.
+    """Write the access line of a stored webhook; False if the caller must log it by structlog.
 
-    Where lines are JSON it is spelled in a quarter of the time that structlog takes: all of it are
-    words and numbers of our own, in which nothing is to be escaped.
+    Formatting JSON here takes a quarter of structlog's time: all values are our own constants and
+    numbers, which need no escaping. Most access lines are of this kind.
     """
-    if _shortcut is None:
+    if _fast is None:
         return False
-    joined = _shortcut.of_step
-    joined.msg(
+    batched = _fast.batched
+    batched.msg(
         f'{{"method": "{method}", "route": "{route}", "status": {status}, "ms": {ms}, '
-        f'"event_id": "{event_id}", {_shortcut.end("request.answered", joined.time())}'
+        f'"event_id": "{event_id}", {_fast.end("request.answered", batched.time())}'
     )
     return True
 
 
 def write_handled(events: Sequence[tuple[str, str]]) -> bool:
-    """Write a line for each event that was handled, by its id and its type, if it can be done here.
+    """Write a line for each handled event (id, type); False if the caller must log them.
 
-    It is spelled for the same reason, and many lines are written in one go.
+    Formatted here for the same reason as in :func:`write_stored`; many lines share one write.
     """
-    if _shortcut is None:
+    if _fast is None:
         return False
-    end = f'"reason": null, {_shortcut.end("event.handled", _time())}'
+    end = f'"reason": null, {_fast.end("event.handled", _time())}'
     lines = [
         f'{{"event_id": "{id_}", "state": "handled", "type": "{type_}", {end}'
         for id_, type_ in events
     ]
-    _write_together(_shortcut, lines)
+    _write_direct(_fast, lines)
     return True
 
 
-def write_told(destination: str, deliveries: Sequence[tuple[str, str, int]]) -> bool:
-    """The same for each delivery that was told: its id, its event's, and which attempt it was."""
-    if _shortcut is None:
+def write_delivered(destination: str, deliveries: Sequence[tuple[str, str, int]]) -> bool:
+    """Write a line for each successful delivery (id, event id, attempt number).
+
+    Returns False if the caller must log them, as :func:`write_handled` does.
+    """
+    if _fast is None:
         return False
-    end = f'"reason": null, {_shortcut.end("delivery.attempted", _time())}'
-    where = json.dumps(destination)
+    end = f'"reason": null, {_fast.end("delivery.attempted", _time())}'
+    name = json.dumps(destination)
     lines = [
-        f'{{"delivery_id": "{id_}", "event_id": "{event_id}", "destination": {where}, '
+        f'{{"delivery_id": "{id_}", "event_id": "{event_id}", "destination": {name}, '
         f'"state": "done", "attempt": {attempt}, {end}'
         for id_, event_id, attempt in deliveries
     ]
-    _write_together(_shortcut, lines)
+    _write_direct(_fast, lines)
     return True
 
 
-def _write_together(shortcut: _Shortcut, lines: Sequence[str]) -> None:
-    for start in range(0, len(lines), _MOST_IN_ONE_GO):
-        shortcut.at_once.msg("\n".join(lines[start : start + _MOST_IN_ONE_GO]))
+def _write_direct(fast: _FastLines, lines: Sequence[str]) -> None:
+    for start in range(0, len(lines), _LINES_PER_WRITE):
+        fast.direct.msg("\n".join(lines[start : start + _LINES_PER_WRITE]))
 
 
 def _time() -> str:
@@ -225,12 +229,12 @@ def _renderers(chosen: _Format | None) -> list[Processor]:
 def _drop_colours(
     _: object, __: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    # uvicorn says some things twice, the second time for terminals only.
+    # uvicorn adds a coloured copy of its messages for terminals.
     line.pop("color_message", None)
     return line
 
 
-def _adder(part: str) -> Processor:
+def _part_adder(part: str) -> Processor:
     def add_part(
         _: object, __: str, line: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:

@@ -1,7 +1,7 @@
 """Types for fields of settings classes: comma-separated secrets, words and networks.
 
-A field of one of these types is marked ``NoDecode``: without it, pydantic-settings would read the
-variable as JSON first.
+Mark a field of these types with ``NoDecode``: otherwise pydantic-settings parses the variable as
+JSON first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Settings from the environment, and the one line that says what is wrong with them.
+"""Settings from the environment, and one-line errors for those that are wrong.
 
-Each process reads only the groups of variables that it needs. A value never appears in an error.
+Each process reads only the groups of variables that it needs. Errors never show a value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _database_url(value: SecretStr) -> SecretStr:
     try:
         parse_url(value.get_secret_value())
     except ConfigurationError as error:
-        raise ValueError(str(error).partition(": wants ")[2]) from None
+        raise ValueError(str(error).partition(": must be ")[2]) from None
     return value
 
 
@@ -36,11 +36,10 @@ def _broker_url(value: SecretStr | None) -> SecretStr | None:
         "unix://",
         "redis+socket://",
     )
-    wanted = "redis://HOST:PORT/0 or another Celery broker URL"
-    # Several brokers may be named, separated by semicolons.
+    # There may be several brokers, separated by semicolons.
     for url in value.get_secret_value().split(";") if value is not None else ():
         if not url.startswith(schemes) or not _has_usable_port(url):
-            raise ValueError(wanted)
+            raise ValueError("redis://HOST:PORT/0 or another Celery broker URL")
     return value
 
 
@@ -59,7 +58,7 @@ def _lower(value: object) -> object:
 
 
 class LogSettings(BaseSettings):
-    """How every process writes its log."""
+    """The log of every process."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
@@ -68,18 +67,18 @@ class LogSettings(BaseSettings):
 
 
 class DatabaseSettings(BaseSettings):
-    """Where events are kept."""
+    """The database."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)]
 
     @property
     def url(self) -> str:
-        """``DATABASE_URL`` as it is."""
+        """The value of ``DATABASE_URL``."""
         return self.database_url.get_secret_value()
 
 
 class StoreSettings(DatabaseSettings):
-    """Where events are kept, and with which keys they are sealed."""
+    """The database, and the keys that seal its secrets."""
 
     encryption_keys: SecretStr
 
@@ -90,13 +89,13 @@ class StoreSettings(DatabaseSettings):
 
 
 class SpoolSettings(BaseSettings):
-    """Where events take spool while the database is away; nowhere, unless told."""
+    """The spool for events while the database is down; off by default."""
 
     spool_dir: Path | None = None
 
 
 class BrokerSettings(BaseSettings):
-    """Where wake-up calls go; ``CELERY_BROKER_URL`` wins over ``REDIS_URL``."""
+    """The broker; ``CELERY_BROKER_URL`` takes precedence over ``REDIS_URL``."""
 
     celery_broker_url: BrokerUrl = None
     redis_url: BrokerUrl = None
@@ -109,10 +108,10 @@ class BrokerSettings(BaseSettings):
 
 
 class WebSettings(BaseSettings):
-    """The public receiver's own.
+    """The public receiver.
 
-    ``forwarded_allow_ips`` are the proxies whose ``X-Forwarded-For`` is believed: nobody's unless
-    named, or whoever connects could choose the address that he is known by.
+    ``forwarded_allow_ips`` are the proxies whose ``X-Forwarded-For`` is trusted: none by default,
+    since otherwise any client could choose its own address.
     """
 
     host: str = "127.0.0.1"
@@ -125,12 +124,13 @@ _Settings = TypeVar("_Settings", bound=BaseSettings)
 
 
 def load(group: type[_Settings], prefix: str = "") -> _Settings:
-    """One group of settings from the environment; an empty variable counts as not set.
+    """Load one group of settings from the environment; an empty variable counts as not set.
 
-    ``prefix`` stands before the name of every variable of the group.
+    ``prefix`` is prepended to the name of every variable of the group. A validator's error message
+    must complete the sentence "VARIABLE: must be …".
 
     Raises:
-        ConfigurationError: naming the variable and what it wants, never its value.
+        ConfigurationError: names the variable and what it must be, never its value.
     """
     try:
         return group(_env_prefix=prefix, _env_ignore_empty=True)
@@ -139,10 +139,11 @@ def load(group: type[_Settings], prefix: str = "") -> _Settings:
         variable = f"{prefix}{first['loc'][0]}".upper()
         if first["type"] == "missing":
             raise ConfigurationError(f"{variable}: is required") from None
-        wanted = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{variable}: wants {_in_words(wanted)}") from None
+        raise ConfigurationError(f"{variable}: must be {_requirement(first['msg'])}") from None
 
 
-def _in_words(message: str) -> str:
-    words = message.removeprefix("Input should be ").split(", unable")[0]
-    return f"a number {words}" if words.startswith(("greater", "less")) else words
+def _requirement(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    requirement = message.split(", unable")[0]
+    is_bound = requirement.startswith(("greater", "less"))
+    return f"a number {requirement}" if is_bound else requirement

@@ -17,7 +17,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
 from tests.support.valkey import ValkeyServer
 from worker.simulator.knobs import Knobs
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 from worker.simulator.webhooks import Target
 
 register_profiles()
@@ -178,25 +178,25 @@ def smtp_server(make_smtp_server: Callable[..., SmtpServer]) -> SmtpServer:
 
 
 @pytest.fixture
-def make_upstream() -> Iterator[Callable[..., Upstream]]:
-    """Start simulated providers: `make_upstream(receiver.url, dialect="v1", api_cut=0.1)`.
+def make_simulator() -> Iterator[Callable[..., Simulator]]:
+    """Start simulated providers: `make_simulator(receiver.url, dialect="v1", api_cut=0.1)`.
 
     Their webhooks go to the address, if there is one, authentic under the secret and the token of
     tests.support.webhooks; all the rest are their knobs.
     """
 
-    def make(webhook_url: str | None = None, *, dialect: str = "v2", **knobs: Any) -> Upstream:
+    def make(webhook_url: str | None = None, *, dialect: str = "v2", **knobs: Any) -> Simulator:
         target = webhook_url and Target(webhook_url, webhooks.SECRET, webhooks.TOKEN, dialect)
-        return stack.enter_context(Upstream(Knobs(**knobs), target or None))
+        return stack.enter_context(Simulator(Knobs(**knobs), target or None))
 
     with ExitStack() as stack:
         yield make
 
 
 @pytest.fixture
-def upstream(make_upstream: Callable[..., Upstream]) -> Upstream:
+def simulator(make_simulator: Callable[..., Simulator]) -> Simulator:
     """Both providers, with no faults, no webhooks, and messages that are delivered by hand."""
-    return make_upstream()
+    return make_simulator()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What deploy/ and the Procfile say is what the product does."""
+"""The files in deploy/ and the Procfile match the code."""
 
 from __future__ import annotations
 
@@ -30,52 +30,58 @@ from worker.runtime import installation
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-# The containers that are not ours.
+# The containers of other products.
 SERVERS = {"postgres", "valkey"}
 ENV_FILES = sorted(path for path in DEPLOY.glob("env/*.example") if "postgres" not in path.name)
 
-# Which secret a part has no business to know. The worker and the sender share a file.
-_VERIFYING = {"VIRTUALSMS_WEBHOOK_SECRETS", "DAISYSIM_WEBHOOK_TOKENS"}
-_ASKING = {"VIRTUALSMS_API_KEY", "DAISYSIM_API_KEY"}
-_TELLING = {"SLACK_WEBHOOK_URL", "SMTP_URL"}
-_SEALING = {"ENCRYPTION_KEYS"}
-SECRETS = {"DATABASE_URL", "REDIS_URL", "ADMIN_TOKEN"} | _VERIFYING | _ASKING | _TELLING | _SEALING
+# The secrets by purpose, and those that each part needs. The worker and the sender share a file.
+_WEBHOOK_SECRETS = {"VIRTUALSMS_WEBHOOK_SECRETS", "DAISYSIM_WEBHOOK_TOKENS"}
+_API_KEYS = {"VIRTUALSMS_API_KEY", "DAISYSIM_API_KEY"}
+_DESTINATION_URLS = {"SLACK_WEBHOOK_URL", "SMTP_URL"}
+_ENCRYPTION_KEYS = {"ENCRYPTION_KEYS"}
+SECRETS = (
+    {"DATABASE_URL", "REDIS_URL", "ADMIN_TOKEN"}
+    | _WEBHOOK_SECRETS
+    | _API_KEYS
+    | _DESTINATION_URLS
+    | _ENCRYPTION_KEYS
+)
 NEEDED = {
-    "migrate": {"DATABASE_URL"} | _SEALING,
-    "web": {"DATABASE_URL", "REDIS_URL"} | _SEALING | _VERIFYING,
-    "worker": {"DATABASE_URL", "REDIS_URL"} | _SEALING | _ASKING | _TELLING,
+    "migrate": {"DATABASE_URL"} | _ENCRYPTION_KEYS,
+    "web": {"DATABASE_URL", "REDIS_URL"} | _ENCRYPTION_KEYS | _WEBHOOK_SECRETS,
+    "worker": {"DATABASE_URL", "REDIS_URL"} | _ENCRYPTION_KEYS | _API_KEYS | _DESTINATION_URLS,
     "beat": {"REDIS_URL"},
     "admin": {"DATABASE_URL", "ADMIN_TOKEN"},
 }
 
 
 def variables(path: Path) -> dict[str, str]:
-    """The variables that an example of an environment sets."""
+    """The variables in an example of an environment file."""
     return installation.read_env(path)
 
 
-def read_by_the_product() -> set[str]:
-    """Every variable that some group of settings reads, and those that have no group."""
+def known_variables() -> set[str]:
+    """Every variable that the code reads, in a settings class or directly."""
     for package in (receiver, worker):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.startswith(("worker.schema.migrations.", "worker.cli.__main__")):
                 importlib.import_module(module.name)
     names = {configuration_file.VARIABLE, "CODECATCH_DATA_DIR"}
-    for group in _ours(BaseSettings):
+    for group in _our_settings(BaseSettings):
         prefixes = [f"{name}_" for name in provider_apis()] if group is ApiSettings else [""]
         names |= {f"{prefix}{name}".upper() for prefix in prefixes for name in group.model_fields}
     return names
 
 
-def _ours(base: type[BaseSettings]) -> Iterator[type[BaseSettings]]:
+def _our_settings(base: type[BaseSettings]) -> Iterator[type[BaseSettings]]:
     for group in base.__subclasses__():
         if group.__module__.split(".")[0] in {"receiver", "worker"}:
             yield group
-        yield from _ours(group)
+        yield from _our_settings(group)
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command that is run, with where it stands."""
+    """Every command in the Procfile, compose.yaml and the units, with its place."""
     for line in (ROOT / "Procfile").read_text().splitlines():
         process, _, command = line.partition(": ")
         yield f"Procfile {process}", command.removeprefix("codecatch ").split()
@@ -96,8 +102,8 @@ def instances() -> list[str]:
 
 
 @pytest.mark.parametrize(("where", "words"), list(commands()), ids=str)
-def test_every_command_is_one_that_exists(where: str, words: list[str]) -> None:
-    """Whatever runs us names a command of ours, and a part that there is."""
+def test_every_command_exists(where: str, words: list[str]) -> None:
+    """Each command is one of ours, and each part exists."""
     command, *rest = words
     assert command in {module.name for module in pkgutil.iter_modules(cli.__path__)}, where
     assert rest == [] if command != "run" else (len(rest) == 1 and rest[0] in PARTS)
@@ -105,7 +111,7 @@ def test_every_command_is_one_that_exists(where: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize("where", ["Procfile", "compose", "codecatch@.service"])
 def test_every_part_is_run(where: str) -> None:
-    """No part is forgotten, and the schema is brought up to date before."""
+    """Every part is started, and the database is migrated before."""
     run = [words for place, words in commands() if place.startswith(where)]
     assert {words[1] for words in run if words[0] == "run"} == set(PARTS)
     assert where == "codecatch@.service" or ["migrate"] in run
@@ -113,31 +119,31 @@ def test_every_part_is_run(where: str) -> None:
 
 
 @pytest.mark.parametrize("path", ENV_FILES, ids=lambda path: path.name)
-def test_every_variable_is_read_by_the_product(path: Path) -> None:
-    """A variable that nobody reads would be a promise that nobody keeps."""
-    assert set(variables(path)) <= read_by_the_product()
+def test_every_variable_is_known(path: Path) -> None:
+    """The environment files have no variable that the code does not read."""
+    assert set(variables(path)) <= known_variables()
 
 
 @pytest.mark.parametrize("path", ENV_FILES, ids=lambda path: path.name)
-def test_each_part_is_given_the_secrets_it_needs_and_no_others(path: Path) -> None:
-    """The receiver has no API keys, the workers verify nothing, the admin side opens nothing."""
+def test_each_part_has_only_the_secrets_that_it_needs(path: Path) -> None:
+    """The receiver has no API keys, the workers no webhook secrets, the admin part no keys."""
     assert set(variables(path)) & SECRETS == NEEDED[path.name.partition(".")[0]]
 
 
-def test_the_list_of_secrets_knows_every_provider() -> None:
-    """A provider that is added is added to the split of secrets."""
+def test_the_list_of_secrets_has_every_provider() -> None:
+    """The lists above have the webhook secret and the API key of every provider."""
     webhooks = {
         name.upper()
         for provider in registry().values()
         for name in provider.settings_type.model_fields
         if "webhook" in name
     }
-    assert webhooks == _VERIFYING
-    assert {f"{name.upper()}_API_KEY" for name in provider_apis()} == _ASKING
+    assert webhooks == _WEBHOOK_SECRETS
+    assert {f"{name.upper()}_API_KEY" for name in provider_apis()} == _API_KEYS
 
 
 def test_the_examples_hold_no_secret() -> None:
-    """What is to be filled in is empty or says so."""
+    """Each secret is empty or contains CHANGE-ME."""
     for path in DEPLOY.glob("env/*.example"):
         for name, value in variables(path).items():
             if name in SECRETS or "PASSWORD" in name:
@@ -145,19 +151,19 @@ def test_the_examples_hold_no_secret() -> None:
 
 
 def test_each_container_reads_the_file_of_its_part() -> None:
-    """Each service of ours has one environment file, that there is an example of."""
+    """Each of our services has one environment file, with an example."""
     for name, service in COMPOSE["services"].items():
         if name == "valkey":
             assert "env_file" not in service
             continue
-        wanted = "worker" if name == "sender" else name
-        assert service["env_file"] == f"env/{wanted}.env"
-        assert (DEPLOY / f"env/{wanted}.env.example").exists()
+        part = "worker" if name == "sender" else name
+        assert service["env_file"] == f"env/{part}.env"
+        assert (DEPLOY / f"env/{part}.env.example").exists()
         assert "environment" not in service
 
 
 def test_containers_have_no_privileges_and_listen_on_this_host_only() -> None:
-    """Ours cannot write but to volumes, have no capability, and no port is open to the network."""
+    """Our containers write only to volumes and have no capabilities; ports are local only."""
     for name, service in COMPOSE["services"].items():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), name
@@ -170,15 +176,15 @@ def test_containers_have_no_privileges_and_listen_on_this_host_only() -> None:
     assert outward == {"web", "sender", "admin"}
 
 
-def test_the_receiver_shelters_events_on_a_volume() -> None:
-    """SPOOL_DIR is where the volume is mounted: elsewhere it would go with the container."""
+def test_the_spool_is_on_a_volume() -> None:
+    """SPOOL_DIR is the mount point of the volume, so spooled events outlive the container."""
     for part in ("web", "admin"):
         spool = variables(DEPLOY / f"env/{part}.env.example")["SPOOL_DIR"]
         assert f"spool:{spool}" in COMPOSE["services"][part]["volumes"]
 
 
-def test_the_image_is_made_of_pinned_parts_and_runs_as_nobody() -> None:
-    """Nothing is installed without its hash, and the last user named is not root."""
+def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
+    """Every installation checks hashes, and the last USER is not root."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install ([^&\n]*)", text)
     assert installs
@@ -192,7 +198,7 @@ def test_the_image_is_made_of_pinned_parts_and_runs_as_nobody() -> None:
 
 
 def pins(name: str) -> dict[str, str]:
-    """What a file of pinned requirements pins, each with its hashes."""
+    """The pinned version of each package in a requirements file, which must have hashes."""
     text = (DEPLOY / name).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     entries = re.split(r"\n(?=\S)", "\n".join(lines))
@@ -207,19 +213,19 @@ def pins(name: str) -> dict[str, str]:
 
 
 def test_every_dependency_is_pinned_within_its_bounds() -> None:
-    """The production set has all that pyproject.toml asks for, and what that asks for in turn."""
+    """The production set has the dependencies of pyproject.toml, and their dependencies."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pinned, build = pins("requirements.txt"), pins("requirements-build.txt")
-    for wanted in map(Requirement, project["project"]["dependencies"]):
-        assert wanted.specifier.contains(pinned[canonicalize_name(wanted.name)]), wanted
-        for more in map(Requirement, requires(wanted.name) or []):
-            if more.marker is None or more.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(more.name) in pinned, more
-    for wanted in map(Requirement, project["build-system"]["requires"]):
-        assert wanted.specifier.contains(build[canonicalize_name(wanted.name)]), wanted
+    for requirement in map(Requirement, project["project"]["dependencies"]):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+        for indirect in map(Requirement, requires(requirement.name) or []):
+            if indirect.marker is None or indirect.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(indirect.name) in pinned, indirect
+    for requirement in map(Requirement, project["build-system"]["requires"]):
+        assert requirement.specifier.contains(build[canonicalize_name(requirement.name)])
 
 
-def test_nothing_says_where_packages_come_from() -> None:
-    """No address of an index, and no path of somebody's machine, is in what is committed."""
+def test_requirements_have_no_urls_or_paths() -> None:
+    """The requirements files have no index URL and no path of a developer's machine."""
     for path in DEPLOY.glob("requirements*.txt"):
         assert not re.search(r"https?:|file:|^-", path.read_text(), re.MULTILINE), path

@@ -1,4 +1,4 @@
-"""The tests' own servers and builders do what other tests rely on."""
+"""Tests of the test support: servers, processes and webhook builders."""
 
 import base64
 import hashlib
@@ -36,10 +36,10 @@ from tests.support.webhooks import Webhook
 
 
 class TestWaiting:
-    """`eventually` returns what became true, or says what did not."""
+    """`eventually` returns the first truthy value, or fails with the last value."""
 
     def test_returns_the_first_truthy_value(self) -> None:
-        """It calls again until there is a value."""
+        """It calls the check until it returns a truthy value."""
         values = iter([0, "", "there"])
         assert eventually(lambda: next(values), every=0.001) == "there"
 
@@ -48,13 +48,13 @@ class TestWaiting:
         values = iter(["no", "5"])
         assert eventually(lambda: int(next(values)), every=0.001) == 5
 
-    def test_tells_the_last_value(self) -> None:
-        """The failure shows what the check returned last."""
+    def test_reports_the_last_value(self) -> None:
+        """The error shows the last value of the check."""
         with pytest.raises(AssertionError, match=r"within 0\.01 s .* the last returned \[\]"):
             eventually(list, within=0.01, every=0.001)
 
-    def test_tells_the_last_exception(self) -> None:
-        """The failure shows, and carries, what the check raised last."""
+    def test_reports_the_last_exception(self) -> None:
+        """The error shows the last exception of the check, and has it as its cause."""
 
         def check() -> bool:
             raise KeyError("order")
@@ -66,8 +66,8 @@ class TestWaiting:
         assert isinstance(info.value.__cause__, KeyError)
 
 
-def test_free_port_is_free_and_given_once() -> None:
-    """A free port can be bound, and no two calls give the same one."""
+def test_free_port_is_free_and_unique() -> None:
+    """A free port can be bound, and no two calls return the same one."""
     ports = {free_port() for _ in range(50)}
     assert len(ports) == 50
     with socket.create_server(("127.0.0.1", ports.pop())):
@@ -75,10 +75,10 @@ def test_free_port_is_free_and_given_once() -> None:
 
 
 class TestEnvironment:
-    """The variables of codecatch never reach a test."""
+    """codecatch's environment variables do not reach a test."""
 
     def test_variables_are_removed(self, pytestconfig: pytest.Config) -> None:
-        """A variable set around pytest is absent in a test."""
+        """A variable in pytest's environment is absent in a test."""
         program = (
             "import os, sys, pytest\n"
             "os.environ['DATABASE_URL'] = os.environ['HOST'] = 'developer'\n"
@@ -101,23 +101,23 @@ class TestEnvironment:
         assert not {"DATABASE_URL", "HOST", "ENCRYPTION_KEYS", "PORT"} & set(os.environ)
 
     @given(st.integers())
-    def test_goes_with_hypothesis(self, number: int) -> None:
-        """The automatic fixture does not trip Hypothesis's health check."""
+    def test_works_with_hypothesis(self, number: int) -> None:
+        """The autouse fixture passes Hypothesis's health check."""
         assert isinstance(number, int)
 
 
 class TestProcesses:
-    """A leashed process ends when it is told to, and when its parent ends."""
+    """A leashed process ends on request, and when its parent ends."""
 
-    def test_output_of_a_server_that_ends_is_told(self) -> None:
-        """A server that ends at its start fails the wait with what it wrote."""
+    def test_output_of_a_server_that_ends_is_reported(self) -> None:
+        """A server that ends at its start makes the wait fail with its output."""
         process = ServerProcess([sys.executable, "-c", "print('no room')"])
         with pytest.raises(ServerEndedError, match="no room"):
             process.wait_until(lambda: False)
         process.stop()
 
     def test_stop_kills_what_ignores_the_signal(self) -> None:
-        """A deaf process is killed after the time it was given."""
+        """A process that ignores SIGTERM is killed after the timeout."""
         program = (
             "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
             "print('deaf', flush=True); time.sleep(60)"
@@ -127,9 +127,9 @@ class TestProcesses:
         process.stop(within=0.1)
         assert not process.running
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent")
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a parent's death")
     def test_dies_with_a_killed_parent(self) -> None:
-        """The child of a killed process is gone a moment later."""
+        """The child of a killed process ends soon after."""
         child = leashed(["/bin/sleep", "60"])
         program = f"""
 import os, subprocess, sys
@@ -159,24 +159,24 @@ def _gone(process: psutil.Process) -> bool:
 
 
 class TestValkey:
-    """A Valkey server is real, empty for each test, and can be made to fail."""
+    """A Valkey server is real, empty for each test, and can be broken."""
 
     def test_broker_url_is_empty(self, broker_url: str) -> None:
-        """A test's database has nothing in it, and keeps what is put there."""
+        """A test's database is empty at first, and stores data."""
         with redis.Redis.from_url(broker_url) as client:
             assert client.dbsize() == 0
             client.set("left", "behind")
             assert client.get("left") == b"behind"
 
     def test_broker_url_is_empty_again(self, broker_url: str, valkey_url: str) -> None:
-        """The next test sees nothing of that, on the same server."""
+        """The next test has another, empty database on the same server."""
         assert broker_url.rpartition("/")[0] == valkey_url.rpartition("/")[0]
         assert broker_url != valkey_url
         with redis.Redis.from_url(broker_url) as client:
             assert client.dbsize() == 0
 
     def test_restarts_on_its_port(self, make_valkey: Callable[[], ValkeyServer]) -> None:
-        """Stopped or killed it refuses, started again it answers at the same address, empty."""
+        """Stopped or killed it refuses connections; restarted it is empty, at the same address."""
         server = make_valkey()
         with redis.Redis.from_url(server.url, socket_timeout=2) as client:
             client.set("a", "b")
@@ -191,7 +191,7 @@ class TestValkey:
             assert client.ping()
 
     def test_freezes_and_thaws(self, make_valkey: Callable[[], ValkeyServer]) -> None:
-        """Frozen it takes connections and is silent; thawed it answers; it stops frozen, too."""
+        """Frozen it accepts connections but does not answer; thawed it answers; it stops frozen."""
         server = make_valkey()
         with redis.Redis.from_url(server.url, socket_timeout=0.2, retry=None) as client:
             server.freeze()
@@ -205,17 +205,17 @@ class TestValkey:
 
 
 class TestPostgres:
-    """A PostgreSQL server is real, its databases are a test's own, and it can be made to fail."""
+    """A PostgreSQL server is real, each test has its own database, and it can be broken."""
 
     def test_database_is_empty(self, postgres_url: str) -> None:
-        """A new database has no tables, and speaks UTF-8."""
+        """A new database has no tables, and uses UTF-8."""
         with psycopg.connect(postgres_url) as connection:
             connection.execute("CREATE TABLE codes (code text)")
             connection.execute("INSERT INTO codes VALUES ('κωδικός')")
             assert connection.execute("SELECT code FROM codes").fetchall() == [("κωδικός",)]
 
     def test_database_is_dropped(self, postgres: PostgresServer) -> None:
-        """A database is gone after its use, even if somebody is still connected."""
+        """A database is dropped after use, even if a connection is open."""
         with postgres.database() as url:
             connection = psycopg.connect(url)
         with connection, pytest.raises(psycopg.OperationalError):
@@ -226,7 +226,7 @@ class TestPostgres:
     def test_clones_are_prepared_once(
         self, clone_postgres: Callable[[str, Callable[[str], None]], str]
     ) -> None:
-        """Each clone has what was prepared, and nothing of the other clones."""
+        """Each clone has the prepared content, and nothing of other clones."""
         prepared: list[str] = []
 
         def prepare(url: str) -> None:
@@ -243,7 +243,7 @@ class TestPostgres:
                 connection.execute("INSERT INTO orders VALUES ('a')")
 
     def test_fails_and_recovers(self, make_postgres: Callable[[], PostgresServer]) -> None:
-        """What was committed outlives a kill; frozen it is silent; it deletes its files."""
+        """Committed data survives a kill; a frozen server is silent; closing deletes its files."""
         server = make_postgres()
         with server.database() as url:
             with psycopg.connect(url) as connection:
@@ -270,7 +270,7 @@ class TestHttpServer:
     """An HTTP server records requests, and answers by rules."""
 
     def test_records_requests(self, http_server: HttpServer) -> None:
-        """What arrived can be asked for, by method and path."""
+        """Recorded requests can be selected by method and path."""
         http_server.on("POST", "/orders/*/confirm", json={"status": "confirmed"})
         client = _client(http_server)
         answer = _ask(client, "POST", "/orders/a%20b/confirm?x=1&y=", b'{"a": 1}', {"X-Key": "k"})
@@ -291,7 +291,7 @@ class TestHttpServer:
         assert http_server.requests() == []
 
     def test_reads_a_chunked_body(self, http_server: HttpServer) -> None:
-        """A body without a length is recorded whole, and the connection goes on."""
+        """A chunked body is recorded completely, and the connection stays usable."""
         client = _client(http_server)
         client.request("POST", "/a", body=iter([b"one ", b"two"]), encode_chunked=True)
         client.getresponse().read()
@@ -299,16 +299,16 @@ class TestHttpServer:
         client.close()
         assert http_server.requests("POST")[0].body == b"one two"
 
-    def test_half_a_request_is_none(self, http_server: HttpServer) -> None:
-        """A client that dies in the middle of its body has asked for nothing."""
+    def test_half_a_request_is_not_recorded(self, http_server: HttpServer) -> None:
+        """A request whose client disconnects during the body is not recorded."""
         with socket.create_connection(("127.0.0.1", http_server.port), timeout=10) as connection:
             connection.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhal")
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
         assert http_server.requests() == []
 
-    def test_rules_in_order(self, http_server: HttpServer) -> None:
-        """Queued replies come first, then the newest rule; a segment's star keeps to it."""
+    def test_order_of_rules(self, http_server: HttpServer) -> None:
+        """Queued replies come first, then the newest rule; `*` matches one path segment."""
         http_server.on("*", "/a/**", status=201)
         http_server.on("GET", "/a/*", status=202)
         http_server.once("GET", "/a/b", Reply(status=429, headers={"Retry-After": "7"}))
@@ -336,10 +336,10 @@ class TestHttpServer:
         ],
         ids=["cut", "truncate", "hang", "drip"],
     )
-    def test_fails_as_told(
+    def test_fails_as_configured(
         self, http_server: HttpServer, reply: Reply, error: type[Exception]
     ) -> None:
-        """A connection can be cut, broken off and kept waiting; closing ends it quickly."""
+        """A reply can be cut, truncated, delayed or dripped; closing the server ends it quickly."""
         http_server.once("GET", "/", reply)
         client = _client(http_server, timeout=0.3)
         with pytest.raises(error):
@@ -351,14 +351,14 @@ class TestHttpServer:
         assert len(http_server.requests("GET", "/")) == 1
 
     def test_closes_with_an_idle_connection(self, http_server: HttpServer) -> None:
-        """A kept-alive connection does not hold up the end."""
+        """An idle keep-alive connection does not delay closing."""
         client = _client(http_server)
         _ask(client, "GET", "/")
         http_server.close()
         client.close()
 
-    def test_many_at_once(self, http_server: HttpServer) -> None:
-        """Requests are answered side by side."""
+    def test_concurrent_requests(self, http_server: HttpServer) -> None:
+        """Requests are answered concurrently."""
         barrier = threading.Barrier(8)
 
         def handler(_: Request) -> Reply:
@@ -381,7 +381,7 @@ class TestHttpServer:
         assert statuses == [204] * 8
 
     def test_error_of_a_handler_is_raised(self) -> None:
-        """A handler's mistake gives 500 and fails the test at the end."""
+        """An exception in a handler gives 500, and closing the server raises it."""
 
         def handler(request: Request) -> Reply:
             return Reply(json=request.json())
@@ -413,10 +413,10 @@ def _ask(
 
 
 class TestSmtpServer:
-    """An SMTP server keeps mail, speaks TLS, asks for a login and fails as told."""
+    """An SMTP server stores mail, supports TLS and login, and fails as configured."""
 
-    def test_keeps_mail(self, smtp_server: SmtpServer) -> None:
-        """A message arrives with its envelope and its text."""
+    def test_stores_mail(self, smtp_server: SmtpServer) -> None:
+        """A message is stored with its envelope and its text."""
         with smtplib.SMTP("127.0.0.1", smtp_server.port, timeout=5) as client:
             assert client.send_message(_message()) == {}
         [mail] = smtp_server.mails()
@@ -428,15 +428,15 @@ class TestSmtpServer:
         assert smtp_server.url == f"smtp://127.0.0.1:{smtp_server.port}"
 
     def test_rejects_one_recipient(self, smtp_server: SmtpServer) -> None:
-        """One recipient is refused, the other gets the message."""
+        """One recipient is rejected, the other gets the message."""
         smtp_server.behaviour.reject_recipients = {"qa@example.com": "550 5.1.1 no such user"}
         with smtplib.SMTP("127.0.0.1", smtp_server.port, timeout=5) as client:
             refused = client.send_message(_message())
         assert refused == {"qa@example.com": (550, b"5.1.1 no such user")}
         assert smtp_server.mails()[0].recipients == ["ops@example.com"]
 
-    def test_refuses_the_message(self, smtp_server: SmtpServer) -> None:
-        """A message answered 451 is not kept; the next one is."""
+    def test_rejects_the_message(self, smtp_server: SmtpServer) -> None:
+        """A message answered with 451 is not stored; the next one is."""
         smtp_server.behaviour.reply_to_data = "451 4.3.0 later"
         with smtplib.SMTP("127.0.0.1", smtp_server.port, timeout=5) as client:
             with pytest.raises(smtplib.SMTPDataError, match="later"):
@@ -447,7 +447,7 @@ class TestSmtpServer:
         assert len(smtp_server.mails()) == 1
 
     def test_drops_after_the_message(self, smtp_server: SmtpServer) -> None:
-        """The message is kept, and its sender never learns it."""
+        """The message is stored, and its sender gets no answer."""
         smtp_server.behaviour.drop_after_data = True
         client = smtplib.SMTP("127.0.0.1", smtp_server.port, timeout=5)
         with pytest.raises(smtplib.SMTPServerDisconnected):
@@ -456,7 +456,7 @@ class TestSmtpServer:
         assert len(smtp_server.mails()) == 1
 
     def test_closes_while_it_hangs(self, smtp_server: SmtpServer) -> None:
-        """A session kept waiting does not hold up the end."""
+        """A hanging session does not delay closing."""
         smtp_server.behaviour.hang = 60
         client = smtplib.SMTP("127.0.0.1", smtp_server.port, timeout=0.3)
         with pytest.raises((TimeoutError, smtplib.SMTPServerDisconnected)):
@@ -467,7 +467,7 @@ class TestSmtpServer:
         client.close()
 
     def test_starttls_and_login(self, make_smtp_server: Callable[..., SmtpServer]) -> None:
-        """Under STARTTLS nothing is taken before it, nor without the right password."""
+        """Without STARTTLS and the right password, no message is accepted."""
         server = make_smtp_server(tls="starttls", auth=("me@example.com", "pass word"))
         port = server.port
         assert (
@@ -487,7 +487,7 @@ class TestSmtpServer:
         assert (mail.user, mail.encrypted) == ("me@example.com", True)
 
     def test_smtps(self, make_smtp_server: Callable[..., SmtpServer]) -> None:
-        """TLS from the first byte works, and only for who trusts the authority."""
+        """TLS from the first byte works for a client that trusts the authority."""
         server = make_smtp_server(tls="smtps", auth=("me", "pw"))
         assert server.url == f"smtps://me:pw@127.0.0.1:{server.port}"
         context = server.client_context()
@@ -507,15 +507,17 @@ def _message() -> EmailMessage:
 
 
 class TestWebhooks:
-    """The builders make what the providers' documents describe."""
+    """The builders make webhooks as the providers' documents describe them."""
 
     def test_signature_of_a_known_example(self) -> None:
-        """The digest is that of RFC 4231, test case 2, in every spelling."""
+        """The digest is that of RFC 4231, test case 2, in every encoding."""
         digest = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         body = b"what do ya want for nothing?"
-        spelled = [webhooks.signature(body, "Jefe", style) for style in webhooks.SIGNATURE_STYLES]
+        signatures = [
+            webhooks.signature(body, "Jefe", style) for style in webhooks.SIGNATURE_STYLES
+        ]
         raw = base64.b64encode(bytes.fromhex(digest)).decode()
-        assert spelled == [digest, digest.upper(), f"sha256={digest}", raw]
+        assert signatures == [digest, digest.upper(), f"sha256={digest}", raw]
 
     @pytest.mark.parametrize(
         ("build", "header"),
@@ -526,7 +528,7 @@ class TestWebhooks:
         ],
     )
     def test_signs_the_body(self, build: Callable[..., Webhook], header: str) -> None:
-        """The header holds the digest of exactly the bytes sent, under the given secret."""
+        """The header has the digest of exactly the bytes sent, with the given secret."""
         webhook = build(secret="another", style="hex", text="naïve ✓")
         expected = hmac.new(b"another", webhook.body, hashlib.sha256).hexdigest()
         assert webhook.headers[header] == expected
@@ -534,7 +536,7 @@ class TestWebhooks:
         assert "naïve ✓".encode() in webhook.body
 
     def test_v2_shapes(self) -> None:
-        """The event is named by either key, the fields lie under `data` or beside it."""
+        """Either key names the event; the fields are in `data` or at the top level."""
         nested = webhooks.virtualsms_v2(order="o1", code="111111", event_id="e1").json()
         assert (nested["type"], nested["id"], nested["data"]["code"]) == (
             "order.sms_received",
@@ -547,7 +549,7 @@ class TestWebhooks:
         assert "id" not in beside
 
     def test_v1_envelope(self) -> None:
-        """The envelope has a fresh id, and the headers that go with it."""
+        """The envelope has a new id, and the matching headers."""
         first, second = webhooks.virtualsms_v1(), webhooks.virtualsms_v1(test=True)
         assert re.fullmatch(r"evt_[0-9A-HJKMNP-TV-Z]{26}", first.json()["id"])
         assert first.json()["id"] != second.json()["id"]
@@ -559,11 +561,11 @@ class TestWebhooks:
 
     @pytest.mark.parametrize("event", ["order.expired", "order.cancelled", "balance.low"])
     def test_other_events_have_no_code(self, event: str) -> None:
-        """Only an SMS carries a code."""
+        """Only an SMS event has a code."""
         assert "code" not in webhooks.virtualsms_v1(event=event).json()["data"]
 
     def test_daisysim_token(self) -> None:
-        """The token is in the path, in the header, or nowhere."""
+        """The token is in the path, in the header, or absent."""
         assert webhooks.daisysim(token="t" * 16).path == f"/webhooks/daisysim/{'t' * 16}"
         by_header = webhooks.daisysim(token_in="header")
         assert by_header.path == "/webhooks/daisysim"
@@ -574,7 +576,7 @@ class TestWebhooks:
         }
 
     def test_changes(self) -> None:
-        """Headers and body can be changed without signing anew."""
+        """Headers and body can be changed without a new signature."""
         webhook = webhooks.virtualsms_v2()
         forged = webhook.with_body(b"{}").with_headers(x_virtualsms_signature=None, X_Other="1")
         assert forged.headers == {"Content-Type": "application/json", "X-Other": "1"}
@@ -582,7 +584,7 @@ class TestWebhooks:
 
     @pytest.mark.parametrize("provider", ["virtualsms", "daisysim"])
     def test_samples(self, provider: str) -> None:
-        """Every sample is a JSON object whose numbers belong to nobody."""
+        """Every sample is a JSON object with fictional phone numbers."""
         paths = webhooks.samples(provider)
         assert paths
         for path in paths:

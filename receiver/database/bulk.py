@@ -1,7 +1,7 @@
-"""Many rows in one statement, in the driver's own terms.
+"""Many rows in one statement, with values in the driver's types.
 
-SQLAlchemy prepares each value of each row, which costs more than to write it; here the statement
-is made once, and a value that all rows share goes to the driver once.
+SQLAlchemy prepares each value of each row, which costs more than writing it. Here the statement
+is built once, and a value that all rows share is passed to the driver once.
 """
 
 from __future__ import annotations
@@ -17,33 +17,40 @@ from sqlalchemy import Column, Connection, CursorResult, Dialect, Table
 from receiver.database.engine import UtcTime
 
 Row = Mapping[str, Any]
-# Of one statement; for each number of rows the driver keeps one of its own, prepared.
-MOST_ROWS = 128
+# Rows of one statement. The driver keeps a prepared statement for each number of rows.
+MAX_ROWS = 128
 
 
 def insert_unless_taken(
     connection: Connection, table: Table, rows: Sequence[Row], *, index: tuple[str, ...]
 ) -> int:
-    """Insert rows, all with the same columns, unless their key ``index`` is taken.
+    """Insert rows, all with the same columns, unless their unique key ``index`` is taken.
 
-    Up to :data:`MOST_ROWS` go in one statement.
+    Up to :data:`MAX_ROWS` rows share one statement.
 
     Returns:
-        how many were inserted.
+        how many rows were inserted.
     """
-    verb = _Insert(table, index)
-    return sum(_run(connection, verb, part).rowcount for part in _parts(rows))
+    statement = _Insert(table, index)
+    return sum(_run(connection, statement, part).rowcount for part in _parts(rows))
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
-    """Insert those of ``rows``, all with the same columns, whose unique keys are free; their ids.
+    """Insert those ``rows``, all with the same columns, whose unique keys are free.
 
-    Two transactions that insert equal keys in another order deadlock on PostgreSQL: whoever may
-    meet another sorts the rows.
+    Two transactions that insert equal keys in different orders deadlock on PostgreSQL: callers
+    that run concurrently must sort the rows.
+
+    Returns:
+        the ids of the rows that were inserted.
     """
-    verb = _Insert(table, (), " RETURNING id")
-    # All at once: one by one, each row costs as much again.
-    return {id_ for part in _parts(rows) for id_ in _run(connection, verb, part).scalars().all()}
+    statement = _Insert(table, (), " RETURNING id")
+    # .all(): fetching one by one doubles the cost of a row.
+    return {
+        row_id
+        for part in _parts(rows)
+        for row_id in _run(connection, statement, part).scalars().all()
+    }
 
 
 def update(
@@ -54,32 +61,36 @@ def update(
     keys: tuple[str, ...],
     where: str = "true",
 ) -> int:
-    """Write to each row that has the ``keys`` of one of ``rows`` what else that one says.
+    """Update the table's rows by ``rows``: the columns ``keys`` select, the others are written.
 
-    Only where ``where`` holds, a condition in SQL; how many were written.
+    Args:
+        where: an additional condition, in SQL.
+
+    Returns:
+        how many rows were updated.
     """
-    verb = _Update(table, keys, where)
-    return sum(_run(connection, verb, part).rowcount for part in _parts(rows))
+    statement = _Update(table, keys, where)
+    return sum(_run(connection, statement, part).rowcount for part in _parts(rows))
 
 
 @dataclass(frozen=True, slots=True)
 class _Insert:
-    """Adds a row for each row of a source, whose columns are named after the table's."""
+    """Inserts each row of a source, whose columns are named after the table's."""
 
     table: Table
     index: tuple[str, ...]
     returning: str = ""
 
     @property
-    def own(self) -> tuple[str, ...]:
-        """Columns of which each row is taken to have a value of its own."""
+    def unshared(self) -> tuple[str, ...]:
+        """Columns whose values are always passed for each row."""
         return ("id",)
 
-    def spell(self, shared: Mapping[str, str], source: str, names: Mapping[str, str]) -> str:
-        # WHERE: else SQLite takes the ON that follows for a join's.
+    def render(self, shared: Mapping[str, str], source: str, names: Mapping[str, str]) -> str:
+        # WHERE: without it, SQLite parses the ON that follows as part of a join.
         target = f"({', '.join(self.index)}) " if self.index else ""
         return (
-            f"INSERT INTO {self.table.name} ({', '.join((*shared, *names))}) "  # noqa: S608 - our own words
+            f"INSERT INTO {self.table.name} ({', '.join((*shared, *names))}) "  # noqa: S608 - constants only
             f"SELECT {', '.join((*shared.values(), *names.values()))} FROM {source} WHERE true "
             f"ON CONFLICT {target}DO NOTHING{self.returning}"
         )
@@ -87,97 +98,105 @@ class _Insert:
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """Changes the row that each row of a source has the keys of."""
+    """Updates the rows whose key columns equal those of a row of a source."""
 
     table: Table
-    own: tuple[str, ...]
+    unshared: tuple[str, ...]
     where: str
 
-    def spell(self, shared: Mapping[str, str], source: str, names: Mapping[str, str]) -> str:
+    def render(self, shared: Mapping[str, str], source: str, names: Mapping[str, str]) -> str:
         values = {**shared, **names}
-        written = ", ".join(f"{n} = {v}" for n, v in values.items() if n not in self.own)
-        found = " AND ".join(f"{self.table.name}.{key} = {names[key]}" for key in self.own)
+        written = ", ".join(f"{n} = {v}" for n, v in values.items() if n not in self.unshared)
+        found = " AND ".join(f"{self.table.name}.{key} = {names[key]}" for key in self.unshared)
         return (
-            f"UPDATE {self.table.name} SET {written} FROM {source} "  # noqa: S608 - our own words
+            f"UPDATE {self.table.name} SET {written} FROM {source} "  # noqa: S608 - constants only
             f"WHERE {found} AND {self.where}"
         )
 
 
-_Verb = _Insert | _Update
+_Statement = _Insert | _Update
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    return (rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS))
+    return (rows[start : start + MAX_ROWS] for start in range(0, len(rows), MAX_ROWS))
 
 
-def _run(connection: Connection, verb: _Verb, rows: Sequence[Row]) -> CursorResult[Any]:
-    run = _run_columns if connection.dialect.name == "postgresql" else _run_rows
-    return run(connection, verb, rows)
+def _run(connection: Connection, statement: _Statement, rows: Sequence[Row]) -> CursorResult[Any]:
+    run = _run_with_arrays if connection.dialect.name == "postgresql" else _run_with_values
+    return run(connection, statement, rows)
 
 
-def _run_columns(connection: Connection, verb: _Verb, rows: Sequence[Row]) -> CursorResult[Any]:
-    # The driver goes through arrays value by value, which is the most of it.
-    once, each = _parted(verb, rows)
-    statement = _columns_statement(connection.dialect, verb, tuple(once), tuple(each))
-    return connection.exec_driver_sql(statement, (*once.values(), *each.values()))
+def _run_with_arrays(
+    connection: Connection, statement: _Statement, rows: Sequence[Row]
+) -> CursorResult[Any]:
+    # Most of the cost is the driver's work on each array element, so shared values go as scalars.
+    shared, varying = _split_columns(statement, rows)
+    sql = _arrays_sql(connection.dialect, statement, tuple(shared), tuple(varying))
+    return connection.exec_driver_sql(sql, (*shared.values(), *varying.values()))
 
 
-def _run_rows(connection: Connection, verb: _Verb, rows: Sequence[Row]) -> CursorResult[Any]:
-    # Row by row would let go of the interpreter's lock for each of them, and wait to have it back.
-    once, each = _parted(verb, rows)
-    for name, convert in _converts(connection.dialect, verb.table).items():
-        if name in once:
-            once[name] = convert(once[name])
-        elif name in each:
-            each[name] = [convert(value) for value in each[name]]
-    statement = _rows_statement(verb, tuple(once), tuple(each), len(rows))
-    values = (*once.values(), *chain.from_iterable(zip(*each.values(), strict=True)))
-    return connection.exec_driver_sql(statement, values)
+def _run_with_values(
+    connection: Connection, statement: _Statement, rows: Sequence[Row]
+) -> CursorResult[Any]:
+    # executemany() would release the interpreter's lock, and wait to retake it, for each row.
+    shared, varying = _split_columns(statement, rows)
+    for name, convert in _converters(connection.dialect, statement.table).items():
+        if name in shared:
+            shared[name] = convert(shared[name])
+        elif name in varying:
+            varying[name] = [convert(value) for value in varying[name]]
+    sql = _values_sql(statement, tuple(shared), tuple(varying), len(rows))
+    values = (*shared.values(), *chain.from_iterable(zip(*varying.values(), strict=True)))
+    return connection.exec_driver_sql(sql, values)
 
 
-def _parted(verb: _Verb, rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """The values that all rows share, and the columns of which each row has its own."""
-    once: dict[str, Any] = {}
-    each: dict[str, list[Any]] = {}
+def _split_columns(
+    statement: _Statement, rows: Sequence[Row]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The values that all rows share, and the columns whose values vary."""
+    shared: dict[str, Any] = {}
+    varying: dict[str, list[Any]] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
-        if name in verb.own or values.count(values[0]) < len(values):
-            each[name] = values
+        if name in statement.unshared or values.count(values[0]) < len(values):
+            varying[name] = values
         else:
-            once[name] = values[0]
-    return once, each
+            shared[name] = values[0]
+    return shared, varying
 
 
 @lru_cache(maxsize=64)
-def _columns_statement(
-    dialect: Dialect, verb: _Verb, once: tuple[str, ...], each: tuple[str, ...]
+def _arrays_sql(
+    dialect: Dialect, statement: _Statement, shared: tuple[str, ...], varying: tuple[str, ...]
 ) -> str:
-    # Binary (%b), so that the driver escapes nothing; it takes every value as it is.
-    kinds = {column.name: column.type.compile(dialect) for column in verb.table.columns}
-    shared = {name: f"%b::{kinds[name]}" for name in once}
-    arrays = ", ".join(f"%b::{kinds[name]}[]" for name in each)
-    source = f"unnest({arrays}) AS each({', '.join(each)})"
-    return verb.spell(shared, source, {name: f"each.{name}" for name in each})
+    # %b: binary parameters, which the driver passes on without escaping.
+    kinds = {column.name: column.type.compile(dialect) for column in statement.table.columns}
+    parameters = {name: f"%b::{kinds[name]}" for name in shared}
+    arrays = ", ".join(f"%b::{kinds[name]}[]" for name in varying)
+    source = f"unnest({arrays}) AS each({', '.join(varying)})"
+    return statement.render(parameters, source, {name: f"each.{name}" for name in varying})
 
 
-@lru_cache(maxsize=4 * MOST_ROWS)
-def _rows_statement(verb: _Verb, once: tuple[str, ...], each: tuple[str, ...], size: int) -> str:
-    row = f"({', '.join('?' * len(each))})"
+@lru_cache(maxsize=4 * MAX_ROWS)
+def _values_sql(
+    statement: _Statement, shared: tuple[str, ...], varying: tuple[str, ...], size: int
+) -> str:
+    row = f"({', '.join('?' * len(varying))})"
     source = f"(VALUES {', '.join([row] * size)}) AS each"
-    names = {name: f"each.column{number}" for number, name in enumerate(each, 1)}
-    return verb.spell(dict.fromkeys(once, "?"), source, names)
+    names = {name: f"each.column{number}" for number, name in enumerate(varying, 1)}
+    return statement.render(dict.fromkeys(shared, "?"), source, names)
 
 
 @cache
-def _converts(dialect: Dialect, table: Table) -> Mapping[str, Callable[[Any], Any]]:
-    """What makes the driver's value of ours, for the columns where it is another."""
+def _converters(dialect: Dialect, table: Table) -> Mapping[str, Callable[[Any], Any]]:
+    """Conversions to the driver's values, by column, for the columns that need one."""
     return {
-        column.name: _bind(column, dialect)
+        column.name: _converter(column, dialect)
         for column in table.columns
         if isinstance(column.type, UtcTime)
     }
 
 
-def _bind(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:
+def _converter(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:
     kind: UtcTime = column.type  # type: ignore[assignment]
     return lambda value: kind.process_bind_param(value, dialect)

@@ -1,7 +1,7 @@
-"""One engine, and its ways in: a transaction that writes, and one that only reads.
+"""The database engine, with sessions that write and sessions that only read.
 
-PostgreSQL is asked to commit synchronously and to give up on slow statements before the sender of
-a webhook would; of SQLite :mod:`receiver.database.sqlite` takes care.
+PostgreSQL commits synchronously, and cancels slow statements before the sender of a webhook gives
+up. The settings for SQLite are in :mod:`receiver.database.sqlite`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from receiver import clock
 from receiver.database import sqlite
 from receiver.errors import ConfigurationError
 
-# What says that the database is in trouble, and nothing about the rows.
-TROUBLE = (OperationalError, InterfaceError, PoolTimeout)
-_PERSISTENCE = (0.1, 0.5)
+# Errors of the database itself (down, locked, out of connections), not of the rows.
+TRANSIENT_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
+_RETRY_SECONDS = (0.1, 0.5)
 _Result = TypeVar("_Result")
-# Custom plans: one that is made for any values does not know that so few rows are due, and goes
-# through the whole table to find one.
+# Custom plans: a generic plan does not know how few rows are due, and scans the whole table for
+# them.
 POSTGRESQL_OPTIONS = (
     "-c plan_cache_mode=force_custom_plan -c synchronous_commit=on "
     "-c statement_timeout=5s -c lock_timeout=2s "
     "-c idle_in_transaction_session_timeout=30s -c timezone=UTC"
 )
-# A server that vanished without a word (a cut cable, a host that died) is noticed by the kernel;
-# one that is merely silent is not, and whoever cannot wait must have a deadline of their own.
-_LIVELINESS: Mapping[str, int] = {
+# The kernel detects a server that is unreachable (a cut cable, a dead host). It does not detect a
+# server that hangs: callers that cannot wait need their own deadline.
+_KEEPALIVE: Mapping[str, int] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -89,33 +89,33 @@ def parse_url(text_: str) -> URL:
     """The SQLAlchemy URL of a ``DATABASE_URL`` value.
 
     Raises:
-        ConfigurationError: it names neither a SQLite file nor a PostgreSQL database.
+        ConfigurationError: it is the URL of neither a SQLite file nor a PostgreSQL database.
     """
-    wanted = "DATABASE_URL: wants sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+    message = "DATABASE_URL: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
     try:
         url = make_url(text_)
-    except (ArgumentError, ValueError):  # ValueError: the port, whose text may be a password's
-        raise ConfigurationError(wanted) from None
+    except (ArgumentError, ValueError):  # ValueError: the port, which may be part of a password
+        raise ConfigurationError(message) from None
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url
     if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
         return url.set(drivername="postgresql+psycopg")
-    raise ConfigurationError(wanted)
+    raise ConfigurationError(message)
 
 
 class Database:
-    """The database of one process; not to be carried over a fork.
+    """The database of one process; it must not be used across a fork.
 
     Args:
-        url: as ``DATABASE_URL`` has it.
-        pool_size: connections that stay open; twice as many may be.
-        most_bytes: of a SQLite file, beyond which it takes nothing more; None for no limit.
+        url: in the form of ``DATABASE_URL``.
+        pool_size: connections that stay open; up to twice as many may be open at once.
+        max_bytes: the size limit of a SQLite file; None for no limit.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8, most_bytes: int | None = None) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, max_bytes: int | None = None) -> None:
         parsed = parse_url(url)
         self.is_postgresql = parsed.drivername.startswith("postgresql")
-        # hide_parameters: an exception's text must never quote what was bound.
+        # hide_parameters: an exception's text must never quote bound values.
         common: dict[str, Any] = {"hide_parameters": True, "pool_size": pool_size}
         if self.is_postgresql:
             self.engine = create_engine(
@@ -123,30 +123,30 @@ class Database:
                 pool_pre_ping=True,
                 max_overflow=pool_size,
                 pool_timeout=5,
-                connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 3, **_LIVELINESS},
+                connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 3, **_KEEPALIVE},
                 **common,
             )
         else:
-            _make_folder(Path(parsed.database or "").parent)
+            _create_directory(Path(parsed.database or "").parent)
             self.engine = create_engine(
                 parsed,
                 connect_args={"timeout": sqlite.BUSY_SECONDS},
                 max_overflow=pool_size,
                 **common,
             )
-            sqlite.prepare(self.engine, most_bytes)
+            sqlite.prepare(self.engine, max_bytes)
         self._writing = self.engine.execution_options(**{sqlite.WRITES: True})
-        # SQLite makes a writer that must wait sleep, longer each time; the threads of one
-        # process queue up here instead, and go on at once.
-        self.turn: AbstractContextManager[object] = (
+        # A writer that waits for SQLite's lock sleeps between its attempts. The threads of one
+        # process wait for this lock instead, and continue at once when it is free.
+        self.write_lock: AbstractContextManager[object] = (
             nullcontext() if self.is_postgresql else threading.Lock()
         )
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that may write, committed when the block ends and rolled back if it raises."""
+        """A session that may write; commits when the block ends, rolls back if it raises."""
         with (
-            self.turn,
+            self.write_lock,
             Session(self._writing, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -154,40 +154,40 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that only reads: it never waits for a writer, nor holds one up."""
+        """A session that only reads; it neither waits for writers nor blocks them."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
-    def committing_each(self) -> Connection:
-        """A connection on which each statement is a transaction of its own, to be closed.
+    def autocommit_connection(self) -> Connection:
+        """A connection in autocommit mode; the caller closes it.
 
-        On SQLite it wants ``turn``, and finds the file busy where another process writes.
+        On SQLite, hold ``write_lock`` while writing; the file is busy while another process writes.
         """
         if self.is_postgresql:
             return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        return self.engine.connect().execution_options(**{sqlite.COMMITS_EACH: True})
+        return self.engine.connect().execution_options(**{sqlite.AUTOCOMMITS: True})
 
     def now(self, session: Session) -> datetime:
-        """The time that leases are measured by: one clock for all hosts of one database."""
+        """The time for leases: on PostgreSQL the server's, so that all hosts share one clock."""
         if self.is_postgresql:
             value: datetime = session.connection().scalar(text("SELECT clock_timestamp()"))
             return value.astimezone(UTC)
         return clock.now()
 
-    def empty_log(self, *, patience: float) -> bool:
-        """Take what was overwritten out of SQLite's write-ahead log as well; whether that is done.
+    def truncate_wal(self, *, timeout: float) -> bool:
+        """Remove overwritten content from SQLite's write-ahead log too; whether that succeeded.
 
-        Writers wait for it, and it waits at most ``patience`` seconds for those who read. Of
-        PostgreSQL, which cleans up by itself, nothing is asked.
+        Blocks writers, and waits at most ``timeout`` seconds for readers. PostgreSQL needs no such
+        step: always True there.
         """
         if self.is_postgresql:
             return True
-        with self.turn, closing(self.engine.raw_connection()) as connection:
+        with self.write_lock, closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
-            cursor.execute(f"PRAGMA busy_timeout={int(patience * 1000)}")
+            cursor.execute(f"PRAGMA busy_timeout={int(timeout * 1000)}")
             try:
                 (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.OperationalError:  # somebody else writes
+            except sqlite3.OperationalError:  # another process is writing
                 return False
             finally:
                 cursor.execute(f"PRAGMA busy_timeout={int(sqlite.BUSY_SECONDS * 1000)}")
@@ -199,33 +199,34 @@ class Database:
         self.engine.dispose()
 
 
-def _make_folder(folder: Path) -> None:
+def _create_directory(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"DATABASE_URL: wants a file whose directory can be made: {error.strerror}"
+            f"DATABASE_URL: cannot create the directory of the SQLite file ({error.strerror}); "
+            "choose another path"
         ) from None
 
 
 def persist(work: Callable[[], _Result]) -> _Result:
-    """Do ``work``, a transaction of its own, again where it failed for no fault of its own.
+    """Run ``work``, a whole transaction; retry it twice after an error of the database itself.
 
-    For what must not be lost to a passing trouble: the record of an effect that was had.
+    For records that a transient error must not lose, such as the outcome of a call.
 
     Raises:
-        OperationalError, InterfaceError, TimeoutError: of SQLAlchemy; the trouble has not passed.
+        OperationalError, InterfaceError, TimeoutError: of SQLAlchemy; the last attempt failed too.
     """
-    for pause in _PERSISTENCE:
+    for seconds in _RETRY_SECONDS:
         try:
             return work()
-        except TROUBLE:
-            time.sleep(pause)
+        except TRANSIENT_ERRORS:
+            time.sleep(seconds)
     return work()
 
 
 def kind_of(error: Exception) -> str:
-    """A database's error in the driver's terms; its whole message may quote what was sent."""
+    """Class and code of a database error; its full message may quote values."""
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return " ".join(filter(None, (type(cause).__name__, code)))
@@ -237,7 +238,7 @@ def insert_once(session: Session, table: Table, values: Mapping[str, object]) ->
     return session.connection().execute(statement, dict(values)).first() is not None
 
 
-@cache  # to build a statement costs more than to run it
+@cache  # building a statement costs more than running it
 def _insert_once(dialect: str, table: Table) -> ReturningInsert[Any]:
     insert = postgresql.insert if dialect == "postgresql" else sqlite_dialect.insert
     return insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)

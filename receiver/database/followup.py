@@ -1,4 +1,4 @@
-"""The columns by which a row waits for work, in whichever table it stands."""
+"""The columns that every table of pending work shares."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from sqlmodel import Field, SQLModel, text
 
 from receiver.database.engine import UtcTime
 
-# How long a new row is left to the wake-up message before the sweep looks at it: a healthy
-# message is faster than that, and so never doubled.
+# How long the sweep leaves a new row to its wake-up message: a message arrives sooner than that
+# in a healthy system, so the sweep does not duplicate it.
 GRACE = timedelta(seconds=3)
 
 
 class FollowUp(SQLModel):
-    """A row with something left to do.
+    """A row with pending work.
 
-    ``attempt`` counts claims and fences late writers; ``next_attempt_at`` is when the next claim
-    may happen; ``lease_until`` is set while somebody has it in hand; ``vanished`` counts holders
-    who never came back; ``wake_at`` is when the sweep looks at it next, and None once nothing is
-    left to do.
+    ``attempt`` counts claims, and fences writers whose lease was lost. ``next_attempt_at`` is the
+    earliest time of the next claim. ``lease_until`` is set while a claim is in progress.
+    ``vanished`` counts leases that expired because their holder died. ``wake_at`` is when the
+    sweep looks at the row next; None once no work is pending.
     """
 
     attempt: int = Field(default=0)
@@ -31,7 +31,7 @@ class FollowUp(SQLModel):
 
 
 def followup_indexes(table: str) -> tuple[Index, ...]:
-    """The sweep's two partial indexes: they hold only rows with something left to do."""
+    """The sweep's two partial indexes, which contain only rows with pending work."""
     return tuple(
         Index(
             f"ix_{table}_{column}",

@@ -1,7 +1,7 @@
-"""Signs of life: each kind of worker process writes its own from within a task.
+"""Heartbeats: each kind of worker process writes one from within a task.
 
-A fresh sign means that the clock, the broker, the worker and the database all did their part
-within the last seconds, which no check from outside could tell.
+A fresh heartbeat shows that the clock, the broker, the worker and the database all worked within
+the last seconds, which no check from outside could show.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sqlmodel import Field, Session, SQLModel
 
 from receiver.database.engine import UtcTime, insert_once
 
-# Signs are written every second or so; a part that has been silent this long is away.
+# Heartbeats are written about every second; a part that is silent for this long is down.
 SILENCE = timedelta(seconds=15)
 
 
 class Heartbeat(SQLModel, table=True):
-    """When a kind of process (``worker``, ``sender``) last did a task."""
+    """When a kind of process (``worker``, ``sender``) last ran its task."""
 
     __tablename__ = "heartbeats"
 
@@ -27,7 +27,7 @@ class Heartbeat(SQLModel, table=True):
 
 
 _TABLE: Table = Heartbeat.__table__  # type: ignore[attr-defined]
-# Built once: that costs more than to run it.
+# Built once: building a statement costs more than running it.
 _BEAT = (
     update(_TABLE)
     .where(_TABLE.c.part == bindparam("its"))
@@ -42,12 +42,12 @@ def beat(session: Session, part: str, now: datetime) -> None:
 
 
 def seen(session: Session, part: str) -> datetime | None:
-    """When ``part`` last gave a sign of life, if it ever did."""
+    """The time of ``part``'s last heartbeat; None if there is none."""
     row = session.get(Heartbeat, part)
     return None if row is None else row.seen_at
 
 
 def alive(session: Session, part: str, now: datetime) -> bool:
-    """Whether ``part`` gave a sign of life lately; one from the future is no such sign."""
+    """Whether ``part``'s last heartbeat is fresh; one too far in the future does not count."""
     last = seen(session, part)
     return last is not None and abs(now - last) < SILENCE

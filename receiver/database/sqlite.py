@@ -1,8 +1,8 @@
-"""SQLite's file: how its connections are set up, and how writers take turns.
+"""SQLite: connection settings, and how writers wait for the write lock.
 
-It runs in WAL with ``synchronous=FULL`` (with ``NORMAL`` a power cut may take back what was
-committed) and takes its write lock at once (a transaction that upgrades later does not wait for
-the lock, it fails).
+The file is in WAL mode with ``synchronous=FULL`` (with ``NORMAL`` a power cut may undo committed
+transactions). A writing transaction takes the write lock when it begins: one that upgrades later
+does not wait for the lock but fails.
 """
 
 from __future__ import annotations
@@ -16,75 +16,76 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_SECONDS = 5.0
-# What a connection is for, among its execution options: to write in transactions, or to commit
-# each statement; without either it only reads.
+# Execution options that say what a connection is for: transactions that write, or statements in
+# autocommit mode. A connection without either only reads.
 WRITES: Final = "codecatch_writes"
-COMMITS_EACH: Final = "codecatch_commits_each"
-# secure_delete: what is taken out of the file is overwritten, and not only let go of.
+AUTOCOMMITS: Final = "codecatch_autocommits"
+# secure_delete: deleted content is overwritten in the file, not only unlinked.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-# How often a writer looks whether another process is done. Whoever looks more often comes first:
-# a receiver, whose sender waits.
-_LOOK_SECONDS = 0.0005
-HASTY_LOOK_SECONDS = 0.0001
+# How often a waiting writer tries to take the write lock. The one that tries more often wins: a
+# receiver, because the sender of its webhook waits.
+_POLL_SECONDS = 0.0005
+FAST_POLL_SECONDS = 0.0001
 _PRIMARY_CODE = 0xFF
 
 
-def prepare(engine: Engine, most_bytes: int | None) -> None:
-    """Give every connection of ``engine`` its settings, and each transaction its beginning."""
+def prepare(engine: Engine, max_bytes: int | None) -> None:
+    """Set up the connections of ``engine``, and how its transactions begin."""
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-        # Transactions are begun below, in words of our own: the driver must not begin any.
+        # The driver must not begin transactions: the listener below does.
         connection.isolation_level = None
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").close()
-        if most_bytes is not None:
+        if max_bytes is not None:
             (page,) = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA max_page_count={most_bytes // page}").close()
+            connection.execute(f"PRAGMA max_page_count={max_bytes // page}").close()
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get(WRITES):
-            _await_turn(connection)
-        elif not options.get(COMMITS_EACH):
+            _begin_writing(connection)
+        elif not options.get(AUTOCOMMITS):
             connection.exec_driver_sql("BEGIN")
 
 
-def _await_turn(connection: Connection) -> None:
+def _begin_writing(connection: Connection) -> None:
     driver = driver_of(connection)
     driver.execute("PRAGMA busy_timeout=0").close()
     try:
-        begin_in_turn(connection)
+        begin_immediate(connection)
     finally:
         driver.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}").close()
 
 
-def begin_in_turn(connection: Connection, *, look_seconds: float = _LOOK_SECONDS) -> None:
-    """Begin to write to a SQLite file as soon as no other process does; its busy time-out is 0.
+def begin_immediate(connection: Connection, *, poll_seconds: float = _POLL_SECONDS) -> None:
+    """Begin a writing transaction as soon as no other process holds the write lock.
 
-    SQLite's own way of waiting sleeps longer each time, up to a tenth of a second, and where
-    others write one transaction after the other it always comes too late.
+    The connection's busy time-out must be 0. SQLite's own busy handler sleeps longer each time,
+    up to a tenth of a second; if other processes write one transaction after another, it never
+    gets the lock.
 
     Raises:
-        OperationalError: of SQLAlchemy; it was not to be had within 5 s.
+        OperationalError: of SQLAlchemy; the lock was not free within 5 s.
     """
     driver = driver_of(connection)
     until = time.monotonic() + BUSY_SECONDS
-    while _others_write(driver) and time.monotonic() < until:
-        time.sleep(look_seconds)
+    while _is_locked(driver) and time.monotonic() < until:
+        time.sleep(poll_seconds)
     if not driver.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
-    """The driver's own connection behind one of SQLAlchemy's."""
+    """The driver's connection behind one of SQLAlchemy's."""
     driver: sqlite3.Connection = connection.connection.dbapi_connection  # type: ignore[assignment]
     return driver
 
 
-def _others_write(driver: sqlite3.Connection) -> bool:
-    """Begin to write; whether that failed because somebody else does."""
+def _is_locked(driver: sqlite3.Connection) -> bool:
+    """Try to begin a writing transaction; whether another connection holds the write lock."""
     try:
         driver.execute("BEGIN IMMEDIATE").close()
     except sqlite3.OperationalError as error:
@@ -93,11 +94,11 @@ def _others_write(driver: sqlite3.Connection) -> bool:
 
 
 def is_busy(error: BaseException | None) -> bool:
-    """Whether SQLite found that somebody else writes."""
+    """Whether the error says that another connection holds the lock."""
     return primary_code(error) == sqlite3.SQLITE_BUSY
 
 
 def primary_code(error: BaseException | None) -> int | None:
-    """SQLite's own number of an error of its driver; None of any other error."""
+    """SQLite's primary result code of a driver's error; None for any other error."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & _PRIMARY_CODE

@@ -1,3 +1,3 @@
-"""Everything durable about incoming events: the inbox, the group commit and the spool."""
+"""Stores incoming events durably: the inbox, the group commit and the spool."""
 
 __all__ = ["group_commit", "pending", "rejections", "spool", "spool_drain", "store"]

@@ -1,4 +1,4 @@
-"""Requests that wait for their event to be stored, and what they are told at the latest."""
+"""Requests that wait for their event to be stored, and their deadlines."""
 
 from __future__ import annotations
 
@@ -22,59 +22,62 @@ Outcome = StoreResult | StoreUnavailable
 
 @dataclass(slots=True, eq=False)
 class PendingWrite:
-    """One request, and its event once that is ready to be stored; ``tell`` is None once told."""
+    """One request whose event is not stored yet.
+
+    ``row`` is None until the event is prepared; ``callback`` is None once it was called.
+    """
 
     incoming: IncomingEvent
-    tell: Callable[[Outcome], None] | None = field(repr=False)
-    entry: InboxRow | None = None
+    callback: Callable[[Outcome], None] | None = field(repr=False)
+    row: InboxRow | None = None
 
-    def end(self, outcome: Outcome) -> None:
-        """Tell it, if nobody has, whatever becomes of that."""
-        tell, self.tell = self.tell, None
-        if tell is None:  # it was not waited for any longer, or was told from elsewhere
+    def complete(self, outcome: Outcome) -> None:
+        """Call the callback, unless it was called before; log an exception that it raises."""
+        callback, self.callback = self.callback, None
+        if callback is None:  # its deadline has passed, or another batch has completed it
             return
         try:
-            tell(outcome)
-        except Exception as error:  # noqa: BLE001 - the others of its batch are to be told as well
-            _log.error("group_commit.answer_broke", error=type(error).__name__, exc_info=error)
+            callback(outcome)
+        except Exception as error:  # noqa: BLE001 - the rest of the batch must be completed too
+            _log.error("group_commit.callback_failed", error=type(error).__name__, exc_info=error)
 
 
 class Deadlines:
-    """Tells those whose time is over, from the event loop: one alarm for many of them."""
+    """Refuses requests whose deadline has passed; one event-loop timer serves all of them."""
 
     def __init__(self) -> None:
-        self._untold: list[tuple[float, int, PendingWrite]] = []  # a heap
-        self._numbers = count()
-        self._alarm_at = math.inf
-        self._alarm: asyncio.TimerHandle | None = None
+        self._heap: list[tuple[float, int, PendingWrite]] = []
+        self._sequence = count()
+        self._timer_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, waiting: PendingWrite, deadline: float) -> None:
-        """Have ``waiting`` told at ``deadline`` of the monotonic clock, if nobody has by then."""
-        heappush(self._untold, (deadline, next(self._numbers), waiting))
-        self._set_alarm()
+    def add(self, pending: PendingWrite, deadline: float) -> None:
+        """Refuse ``pending`` at ``deadline`` of the monotonic clock, unless it is complete."""
+        heappush(self._heap, (deadline, next(self._sequence), pending))
+        self._set_timer()
 
-    def drop_told(self) -> None:
-        """Forget those who have been told, as far as they stand in front."""
-        while self._untold and self._untold[0][2].tell is None:
-            heappop(self._untold)
+    def discard_completed(self) -> None:
+        """Drop completed requests from the top of the heap."""
+        while self._heap and self._heap[0][2].callback is None:
+            heappop(self._heap)
 
     def close(self) -> None:
-        """Tell nobody any more."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _ring(self) -> None:
+    def _expire(self) -> None:
         now = time.monotonic()
-        while self._untold and self._untold[0][0] <= now:
-            _, _, late = heappop(self._untold)
-            late.end(StoreUnavailable("the event could not be stored in time"))
-        self._alarm_at = math.inf
-        self._set_alarm()
+        while self._heap and self._heap[0][0] <= now:
+            _, _, late = heappop(self._heap)
+            late.complete(StoreUnavailable("the event could not be stored in time"))
+        self._timer_at = math.inf
+        self._set_timer()
 
-    def _set_alarm(self) -> None:
-        if self._untold and self._untold[0][0] < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = self._untold[0][0]
-            seconds = self._alarm_at - time.monotonic()
-            self._alarm = asyncio.get_running_loop().call_later(seconds, self._ring)
+    def _set_timer(self) -> None:
+        if self._heap and self._heap[0][0] < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._heap[0][0]
+            seconds = self._timer_at - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)

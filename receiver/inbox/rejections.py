@@ -1,8 +1,8 @@
-"""The bounded trace of refused requests.
+"""A bounded record of refused requests.
 
-An operator wants to know that webhooks are being refused, and why; a stranger must not be able
-to fill the disk with refusals. So at most a few are written each second, in one transaction
-beside the honest ones, and only the newest thousand are kept.
+Operators need to see that webhooks are refused, and why; an attacker must not be able to fill the
+disk with refusals. So at most twenty are written each second, in one transaction, and the table
+holds only the newest thousand.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from receiver.database.engine import Database, UtcTime
 from receiver.vault.sealing import Vault
 
 WRITTEN_PER_SECOND = 20
-KEPT = 1_000
+MAX_ROWS = 1_000
 _log = structlog.get_logger(__name__)
 
 
 class RejectedRequest(SQLModel, table=True):
-    """When a request was refused, from where (sealed), and why in words."""
+    """A refused request: when, from which address (sealed), and why (plain text)."""
 
     __tablename__ = "rejected_requests"
 
@@ -46,7 +46,7 @@ REJECTED: Table = RejectedRequest.__table__  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One refusal; ``origin`` is the address it came from."""
+    """One refusal; ``origin`` is the client's address."""
 
     at: datetime
     provider: str
@@ -56,24 +56,24 @@ class Rejection:
 
 
 class Rejections:
-    """Takes refusals at any rate; writes few of them, and never in a request's way."""
+    """Accepts refusals at any rate without blocking, and writes a bounded number of them."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
-        self._waiting: deque[Rejection] = deque(maxlen=WRITTEN_PER_SECOND)
+        self._queue: deque[Rejection] = deque(maxlen=WRITTEN_PER_SECOND)
         self._task: asyncio.Task[None] | None = None
 
     def note(self, rejection: Rejection) -> None:
-        """Remember a refusal, instead of the oldest one where too many wait already."""
-        self._waiting.append(rejection)
+        """Queue a refusal; if the queue is full, the oldest one is dropped."""
+        self._queue.append(rejection)
 
     def start(self) -> None:
-        """Begin to write, once a second, on the running loop."""
+        """Start to write once a second, on the running loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Write what is left and stop."""
+        """Write the queued refusals and stop."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -86,10 +86,10 @@ class Rejections:
             await self._flush()
 
     async def _flush(self) -> None:
-        if not self._waiting:
+        if not self._queue:
             return
-        batch = list(self._waiting)
-        self._waiting.clear()
+        batch = list(self._queue)
+        self._queue.clear()
         try:
             await asyncio.to_thread(self._write, batch)
         except SQLAlchemyError as error:
@@ -99,14 +99,20 @@ class Rejections:
         values = [self._values(rejection) for rejection in batch]
         with self._database.transaction() as session:
             session.execute(insert(REJECTED), values)
-            oldest_kept = select(REJECTED.c.id).order_by(REJECTED.c.id.desc()).offset(KEPT).limit(1)
-            session.execute(delete(REJECTED).where(REJECTED.c.id <= oldest_kept.scalar_subquery()))
+            first_expired = (
+                select(REJECTED.c.id).order_by(REJECTED.c.id.desc()).offset(MAX_ROWS).limit(1)
+            )
+            session.execute(
+                delete(REJECTED).where(REJECTED.c.id <= first_expired.scalar_subquery())
+            )
 
     def _values(self, rejection: Rejection) -> dict[str, object]:
-        row = str(ULID())
-        origin = self._vault.seal(rejection.origin, table=REJECTED.name, column="origin", row=row)
+        row_id = str(ULID())
+        origin = self._vault.seal(
+            rejection.origin, table=REJECTED.name, column="origin", row=row_id
+        )
         return {
-            "id": row,
+            "id": row_id,
             "at": rejection.at,
             "provider": rejection.provider,
             "status": rejection.status,

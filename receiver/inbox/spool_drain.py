@@ -1,4 +1,4 @@
-"""Finding out that the database is back, and moving into it what took spool meanwhile."""
+"""Detects that the database is back, and drains the spool into it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.spool import Spool
 from receiver.queue import Waker
 
-# While events take spool the database is tried this often, in seconds; otherwise the files that
-# processes left behind are looked for, less often.
-_TRIED_EVERY = 1.0
-_LOOKED_EVERY = 15.0
+# How often the database is tried while events go to the spool.
+_RETRY_SECONDS = 1.0
+# How often the directory is searched for files of dead processes otherwise.
+_SCAN_SECONDS = 15.0
 _log = structlog.get_logger(__name__)
 
 
 class SpoolDrainer:
-    """Empties a spool into the database, for as long as it runs."""
+    """Drains a spool into the database, from start to close."""
 
     def __init__(
         self, spool: Spool, database: Database, group_commit: GroupCommit, waker: Waker
@@ -32,16 +32,16 @@ class SpoolDrainer:
         self._database = database
         self._group_commit = group_commit
         self._waker = waker
-        # Of its own: a database that is frozen keeps it for as long as it is.
+        # Not a shared pool: a frozen database blocks this thread for as long as it is frozen.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drain")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running loop, with what was left behind."""
+        """Start on the running loop, with the files that dead processes left."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Stop; what is still sheltered stays where it is."""
+        """Stop; spooled events stay in their files."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -51,30 +51,31 @@ class SpoolDrainer:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if await loop.run_in_executor(self._thread, self._empty):
-                self._group_commit.database_is_back()
-            # What was on its way into the spool when the database came back is there by now.
-            if self._group_commit.away.is_set() or not self._spool.is_empty():
-                await asyncio.sleep(_TRIED_EVERY)
+            if await loop.run_in_executor(self._thread, self._drain):
+                self._group_commit.database_recovered()
+            # A batch that was in flight to the spool when the database recovered may be in the
+            # file by now: check again.
+            if self._group_commit.database_down.is_set() or not self._spool.is_empty():
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOKED_EVERY):
-                    await self._group_commit.away.wait()
+                async with asyncio.timeout(_SCAN_SECONDS):
+                    await self._group_commit.database_down.wait()
 
-    def _empty(self) -> bool:
-        """Whether the database is there, and emptied the spool into it; runs in the thread."""
+    def _drain(self) -> bool:
+        """Drain the spool; whether the database is up. Runs in the thread."""
         moved = 0
         try:
             with self._database.transaction() as session:
-                session.connection()  # a writer needs no less
+                session.connection()  # takes the write lock, which a writer would need too
             for ids in self._spool.drain(self._database):
                 self._waker.wake(queue.HANDLE_EVENTS, ids)
                 moved += len(ids)
         except SQLAlchemyError as error:
             _log.warning("spool.drain_interrupted", moved=moved, error=type(error).__name__)
             return False
-        except Exception as error:  # noqa: BLE001 - whatever ails a file, the database is back
-            _log.error("spool.drain_broke", moved=moved, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a bad spool file does not mean the database is down
+            _log.error("spool.drain_failed", moved=moved, error=type(error).__name__)
         if moved:
             _log.info("spool.drained", events=moved)
         return True

@@ -1,8 +1,7 @@
-"""The inbox: every authentic webhook, sealed, exactly once.
+"""The inbox: stores each authentic webhook once, with its body sealed.
 
-A unique key of provider and event key tells new from seen: there is no look before the insert.
-What is stored is the raw body, so that an event our reader could not read is read again once it
-can.
+A unique key on provider and event key detects duplicates; no select precedes the insert. The row
+holds the raw body, so an event that the reader cannot parse yet can be read again later.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ HANDLED = "handled"
 FAILED = "failed"
 QUARANTINED = "quarantined"
 IGNORED = "ignored"
-# Where an event comes from: its provider sent it, or was asked.
+# Sources of an event: a webhook from the provider, or our own query to the provider.
 WEBHOOK = "webhook"
 RECONCILED = "reconciled"
-_KEY = ("provider", "key")
+_UNIQUE_KEY = ("provider", "key")
 _OPEN_STATES = text("state <> 'handled'")
-# What retention looks for: bodies that are still there, and those of them that report a code.
+# Retention selects rows that still have a body, and separately those that report a code.
 _WITH_BODY = text("body IS NOT NULL")
 _WITH_CODE = text("body IS NOT NULL AND code_id IS NOT NULL")
 
 
 class InboxEvent(FollowUp, table=True):
-    """One webhook as it came, and what became of it.
+    """A webhook as received, and the result of handling it.
 
-    ``received_at`` is the provider's clock; ``arrived_at`` is when the request was whole,
-    ``stored_at`` when it was written (its commit follows), ``handled_at`` when its effects were
-    written. ``source`` is
-    ``webhook`` or ``reconciled``. ``code_id`` is the code it reported, first or again.
+    ``received_at`` is the provider's time; ``arrived_at`` is when the request was complete,
+    ``stored_at`` when it was written (the commit follows), ``handled_at`` when its effects were
+    written. ``source`` is ``webhook`` or ``reconciled``. ``code_id`` is the code that the event
+    reports, whether or not an earlier event reported it already.
     """
 
     __tablename__ = "inbox_events"
@@ -86,18 +85,18 @@ class InboxEvent(FollowUp, table=True):
 
 
 INBOX: Table = InboxEvent.__table__  # type: ignore[attr-defined]
-_PLACES = OneOf("places", INBOX.c.provider, INBOX.c.key)
-_HOLDERS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
-    _PLACES.condition
+_KEYS = OneOf("keys", INBOX.c.provider, INBOX.c.key)
+_BY_KEYS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
+    _KEYS.condition
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class IncomingEvent:
-    """An authentic webhook on its way into the inbox.
+    """An authentic webhook that is not stored yet.
 
-    ``key`` is the sender's own id of the event; without one, the body stands for it. ``test``
-    marks a provider's test event, which is stored and has no effects.
+    ``key`` is the sender's own id of the event; without one, the digest of the body is the key.
+    ``test`` marks a provider's test event, which is stored and has no effects.
     """
 
     provider: str
@@ -111,7 +110,7 @@ class IncomingEvent:
 
 @dataclass(slots=True)
 class StoreResult:
-    """Where an arrival ended: the id of its row, or of the first row that it repeats."""
+    """The id of the event's row; for a duplicate, the id of the first event's row."""
 
     id: str
     duplicate: bool
@@ -119,123 +118,128 @@ class StoreResult:
 
 @dataclass(slots=True)
 class InboxRow:
-    """One event ready to be stored: the values of its row, sealed, its id among them."""
+    """The column values of one event, with its id, and with its body sealed."""
 
     values: Mapping[str, Any] = field(repr=False)
 
     @property
     def id(self) -> str:
-        """The id that its row gets, unless the event was seen before."""
+        """The row's id, unless the event turns out to be a duplicate."""
         return str(self.values["id"])
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Provider and event key, by which it is new or seen."""
+    def unique_key(self) -> tuple[str, str]:
+        """Provider and event key, which are unique in the inbox."""
         return self.values["provider"], self.values["key"]
 
     @property
     def digest(self) -> str:
-        """The keyed digest of its body."""
+        """The keyed digest of the body."""
         return str(self.values["body_digest"])
 
-    def kept_apart(self, first_id: str) -> InboxRow:
-        """The same as a row of its own, quarantined: its key is known with another body."""
+    def quarantined(self, first_id: str) -> InboxRow:
+        """This event as a quarantined row: its key is taken by an event with another body."""
         changed = {
             "key": f"{self.values['key']}#{self.digest}",
             "state": QUARANTINED,
             "error": f"the same event id as {first_id}, with another body",
             "handled_at": None,
-            # Something is left to do about it: the operators are to be told.
+            # The sweep picks the row up, and notifies the operators.
             "wake_at": self.values["stored_at"] + GRACE,
         }
         return InboxRow({**self.values, **changed})
 
 
 def prepare(vault: Vault, incoming_events: Sequence[IncomingEvent]) -> list[InboxRow]:
-    """What is to be stored of ``incoming_events``, one entry each, in their order."""
+    """Seal ``incoming_events`` and give them ids; one row each, in the same order."""
     now, ids = clock.now(), new_ids(len(incoming_events))
     return [
-        InboxRow(_values(vault, incoming, row, now))
-        for incoming, row in zip(incoming_events, ids, strict=True)
+        InboxRow(_values(vault, incoming, row_id, now))
+        for incoming, row_id in zip(incoming_events, ids, strict=True)
     ]
 
 
 def store_many(
     session: Session, vault: Vault, incoming_events: Sequence[IncomingEvent]
 ) -> list[StoreResult]:
-    """Write what is new of ``incoming_events``: :func:`store` for what is not prepared yet."""
+    """Prepare and store ``incoming_events``; see :func:`store`."""
     return store(session, prepare(vault, incoming_events))
 
 
-def store(session: Session, entries: Sequence[InboxRow]) -> list[StoreResult]:
-    """Write what is new of ``entries`` in one statement; one outcome each, in their order.
+def store(session: Session, rows: Sequence[InboxRow]) -> list[StoreResult]:
+    """Insert the rows whose keys are new, in one statement; one result each, in the same order.
 
-    An entry under a known key with another body is kept as well, quarantined under a key of
-    its own (``key#digest``), since one of the two is not what the provider sent. Storing the
-    same entries again changes nothing.
+    A row whose key is taken by another body is stored as well, quarantined under the key
+    ``key#digest``: one of the two bodies is not what the provider sent. Idempotent: storing the
+    same rows again changes nothing.
     """
-    holders = _insert(session, entries)
-    strangers = [
-        (index, entry.kept_apart(holder.id))
-        for index, (entry, holder) in enumerate(zip(entries, holders, strict=True))
-        if holder.digest != entry.digest
+    firsts = _insert(session, rows)
+    conflicts = [
+        (index, row.quarantined(first.id))
+        for index, (row, first) in enumerate(zip(rows, firsts, strict=True))
+        if first.digest != row.digest
     ]
-    stored = [
-        StoreResult(holder.id, holder.id != entry.id)
-        for holder, entry in zip(holders, entries, strict=True)
+    results = [
+        StoreResult(first.id, first.id != row.id) for first, row in zip(firsts, rows, strict=True)
     ]
-    kept_apart = _insert(session, [entry for _, entry in strangers])
-    for (index, entry), holder in zip(strangers, kept_apart, strict=True):
-        stored[index] = StoreResult(holder.id, holder.id != entry.id)
-    return stored
+    quarantined = _insert(session, [row for _, row in conflicts])
+    for (index, row), first in zip(conflicts, quarantined, strict=True):
+        results[index] = StoreResult(first.id, first.id != row.id)
+    return results
 
 
-def insert_new(connection: Connection, entries: Sequence[InboxRow]) -> bool:
-    """Insert ``entries`` that are thought to be new; whether they were, and all is done.
+def insert_new(connection: Connection, rows: Sequence[InboxRow]) -> bool:
+    """Insert ``rows``, which are probably all new; return whether they were.
 
-    Up to :data:`receiver.database.bulk.MOST_ROWS` entries take a single statement. If one was
-    seen before, the others are written, and :func:`store` finishes the work.
+    Up to :data:`receiver.database.bulk.MAX_ROWS` rows take a single statement. If it returns
+    False, the new rows are written, and :func:`store` must finish the others.
     """
-    rows = [entry.values for entry in sorted(entries, key=attrgetter("place"))]
-    return bulk.insert_unless_taken(connection, INBOX, rows, index=_KEY) == len(rows)
+    values = [row.values for row in sorted(rows, key=attrgetter("unique_key"))]
+    return bulk.insert_unless_taken(connection, INBOX, values, index=_UNIQUE_KEY) == len(values)
 
 
 @dataclass(frozen=True, slots=True)
-class _Holder:
-    """The row that holds a key: the first that came."""
+class _FirstRow:
+    """The stored row of a key: the first event that had it."""
 
     id: str
     digest: str
 
 
-def _insert(session: Session, entries: Sequence[InboxRow]) -> list[_Holder]:
-    """Insert the first entry of each key, unless the key is taken; who holds each key now."""
-    if not entries:
+def _insert(session: Session, rows: Sequence[InboxRow]) -> list[_FirstRow]:
+    """Insert the first row of each key that is not taken; for each row, the stored row of its key.
+
+    Rows are sorted by key: two transactions that insert equal keys in different orders deadlock
+    on PostgreSQL.
+    """
+    if not rows:
         return []
-    firsts: dict[tuple[str, str], InboxRow] = {}
-    for entry in entries:
-        firsts.setdefault(entry.place, entry)
-    # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
-    rows = [firsts[place].values for place in sorted(firsts)]
+    by_key: dict[tuple[str, str], InboxRow] = {}
+    for row in rows:
+        by_key.setdefault(row.unique_key, row)
+    values = [by_key[key].values for key in sorted(by_key)]
     connection = session.connection()
-    if bulk.insert_unless_taken(connection, INBOX, rows, index=_KEY) == len(rows):
-        holders = {place: _Holder(entry.id, entry.digest) for place, entry in firsts.items()}
+    if bulk.insert_unless_taken(connection, INBOX, values, index=_UNIQUE_KEY) == len(values):
+        firsts = {key: _FirstRow(row.id, row.digest) for key, row in by_key.items()}
     else:
-        found = connection.execute(_HOLDERS, _PLACES.bound(firsts))
-        holders = {(p, k): _Holder(first_id, digest) for p, k, first_id, digest in found}
-    return [holders[entry.place] for entry in entries]
+        found = connection.execute(_BY_KEYS, _KEYS.bound(by_key))
+        firsts = {
+            (provider, key): _FirstRow(first_id, digest)
+            for provider, key, first_id, digest in found
+        }
+    return [firsts[row.unique_key] for row in rows]
 
 
 def _values(
-    vault: Vault, incoming: IncomingEvent, row: str, stored_at: datetime
+    vault: Vault, incoming: IncomingEvent, row_id: str, stored_at: datetime
 ) -> dict[str, object]:
     digest = vault.digest("body", incoming.body)
     return {
-        "id": row,
+        "id": row_id,
         "provider": incoming.provider,
         "key": incoming.key or f"body:{digest}",
         "body_digest": digest,
-        "body": vault.seal(incoming.body, table=INBOX.name, column="body", row=row),
+        "body": vault.seal(incoming.body, table=INBOX.name, column="body", row=row_id),
         "source": incoming.source,
         "type": None,
         "state": IGNORED if incoming.test else PENDING,
@@ -256,7 +260,7 @@ def _values(
 
 
 def open_body(vault: Vault, event: InboxEvent | Row[Any]) -> bytes | None:
-    """The raw body of a stored event (or of a row with its columns); None after it was purged."""
+    """The raw body of a stored event (or of a row with its columns); None once it is purged."""
     if event.body is None:
         return None
     return vault.open(event.body, table=INBOX.name, column="body", row=event.id)

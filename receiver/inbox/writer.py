@@ -1,4 +1,4 @@
-"""Batches on their way into the inbox: a commit for each, in as few steps as it takes."""
+"""Writes a batch into the inbox in one commit, and retries it after a deadlock."""
 
 from __future__ import annotations
 
@@ -12,51 +12,52 @@ from receiver.failpoints import reach
 from receiver.inbox import store as inbox
 from receiver.inbox.store import InboxRow, StoreResult
 
-_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
 _DEADLOCK_STATES = {"40P01", "40001"}
 
 
 class InboxWriter:
-    """Writes batches, from any thread."""
+    """Writes batches; thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._autocommit = Autocommit(database)
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         self._autocommit.close()
 
-    def write(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
-        """Write what is new of ``entries``, and commit; one outcome each, in their order.
+    def write(self, rows: Sequence[InboxRow]) -> list[StoreResult]:
+        """Store ``rows`` and commit; one result each, in the same order.
 
         Raises:
-            DBAPIError: of SQLAlchemy; none of them is known to be stored.
+            DBAPIError: of SQLAlchemy; none of the rows is known to be stored.
         """
-        left = _ATTEMPTS
+        attempts_left = _MAX_ATTEMPTS
         while True:
-            left -= 1
+            attempts_left -= 1
             try:
                 reach("group_commit.before_commit")
-                stored = self._insert(entries)
+                results = self._insert(rows)
             except DBAPIError as error:
-                if not left or not _passing(error):
+                if not attempts_left or not _is_retryable(error):
                     raise
             else:
                 reach("group_commit.after_commit")
-                return stored
+                return results
 
-    def _insert(self, entries: Sequence[InboxRow]) -> list[StoreResult]:
-        if self._autocommit.run(lambda connection: inbox.insert_new(connection, entries)):
-            return [StoreResult(entry.id, duplicate=False) for entry in entries]
+    def _insert(self, rows: Sequence[InboxRow]) -> list[StoreResult]:
+        if self._autocommit.run(lambda connection: inbox.insert_new(connection, rows)):
+            return [StoreResult(row.id, duplicate=False) for row in rows]
         with self._database.transaction() as session:
-            return inbox.store(session, entries)
+            return inbox.store(session, rows)
 
 
-def _passing(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed at once: it is idempotent, so it may be repeated.
+def _is_retryable(error: DBAPIError) -> bool:
+    """Whether an immediate retry may succeed: a deadlock, or a lost connection.
 
-    A connection that was lost, in the commit even, is replaced by a new one.
+    The transaction is idempotent, so it may be repeated even if the connection was lost during
+    the commit. The retry uses a new connection.
     """
     deadlock = getattr(error.orig, "sqlstate", None) in _DEADLOCK_STATES
     return deadlock or error.connection_invalidated

@@ -1,3 +1,3 @@
-"""What the providers send: each module authenticates and reads one provider's webhooks. No I/O."""
+"""Inbound webhooks: each provider module authenticates and parses one provider's. No I/O."""
 
 __all__ = ["base", "daisysim", "registry", "signatures", "strict_json", "virtualsms"]

@@ -1,9 +1,9 @@
-"""What it takes to receive a provider's webhooks. No provider does any I/O.
+"""The interface of a webhook provider, and helpers to read its payloads.
 
-To add a provider, write a module beside this one with a :class:`Provider` subclass: who may send
-(:meth:`Provider.authenticate`), what identifies an event (:meth:`Provider.event_key`), and what
-it says (:meth:`Provider.read`). The worker calls only the class methods, and so holds no secret
-of the receiving side.
+To add a provider, write a module beside this one with a :class:`Provider` subclass. It
+authenticates requests (:meth:`Provider.authenticate`), returns an event's idempotency key
+(:meth:`Provider.event_key`), and parses its payload (:meth:`Provider.read`). Providers do no I/O.
+The worker calls only the class methods, so it needs no webhook secret.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from receiver.events import Event, UnknownEvent
 from receiver.setting_types import Networks
 
 Payload = Mapping[str, Any]
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 
 
 @dataclass(slots=True)
 class WebhookRequest:
-    """One request as far as authentication cares; nothing of it shows in a ``repr``.
+    """The parts of a request that authentication needs; ``repr`` shows only the time.
 
-    ``headers`` has lower-case names in the order received; ``token`` is the last part of the
-    path, or None; ``at`` is when it arrived.
+    Attributes:
+        headers: names in lower case, in the order received.
+        body: the raw body.
+        token: the last segment of the path, or None if the path has no token.
+        at: when the request arrived.
     """
 
     headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
@@ -38,15 +41,18 @@ class WebhookRequest:
     at: datetime
 
     def values(self, name: bytes) -> list[bytes]:
-        """Every value of the header ``name``."""
+        """Return every value of the header ``name``."""
         return [value for key, value in self.headers if key == name]
 
 
 class Provider(abc.ABC):
-    """A sender of webhooks.
+    """A provider of webhooks.
 
-    ``settings_type`` reads its own variables from the environment. ``path_token`` says whether
-    its URL may end in a token. ``allowed_addresses`` are those it may send from; none: any.
+    Attributes:
+        name: the provider's name; the module and the URL path have the same.
+        settings_type: its settings, read from the environment.
+        path_token: its URL may end in a token.
+        allowed_addresses: networks it may send from; empty: any address.
     """
 
     name: ClassVar[str]
@@ -60,51 +66,52 @@ class Provider(abc.ABC):
     @property
     @abc.abstractmethod
     def configured(self) -> bool:
-        """Whether there is anything to verify its webhooks with."""
+        """Whether it has a secret or token to authenticate webhooks with."""
 
     @abc.abstractmethod
     def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:
-        """Notes about an authentic request (often none), each in words.
+        """Verify that the provider sent the request; return notes for the operator, often none.
 
         Raises:
-            InvalidSignature: the provider did not send it.
-            ProviderNotConfigured: nobody can tell.
+            InvalidSignature: the request is not authentic.
+            ProviderNotConfigured: there is no secret or token to check it with.
         """
 
     def explain(self, request: WebhookRequest) -> str | None:
-        """What the owner may have set up wrongly, if that is why ``request`` is not authentic.
+        """Return a hint for the operator if a configuration mistake explains a failed request.
 
-        In words for the owner, with what to do, and without a part of any secret. It may cost a
-        few milliseconds: it is asked seldom, and only after :meth:`authenticate` has failed.
+        The hint says what to do and holds no part of a secret. This may take a few milliseconds:
+        it is called at a limited rate, and only after :meth:`authenticate` has failed.
         """
         return None
 
     @classmethod
     @abc.abstractmethod
     def event_key(cls, payload: Payload) -> str | None:
-        """The provider's own id of this event, or None where it gives none."""
+        """Return the provider's own id of this event, or None if it sends none."""
 
     @classmethod
     def is_test(cls, payload: Payload) -> bool:  # noqa: ARG003
-        """Whether a person pressed the provider's test button."""
+        """Return whether this is the provider's test event."""
         return False
 
     @classmethod
     @abc.abstractmethod
     def read(cls, payload: Payload) -> Event:
-        """What the payload says.
+        """Parse the payload.
 
         Raises:
-            MalformedPayload: it cannot be read; the text says where, and quotes nothing.
+            MalformedPayload: the payload is invalid; the message names the field and never quotes
+                a value.
         """
 
 
 def text_of(fields: Payload, *names: str) -> str | None:
-    """The first text among the fields ``names``; None where all are absent, null or empty.
+    """Return the first text among the fields ``names``; None if all are absent, null or empty.
 
     Raises:
-        MalformedPayload: the field is there and is no text. It is not converted: a code that
-            was written as a number has lost its leading zeros.
+        MalformedPayload: the field is not text. It is not converted: a code written as a number
+            has lost its leading zeros.
     """
     for name in names:
         value = fields.get(name)
@@ -117,54 +124,57 @@ def text_of(fields: Payload, *names: str) -> str | None:
 
 
 def required_text(fields: Payload, *names: str) -> str:
-    """Like :func:`text_of`, for a field that an event makes no sense without."""
+    """Like :func:`text_of`, for a mandatory field."""
     value = text_of(fields, *names)
     if value is None:
-        spelled = " or ".join(names)
-        raise MalformedPayload(f"{spelled}: missing or empty")
+        raise MalformedPayload(f"{' or '.join(names)}: missing or empty")
     return value
 
 
 def unknown(
     provider: str, fields: Payload, at: datetime | None, name: str | None, *, codes: Sequence[str]
 ) -> UnknownEvent:
-    """An event whose name no document mentions, and which can be passed over.
+    """Return the event for an undocumented name; it has no effects.
 
     Raises:
-        MalformedPayload: it carries a code (a field of ``codes``): a provider that renames its
-            events must not make codes vanish.
+        MalformedPayload: it has a code (one of the fields ``codes``). If a provider renames its
+            events, codes must not be dropped silently.
     """
-    found = next((field for field in codes if fields.get(field)), None)
-    if found is not None:
-        raise MalformedPayload(f"no document names this event, but it has a {found}")
+    code_field = next((field for field in codes if fields.get(field)), None)
+    if code_field is not None:
+        raise MalformedPayload(f"undocumented event with a code in {code_field}")
     return UnknownEvent(provider=provider, at=at, name=name)
 
 
 def identifier_of(fields: Payload, *names: str) -> str:
-    """A required text that names something: printable, and of a length that an index can hold."""
+    """Return a mandatory identifier: printable, and short enough for a database index."""
     value = required_text(fields, *names)
-    if len(value) > LONGEST_NAME or not value.isprintable():
-        spelled = " or ".join(names)
-        raise MalformedPayload(f"{spelled}: too long, or with characters that no name has")
+    if len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        raise MalformedPayload(
+            f"{' or '.join(names)}: over {MAX_NAME_LENGTH} characters, or not printable"
+        )
     return value
 
 
 def label_of(fields: Payload, *names: str) -> str | None:
-    """A descriptive field (a service, a country, an amount): numbers are taken as text."""
+    """Return a descriptive field (service, country, amount), numbers as text.
+
+    None if it is absent, too long or not printable: no code should wait for a description.
+    """
     for name in names:
         value = fields.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
-        if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable():
+        if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable():
             return value
     return None
 
 
 def time_of(fields: Payload, *names: str) -> datetime | None:
-    """An ISO 8601 time (or Unix seconds) in UTC; None where there is none that can be read.
+    """Return an ISO 8601 time or Unix seconds as UTC; None if there is none, or it is invalid.
 
-    The provider's clock orders events and is shown to people, but nothing rests on it so much
-    that a code should wait for it.
+    The provider's time orders events and is shown to people. It is not important enough to
+    reject a code for it.
     """
     for name in names:
         value = fields.get(name)
@@ -180,5 +190,5 @@ def time_of(fields: Payload, *names: str) -> datetime | None:
 
 
 def _kind(value: object) -> str:
-    names = {bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list"}
     return names.get(type(value), "an object")

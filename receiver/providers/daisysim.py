@@ -1,7 +1,7 @@
-"""DaisySIM: one unsigned webhook for each activation, on its first code (API page, "Webhooks").
+"""DaisySIM: one unsigned webhook per activation, on its first code (API page, "Webhooks").
 
-Nothing is signed, so the sender is known by a secret token in the URL, or in a header where a
-proxy adds one. The webhook fires once: it must be stored at the first attempt or is gone.
+Nothing is signed, so a secret token authenticates the request: in the URL, or in a header that a
+proxy adds. DaisySIM does not retry: an event that is not stored at the first attempt is lost.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from receiver.providers.base import (
 from receiver.setting_types import Networks, Secrets
 
 _TOKEN_HEADER = b"x-codecatch-token"
-_SHORTEST_TOKEN = 16
-# What a URL's path can hold as it is (RFC 3986, pchar): others would not come back as written.
-_TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_SHORTEST_TOKEN},}}")
-_AROUND = b" \t\"'<>"
+_MIN_TOKEN_LENGTH = 16
+# Characters that a URL path holds unescaped (RFC 3986, pchar): others would be changed on the way.
+_TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_MIN_TOKEN_LENGTH},}}")
+# Quotes, brackets and blanks that are often copied with a URL.
+_STRIPPED = b" \t\"'<>"
 _CODE_RECEIVED = "code.received"
 
 
 class DaisySIMSettings(BaseSettings):
-    """What the receiver needs to know its DaisySIM webhooks."""
+    """Tokens and allowed networks of DaisySIM's webhooks."""
 
     daisysim_webhook_tokens: Annotated[Secrets, NoDecode] = ()
     daisysim_allowed_addresses: Annotated[Networks, NoDecode] = ()
 
     @field_validator("daisysim_webhook_tokens")
     @classmethod
-    def _long_enough(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_tokens(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(_TOKEN.fullmatch(token.get_secret_value()) for token in tokens):
             raise ValueError(
-                f"tokens of at least {_SHORTEST_TOKEN} characters that a URL can hold as they "
-                "are (no / ? # % or space), separated by commas"
+                f"tokens of at least {_MIN_TOKEN_LENGTH} characters that a URL path holds "
+                "unescaped (no / ? # % or space), separated by commas"
             )
         return tokens
 
 
 class DaisySIM(Provider):
-    """Webhooks of DaisySIM."""
+    """DaisySIM's webhooks."""
 
     name = "daisysim"
     settings_type = DaisySIMSettings
@@ -72,36 +73,38 @@ class DaisySIM(Provider):
     def authenticate(self, request: WebhookRequest) -> tuple[str, ...]:  # noqa: D102
         if not self._tokens:
             raise ProviderNotConfigured("DAISYSIM_WEBHOOK_TOKENS is empty")
-        given = _tokens(request)
-        if len(given) != 1:
+        received = _tokens(request)
+        if len(received) != 1:
             raise InvalidSignature(
-                "more than one token: leave it in the URL or in X-Codecatch-Token"
-                if given
-                else "no token: the URL ends in one, or a proxy adds it as X-Codecatch-Token"
+                "more than one token: send it in the URL or in X-Codecatch-Token, not in both"
+                if received
+                else "no token: end the webhook URL with it, or add X-Codecatch-Token in a proxy"
             )
-        matches = [hmac.compare_digest(given[0], token) for token in self._tokens]
+        matches = [hmac.compare_digest(received[0], token) for token in self._tokens]
         if not any(matches):
-            raise InvalidSignature("the token is not one of DAISYSIM_WEBHOOK_TOKENS")
+            raise InvalidSignature("the token is not in DAISYSIM_WEBHOOK_TOKENS")
         return ()
 
     def explain(self, request: WebhookRequest) -> str | None:  # noqa: D102
-        given = _tokens(request)
-        if len(given) != 1:
+        received = _tokens(request)
+        if len(received) != 1:
             return None
-        token, alike = given[0], hmac.compare_digest
-        likenesses = {
-            "in other letters": [alike(token.lower(), known.lower()) for known in self._tokens],
-            "with something around it": [alike(token.strip(_AROUND), t) for t in self._tokens],
-            "cut short": [
-                len(token) >= _SHORTEST_TOKEN // 2 and alike(token, known[: len(token)])
+        token, equal = received[0], hmac.compare_digest
+        mistakes = {
+            "differs in case": [equal(token.lower(), known.lower()) for known in self._tokens],
+            "has extra characters around it": [
+                equal(token.strip(_STRIPPED), known) for known in self._tokens
+            ],
+            "is cut off": [
+                len(token) >= _MIN_TOKEN_LENGTH // 2 and equal(token, known[: len(token)])
                 for known in self._tokens
             ],
         }
-        for likeness, fits in likenesses.items():
-            if any(fits):
+        for mistake, matches in mistakes.items():
+            if any(matches):
                 return (
-                    f"the token is one of DAISYSIM_WEBHOOK_TOKENS, but {likeness}: paste the URL "
-                    "into DaisySIM's settings again"
+                    f"the token is in DAISYSIM_WEBHOOK_TOKENS but {mistake}: paste the webhook "
+                    "URL into DaisySIM's settings again"
                 )
         return None
 
@@ -126,7 +129,7 @@ class DaisySIM(Provider):
 
 
 def _tokens(request: WebhookRequest) -> list[bytes]:
-    given = request.values(_TOKEN_HEADER)
+    tokens = request.values(_TOKEN_HEADER)
     if request.token is not None:
-        given = [*given, request.token.encode("utf-8", "surrogateescape")]
-    return given
+        tokens = [*tokens, request.token.encode("utf-8", "surrogateescape")]
+    return tokens

@@ -1,4 +1,4 @@
-"""Finds the providers: whichever module of this package defines one."""
+"""The registry of providers: every module of this package that defines one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from receiver.providers.base import Provider
 
 @cache
 def registry() -> dict[str, type[Provider]]:
-    """Every provider by its name."""
+    """Return every provider's class by the provider's name."""
     for module in pkgutil.iter_modules(receiver.providers.__path__, "receiver.providers."):
         importlib.import_module(module.name)
     return {provider.name: provider for provider in Provider.__subclasses__()}

@@ -1,8 +1,8 @@
-"""Why a signature may not fit, found out for the owner of the secret.
+"""Explains to the operator why a signature does not match.
 
-A right digest of something near tells what went wrong on the way: a proxy that wrote the JSON
-anew, or a secret in another spelling than the sender's. Only who knows the secret can make such
-a digest, so a stranger gets the same refusal after the same work, whatever he sends.
+If the signature matches a variant of the body or of the secret, the cause is known: a proxy that
+re-encoded the JSON, or a secret written differently from the sender's. Only the owner of the
+secret can make such a signature, so for anybody else the result and the work are always the same.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ from receiver.errors import MalformedPayload
 from receiver.providers.signatures import parse, sign
 from receiver.providers.strict_json import parse_object
 
-# Webhooks are a few hundred bytes; to spell a large body anew ten times would take too long.
-LARGEST_EXAMINED = 8 * 1024
+# Webhooks have a few hundred bytes; re-encoding a large body ten times would take too long.
+MAX_BODY_BYTES = 8 * 1024
 _PREFIX = b"whsec_"
 
 
 def explain(
     body: bytes, values: Sequence[bytes], secrets: Sequence[bytes], variable: str
 ) -> str | None:
-    """What may be wrong with the signature in ``values``, or None.
+    """Return a hint why the signature in ``values`` does not match, or None.
 
-    ``variable`` is where the secrets are configured. The words hold no part of any secret.
+    ``variable`` is the environment variable of the secrets. The hint holds no part of a secret.
     """
-    given = parse(values[0]) if len(values) == 1 else None
-    if given is None or len(body) > LARGEST_EXAMINED:
+    signature = parse(values[0]) if len(values) == 1 else None
+    if signature is None or len(body) > MAX_BODY_BYTES:
         return None
 
-    # Everything is tried in full, so that the time taken tells nothing.
-    def fits(secrets: Sequence[bytes], bodies: Sequence[bytes]) -> bool:
-        tried = [
-            hmac.compare_digest(given, sign(secret, signed))
+    # Try all combinations, so that the time taken reveals nothing.
+    def matches(secrets: Sequence[bytes], bodies: Sequence[bytes]) -> bool:
+        results = [
+            hmac.compare_digest(signature, sign(secret, signed))
             for secret, signed in product(secrets, bodies)
             if secret
         ]
-        return any(tried)
+        return any(results)
 
-    if fits(secrets, [body]):
-        return None  # it was refused for something else
-    if fits(secrets, _respelled(body)):
+    if matches(secrets, [body]):
+        return None  # the request was rejected for another reason
+    if matches(secrets, _body_variants(body)):
         return (
-            "the signature fits the body as it was before something on the way, a proxy most "
-            "likely, wrote it anew: let it pass the body unchanged"
+            "the signature matches the body in another encoding: something on the way, probably a "
+            "proxy, rewrote it; configure the proxy to pass the body unchanged"
         )
-    for spelling, spell in _SPELLINGS.items():
-        if fits([spell(secret) for secret in secrets], [body]):
-            return f"the signature fits {spelling}: {variable} wants what the sender signs with"
+    for variant, convert in _SECRET_VARIANTS.items():
+        if matches([convert(secret) for secret in secrets], [body]):
+            return f"the signature matches {variant}: set {variable} to the key the sender uses"
     return None
 
 
-def _respelled(body: bytes) -> list[bytes]:
-    """The body as it may have been signed, if something on the way spelled it anew."""
+def _body_variants(body: bytes) -> list[bytes]:
+    """Return the encodings in which the body may have been signed."""
     trimmed = body.strip()
     bodies = [trimmed, trimmed + b"\n", trimmed + b"\r\n", body.replace(b"\r\n", b"\n")]
     try:
         document = parse_object(body)
-        bodies += [text.encode() for text in _dumped(document)]
-    except (MalformedPayload, UnicodeEncodeError):  # a lone surrogate has no UTF-8
+        bodies += [text.encode() for text in _encodings(document)]
+    except (MalformedPayload, UnicodeEncodeError):  # a lone surrogate cannot be encoded in UTF-8
         pass
     return bodies
 
 
-def _dumped(document: Mapping[str, Any]) -> Iterator[str]:
+def _encodings(document: Mapping[str, Any]) -> Iterator[str]:
     for ascii_only, separators in product((True, False), ((",", ":"), (", ", ": "))):
         yield json.dumps(document, ensure_ascii=ascii_only, separators=separators)
     yield json.dumps(document, separators=(",", ":")).replace("/", "\\/")  # PHP
@@ -83,10 +83,10 @@ def _decoded(secret: bytes) -> bytes:
         return b""
 
 
-_SPELLINGS: Mapping[str, Callable[[bytes], bytes]] = {
-    "the secret without its whsec_": lambda secret: secret.removeprefix(_PREFIX),
-    "the secret with whsec_ in front": lambda secret: _PREFIX + secret,
-    "the bytes that the secret spells in base64": _decoded,
-    "the secret without the quotes around it": lambda secret: secret.strip(b"\"'"),
-    "the secret with a line end": lambda secret: secret + b"\n",
+_SECRET_VARIANTS: Mapping[str, Callable[[bytes], bytes]] = {
+    "the secret without the prefix whsec_": lambda secret: secret.removeprefix(_PREFIX),
+    "the secret with the prefix whsec_": lambda secret: _PREFIX + secret,
+    "the base64-decoded secret": _decoded,
+    "the secret without quotes": lambda secret: secret.strip(b"\"'"),
+    "the secret with a trailing newline": lambda secret: secret + b"\n",
 }

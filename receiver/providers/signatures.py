@@ -1,7 +1,7 @@
-"""HMAC-SHA256 over the raw body, in every spelling that a sender may choose.
+"""HMAC-SHA256 signatures over the raw body, in all usual encodings.
 
-The 32 bytes may be written as 64 hex digits in either case or as base64, bare or after
-``sha256=``. Everything is compared as bytes, in constant time, against every configured secret.
+The 32 bytes may be encoded as 64 hex digits in either case or as base64, with or without the
+prefix ``sha256=``. The digest is compared as bytes, in constant time, for every configured secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BASE64_LENGTH = 44
 
 
 def sign(secret: bytes, body: bytes) -> bytes:
-    """The 32-byte HMAC-SHA256 of ``body`` under ``secret``."""
+    """Return the 32-byte HMAC-SHA256 of ``body`` with the key ``secret``."""
     keyed = _keyed(secret).copy()
     keyed.update(body)
     return keyed.digest()
@@ -29,12 +29,12 @@ def sign(secret: bytes, body: bytes) -> bytes:
 
 @lru_cache(maxsize=16)
 def _keyed(secret: bytes) -> hmac.HMAC:
-    """What takes as long as the rest, done once."""
+    """Cache the key schedule, which takes as long as hashing a small body."""
     return hmac.new(secret, digestmod=hashlib.sha256)
 
 
 def parse(value: bytes) -> bytes | None:
-    """The 32 bytes that a header value spells, or None if it spells none."""
+    """Return the 32 bytes that a header value encodes, or None if it encodes none."""
     value = value.strip(b" \t")
     if value[: len(_PREFIX)].lower() == _PREFIX:
         value = value[len(_PREFIX) :]
@@ -50,23 +50,24 @@ def parse(value: bytes) -> bytes | None:
 
 
 def verify(body: bytes, values: Sequence[bytes], secrets: Sequence[bytes]) -> None:
-    """Return if the one signature in ``values`` is that of ``body`` under one of ``secrets``.
+    """Verify the one signature in ``values`` against ``body`` and ``secrets``.
 
     Raises:
-        InvalidSignature: there is not exactly one, it cannot be read, or it fits no secret.
+        InvalidSignature: there is not exactly one signature, it is malformed, or no secret
+            matches it.
     """
     if len(values) != 1:
         raise InvalidSignature(
             "more than one signature header"
             if values
-            else "no signature header: the sender signs nothing, or a proxy takes it away"
+            else "no signature header: the sender does not sign, or a proxy removes the header"
         )
-    given = parse(values[0])
-    if given is None:
+    signature = parse(values[0])
+    if signature is None:
         raise InvalidSignature(
-            "the signature header is no SHA-256 digest: it wants 64 hex digits, or base64"
+            "the signature header is not a SHA-256 digest in 64 hex digits or base64"
         )
-    # Every secret is tried, so that the time taken does not tell which one fits.
-    matches = [hmac.compare_digest(given, sign(secret, body)) for secret in secrets if secret]
+    # Try every secret, so that the time taken does not reveal which one matches.
+    matches = [hmac.compare_digest(signature, sign(secret, body)) for secret in secrets if secret]
     if not any(matches):
-        raise InvalidSignature("the signature does not fit the body under any configured secret")
+        raise InvalidSignature("the signature does not match the body with any configured secret")

@@ -1,9 +1,9 @@
 """VirtualSMS: signed webhooks in three dialects.
 
-The API reference promises HMAC-SHA256 in ``X-VirtualSMS-Signature`` and names five events. Two
-more spellings are published: an envelope with ``id``, ``type`` and ``data`` (api-docs,
-``webhooks.md``), and a flat body whose signature comes in ``X-Signature`` (docs,
-``guides/webhooks``). A dialect is recognised by its fields, not by its headers.
+The API reference documents HMAC-SHA256 in ``X-VirtualSMS-Signature`` and five events. Two more
+dialects are published: an envelope with ``id``, ``type`` and ``data`` (api-docs, ``webhooks.md``),
+and a flat body with its signature in ``X-Signature`` (docs, ``guides/webhooks``). The fields tell
+the dialect, not the headers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from receiver.events import (
 )
 from receiver.providers import signature_hints, signatures
 from receiver.providers.base import (
-    LONGEST_NAME,
+    MAX_NAME_LENGTH,
     Payload,
     Provider,
     WebhookRequest,
@@ -45,14 +45,14 @@ from receiver.setting_types import Networks, Secrets
 
 _SIGNATURE_HEADERS = (b"x-virtualsms-signature", b"x-signature")
 _TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
-# The public documentation calls a webhook fresh within five minutes.
+# The public documentation accepts timestamps within five minutes.
 _FRESH_SECONDS = 300
 _DIGITS = re.compile(r"(?<!\d)\d{4,10}(?!\d)")
 _PROVIDER = "virtualsms"
 
 
 class VirtualSMSSettings(BaseSettings):
-    """What the receiver needs to know its VirtualSMS webhooks."""
+    """Secrets, timestamp tolerance and allowed networks of VirtualSMS's webhooks."""
 
     virtualsms_webhook_secrets: Annotated[Secrets, NoDecode] = ()
     virtualsms_timestamp_tolerance: int = Field(default=0, ge=0)
@@ -60,7 +60,7 @@ class VirtualSMSSettings(BaseSettings):
 
 
 class VirtualSMS(Provider):
-    """Webhooks of VirtualSMS."""
+    """VirtualSMS's webhooks."""
 
     name = _PROVIDER
     settings_type = VirtualSMSSettings
@@ -89,8 +89,8 @@ class VirtualSMS(Provider):
         )
 
     def _check_timestamp(self, request: WebhookRequest) -> tuple[str, ...]:
-        # The signature does not cover the timestamp: a stale one proves nothing, and refusing
-        # it could lose a real event. What stops a replay is the stored event key.
+        # The signature does not cover the timestamp: a stale one proves nothing, and rejecting
+        # it could lose a real event. The stored event key is what prevents replays.
         age = _age(request.values(_TIMESTAMP_HEADER), request.at)
         if age is None:
             return ()
@@ -98,7 +98,7 @@ class VirtualSMS(Provider):
             side = "behind" if age > 0 else "ahead of"
             raise InvalidSignature(
                 f"X-VirtualSMS-Timestamp is more than VIRTUALSMS_TIMESTAMP_TOLERANCE {side} our "
-                "clock: set the clock, or the tolerance to 0"
+                "clock: correct the clock, or set the tolerance to 0"
             )
         if abs(age) > _FRESH_SECONDS:
             return (f"X-VirtualSMS-Timestamp is {age:.0f} s behind our clock",)
@@ -109,7 +109,7 @@ class VirtualSMS(Provider):
         value = payload.get("id")
         return (
             value
-            if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+            if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
             else None
         )
 
@@ -124,10 +124,10 @@ class VirtualSMS(Provider):
         data = payload.get("data")
         fields: Payload = {**payload, **data} if isinstance(data, Mapping) else payload
         at = time_of(fields, "received_at", "created_at", "timestamp")
-        reader = _READERS.get(name or "")
-        if reader is None:
+        read_event = _READERS.get(name or "")
+        if read_event is None:
             return unknown(_PROVIDER, fields, at, name, codes=("code", "sms_code", "full_text"))
-        return reader(fields, at)
+        return read_event(fields, at)
 
 
 def _signatures(request: WebhookRequest) -> list[bytes]:
@@ -160,7 +160,7 @@ def _sms(fields: Payload, at: datetime | None) -> Event:
     else:
         found = _DIGITS.search(text or "")
         if found is None:
-            raise MalformedPayload("code or sms_code: missing, and full_text has no digits for one")
+            raise MalformedPayload("code or sms_code: missing, and no code found in full_text")
         code = found.group()
     return SmsReceived(code=code, text=text, **_order_fields(fields, at))
 

@@ -1,3 +1,3 @@
-"""Secrets at rest: values are sealed, and digests of them are keyed."""
+"""Secrets at rest: sealed (encrypted) values, and keyed digests to find them by."""
 
 __all__ = ["index_key", "sealing"]

@@ -1,7 +1,7 @@
-"""The index key: made once for a database, sealed in it, and never rotated.
+"""The index key: generated once for a database, sealed in it, and never rotated.
 
-Every digest in the database was made with it, so another one would make every order, code and
-duplicate unfindable.
+Every digest in the database was computed with it. With another key, no order, code or duplicate
+would be found.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from receiver.errors import ConfigurationError
 from receiver.vault.sealing import KEY_BYTES, BrokenSeal, Sealer, UnknownKey, Vault
 
 _ROW = "index"
-_KEPT = "index-key"
+_COPY_NAME = "index-key"
 
 
 class VaultKey(SQLModel, table=True):
-    """A key that lives in the database, sealed by ``ENCRYPTION_KEYS``."""
+    """A key stored in the database, sealed with ``ENCRYPTION_KEYS``."""
 
     __tablename__ = "vault_keys"
 
@@ -36,7 +36,7 @@ class VaultKey(SQLModel, table=True):
 
 
 def exists(database: Database) -> bool:
-    """Whether this database was sealed already, and so has keys that must not be lost."""
+    """Whether the database has an index key, and so needs the keys that it was sealed with."""
     with database.reading() as session:
         if not inspect(session.connection()).has_table(VaultKey.__tablename__):
             return False
@@ -44,7 +44,7 @@ def exists(database: Database) -> bool:
 
 
 def ensure(database: Database, keys: Sequence[bytes]) -> None:
-    """Make the index key of a new database, and leave that of an old one alone."""
+    """Generate the index key if the database has none."""
     value = Sealer(keys).seal(os.urandom(KEY_BYTES), table="vault_keys", column="value", row=_ROW)
     if exists(database):
         return
@@ -52,20 +52,20 @@ def ensure(database: Database, keys: Sequence[bytes]) -> None:
         with database.transaction() as session:
             session.add(VaultKey(id=_ROW, value=value, created_at=clock.now()))
     except IntegrityError:
-        return  # another process made it in the same moment; theirs holds
+        return  # another process created it first; its key is the valid one
 
 
 def open_vault(database: Database, keys: Sequence[bytes]) -> Vault:
     """The vault of this database.
 
     Raises:
-        ConfigurationError: the database is not migrated, or ``keys`` cannot open it.
+        ConfigurationError: the database is not migrated, or ``keys`` cannot open its index key.
     """
     return unseal(sealed(database), keys)
 
 
 def sealed(database: Database) -> bytes:
-    """The index key as it stands in the database.
+    """The database's index key, still sealed.
 
     Raises:
         ConfigurationError: the database is not migrated.
@@ -75,7 +75,7 @@ def sealed(database: Database) -> bytes:
 
 
 def unseal(value: bytes, keys: Sequence[bytes]) -> Vault:
-    """The vault with this sealed index key.
+    """The vault of a database, from its sealed index key.
 
     Raises:
         ConfigurationError: ``keys`` cannot open it.
@@ -87,15 +87,15 @@ def unseal(value: bytes, keys: Sequence[bytes]) -> Vault:
     return Vault(keys, index_key)
 
 
-def keep(folder: Path, value: bytes) -> None:
-    """Remember the sealed index key beside a spool, for a start while the database is away.
+def save_copy(folder: Path, value: bytes) -> None:
+    """Save a copy of the sealed index key in the spool, to start while the database is down.
 
     Raises:
-        ConfigurationError: it cannot be written there.
+        ConfigurationError: the directory is not writable.
     """
-    file = folder / _KEPT
+    file = folder / _COPY_NAME
     try:
-        if kept(folder) == value:
+        if load_copy(folder) == value:
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = file.with_suffix(f".{ULID()}")
@@ -103,18 +103,20 @@ def keep(folder: Path, value: bytes) -> None:
         draft.replace(file)
     except OSError as error:
         raise ConfigurationError(
-            f"SPOOL_DIR: wants a directory that can be written ({error.strerror})"
+            f"SPOOL_DIR: must be a writable directory ({error.strerror})"
         ) from None
 
 
-def kept(folder: Path) -> bytes | None:
-    """The sealed index key, if one was kept in the directory."""
-    file = folder / _KEPT
+def load_copy(folder: Path) -> bytes | None:
+    """The copy of the sealed index key in the spool; None if there is none."""
+    file = folder / _COPY_NAME
     return file.read_bytes() if file.exists() else None
 
 
 def _stored(session: Session) -> VaultKey:
-    missing = ConfigurationError("DATABASE_URL: the database is not prepared: codecatch migrate")
+    missing = ConfigurationError(
+        "DATABASE_URL: the database is not migrated; run codecatch migrate"
+    )
     if not inspect(session.connection()).has_table(VaultKey.__tablename__):
         raise missing
     row = session.get(VaultKey, _ROW)

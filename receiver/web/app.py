@@ -1,4 +1,4 @@
-"""The receiver's application: one route for each provider that the registry knows."""
+"""The receiver's Starlette application: one route for each registered provider."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from receiver import queue
-from receiver.database.engine import TROUBLE, Database
+from receiver.database.engine import TRANSIENT_ERRORS, Database
 from receiver.errors import ConfigurationError
 from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.rejections import Rejections
@@ -32,17 +32,17 @@ from receiver.web.http1.fast_path import FastPath
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
 
-# Of the collector's three generations; a request in flight is some hundred objects.
-_COLLECTED_AFTER = (20_000, 10, 10)
+# Thresholds of the three generations; a request in flight has some hundred objects.
+_GC_THRESHOLDS = (20_000, 10, 10)
 _log = structlog.get_logger(__name__)
 
 
 def create_app() -> Starlette:
-    """The application as the environment configures it.
+    """Build the application from the environment.
 
     Raises:
-        ConfigurationError: a variable is missing or cannot be used, or the database is not
-            prepared for these keys.
+        ConfigurationError: a variable is missing or invalid, or the database is not migrated or
+            was encrypted with other keys.
     """
     store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
     if broker_url is None:
@@ -52,7 +52,7 @@ def create_app() -> Starlette:
     try:
         vault = _open_vault(database, store, spool_dir)
     finally:
-        database.dispose()  # nothing stays open unless the application is served
+        database.dispose()  # keep no connection open before the application is served
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -75,10 +75,10 @@ def create_app() -> Starlette:
                 group_commit=group_commit,
                 waker=waker,
                 rejections=rejections,
-                failures=AuthFailures(),
+                auth_failures=AuthFailures(),
                 readiness=Readiness(database, waker, has_spool=spool is not None),
             )
-            closing.enter_context(_garbage_settled())
+            closing.enter_context(_garbage_collector_tuned())
             yield
 
     for provider in providers:
@@ -87,7 +87,7 @@ def create_app() -> Starlette:
     endpoints = {provider: WebhookEndpoint(provider) for provider in providers}
     app = Starlette(
         routes=[
-            *(route for each in endpoints.items() for route in _routes(*each)),
+            *(route for item in endpoints.items() for route in _routes(*item)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
         ],
@@ -95,23 +95,26 @@ def create_app() -> Starlette:
         exception_handlers={HTTPException: on_http_exception, Exception: on_unexpected},
         lifespan=lifespan,
     )
-    # A redirect would turn a POST into a GET, and the event would be lost on the way.
+    # A redirect turns a POST into a GET, and the event would be lost.
     app.router.redirect_slashes = False
-    app.state.express = FastPath(app, {_path(each): endpoints[each] for each in providers})
+    app.state.fast_path = FastPath(
+        app, {_path(provider): endpoints[provider] for provider in providers}
+    )
     return app
 
 
 @contextmanager
-def _garbage_settled() -> Iterator[None]:
-    """Spare the collector the objects that live as long as the process, and short looks.
+def _garbage_collector_tuned() -> Iterator[None]:
+    """Freeze the objects that live as long as the process, and collect less often.
 
-    A request makes hundreds of objects and hardly a cycle; to look through everything that was
-    imported, again and again, takes a tenth of the time and holds every request up.
+    A request makes hundreds of objects and hardly any reference cycle. With the default
+    thresholds the collector scans everything that was imported again and again; that takes a
+    tenth of the processor time and delays every request.
     """
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECTED_AFTER)
+    gc.set_threshold(*_GC_THRESHOLDS)
     try:
         yield
     finally:
@@ -120,17 +123,17 @@ def _garbage_settled() -> Iterator[None]:
 
 
 def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None) -> Vault:
-    """The database's vault; while it is away, the one that is remembered beside the spool."""
+    """Open the database's vault; while the database is away, use the key saved beside the spool."""
     try:
         sealed = index_key.sealed(database)
-    except TROUBLE as error:
-        kept = index_key.kept(spool_dir) if spool_dir is not None else None
-        if kept is None:
+    except TRANSIENT_ERRORS as error:
+        saved = index_key.load_copy(spool_dir) if spool_dir is not None else None
+        if saved is None:
             raise
-        _log.warning("database.away_at_start", error=type(error).__name__)
-        return index_key.unseal(kept, store.keys)
+        _log.warning("database.unavailable_at_start", error=type(error).__name__)
+        return index_key.unseal(saved, store.keys)
     if spool_dir is not None:
-        index_key.keep(spool_dir, sealed)
+        index_key.save_copy(spool_dir, sealed)
     return index_key.unseal(sealed, store.keys)
 
 

@@ -1,8 +1,9 @@
-"""Requests that could not be authenticated: counted by address, so that guessing stays cheap to us.
+"""Counts failed authentications by client address, so that guessing stays cheap for us.
 
-Authentication comes first, so an authentic request is served whatever its neighbours did. Only
-what a failure is given is bounded: above a few a minute from one address it is answered with 429
-and leaves no trace, and few a second are examined for what the owner might have done wrong.
+Authentication comes first, so an authentic request is accepted whatever other requests from its
+address did. Only the cost of failures is limited: above :data:`MAX_PER_MINUTE` from one address
+they get 429 and are not recorded, and only :data:`MAX_DIAGNOSED_PER_SECOND` are examined for
+configuration mistakes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Callable
 
 from receiver.addresses import Address, sender_of
 
-PER_MINUTE = 30
-EXAMINED_PER_SECOND = 5
-# Of so many addresses at most anything is remembered: about 2 MB.
-MOST_SENDERS = 10_000
+MAX_PER_MINUTE = 30
+MAX_DIAGNOSED_PER_SECOND = 5
+# Bounds the memory to about 2 MB.
+MAX_SENDERS = 10_000
 _WINDOW_SECONDS = 60.0
 
 
@@ -28,22 +29,22 @@ class AuthFailures:
         self._senders: OrderedDict[int, tuple[float, int]] = OrderedDict()
         self._second = (0.0, 0)
 
-    def tolerates(self, address: Address | None) -> bool:
-        """Count one more failure of ``address``; whether that is within what deserves a trace."""
+    def record(self, address: Address | None) -> bool:
+        """Count a failure of ``address``; return whether it is within the limit per minute."""
         sender, now = sender_of(address), self._clock()
-        began, count = self._senders.pop(sender, (now, 0))
-        if now - began >= _WINDOW_SECONDS:
-            began, count = now, 0
-        self._senders[sender] = began, count + 1
-        if len(self._senders) > MOST_SENDERS:
+        started_at, count = self._senders.pop(sender, (now, 0))
+        if now - started_at >= _WINDOW_SECONDS:
+            started_at, count = now, 0
+        self._senders[sender] = started_at, count + 1
+        if len(self._senders) > MAX_SENDERS:
             self._senders.popitem(last=False)
-        return count < PER_MINUTE
+        return count < MAX_PER_MINUTE
 
-    def worth_examining(self) -> bool:
-        """Whether there is time left this second to find out why one failed."""
-        began, count = self._second
+    def allow_diagnosis(self) -> bool:
+        """Count a request for a diagnosis; return whether it is within the limit per second."""
+        started_at, count = self._second
         now = self._clock()
-        if now - began >= 1:
-            began, count = now, 0
-        self._second = began, count + 1
-        return count < EXAMINED_PER_SECOND
+        if now - started_at >= 1:
+            started_at, count = now, 0
+        self._second = started_at, count + 1
+        return count < MAX_DIAGNOSED_PER_SECOND

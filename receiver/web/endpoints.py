@@ -1,4 +1,4 @@
-"""The webhook route and the two questions of a load balancer."""
+"""The webhook endpoint, and the health and readiness checks."""
 
 from __future__ import annotations
 
@@ -28,88 +28,95 @@ from receiver.providers.base import Provider, WebhookRequest
 from receiver.providers.strict_json import parse_object
 from receiver.queue import Waker
 from receiver.web.auth_failures import AuthFailures
-from receiver.web.body import read_body, whole_body
-from receiver.web.http1.request_cycle import Answer
-from receiver.web.problems import refuse, status_of
+from receiver.web.body import complete_body, read_body
+from receiver.web.http1.request_cycle import CompleteResponse
+from receiver.web.problems import problem_for, status_of
 from receiver.web.readiness import Readiness
 
-# The providers hang up after 10 seconds; whoever gets no answer by then gets a clear one.
+# The providers give up after 10 seconds; answer 503 before that.
 DEADLINE_SECONDS = 8.0
 _JSON = (b"content-type", b"application/json")
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the endpoints work with, made when the process starts."""
+    """What the endpoints share; created when the application starts."""
 
     group_commit: GroupCommit
     waker: Waker
     rejections: Rejections
-    failures: AuthFailures
+    auth_failures: AuthFailures
     readiness: Readiness
 
 
 class WebhookEndpoint:
-    """Receives one provider's webhooks; an ASGI application, and a shorter way for whole ones."""
+    """Receives one provider's webhooks.
+
+    It is an ASGI application; the fast path calls :meth:`handle` directly.
+    """
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for a request's body, :meth:`take` it, and answer."""
-        began = time.monotonic()
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        """Wait for the body, :meth:`handle` the request, and send the response."""
+        started_at = time.monotonic()
+        responded: asyncio.Future[CompleteResponse] = asyncio.get_running_loop().create_future()
 
-        def reply(answer: Answer) -> None:
-            if not answered.done():  # the server may have stopped waiting
-                answered.set_result(answer)
+        def respond(response: CompleteResponse) -> None:
+            if not responded.done():  # it is cancelled if the server stopped waiting
+                responded.set_result(response)
 
         try:
             self._check_address(scope)
             await read_body(scope, receive)
-        except CodecatchError as refused:
-            reply(self._refuse(refused, scope))
+        except CodecatchError as error:
+            respond(self._reject(error, scope))
         else:
-            self.take(scope, reply, began)
-        answer = await answered
-        headers = list(answer.headers)
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+            self.handle(scope, respond, started_at)
+        response = await responded
+        headers = list(response.headers)
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
 
-    def take(self, scope: Scope, reply: Callable[[Answer], None], began: float) -> None:
-        """Verify, store, answer; then wake the worker.
+    def handle(
+        self, scope: Scope, respond: Callable[[CompleteResponse], None], started_at: float
+    ) -> None:
+        """Verify, store and respond; then wake the worker. Returns without waiting.
 
-        ``scope`` is that of a request whose body is there, and which began at ``began`` of the
-        monotonic clock. ``reply`` is called once, now or later, from the event loop.
+        Args:
+            scope: of a request whose body is complete (see :func:`receiver.web.body.read_body`).
+            respond: called once, before or after this returns, in the event loop's thread.
+            started_at: start of the request, on the monotonic clock.
         """
         services: Services = scope["app"].state.services
         details: dict[str, object] = scope["state"]["log"]
         details["route"] = self._provider.name
 
-        def told(outcome: Outcome) -> None:
+        def on_outcome(outcome: Outcome) -> None:
             if isinstance(outcome, StoreUnavailable):
-                reply(self._refuse(outcome, scope))
+                respond(self._reject(outcome, scope))
                 return
             details["event_id"] = outcome.id
-            word = "duplicate" if outcome.duplicate else "test" if incoming.test else "accepted"
-            if word == "accepted":
+            status = "duplicate" if outcome.duplicate else "test" if incoming.test else "accepted"
+            if status == "accepted":
                 services.waker.wake_soon(queue.HANDLE_EVENTS, outcome.id)
-            reply(_told(outcome, word))
+            respond(_stored_response(outcome, status))
 
         try:
-            incoming = self._arrival(scope, services)
-            services.group_commit.put(incoming, told, began + DEADLINE_SECONDS)
-        except CodecatchError as refused:
-            reply(self._refuse(refused, scope))
+            incoming = self._incoming_event(scope, services)
+            services.group_commit.submit(incoming, on_outcome, started_at + DEADLINE_SECONDS)
+        except CodecatchError as error:
+            respond(self._reject(error, scope))
 
-    def _arrival(self, scope: Scope, services: Services) -> IncomingEvent:
-        """The authentic webhook that a request holds."""
+    def _incoming_event(self, scope: Scope, services: Services) -> IncomingEvent:
+        """Authenticate the request and parse its body."""
         provider = self._provider
         self._check_address(scope)
-        body, arrived_at = whole_body(scope), clock.now()
+        body, arrived_at = complete_body(scope), clock.now()
         token = scope["path_params"].get("token")
         webhook = WebhookRequest(headers=scope["headers"], body=body, token=token, at=arrived_at)
-        notes = self._authenticate(webhook, services.failures, scope)
+        notes = self._authenticate(webhook, services.auth_failures, scope)
         payload = parse_object(body)
         test = provider.is_test(payload)
         return IncomingEvent(
@@ -121,72 +128,74 @@ class WebhookEndpoint:
             notes=(*notes, "the provider's test event") if test else notes,
         )
 
-    def _refuse(self, refused: CodecatchError, scope: Scope) -> Answer:
-        """The answer to a request that failed, with a trace unless that deserves none."""
+    def _reject(self, error: CodecatchError, scope: Scope) -> CompleteResponse:
+        """Build the problem response; log and record the reason, except for a 429."""
         details: dict[str, object] = scope["state"]["log"]
         details["route"] = self._provider.name
-        if not isinstance(refused, TooManyFailures):
-            details["reason"] = str(refused)
-            self._note(scope["app"].state.services.rejections, refused, scope)
-        return Answer.of(refuse(refused))
+        if not isinstance(error, TooManyFailures):
+            details["reason"] = str(error)
+            self._record_rejection(scope["app"].state.services.rejections, error, scope)
+        return CompleteResponse.from_starlette(problem_for(error))
 
     def _check_address(self, scope: Scope) -> None:
         allowed = self._provider.allowed_addresses
-        if allowed and not addresses.within(_origin(scope), allowed):
+        if allowed and not addresses.within(_client_address(scope), allowed):
             variable = f"{self._provider.name.upper()}_ALLOWED_ADDRESSES"
             raise AddressNotAllowed(
-                f"the address is not in {variable}; behind a proxy it is the proxy's unless "
-                "FORWARDED_ALLOW_IPS names that"
+                f"the client's address is not in {variable}; behind a proxy, name the proxy in "
+                "FORWARDED_ALLOW_IPS, or its address counts as the client's"
             )
 
-    def _note(self, rejections: Rejections, error: CodecatchError, scope: Scope) -> None:
+    def _record_rejection(
+        self, rejections: Rejections, error: CodecatchError, scope: Scope
+    ) -> None:
         rejections.note(
             Rejection(
                 at=clock.now(),
                 provider=self._provider.name,
                 status=status_of(error),
                 reason=str(error),
-                origin=str(_origin(scope) or "unknown"),
+                origin=str(_client_address(scope) or "unknown"),
             )
         )
 
     def _authenticate(
-        self, webhook: WebhookRequest, failures: AuthFailures, scope: Scope
+        self, webhook: WebhookRequest, auth_failures: AuthFailures, scope: Scope
     ) -> tuple[str, ...]:
         try:
             return self._provider.authenticate(webhook)
         except InvalidSignature:
-            if not failures.tolerates(_origin(scope)):
-                raise TooManyFailures("too many requests could not be authenticated") from None
-            clue = self._provider.explain(webhook) if failures.worth_examining() else None
-            if clue is not None:
-                raise InvalidSignature(clue) from None
+            if not auth_failures.record(_client_address(scope)):
+                raise TooManyFailures("too many failed authentications") from None
+            hint = self._provider.explain(webhook) if auth_failures.allow_diagnosis() else None
+            if hint is not None:
+                raise InvalidSignature(hint) from None
             raise
 
 
-def _origin(scope: Scope) -> Address | None:
+def _client_address(scope: Scope) -> Address | None:
     client = scope.get("client")
     return addresses.parse(client[0] if client else None)
 
 
-def _told(stored: StoreResult, word: str) -> Answer:
-    body = b'{"status":"%s","event":"%s"}' % (word.encode(), stored.id.encode())
+def _stored_response(stored: StoreResult, status: str) -> CompleteResponse:
+    body = b'{"status":"%s","event":"%s"}' % (status.encode(), stored.id.encode())
     length = (b"content-length", b"%d" % len(body))
-    return Answer(202 if word == "accepted" else 200, (length, _JSON), body)
+    return CompleteResponse(202 if status == "accepted" else 200, (length, _JSON), body)
 
 
 async def healthz(request: Request) -> Response:
-    """Whether the process is alive: it can answer, so it is."""
+    """Liveness: 200 from every process that can respond."""
     request.state.log["route"] = "healthz"
     return JSONResponse({"status": "ok"})
 
 
 async def readyz(request: Request) -> Response:
-    """Whether a webhook would be accepted (200), and handled soon (``ok``)."""
+    """Readiness: 200 if webhooks are accepted; ``ok`` if they are handled soon too."""
     request.state.log["route"] = "readyz"
     services: Services = request.app.state.services
-    parts = await services.readiness.parts()
-    stores = parts["database"] or services.readiness.has_spool
-    status = "ok" if all(parts.values()) else "degraded" if stores else "unready"
-    words = {part: "ok" if good else "away" for part, good in parts.items()}
-    return JSONResponse({"status": status, "parts": words}, 200 if stores else 503)
+    parts = await services.readiness.check()
+    accepting = parts["database"] or services.readiness.has_spool
+    status = "ok" if all(parts.values()) else "degraded" if accepting else "unready"
+    states = {part: "ok" if available else "away" for part, available in parts.items()}
+    return JSONResponse({"status": status, "parts": states}, 200 if accepting else 503)

@@ -1,4 +1,4 @@
-"""Refusals as problem documents (RFC 9457), one status for each of our exceptions."""
+"""Error responses as problem documents (RFC 9457), with one status for each exception."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from receiver.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-# Where the protocol leaves its own refusal of a request that the application is reading.
-REFUSAL = "refusal"
+# Key in a request's state: the protocol's error about a request that the application is reading.
+REJECTION = "rejection"
 _RETRY_AFTER_SECONDS = {HTTPStatus.SERVICE_UNAVAILABLE: 5, HTTPStatus.TOO_MANY_REQUESTS: 60}
-_BODY_UNREAD = {
+# With these the body is not read, so the connection cannot be reused.
+_CLOSES_CONNECTION = {
     HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -52,8 +53,8 @@ _STATUS: Mapping[type[CodecatchError], int] = {
     ProviderNotConfigured: 503,
     StoreUnavailable: 503,
 }
-# Why authentication failed helps an attacker more than the provider, so these words are all
-# that leaves the house; the operator finds the reason in the log and in `rejected list`.
+# The reason of a failed authentication would help an attacker, so the response has only these
+# sentences. The operator finds the reason in the log and in `codecatch rejected list`.
 _PUBLIC_DETAIL: Mapping[type[CodecatchError], str] = {
     InvalidSignature: "the request could not be authenticated",
     AddressNotAllowed: "the request is not allowed",
@@ -62,12 +63,12 @@ _PUBLIC_DETAIL: Mapping[type[CodecatchError], str] = {
 
 
 def status_of(error: CodecatchError) -> int:
-    """The HTTP status that answers ``error``."""
+    """Return the HTTP status for ``error``; 500 for an unlisted class."""
     return _STATUS.get(type(error), 500)
 
 
 def document(status: int, detail: str) -> dict[str, object]:
-    """A problem document of the generic type: its title is the status' own."""
+    """Return a problem document of the type ``about:blank``, titled by its status."""
     return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -77,35 +78,34 @@ def document(status: int, detail: str) -> dict[str, object]:
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A problem document as an answer, with the headers that its status calls for."""
+    """Return a problem response, with the ``Retry-After`` or ``Connection`` of its status."""
     all_headers = dict(headers or {})
     if status in _RETRY_AFTER_SECONDS:
         all_headers.setdefault("Retry-After", str(_RETRY_AFTER_SECONDS[HTTPStatus(status)]))
-    if status in _BODY_UNREAD:
-        # The rest of the body is still on its way, and nobody will read it.
+    if status in _CLOSES_CONNECTION:
         all_headers["Connection"] = "close"
     return JSONResponse(document(status, detail), status, all_headers, media_type=MEDIA_TYPE)
 
 
-def refuse(error: CodecatchError) -> Response:
-    """The answer to a request that failed with one of our own errors."""
+def problem_for(error: CodecatchError) -> Response:
+    """Return the response for one of our own exceptions."""
     return problem(status_of(error), _PUBLIC_DETAIL.get(type(error), str(error)))
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
-    """Starlette's own refusals: unknown paths and methods."""
+    """Handle Starlette's own errors: unknown paths and methods."""
     if not isinstance(error, HTTPException):
         raise error
-    details = {404: "there is nothing at this path", 405: "this path takes another method"}
+    details = {404: "no such path", 405: "this path does not support the method"}
     return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
 
 
 async def on_unexpected(_: Request, error: Exception) -> Response:
-    """What Starlette calls for :func:`broke`."""
-    return broke(error)
+    """Starlette's exception handler for :func:`internal_error`."""
+    return internal_error(error)
 
 
-def broke(error: Exception) -> Response:
-    """Our own bug: the sender is asked to come again, since the event is not stored."""
-    _log.error("request.broke", error=type(error).__name__, exc_info=error)
+def internal_error(error: Exception) -> Response:
+    """Log an unexpected exception; return 503, so that the provider sends the event again."""
+    _log.error("request.failed", error=type(error).__name__, exc_info=error)
     return problem(503, "the event could not be stored")

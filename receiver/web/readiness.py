@@ -1,4 +1,4 @@
-"""Whether the parts that a webhook needs are there, asked of them and not guessed."""
+"""Readiness: checks that the database, the broker and a worker respond."""
 
 from __future__ import annotations
 
@@ -14,51 +14,52 @@ from receiver.database import heartbeats
 from receiver.database.engine import Database
 from receiver.queue import Waker
 
-CHECK_SECONDS = 2.0
-_Answer = TypeVar("_Answer")
+CHECK_TIMEOUT_SECONDS = 2.0
+_Result = TypeVar("_Result")
 
 
 class Readiness:
-    """What the database and the broker say of themselves.
+    """The state of the parts that a webhook needs.
 
-    ``has_spool`` says whether webhooks are taken while the database is away.
+    ``has_spool``: webhooks are accepted while the database is away.
     """
 
     def __init__(self, database: Database, waker: Waker, *, has_spool: bool = False) -> None:
         self.has_spool = has_spool
-        self._store = _Question(partial(_check_store, database), otherwise=(False, False))
-        self._broker = _Question(partial(queue.reachable, waker.app), otherwise=False)
+        self._database = _SharedCheck(partial(_check_database, database), fallback=(False, False))
+        self._broker = _SharedCheck(partial(queue.reachable, waker.app), fallback=False)
 
-    async def parts(self) -> dict[str, bool]:
-        """Each part, and whether it answered within two seconds."""
-        (stores, works), broker = await asyncio.gather(self._store.ask(), self._broker.ask())
-        return {"database": stores, "broker": broker, "worker": works}
+    async def check(self) -> dict[str, bool]:
+        """Return whether each part responded within two seconds, by its name."""
+        (database, worker), broker = await asyncio.gather(self._database.run(), self._broker.run())
+        return {"database": database, "broker": broker, "worker": worker}
 
 
-class _Question(Generic[_Answer]):
-    """One question to one part, on its way once at most, however many want to know.
+class _SharedCheck(Generic[_Result]):
+    """A blocking check that runs at most once at a time; concurrent callers share its result.
 
-    A part that hangs so keeps one thread and one connection; a stranger who asks a thousand times
-    takes no more from the requests that matter.
+    A hanging part then costs one thread and one connection, however many requests ask for it:
+    a flood of readiness requests takes nothing from webhooks.
     """
 
-    def __init__(self, check: Callable[[], _Answer], *, otherwise: _Answer) -> None:
+    def __init__(self, check: Callable[[], _Result], *, fallback: _Result) -> None:
         self._check = check
-        self._otherwise = otherwise
-        self._asked: asyncio.Task[_Answer] | None = None
+        self._fallback = fallback
+        self._task: asyncio.Task[_Result] | None = None
 
-    async def ask(self) -> _Answer:
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(asyncio.to_thread(self._check))
+    async def run(self) -> _Result:
+        """Return the result, or the fallback after two seconds."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(asyncio.to_thread(self._check))
         try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                return await asyncio.shield(self._asked)
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                return await asyncio.shield(self._task)
         except TimeoutError:
-            return self._otherwise
+            return self._fallback
 
 
-def _check_store(database: Database) -> tuple[bool, bool]:
-    """Whether the database answers, and whether a worker lately wrote to it."""
+def _check_database(database: Database) -> tuple[bool, bool]:
+    """Return whether the database responds, and whether a worker's heartbeat in it is recent."""
     try:
         with database.reading() as session:
             return True, heartbeats.alive(session, "worker", database.now(session))

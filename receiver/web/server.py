@@ -1,4 +1,4 @@
-"""How uvicorn serves the receiver, wherever it is started from."""
+"""The uvicorn options of the receiver, and its limit of open files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from receiver.settings import WebSettings
 from receiver.web.http1.protocol import DEADLINE_SECONDS, HardenedHttpProtocol
 
 _GRACE_SECONDS = 15
-_MOST_CONNECTIONS = 65_536
+_MAX_OPEN_FILES = 65_536
 
 
 def options(settings: WebSettings) -> dict[str, Any]:
-    """What ``uvicorn.run`` and ``uvicorn.Config`` take besides the application."""
+    """Return the arguments of ``uvicorn.run`` or ``uvicorn.Config``, without the application."""
     return {
         "host": settings.host,
         "port": settings.port,
@@ -33,14 +33,14 @@ def options(settings: WebSettings) -> dict[str, Any]:
     }
 
 
-def allow_many_connections() -> None:
-    """Let this process and its children hold as many connections as the system permits.
+def raise_open_file_limit() -> None:
+    """Raise the limit of open files of this process and its children as far as permitted.
 
-    The usual limit of 1,024 open files is reached by a thousand connections that say nothing, and
-    honest ones are turned away until their deadline.
+    A thousand silent connections exhaust the usual limit of 1,024 open files, and webhooks are
+    then rejected until the deadline closes those connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, _MOST_CONNECTIONS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):  # some systems permit less than they say
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        with suppress(ValueError, OSError):  # some systems permit less than their hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

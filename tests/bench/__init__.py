@@ -1,1 +1,4 @@
-"""Measures codecatch against a bare endpoint and two usual ways: `python -m tests.bench`."""
+"""Benchmarks of codecatch against three other receivers: `python -m tests.bench`.
+
+README.md has the results and what they mean.
+"""

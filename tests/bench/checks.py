@@ -1,4 +1,4 @@
-"""What is seen to before a number of a subject counts."""
+"""Checks that make a subject's numbers valid."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from tests.bench.load import BrokenBenchmarkError
 from tests.bench.subjects import Running
 from tests.support.waiting import eventually
 
-# The share of a core that counts as rest, and how long it is looked at.
-_REST = 0.15
-_LOOK_SECONDS = 0.2
-_LONGEST_REST = 30.0
+# The share of a core below which a process is idle, and the length of a sample.
+_IDLE_SHARE = 0.15
+_SAMPLE_SECONDS = 0.2
+_LONGEST_WAIT = 30.0
 
 
 def settle(subject: Running) -> None:
-    """Wait until a subject has done what it does after its answers: the next one wants its turn.
+    """Wait until a subject is idle, so that its work does not slow the next subject down.
 
     Raises:
-        BrokenBenchmarkError: it never rests.
+        BrokenBenchmarkError: it does not become idle.
     """
     process = psutil.Process(subject.receiver.pid)
 
-    def rests() -> bool:
+    def is_idle() -> bool:
         before = sum(process.cpu_times()[:4])
-        time.sleep(_LOOK_SECONDS)
-        return bool(sum(process.cpu_times()[:4]) - before <= _LOOK_SECONDS * _REST)
+        time.sleep(_SAMPLE_SECONDS)
+        return bool(sum(process.cpu_times()[:4]) - before <= _SAMPLE_SECONDS * _IDLE_SHARE)
 
     try:
-        eventually(rests, within=_LONGEST_REST)
+        eventually(is_idle, within=_LONGEST_WAIT)
     except AssertionError as error:
         raise BrokenBenchmarkError(f"{subject.name} is still busy: {error}") from None
 
 
 def check_stored(subject: Running, before: int | None, answers: int, in_flight: int) -> None:
-    """See that everything answered was stored, and nothing that was not sent.
+    """Check that every answered event is stored, and no others but those in flight.
 
     Raises:
-        BrokenBenchmarkError: fewer events are stored than were answered, or far more.
+        BrokenBenchmarkError: fewer events are stored than were answered, or too many.
     """
     if before is None:
         return
@@ -49,38 +49,42 @@ def check_stored(subject: Running, before: int | None, answers: int, in_flight: 
 
 
 def wait_handled(subject: Running, events: int, *, within: float) -> None:
-    """Wait until the effects of all of so many events are committed.
+    """Wait until the effects of ``events`` events are committed.
 
     Raises:
-        BrokenBenchmarkError: they were not in time.
+        BrokenBenchmarkError: they are not within the time.
     """
     try:
         eventually(lambda: subject.handled() >= events, within=within, every=0.1)
     except AssertionError as error:
-        raise BrokenBenchmarkError(f"{subject.name}: not all of {events} events: {error}") from None
+        raise BrokenBenchmarkError(
+            f"{subject.name}: not all of {events} events handled: {error}"
+        ) from None
 
 
-def wait_told(subject: Running, events: int, *, within: float) -> None:
-    """Wait until so many events of ours were told, and nothing is left to tell.
+def wait_delivered(subject: Running, events: int, *, within: float) -> None:
+    """Wait until ``events`` events are delivered and no delivery is left.
 
     Raises:
-        BrokenBenchmarkError: they were not in time.
+        BrokenBenchmarkError: they are not within the time.
     """
     database = subject.database
     assert database is not None
 
-    def told() -> bool:
+    def is_delivered() -> bool:
         left = database.count("deliveries", "state <> 'done'")
         return left == 0 and database.count("deliveries") >= events
 
     try:
-        eventually(told, within=within, every=0.1)
+        eventually(is_delivered, within=within, every=0.1)
     except AssertionError as error:
-        raise BrokenBenchmarkError(f"{subject.name}: not all of {events} told: {error}") from None
+        raise BrokenBenchmarkError(
+            f"{subject.name}: not all of {events} delivered: {error}"
+        ) from None
 
 
 def memory(subject: Running) -> int:
-    """The bytes of the receiver that are in memory, whatever processes it is made of."""
+    """The resident memory of all of the receiver's processes, in bytes."""
     receiver = psutil.Process(subject.receiver.pid)
-    family = [receiver, *receiver.children(recursive=True)]
-    return sum(process.memory_info().rss for process in family)
+    processes = [receiver, *receiver.children(recursive=True)]
+    return sum(process.memory_info().rss for process in processes)

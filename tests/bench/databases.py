@@ -1,4 +1,4 @@
-"""The databases of what is measured, asked directly: what is in them, and what it costs to know."""
+"""Direct access to the subjects' databases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SQLITE = "sqlite:///"
 
 @dataclass(frozen=True, slots=True)
 class BenchDatabase:
-    """One database; ``floors`` are the last ids, by table, of rows that do not count."""
+    """One database; ``floors`` are, by table, the last ids of the rows that are not counted."""
 
     url: str
     floors: dict[str, str] = field(default_factory=dict)
@@ -31,13 +31,13 @@ class BenchDatabase:
         return self.url.startswith(_SQLITE)
 
     def connect(self) -> Any:
-        """A connection of the database's own driver, to be closed by whoever asked for it."""
+        """A connection of the database's own driver; the caller must close it."""
         if self.is_sqlite:
             return sqlite3.connect(self.url.removeprefix(_SQLITE), timeout=30)
         return psycopg.connect(self.url)
 
     def count(self, table: str, only: str = "1 = 1") -> int:
-        """How many rows a table has above its floor; by its index, since this is asked often."""
+        """The number of rows above the table's floor; uses an index, since it is called often."""
         return int(self.value(f"SELECT count(*) FROM {table} WHERE id > '{self._floor(table)}'"
                               f" AND {only}"))  # fmt: skip
 
@@ -47,7 +47,7 @@ class BenchDatabase:
             return connection.execute(query).fetchone()[0]
 
     def write_copy(self, file: Path) -> None:
-        """Copy a database that is a file, with what only its log has so far."""
+        """Copy an SQLite database, including its write-ahead log."""
         with closing(self.connect()) as ours, closing(sqlite3.connect(file)) as copy:
             ours.backup(copy)
 

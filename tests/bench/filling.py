@@ -1,9 +1,8 @@
-"""A database of many rows, made of few that the system itself has written.
+"""Fills a database with copies of a few rows that codecatch itself has written.
 
-Each genuine row is copied again and again: under ids of its own, in their order, as of another
-moment, and with every reference to another row led to that row's copy. A copy's sealed values
-cannot be opened, since they are bound to the row they were sealed for, and so the genuine rows
-stay the newest: they are what lists show.
+Each copy of a set of rows has new ids in the same order, earlier times, and references to the
+copies in the same set. The sealed values of a copy cannot be opened, since they are bound to their
+original row. Therefore the original rows stay the newest, which are the ones that lists show.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ from receiver.inbox.store import INBOX
 from tests.bench.databases import BenchDatabase
 from worker.schema.models import Code, Delivery, Order, OrderNumber, OrderTransition, table_of
 
-# Those that are referred to come first.
+# Referenced tables come first.
 _MODELS: Sequence[type[SQLModel]] = (Order, OrderNumber, OrderTransition, Code, Delivery)
 _TABLES = (INBOX, *(table_of(model) for model in _MODELS))
 _IDS = frozenset({"id", "order_ref", "event_id", "number_event_id", "code_id", "message"})
-# Retention would begin to purge codes that are older than a day.
+# Well below the age of a day at which retention purges codes.
 _SPAN = timedelta(hours=12)
-# So many rows of the inbox are committed together.
+# Inbox rows in one transaction.
 _CHUNK = 20_000
-# An id is ten characters of its time and sixteen by chance.
-_TIME = 10
+# A ULID is ten characters of time and sixteen random ones.
+_TIME_LENGTH = 10
 _COPIES = "CREATE TEMPORARY TABLE copies (number INTEGER, time TEXT, word TEXT, earlier BIGINT)"
 _INSERT_COPY = "INSERT INTO copies VALUES ({0}, {0}, {0}, {0})"
 
 
 def fill(database: BenchDatabase, rows: int) -> None:
-    """Copy all rows until the inbox has ``rows`` more; nobody else may use it meanwhile.
+    """Copy all rows until the inbox has ``rows`` more; nothing else may use the database.
 
     Raises:
         ValueError: the database has no event to copy.
     """
-    genuine = database.count(INBOX.name)
-    if not genuine:
-        raise ValueError("there is nothing to copy")
+    original = database.count(INBOX.name)
+    if not original:
+        raise ValueError("the database has no event to copy")
     with closing(database.connect()) as connection:
-        _hurry(connection, sqlite=database.is_sqlite)
-        _prepare(connection, _copies(-(-rows // genuine)), "?" if database.is_sqlite else "%s")
-        step = max(1, _CHUNK // genuine)
-        for first in range(0, rows // genuine + 1, step):
+        _disable_durability(connection, sqlite=database.is_sqlite)
+        _prepare(connection, _copies(-(-rows // original)), "?" if database.is_sqlite else "%s")
+        step = max(1, _CHUNK // original)
+        for first in range(0, rows // original + 1, step):
             for table in _TABLES:
                 connection.execute(_copy(table, first, first + step, sqlite=database.is_sqlite))
             connection.commit()
-    tend(database)
+    run_maintenance(database)
 
 
-def tend(database: BenchDatabase) -> None:
-    """Do at once what a database does by itself in time, and count only the rows after these."""
+def run_maintenance(database: BenchDatabase) -> None:
+    """Vacuum and checkpoint now, and exclude the present rows from counts."""
     with closing(database.connect()) as connection:
         if database.is_sqlite:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -69,8 +68,8 @@ def tend(database: BenchDatabase) -> None:
         database.floors[table.name] = database.value(f"SELECT max(id) FROM {table.name}")
 
 
-def _hurry(connection: Any, *, sqlite: bool) -> None:
-    """Nothing that is filled in needs to survive, and each reference has its row."""
+def _disable_durability(connection: Any, *, sqlite: bool) -> None:
+    """Write without flushes and foreign keys: the copies need not survive a crash."""
     if sqlite:
         connection.execute("PRAGMA synchronous = OFF")
     else:
@@ -79,26 +78,26 @@ def _hurry(connection: Any, *, sqlite: bool) -> None:
 
 
 def _copies(many: int) -> list[tuple[int, str, str, int]]:
-    """Of each set of copies its number, the time of its ids, its word, and how much earlier.
+    """For each set of copies: number, ULID time, text prefix, and age in microseconds.
 
-    The last is in microseconds; sets come in the order of their times.
+    The sets are sorted by time.
     """
     now = ULID().timestamp
-    found = []
+    sets = []
     for number in range(many):
         earlier = _SPAN * (many - number) / many
-        time = str(ULID.from_timestamp(now - earlier.total_seconds()))[:_TIME]
-        found.append((number, time, f"{number:08d}", earlier // timedelta(microseconds=1)))
-    return found
+        time = str(ULID.from_timestamp(now - earlier.total_seconds()))[:_TIME_LENGTH]
+        sets.append((number, time, f"{number:08d}", earlier // timedelta(microseconds=1)))
+    return sets
 
 
 def _prepare(connection: Any, copies: Sequence[tuple[int, str, str, int]], mark: str) -> None:
-    """Put aside what is copied: a table cannot be read while the copies go into it."""
+    """Save the original rows: a table cannot be read while copies are inserted into it."""
     connection.execute(_COPIES)
     connection.cursor().executemany(_INSERT_COPY.format(mark), copies)
     for table in _TABLES:
         connection.execute(
-            f"CREATE TEMPORARY TABLE genuine_{table.name} AS SELECT * FROM {table.name}"
+            f"CREATE TEMPORARY TABLE original_{table.name} AS SELECT * FROM {table.name}"
         )
     connection.commit()
 
@@ -108,20 +107,20 @@ def _copy(table: Table, first: int, end: int, *, sqlite: bool) -> str:
     values = ", ".join(_value(table, column, sqlite=sqlite) for column in table.columns)
     return (
         f"INSERT INTO {table.name} ({names}) SELECT {values} "
-        f"FROM copies JOIN genuine_{table.name} AS own ON copies.number >= {first} "
+        f"FROM copies JOIN original_{table.name} AS own ON copies.number >= {first} "
         f"AND copies.number < {end} ORDER BY copies.number, own.id"
     )
 
 
 def _value(table: Table, column: Column[Any], *, sqlite: bool) -> str:
-    """What stands in a column of a copy, of what stands there in the row that is copied."""
+    """The SQL expression for a column of a copy."""
     own = f"own.{column.name}"
     if column.name in _IDS:
-        return f"copies.time || substr({own}, {_TIME + 1})"
+        return f"copies.time || substr({own}, {_TIME_LENGTH + 1})"
     if column.name == "order_id":
-        return _worded(own)
+        return _prefixed(own)
     if column.name == "phone_digest":
-        return _worded(own)  # no number has a million orders
+        return _prefixed(own)  # a million orders must not share one number
     if column.name == "key":
         return _key(table, own)
     if isinstance(column.type, UtcTime):
@@ -130,13 +129,13 @@ def _value(table: Table, column: Column[Any], *, sqlite: bool) -> str:
     return own
 
 
-def _worded(own: str) -> str:
-    """As long as before, with the word of the copy in front."""
+def _prefixed(own: str) -> str:
+    """The same length, with the copy's prefix in front."""
     return f"copies.word || substr({own}, 9)"
 
 
 def _key(table: Table, own: str) -> str:
-    """An event's key gets an id such as providers give; a delivery's ends with an id of ours."""
+    """An event's key is a provider's event id; a delivery's key ends with one of our ids."""
     if table is INBOX:
         return "'evt_' || copies.time || substr(own.id, 11)"
     return (

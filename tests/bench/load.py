@@ -1,4 +1,4 @@
-"""Load: signed requests that never repeat, and the two programs that send them."""
+"""Load generation: unique signed requests, and the two programs that send them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _GRACE = 30.0
 
 
 class BrokenBenchmarkError(Exception):
-    """What was measured is not what should have been: no number of this run counts."""
+    """The run did not do what it should measure, so its numbers are invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a load; times in seconds.
+    """The result of a load; times are in seconds.
 
-    ``sent`` is when each request was written, in their order, as ``time.perf_counter`` says it
-    in every process of the machine; only a load with a rate tells it.
+    ``sent`` has the time at which each request was written, in order, by ``time.perf_counter``,
+    which is the same in every process of the machine. Only a load with a rate has it.
     """
 
     answers: int
@@ -48,9 +48,9 @@ class Outcome:
 
 
 class Corpus:
-    """Requests to one path, all of equal length, each with an event id and an order of its own.
+    """Requests to one path, all of equal length, each with its own event id and order.
 
-    They are numbered from 0; ``written`` is the number of the next.
+    They are numbered from 0; ``written`` is the number of the next one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class Corpus:
         self.written = 0
 
     def write(self, size: int) -> tuple[Path, int]:
-        """Write so many new requests to a file; it, and the length of each."""
+        """Write ``size`` new requests to a file; returns the file and the length of a request."""
         path = self._folder / f"requests-{next(self._files)}"
         first, self.written = self.written, self.written + size
         records = [self._record(number) for number in range(first, self.written)]
@@ -86,10 +86,10 @@ _HEAD = (
 
 
 def saturate(corpus: Corpus, port: int, *, seconds: float, most: int, connections: int) -> Outcome:
-    """Send as fast as is answered, at most `most` requests; by wrk where it is installed.
+    """Send as fast as the subject answers, at most `most` requests; with wrk if installed.
 
     Raises:
-        BrokenBenchmarkError: an answer was no 2xx or did not come, or `most` was too few.
+        BrokenBenchmarkError: an answer was not a 2xx or is missing, or `most` was too few.
     """
     file, size = corpus.write(most)
     if WRK is None:
@@ -102,10 +102,10 @@ def saturate(corpus: Corpus, port: int, *, seconds: float, most: int, connection
 def generate(
     file: Path, size: int, port: int, *, seconds: float, connections: int, rate: float = 0.0
 ) -> Outcome:
-    """Send a file's requests by our own generator, `rate` a second if given.
+    """Send a file's requests with our own generator, at `rate` a second if given.
 
     Raises:
-        BrokenBenchmarkError: an answer was no 2xx or did not come, or the file was too short.
+        BrokenBenchmarkError: an answer was not a 2xx or is missing, or the file was too short.
     """
     command = [sys.executable, "-m", "tests.bench.programs.generator", str(file), str(size)]
     command += [f"--port={port}", f"--connections={connections}", f"--seconds={seconds}"]
@@ -123,17 +123,19 @@ def _run(command: list[str], file: Path, seconds: float) -> Outcome:
             timeout=seconds + _GRACE,
         )
     except subprocess.TimeoutExpired:
-        raise BrokenBenchmarkError(f"the load never ended, in {seconds + _GRACE:g} s") from None
+        raise BrokenBenchmarkError(f"the load did not end within {seconds + _GRACE:g} s") from None
     finally:
         file.unlink()
     if done.returncode != 0 or not done.stdout.strip():
-        raise BrokenBenchmarkError(f"the load ended with {done.returncode}: {done.stderr[-500:]}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    statuses = told.get("statuses", {})
+        raise BrokenBenchmarkError(
+            f"the load generator exited with {done.returncode}: {done.stderr[-500:]}"
+        )
+    result = json.loads(done.stdout.splitlines()[-1])
+    statuses = result.get("statuses", {})
     refused = {status: n for status, n in statuses.items() if not status.startswith("2")}
-    if refused or told.get("refused") or told["unanswered"] or told["exhausted"]:
-        raise BrokenBenchmarkError(f"not every request was answered 2xx: {told}")
-    if not told["answers"]:
+    if refused or result.get("refused") or result["unanswered"] or result["exhausted"]:
+        raise BrokenBenchmarkError(f"not every answer is a 2xx: {result}")
+    if not result["answers"]:
         raise BrokenBenchmarkError("no request was answered")
-    numbers = {name: told[name] for name in ("answers", "seconds", "p50", "p99", "longest")}
-    return Outcome(**numbers, sent=told.get("sent", ()))
+    numbers = {name: result[name] for name in ("answers", "seconds", "p50", "p99", "longest")}
+    return Outcome(**numbers, sent=result.get("sent", ()))

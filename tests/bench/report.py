@@ -1,4 +1,4 @@
-"""The table that is printed and the document that is written."""
+"""The results: a printed table and a JSON document."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PACKAGES = ("codecatch", "starlette", "uvicorn", "uvloop", "httptools", "celery
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a row's ratio, or its value where it has none, should be."""
+    """A bound for a measurement's ratio, or for its value if it has no ratio."""
 
     bound: float
     at_least: bool = False
 
     def reached(self, value: float) -> bool:
-        """Whether a value is on the right side."""
+        """Whether the value meets the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
@@ -36,8 +36,8 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure of one subject, beside the ``reference`` that it is measured by, if any."""
+class Measurement:
+    """One figure of one subject, with its ratio to the ``reference`` subject, if any."""
 
     figure: str
     subject: str
@@ -49,13 +49,13 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target was reached; None where there is none."""
+        """Whether the target is reached; None without a target."""
         measured = self.value if self.ratio is None else self.ratio
         return None if self.target is None else self.target.reached(measured)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, aligned so that it is legible as it is."""
+def table(rows: Sequence[Measurement]) -> str:
+    """The measurements as an aligned Markdown table."""
     heads = ("figure", "subject", "value", "ratio", "to", "target", "reached")
     lines = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
@@ -66,15 +66,15 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def document(rows: Sequence[Row], skipped: Sequence[str], **run: Any) -> dict[str, Any]:
-    """What is written as JSON."""
-    told = [{**asdict(row), "target": row.target and str(row.target), "reached": row.reached}
-            for row in rows]  # fmt: skip
-    return {**run, "skipped": list(skipped), "rows": told}
+def document(rows: Sequence[Measurement], skipped: Sequence[str], **run: Any) -> dict[str, Any]:
+    """The document for the JSON file."""
+    fields = [{**asdict(row), "target": row.target and str(row.target), "reached": row.reached}
+              for row in rows]  # fmt: skip
+    return {**run, "skipped": list(skipped), "rows": fields}
 
 
 def machine(folder: Path) -> dict[str, Any]:
-    """What the figures depend on: the machine, what else it does, and the versions."""
+    """The conditions of a run: the machine, its load, and the versions."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
@@ -89,7 +89,7 @@ def machine(folder: Path) -> dict[str, Any]:
 
 
 def _flush_seconds(folder: Path) -> float:
-    """The median time in which the disk takes 4 KiB for good."""
+    """The median time to write and flush 4 KiB to disk."""
     times = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(50):
@@ -101,7 +101,7 @@ def _flush_seconds(folder: Path) -> float:
     return statistics.median(times)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Measurement) -> tuple[str, ...]:
     reached = {None: "", True: "yes", False: "NO"}[row.reached]
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     target = "" if row.target is None else str(row.target)

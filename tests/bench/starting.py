@@ -1,4 +1,4 @@
-"""How processes are started, waited for and ended."""
+"""Starting processes, waiting for them, and stopping them."""
 
 from __future__ import annotations
 
@@ -10,36 +10,32 @@ from contextlib import contextmanager
 from tests.bench.load import ROOT, BrokenBenchmarkError
 from tests.support.processes import ServerEndedError, ServerProcess
 
-# A developer's own settings must not change what is measured.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# All other variables are dropped: a developer's settings must not change the measurements.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _STOP_SECONDS = 20.0
-_MOST_TOLD = 500
+_MAX_SHOWN = 500
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """What a process is told: ``variables``, and of our own only what every process needs."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT), **variables}
+    """The environment of a process: ``variables``, and the few inherited ones that it needs."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, "PYTHONPATH": str(ROOT), **variables}
 
 
 @contextmanager
 def becoming_ready(name: str) -> Iterator[None]:
-    """Wait within for what was started.
-
-    Raises:
-        BrokenBenchmarkError: it ended, or stayed silent; with the last line that it wrote.
-    """
+    """Convert a failed wait in the block into a BrokenBenchmarkError with the last output line."""
     try:
         yield
     except (AssertionError, ServerEndedError) as error:
-        lines = [line for line in _told(error).splitlines() if line.strip()]
-        last = lines[-1].strip()[-_MOST_TOLD:] if lines else "it wrote nothing"
-        raise BrokenBenchmarkError(f"{name} never became ready: {last}") from None
+        lines = [line for line in _output(error).splitlines() if line.strip()]
+        last = lines[-1].strip()[-_MAX_SHOWN:] if lines else "no output"
+        raise BrokenBenchmarkError(f"{name} did not become ready: {last}") from None
 
 
 @contextmanager
 def stopping(process: ServerProcess) -> Iterator[ServerProcess]:
-    """Stop it afterwards."""
+    """Stop the process at the end of the block."""
     try:
         yield process
     finally:
@@ -47,14 +43,14 @@ def stopping(process: ServerProcess) -> Iterator[ServerProcess]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections there.
+    """Return True if the port accepts connections.
 
     Raises:
-        OSError: nobody does.
+        OSError: it does not.
     """
     with socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
 
 
-def _told(error: Exception) -> str:
+def _output(error: Exception) -> str:
     return "\n".join([*getattr(error, "__notes__", []), str(error)])

@@ -1,4 +1,4 @@
-"""What is measured: each subject's processes, and how to ask it what it has committed."""
+"""The measured subjects: their processes, and queries for what they have committed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import ServerProcess
 from tests.support.valkey import ValkeyServer
 
-CEILING = "ceiling"
+BARE = "bare"
 USUAL = "usual way"
 DEBIAN = "webhook 2.8"
 SQLITE = "codecatch, SQLite"
 POSTGRESQL = "codecatch, PostgreSQL"
 OURS = (SQLITE, POSTGRESQL)
-SUBJECTS = (CEILING, USUAL, DEBIAN, *OURS)
+SUBJECTS = (BARE, USUAL, DEBIAN, *OURS)
 
 _WEBHOOK = shutil.which("webhook")
 _SLACK = """
@@ -50,7 +50,7 @@ _RULE = {
     "secret": webhooks.SECRET,
     "parameter": {"source": "header", "name": "X-VirtualSMS-Signature"},
 }
-# Its own answer to a request that breaks the rule is 200.
+# Its default answer to a request that fails the rule is 200.
 _HOOKS = [
     {
         "id": "virtualsms",
@@ -64,7 +64,7 @@ _HOOKS = [
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A subject that answers; ``environment`` is what its processes were told."""
+    """A running subject; ``environment`` is that of its processes."""
 
     name: str
     port: int
@@ -72,24 +72,24 @@ class Running:
     corpus: Corpus
     database: BenchDatabase | None = None
     inbox: str | None = None
-    """The table that holds each event before it is answered, if there is one."""
+    """The table in which an event is stored before the answer, if there is one."""
     environment: Mapping[str, str] = field(default_factory=dict)
     flush: Callable[[], None] = field(default=lambda: None)
 
     def stored(self) -> int | None:
-        """How many events are on durable storage; None for a subject that stores none."""
+        """The number of durable events; None for a subject that stores none."""
         if self.database is None or self.inbox is None:
             return None
         return self.database.count(self.inbox)
 
     def handled(self) -> int:
-        """How many events have had their effects committed."""
+        """The number of events whose effects are committed."""
         assert self.database is not None
         return self.database.count("codes")
 
 
 class Lab:
-    """The servers that the subjects need, each started when first asked for."""
+    """The servers that the subjects need, each started on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,19 +105,19 @@ class Lab:
 
     @cached_property
     def postgres(self) -> PostgresServer:
-        """A PostgreSQL that flushes each commit to a disk."""
+        """A PostgreSQL server that flushes each commit to disk."""
         with becoming_ready("PostgreSQL"):
             return self._stack.enter_context(PostgresServer(durable=True))
 
     @cached_property
     def valkey(self) -> ValkeyServer:
-        """The broker of every subject that has one."""
+        """The broker of all subjects."""
         with becoming_ready("the broker"):
             return self._stack.enter_context(ValkeyServer())
 
     @cached_property
     def sink(self) -> int:
-        """The port of a destination that takes everything."""
+        """The port of a destination that accepts everything."""
         port = free_port()
         program = ["-m", "tests.bench.programs.sink", str(port)]
         server = self._stack.enter_context(self._server(program, {}))
@@ -125,12 +125,12 @@ class Lab:
             server.wait_until(lambda: listens(port))
         return port
 
-    def told(self) -> dict[int, float]:
-        """When the sink first heard of each order, by its number, since it was asked last."""
+    def delivered(self) -> dict[int, float]:
+        """When the sink first received each order, by number, since the last call."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.sink, timeout=30)) as connection:
-            connection.request("GET", "/told")
-            heard = json.loads(connection.getresponse().read())
-        return {int(order): moment for order, moment in heard.items()}
+            connection.request("GET", "/delivered")
+            first_seen = json.loads(connection.getresponse().read())
+        return {int(order): moment for order, moment in first_seen.items()}
 
     @contextmanager
     def running(
@@ -141,13 +141,12 @@ class Lab:
         configuration: str = "",
         database: BenchDatabase | None = None,
     ) -> Iterator[Running]:
-        """A subject, as its users start it: the receiver alone, or ``everything``.
+        """Run a subject as its users do: only the receiver, or ``everything``.
 
-        codecatch reads ``configuration`` (TOML) if there is any, and keeps its events in
-        ``database``, or in a new one.
+        codecatch reads ``configuration`` (TOML), if any, and uses ``database`` or a new one.
 
         Raises:
-            BrokenBenchmarkError: it never becomes ready.
+            BrokenBenchmarkError: it does not become ready.
         """
         with ExitStack() as stack:
             match name:
@@ -158,7 +157,7 @@ class Lab:
                 case _ if name == USUAL:
                     subject = self._usual(stack, everything=everything)
                 case _:
-                    subject = {CEILING: self._ceiling, DEBIAN: self._debian}[name](stack)
+                    subject = {BARE: self._bare, DEBIAN: self._debian}[name](stack)
             with becoming_ready(name):
                 subject.receiver.wait_until(lambda: _is_accepted(subject), within=_READY_SECONDS)
             yield subject
@@ -167,7 +166,7 @@ class Lab:
     def database(
         self, name: str, *, copy_of: BenchDatabase | None = None
     ) -> Iterator[BenchDatabase]:
-        """A database for one of ours, migrated, or a copy of one in rest; it is gone afterwards."""
+        """A migrated database for codecatch, or a copy of an idle one; deleted at the end."""
         if name == POSTGRESQL:
             template = None if copy_of is None else copy_of.url.rpartition("/")[2]
             with self.postgres.database(template=template) as url:
@@ -181,13 +180,13 @@ class Lab:
         else:
             copy_of.write_copy(file)
         yield BenchDatabase.in_file(file)
-        for path in self.folder.glob(f"{file.name}*"):  # the disk is not without end
+        for path in self.folder.glob(f"{file.name}*"):  # saves disk space
             path.unlink()
 
-    def _ceiling(self, stack: ExitStack) -> Running:
+    def _bare(self, stack: ExitStack) -> Running:
         port = free_port()
-        server = self._server(["-m", "tests.bench.programs.ceiling", str(port)], {})
-        return Running(CEILING, port, stack.enter_context(server), self.corpus)
+        server = self._server(["-m", "tests.bench.programs.bare", str(port)], {})
+        return Running(BARE, port, stack.enter_context(server), self.corpus)
 
     def _usual(self, stack: ExitStack, *, everything: bool) -> Running:
         url = stack.enter_context(self.postgres.database())
@@ -228,12 +227,12 @@ class Lab:
     ) -> Running:
         broker, flush = self._broker()
         port = free_port()
-        told = {**variables, "REDIS_URL": broker, "PORT": str(port)}
+        variables = {**variables, "REDIS_URL": broker, "PORT": str(port)}
         for part in ("worker", "sender", "beat") if everything else ():
-            stack.enter_context(self._server(["-m", "worker.cli", "run", part], told))
-        server = stack.enter_context(self._server(["-m", "worker.cli", "run", "web"], told))
+            stack.enter_context(self._server(["-m", "worker.cli", "run", part], variables))
+        server = stack.enter_context(self._server(["-m", "worker.cli", "run", "web"], variables))
         return Running(
-            name, port, server, self.corpus, database, "inbox_events", environment(told), flush
+            name, port, server, self.corpus, database, "inbox_events", environment(variables), flush
         )
 
     def _settings(self, database: BenchDatabase, configuration: str) -> dict[str, str]:
@@ -266,17 +265,17 @@ class Lab:
 
 
 def slack(*, coalesce: bool) -> str:
-    """A configuration that tells the sink as fast as it can, as Slack would not let us."""
+    """A configuration with a rate far above Slack's limit, so that the pace does not matter."""
     return _SLACK + f"coalesce = {str(coalesce).lower()}\n"
 
 
 def missing(name: str) -> str | None:
-    """Why a subject cannot be measured here, if it cannot."""
+    """The reason why a subject cannot be measured here, if there is one."""
     return "it is not installed" if name == DEBIAN and _WEBHOOK is None else None
 
 
 def _is_accepted(subject: Running) -> bool:
-    """Whether the subject answers a new request of the corpus with 2xx."""
+    """Send one new request, which must get a 2xx."""
     file, _ = subject.corpus.write(1)
     head, body = file.read_bytes().split(b"\r\n\r\n", 1)
     file.unlink()

@@ -1,4 +1,4 @@
--- Sends the signed requests of a file, each once, and prints what was answered as JSON.
+-- Sends each signed request of a file once, and prints a summary of the answers as JSON.
 local threads = {}
 
 function setup(thread)

@@ -1,1 +1,1 @@
-"""The whole of codecatch, run as its users run it."""
+"""End-to-end tests: codecatch run by its command, with fake external services."""

@@ -1,4 +1,4 @@
-"""An installation run by ``codecatch up``, between stand-ins for everything outside."""
+"""An installation run by ``codecatch up``, with fake external services."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ READY = "codecatch is ready"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the receiver answered."""
+    """An answer of the receiver."""
 
     status: int
     content: Any
 
 
 class Integrations:
-    """The providers' APIs, Slack and a mailbox, all on this machine."""
+    """Fake external services: the providers' APIs, Slack and a mail server."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -62,7 +62,7 @@ class Integrations:
         self._stack.close()
 
     def environment(self) -> dict[str, str]:
-        """The variables that point an installation here."""
+        """The environment variables that direct an installation to these services."""
         return {
             "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
             "VIRTUALSMS_API_URL": f"{self.api.url}/api/v2",
@@ -77,23 +77,23 @@ class Integrations:
             "EMAIL_TO": MAILBOX,
         }
 
-    def told_everywhere(self, code: str) -> bool:
-        """Whether Slack and mail were each told of a code, once."""
-        return self.told_by_slack(code) == self.told_by_mail(code) == 1
+    def delivered_everywhere(self, code: str) -> bool:
+        """Whether Slack and mail each got a code exactly once."""
+        return self.slack_deliveries(code) == self.mail_deliveries(code) == 1
 
-    def told_by_slack(self, code: str) -> int:
-        """How often Slack was told ``code``, alone or among others."""
+    def slack_deliveries(self, code: str) -> int:
+        """How often Slack got ``code``, alone or with others in a message."""
         said = json.dumps({"text": code}).strip("{}")
         messages = [json.dumps(r.json()["blocks"]) for r in self.slack.requests("POST")]
         return sum(message.count(said) for message in messages)
 
-    def repeated_by_slack(self) -> list[int]:
-        """How many notifications were marked as repeated, for each message with any."""
+    def repeated_in_slack(self) -> list[int]:
+        """The number of notifications marked as repeated, for each message that has any."""
         messages = [json.dumps(r.json()["blocks"]) for r in self.slack.requests("POST")]
         return [count for count in (each.count("(repeated)") for each in messages) if count]
 
-    def told_by_mail(self, code: str) -> int:
-        """How often mail told ``code``, alone or among others."""
+    def mail_deliveries(self, code: str) -> int:
+        """How often mail got ``code``, alone or with others in a message."""
         texts = [mail.message.get_body(("plain",)) for mail in self.smtp.mails()]
         lines = [line for text in texts if text for line in text.get_content().splitlines()]
         return sum(line == code or line.startswith(f"code {code} ") for line in lines)
@@ -118,7 +118,7 @@ def _confirmed(request: Request) -> Reply:
 
 
 class Installation:
-    """``codecatch up`` in a directory of its own; :meth:`start` returns when it is ready."""
+    """``codecatch up`` in its own directory; :meth:`start` returns when it is ready."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], port: int | None = None) -> None:
         self.port = port or free_port()
@@ -137,7 +137,7 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its processes and commands run with."""
+        """The environment of its processes and commands."""
         return {**os.environ, **self._settings}
 
     @property
@@ -147,23 +147,23 @@ class Installation:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start it and wait until it prints that it is ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                leashed([sys.executable, "-m", "worker.cli", "up"]),
+                leashed([sys.executable, "-P", "-m", "worker.cli", "up"]),
                 cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         before = self.output.count(READY)
-        eventually(lambda: self._look() > before, within=60)
+        eventually(lambda: self._ready_count() > before, within=60)
 
-    def _look(self) -> int:
+    def _ready_count(self) -> int:
         assert self._process is not None
         assert self._process.poll() is None, self.output
         return self.output.count(READY)
 
     def kill(self) -> None:
-        """Kill the supervisor and everything under it, with SIGKILL."""
+        """Kill the supervisor and all its descendants with SIGKILL."""
         assert self._process is not None
         family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
@@ -174,18 +174,18 @@ class Installation:
         psutil.wait_procs(family, timeout=10)
 
     def stop(self) -> int:
-        """Ask it to stop, as systemd would; its exit code."""
+        """Stop it with SIGTERM, as systemd does; returns its exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(30)
 
     @property
     def output(self) -> str:
-        """What it has printed and logged."""
+        """Its standard output and its log."""
         return self._log.read_text("utf-8", "replace")
 
     def send(self, webhook: Webhook) -> Answer:
-        """POST a webhook to it."""
+        """POST a webhook to the receiver."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{webhook.path}", webhook.body, webhook.headers
         )
@@ -196,12 +196,12 @@ class Installation:
             with error:
                 return Answer(error.code, json.load(error))
 
-    def command(self, *words: str, but: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a ``codecatch`` command beside it, ``but`` for one variable that it does not know."""
+    def command(self, *words: str, without: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a ``codecatch`` command in the same environment, ``without`` one variable."""
         return subprocess.run(
             [sys.executable, "-m", "worker.cli", *words],
             cwd=self.folder,
-            env={name: value for name, value in self.environment.items() if name != but},
+            env={name: value for name, value in self.environment.items() if name != without},
             capture_output=True,
             text=True,
             timeout=60,
@@ -209,7 +209,7 @@ class Installation:
         )
 
     def json(self, *words: str) -> Any:
-        """What a command prints with ``--json``; run in this process, which is faster."""
+        """The output of a command with ``--json``; runs in this process, which is faster."""
         printed = StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
@@ -221,12 +221,12 @@ class Installation:
         return json.loads(printed.getvalue())
 
     def event(self, event_id: str, state: str) -> dict[str, Any]:
-        """The event, once it is in ``state``."""
+        """Wait until the event is in ``state``, and return it."""
 
-        def look() -> dict[str, Any] | None:
+        def find() -> dict[str, Any] | None:
             found: dict[str, Any] = self.json("events", "show", event_id)
             return found if found["state"] == state else None
 
-        found = eventually(look, within=20, every=0.2)
+        found = eventually(find, within=20, every=0.2)
         assert found is not None
         return found

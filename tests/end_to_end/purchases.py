@@ -1,4 +1,4 @@
-"""Numbers bought from the simulated providers, as the command buys them: by the API, recorded."""
+"""Buys numbers from the simulated providers, as the command does: by API, then recorded."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.runtime.integrations import connected_api
 from worker.simulator.catalogue import COUNTRIES, SERVICES
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 
-# Lets a code reach the number of an order.
+# Delivers a code to the number of an order.
 Deliver = Callable[[str, str], object]
 
 
 def buy(
-    upstream: Upstream,
+    simulator: Simulator,
     store: Store,
     environment: Mapping[str, str],
     *,
     virtualsms: int = 0,
     daisysim: int = 0,
 ) -> dict[str, Deliver]:
-    """Buy so many numbers of each; how a code reaches each of the orders."""
+    """Buy numbers of each provider; returns, by order id, the function that delivers a code."""
     country = next(country for country in COUNTRIES if country.iso2 == "GB")
     bought: dict[str, Deliver] = {}
     with mock.patch.dict(os.environ, environment), ExitStack() as stack:
@@ -38,29 +38,29 @@ def buy(
             name: stack.enter_context(connected_api(name)).client
             for name in ("virtualsms", "daisysim")
         }
-        for place in range(virtualsms):
-            sold = SERVICES[place % len(SERVICES)]
-            asked: dict[str, Any] = {"service": sold.id, "country": country.iso2}
-            order = _made(store, apis["virtualsms"], "create_order", asked)
-            bought[order] = upstream.virtualsms.deliver
-        for place in range(daisysim):
-            sold = SERVICES[place % len(SERVICES)]
-            price = upstream.daisysim.prices(sold, country)[0]
-            asked = {"country": country.id, "service": sold.code, "price": price}
-            order = _made(store, apis["daisysim"], "purchase", asked)
-            bought[order] = upstream.daisysim.deliver
+        for index in range(virtualsms):
+            service = SERVICES[index % len(SERVICES)]
+            arguments: dict[str, Any] = {"service": service.id, "country": country.iso2}
+            order = _buy(store, apis["virtualsms"], "create_order", arguments)
+            bought[order] = simulator.virtualsms.deliver
+        for index in range(daisysim):
+            service = SERVICES[index % len(SERVICES)]
+            price = simulator.daisysim.prices(service, country)[0]
+            arguments = {"country": country.id, "service": service.code, "price": price}
+            order = _buy(store, apis["daisysim"], "purchase", arguments)
+            bought[order] = simulator.daisysim.deliver
     return bought
 
 
-def _made(store: Store, client: ProviderApi, name: str, asked: Mapping[str, Any]) -> str:
-    at = clock.now()
-    answer = getattr(client, name)(**asked)
+def _buy(store: Store, client: ProviderApi, name: str, arguments: Mapping[str, Any]) -> str:
+    asked_at = clock.now()
+    answer = getattr(client, name)(**arguments)
     assert isinstance(answer, Result)
-    reported = answer.about_order(asked)
+    reported = answer.as_reported_order(arguments)
     assert isinstance(reported, ReportedOrder)
     with store.database.transaction() as session:
         now = store.database.now(session)
         call_record.record(
-            session, store.vault, client, client.calls[name], reported, asked_at=at, now=now
+            session, store.vault, client, client.calls[name], reported, asked_at=asked_at, now=now
         )
     return reported.order_id

@@ -1,4 +1,4 @@
-"""Secrets go through everything, failures included, and are found nowhere but where they belong."""
+"""Canary secrets pass through every component and failure, and appear only where they belong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end import sinks
+from tests.end_to_end import secret_search
 from tests.end_to_end.installation import Installation, Integrations
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
@@ -83,7 +83,7 @@ to = ["team@example.com"]
 
 @pytest.fixture
 def integrations() -> Iterator[Integrations]:
-    """Far sides of which every second one fails, and quotes in its failure what it was sent."""
+    """Fake external services; some fail and quote the request in their error."""
     with Integrations() as integrations:
 
         def quoting(request: Request) -> Reply:
@@ -103,12 +103,12 @@ def integrations() -> Iterator[Integrations]:
 
 
 def settings(integrations: Integrations) -> dict[str, str]:
-    """An installation's variables, with every secret in its place."""
+    """The environment of an installation, with every secret set."""
     slack, mail = integrations.slack, integrations.smtp.url.removeprefix("smtp://")
     given = integrations.environment()
-    kept = {name: given[name] for name in ("VIRTUALSMS_API_URL", "DAISYSIM_API_URL")}
+    api_urls = {name: given[name] for name in ("VIRTUALSMS_API_URL", "DAISYSIM_API_URL")}
     return {
-        **kept,
+        **api_urls,
         "DESTINATION_ALLOWED_HOSTS": given["DESTINATION_ALLOWED_HOSTS"],
         "VIRTUALSMS_WEBHOOK_SECRETS": SECRET,
         # `up` prints a URL with the first one for the person who starts it.
@@ -129,7 +129,7 @@ def settings(integrations: Integrations) -> dict[str, str]:
 
 
 class Sender:
-    """Sends requests and keeps every answer, as a stranger would see it."""
+    """Sends requests and records every answer, as an outsider sees it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -138,7 +138,7 @@ class Sender:
     def send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> int:
-        """The status of one request."""
+        """Send a request, and return the status of its answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -153,7 +153,7 @@ class Sender:
 
 
 def push(sender: Sender) -> None:
-    """Send the secrets well formed, doubled, forged, misshapen and in the wrong place."""
+    """Send the secrets in valid, repeated, forged, malformed and misplaced requests."""
     known: Mapping[str, Any] = {
         "code": CODE,
         "phone": PHONE,
@@ -174,8 +174,8 @@ def push(sender: Sender) -> None:
     first = good[0]
     assert sender.send("POST", first.path, first.body, first.headers) == 200
     other = first.json() | {"note": TEXT}
-    misshapen = {"type": "order.sms_received", "data": {"order_id": [PHONE], "code": {TEXT: CODE}}}
-    for document in (other, misshapen):
+    malformed = {"type": "order.sms_received", "data": {"order_id": [PHONE], "code": {TEXT: CODE}}}
+    for document in (other, malformed):
         webhook = webhooks.signed(webhooks.encode(document), secret=SECRET)
         assert sender.send("POST", webhook.path, webhook.body, webhook.headers) == 202
     refused = [
@@ -197,56 +197,56 @@ def push(sender: Sender) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_no_secret_is_anywhere_but_where_it_belongs(
-    integrations: Integrations, tmp_path: Path
-) -> None:
-    """Not in logs, broker, files, metrics, titles or answers, nor in what commands print."""
+def test_secrets_appear_only_where_they_belong(integrations: Integrations, tmp_path: Path) -> None:
+    """No secret is in logs, broker, files, metrics, process titles, answers or command output."""
     (tmp_path / "codecatch.toml").write_text(CONFIGURATION)
     variables = settings(integrations)
     with Installation(tmp_path, variables) as installation:
         broker = read_env(tmp_path / "var/broker.env")["REDIS_URL"]
         sender = Sender(installation.port)
-        with sinks.Wiretap(broker) as wiretap:
+        with secret_search.BrokerMonitor(broker) as monitor:
             push(sender)
             eventually(lambda: _settled(installation), within=60, every=2)
             seen = {
-                **wiretap.heard(),
-                **sinks.titles(installation.pid),
+                **monitor.recorded(),
+                **secret_search.process_titles(installation.pid),
                 **sender.answers,
-                **_asked(installation),
+                **_command_output(installation),
                 "metrics": _metrics(variables),
             }
-        # The search itself: an id that is known to have gone through the broker is found there.
+        # Check of the search: an event id that passed through the broker must be found there.
         (event,) = installation.json("events", "list", "--order", "ord-good", "--limit", "1")
-        assert sinks.hits({"id": event["id"]}, wiretap.heard()) == ["id in broker's traffic"]
+        assert secret_search.find_secrets({"id": event["id"]}, monitor.recorded()) == [
+            "id in broker's traffic"
+        ]
         seen |= _files(tmp_path)
     seen["log, to its end"] = installation.output.encode()
     made = read_env(tmp_path / "var/secrets.env")["ENCRYPTION_KEYS"]
-    assert sinks.hits({**SECRETS, "encryption key": made}, seen) == []
-    _went_everywhere(integrations)
+    assert secret_search.find_secrets({**SECRETS, "encryption key": made}, seen) == []
+    _check_delivered(integrations)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """All that it wrote, but for the file that keeps the keys it made."""
+    """All files that it wrote, except the one with the generated keys."""
     return {
         path: content
-        for path, content in sinks.files(folder).items()
+        for path, content in secret_search.files(folder).items()
         if not path.endswith("/secrets.env")
     }
 
 
 def _settled(installation: Installation) -> bool:
-    """Whether all was tried; a destination that refuses everything is disabled before its last."""
+    """Whether every destination was tried; one that rejects all messages is disabled."""
     stats = installation.json("stats")
     deliveries = installation.json("deliveries", "list", "--limit", "1000")
     tried = {each["destination"] for each in deliveries if each["attempts"]}
-    told = {each["state"] for each in deliveries if each["destination"] in {"slack", "hook"}}
-    everybody = {"slack", "broken", "hook", "chat", "mail", "locked"}
-    return stats["acknowledged_unhandled"] == 0 and tried == everybody and told == {"done"}
+    states = {each["state"] for each in deliveries if each["destination"] in {"slack", "hook"}}
+    destinations = {"slack", "broken", "hook", "chat", "mail", "locked"}
+    return stats["acknowledged_unhandled"] == 0 and tried == destinations and states == {"done"}
 
 
-def _asked(installation: Installation) -> dict[str, bytes]:
-    """What the commands print to somebody who does not ask for secrets."""
+def _command_output(installation: Installation) -> dict[str, bytes]:
+    """The output of commands without ``--reveal``."""
     nouns = ("codes", "orders", "events", "deliveries", "rejected")
     printed = {noun: installation.json(noun, "list", "--limit", "1000") for noun in nouns}
     for event in printed["events"]:
@@ -267,17 +267,17 @@ def _metrics(variables: Mapping[str, str]) -> bytes:
     return body
 
 
-def _went_everywhere(integrations: Integrations) -> None:
-    """The secrets were where they belong, or their absence elsewhere would prove nothing."""
+def _check_delivered(integrations: Integrations) -> None:
+    """The secrets must have reached their destinations, or the search would prove nothing."""
     for path in (
         "/services/T0CANARY/B0CANARY/*",
         "/services/T0CANARY/B0BROKEN/*",
         "/hook/*",
         "/chat/*",
     ):
-        told = b"".join(request.body for request in integrations.slack.requests("POST", path))
-        assert CODE.encode() in told, path
-        assert FORGED.encode() not in told
+        sent = b"".join(request.body for request in integrations.slack.requests("POST", path))
+        assert CODE.encode() in sent, path
+        assert FORGED.encode() not in sent
     assert CODE in "".join(mail.message.as_string() for mail in integrations.smtp.mails())
     assert {request.headers["authorization"] for request in integrations.api.requests()} == {
         f"Bearer {SECRETS[key]}" for key in ("API key", "other API key")

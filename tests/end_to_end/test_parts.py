@@ -1,4 +1,4 @@
-"""Each part started by itself, with the variables of its own environment file and no others."""
+"""Each part started separately, with only the variables of its own environment file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from worker.runtime.installation import read_env
 ENV = Path(__file__).parents[2] / "deploy/env"
 COMMAND = [sys.executable, "-m", "worker.cli"]
 ADMIN_TOKEN = "made-up-admin-token-0123456789"
-# Not codecatch's: what an interpreter and the measuring of coverage need.
-_OURS = ("PATH", "PYTHONPATH", "LANG")
+# Variables that Python needs; those of coverage are added.
+_INHERITED = ("PATH", "PYTHONPATH", "LANG")
 
 
 def environment(part: str, values: Mapping[str, str], **more: str) -> dict[str, str]:
-    """What the file of a part names, with these values, and ``more`` that holds no secret."""
+    """The variables in a part's file, with these values, and ``more`` without secrets."""
     base = {
         name: value
         for name, value in os.environ.items()
-        if name in _OURS or name.startswith(("COV_CORE", "COVERAGE"))
+        if name in _INHERITED or name.startswith(("COV_CORE", "COVERAGE"))
     }
     return {
         **base,
@@ -44,15 +44,17 @@ def environment(part: str, values: Mapping[str, str], **more: str) -> dict[str, 
 
 
 def get(url: str, **headers: str) -> bytes:
-    """The body of a 200."""
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as got:
-        body: bytes = got.read()
+    """GET a URL, and return the body."""
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=10
+    ) as response:
+        body: bytes = response.read()
     return body
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], ServerProcess]]:
-    """Start parts, each stopped with the test."""
+    """Start parts that stop at the end of the test."""
     with ExitStack() as stack:
 
         def started(part: str, variables: dict[str, str]) -> ServerProcess:
@@ -65,13 +67,13 @@ def start(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], ServerProc
         yield started
 
 
-def test_parts_do_their_work_with_their_own_secrets_only(
+def test_parts_work_with_only_their_own_secrets(
     postgres_url: str,
     broker_url: str,
     tmp_path: Path,
     start: Callable[[str, dict[str, str]], ServerProcess],
 ) -> None:
-    """Received, handled, confirmed, told and counted, though no part has another part's secrets."""
+    """An event is handled, confirmed, delivered and counted; no part has another part's secrets."""
     port, admin_port = free_port(), free_port()
     with Integrations() as integrations:
         settings = integrations.environment()
@@ -114,7 +116,7 @@ def test_parts_do_their_work_with_their_own_secrets_only(
             with urllib.request.urlopen(request, timeout=10) as answer:
                 assert answer.status == 202
         for code in ("100001", "200002"):
-            eventually(partial(integrations.told_everywhere, code))
+            eventually(partial(integrations.delivered_everywhere, code))
         eventually(lambda: len(integrations.confirmations(webhooks.ORDER)) == 1, within=30)
         metrics = get(
             f"http://127.0.0.1:{admin_port}/metrics", Authorization=f"Bearer {ADMIN_TOKEN}"

@@ -1,4 +1,4 @@
-"""Ten senders with one key, real minutes, and the simulated providers as the judge of them."""
+"""Ten senders share one API key; the simulated providers check the rate limit in real time."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from tests.support.ports import free_port
 from tests.support.processes import ServerProcess
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
-from tests.worker.support import everything
+from tests.worker.support import all_rows
 from worker.schema.models import Order
 from worker.simulator.call_log import ApiCall
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 
 SENDERS = 10
 LIMIT = 60
-# What may pass between the codes and the last confirmation; a spent budget would take a minute.
-PROMPTLY = 25.0
+# Seconds from the codes to the last confirmation; waiting for a spent budget would take a minute.
+MAX_SETTLE_SECONDS = 25.0
 
 
 @pytest.fixture
 def port() -> int:
-    """Where webhooks are received."""
+    """The receiver's port."""
     return free_port()
 
 
 @pytest.fixture
-def upstream(make_upstream: Callable[..., Upstream], port: int) -> Upstream:
-    """Providers with the limits that their documents give."""
-    return make_upstream(f"http://127.0.0.1:{port}")
+def simulator(make_simulator: Callable[..., Simulator], port: int) -> Simulator:
+    """Simulated providers with the documented rate limits."""
+    return make_simulator(f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture
-def environment(upstream: Upstream, store: Store, broker_url: str, port: int) -> dict[str, str]:
-    """What every process runs with."""
+def environment(simulator: Simulator, store: Store, broker_url: str, port: int) -> dict[str, str]:
+    """The environment of every process."""
     return {
         **os.environ,
-        **upstream.environment,
+        **simulator.environment,
         "VIRTUALSMS_WEBHOOK_SECRETS": webhooks.SECRET,
         "DAISYSIM_WEBHOOK_TOKENS": webhooks.TOKEN,
         "DATABASE_URL": store.url,
@@ -72,48 +72,48 @@ def _running(environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("_running")
-def test_a_minute_is_kept_and_people_come_first(
-    upstream: Upstream, store: Store, environment: dict[str, str]
+def test_the_limit_holds_and_confirmations_have_priority(
+    simulator: Simulator, store: Store, environment: dict[str, str]
 ) -> None:
-    """While many orders are asked for, codes are settled at once, and no minute has too much."""
-    upstream.knobs.limit_factor = 1_000
-    bought = buy(upstream, store, environment, virtualsms=60, daisysim=18)
-    upstream.advance(61)
-    upstream.knobs.limit_factor = 1
-    since = upstream.now()
+    """While many orders are polled, codes settle promptly and no minute exceeds the limit."""
+    simulator.knobs.limit_factor = 1_000
+    bought = buy(simulator, store, environment, virtualsms=60, daisysim=18)
+    simulator.advance(61)
+    simulator.knobs.limit_factor = 1
+    since = simulator.now()
 
-    def asked(path: str) -> list[ApiCall]:
-        return [call for call in upstream.calls("*", path) if call.at >= since]
+    def calls_since(path: str) -> list[ApiCall]:
+        return [call for call in simulator.calls("*", path) if call.at >= since]
 
-    # DaisySIM's are too few to be asked for by pages.
-    eventually(lambda: len(asked("*/check/*")) >= 18, within=120, every=0.5)
-    orders = [*upstream.virtualsms.orders][:25]
-    activations = [*upstream.daisysim.activations][:15]
+    # DaisySIM has too few open orders for polling by pages.
+    eventually(lambda: len(calls_since("*/check/*")) >= 18, within=120, every=0.5)
+    orders = [*simulator.virtualsms.orders][:25]
+    activations = [*simulator.daisysim.activations][:15]
     started = time.monotonic()
-    for place, order in enumerate([*orders, *activations]):
-        bought[order](order, str(500_001 + place))
+    for index, order in enumerate([*orders, *activations]):
+        bought[order](order, str(500_001 + index))
     eventually(lambda: confirmed(store) >= {*orders, *activations}, within=120, every=0.2)
     took = time.monotonic() - started
-    # So that a whole minute lies behind the last of it.
-    eventually(lambda: upstream.now() - since > timedelta(seconds=150), within=200, every=1)
+    # A whole minute must follow the last confirmation.
+    eventually(lambda: simulator.now() - since > timedelta(seconds=150), within=200, every=1)
 
-    confirmations = Counter(call.path for call in asked("*/confirm"))
+    confirmations = Counter(call.path for call in calls_since("*/confirm"))
     assert len(confirmations) == len(orders)
     assert set(confirmations.values()) == {1}
-    assert [call.line for call in asked("*") if call.status == 429] == []
-    most = busiest(asked("/api/v2/*")), busiest(asked("*/check/*"))
+    assert [call.line for call in calls_since("*") if call.status == 429] == []
+    most = busiest(calls_since("/api/v2/*")), busiest(calls_since("*/check/*"))
     print(f"\n40 codes settled in {took:.1f} s; busiest minutes: {most[0]} calls, {most[1]} checks")
     assert max(most) <= LIMIT
-    assert took < PROMPTLY
+    assert took < MAX_SETTLE_SECONDS
 
 
 def busiest(calls: Sequence[ApiCall]) -> int:
-    """The most calls in any minute."""
+    """The highest number of calls in any minute."""
     return max(
         sum(first.clock <= each.clock < first.clock + 60 for each in calls) for first in calls
     )
 
 
 def confirmed(store: Store) -> set[str]:
-    """The orders that are over and paid."""
-    return {row.order_id for row in everything(store, Order) if row.status == "confirmed"}
+    """The confirmed orders."""
+    return {row.order_id for row in all_rows(store, Order) if row.status == "confirmed"}

@@ -1,4 +1,4 @@
-"""`codecatch up` as the one that starts, watches and stops every part."""
+"""`codecatch up` starts, monitors and stops every part."""
 
 from __future__ import annotations
 
@@ -24,49 +24,60 @@ pytestmark = pytest.mark.xdist_group("up")
 
 @pytest.fixture(scope="module")
 def integrations() -> Iterator[Integrations]:
-    """Stand-ins for everything that codecatch talks to."""
+    """Fake external services."""
     with Integrations() as integrations:
         yield integrations
 
 
 @pytest.fixture
 def installation(integrations: Integrations, tmp_path: Path) -> Iterator[Installation]:
-    """An installation that is ready."""
+    """A running installation."""
     with Installation(tmp_path, integrations.environment()) as installation:
         yield installation
 
 
 def children(installation: Installation) -> list[psutil.Process]:
-    """The processes that the supervisor has started."""
+    """The supervisor's child processes."""
     found: list[psutil.Process] = psutil.Process(installation.pid).children()
     return found
 
 
+def title(process: psutil.Process) -> str:
+    """What ``ps`` shows for the process: after a title, psutil lists empty arguments."""
+    return " ".join(filter(None, process.cmdline()))
+
+
 def parts(installation: Installation) -> dict[str, psutil.Process]:
-    """The parts that are there, by what each calls itself or was started as."""
+    """The running parts, by process name or by the name they were started with."""
     found = {}
     for child in children(installation):
-        words = child.cmdline()
-        name = words[-1] if words[-2:-1] == ["run"] else child.name()
+        # Until a part that was started again has named itself, its command line names it.
+        name = title(child).rpartition(" ")[2]
         if name in PARTS:
             found[name] = child
     return found
 
 
-def told(installation: Installation, integrations: Integrations, order: str, code: str) -> bool:
-    """Whether a webhook is accepted, handled, confirmed and told."""
+def delivers(installation: Installation, integrations: Integrations, order: str, code: str) -> bool:
+    """Whether a webhook is accepted, its order confirmed and its code delivered."""
     webhook = webhooks.virtualsms_v1(order=order, code=code)
     assert eventually(lambda: installation.send(webhook), within=30).status in {200, 202}
     eventually(
-        lambda: integrations.told_by_slack(code) and integrations.confirmations(order), within=30
+        lambda: integrations.slack_deliveries(code) and integrations.confirmations(order), within=30
     )
     return True
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="parts have no names of their own here")
-def test_parts_are_processes_of_their_own(installation: Installation) -> None:
-    """Each has its name, a group that no Ctrl-C of the supervisor's reaches, and not its lock."""
-    assert {child.name() for child in children(installation)} >= set(PARTS)
+def process_titles(installation: Installation) -> list[str]:
+    """The process titles of the supervisor and its descendants, except the broker."""
+    root = psutil.Process(installation.pid)
+    titles = [title(each) for each in (root, *root.children(recursive=True))]
+    return [shown for shown in titles if "valkey" not in shown]
+
+
+def test_parts_are_separate_processes(installation: Installation) -> None:
+    """Each part has its own process title, log lines with its name, and not the lock file."""
+    assert {f"codecatch {part}" for part in (*PARTS, "up")} == set(process_titles(installation))
     for part in parts(installation).values():
         assert not [file.path for file in part.open_files() if file.path.endswith("/lock")]
     lines = [json.loads(line) for line in installation.output.splitlines() if line[0] == "{"]
@@ -77,7 +88,7 @@ def test_parts_are_processes_of_their_own(installation: Installation) -> None:
 def test_a_part_that_dies_is_replaced(
     installation: Installation, integrations: Integrations
 ) -> None:
-    """Each of them, and the broker: another process does its work, from a clean start."""
+    """Each killed part, and the broker, is replaced by a new process that does its work."""
     before = parts(installation)
     for child in children(installation):
         child.kill()
@@ -88,44 +99,63 @@ def test_a_part_that_dies_is_replaced(
         ),
         within=30,
     )
-    assert told(installation, integrations, "ord-again", "604030")
+    assert delivers(installation, integrations, "ord-again", "604030")
     assert installation.stop() == 0
 
 
-def test_nothing_is_left_when_it_was_stopped(
-    installation: Installation, integrations: Integrations
-) -> None:
-    """Asked to stop, it waits for its parts; none of them had to do without the broker."""
+def test_stopping_leaves_no_process(installation: Installation, integrations: Integrations) -> None:
+    """SIGTERM stops all parts first and the broker last, and leaves no process."""
     family = psutil.Process(installation.pid).children(recursive=True)
-    assert told(installation, integrations, "ord-stop", "604031")
+    assert delivers(installation, integrations, "ord-stop", "604031")
     assert installation.stop() == 0
     assert psutil.wait_procs(family, timeout=10)[1] == []
     assert "broker_away" not in installation.output
     assert "Connection refused" not in installation.output
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing ends them here")
-def test_nothing_outlives_a_supervisor_that_was_killed(installation: Installation) -> None:
-    """The kernel sees to it, and the next one finds the directory free."""
+def test_packages_of_the_user_disturb_nothing(integrations: Integrations, tmp_path: Path) -> None:
+    """A worker/ and a receiver/ in the working directory are never imported, restarts included."""
+    for name in ("worker", "receiver"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise RuntimeError('the user's {name}')\n")
+    with Installation(tmp_path, integrations.environment()) as installation:
+        before = parts(installation)
+        for part in before.values():
+            part.kill()
+        eventually(
+            lambda: (
+                (now := parts(installation)).keys() == before.keys()
+                and all(now[name].pid != before[name].pid for name in before)
+            ),
+            within=30,
+        )
+        assert delivers(installation, integrations, "ord-user", "604032")
+        assert "part.died" in installation.output
+        assert "the user's" not in installation.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends orphaned processes")
+def test_no_process_outlives_a_killed_supervisor(installation: Installation) -> None:
+    """The kernel ends all processes, and the data directory can be used again."""
     family = psutil.Process(installation.pid).children(recursive=True)
     psutil.Process(installation.pid).kill()
     assert psutil.wait_procs(family, timeout=10)[1] == []
-    installation.kill()  # which only takes note
+    installation.kill()  # only to reap it
     installation.start()
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"SPOOL_DIR": "/dev/null/spool"}, "codecatch: SPOOL_DIR: wants a directory"),
-        ({"DAISYSIM_WEBHOOK_TOKENS": "short"}, "codecatch: DAISYSIM_WEBHOOK_TOKENS: wants"),
-        ({"ADMIN_TOKEN": "short"}, "codecatch: ADMIN_TOKEN: wants"),
+        ({"SPOOL_DIR": "/dev/null/spool"}, "codecatch: SPOOL_DIR: must be a writable directory"),
+        ({"DAISYSIM_WEBHOOK_TOKENS": "short"}, "codecatch: DAISYSIM_WEBHOOK_TOKENS: must be"),
+        ({"ADMIN_TOKEN": "short"}, "codecatch: ADMIN_TOKEN: must be"),
     ],
 )
-def test_a_start_that_cannot_work_says_why(
+def test_a_failed_start_names_the_variable(
     tmp_path: Path, variables: dict[str, str], said: str
 ) -> None:
-    """One line that names the variable, whichever process finds it; nothing is left running."""
+    """A bad setting in any process ends the start with one line that names the variable."""
     installation = Installation(tmp_path, {"PORT": str(free_port()), **variables})
     done = subprocess.run(
         leashed([sys.executable, "-m", "worker.cli", "up"]), cwd=tmp_path,
@@ -136,10 +166,8 @@ def test_a_start_that_cannot_work_says_why(
     assert "Traceback" not in done.stderr
 
 
-def test_the_admin_side_is_there_where_it_has_a_token(
-    integrations: Integrations, tmp_path: Path
-) -> None:
-    """As a part like the others."""
+def test_the_admin_part_runs_with_a_token(integrations: Integrations, tmp_path: Path) -> None:
+    """With ``ADMIN_TOKEN``, the admin part runs and serves metrics."""
     port, token = free_port(), "made-up-admin-token-0123456789"
     settings = {**integrations.environment(), "ADMIN_TOKEN": token, "ADMIN_PORT": str(port)}
     request = urllib.request.Request(
@@ -155,12 +183,12 @@ def test_the_admin_side_is_there_where_it_has_a_token(
 
 
 def test_several_processes_may_share_the_port(integrations: Integrations, tmp_path: Path) -> None:
-    """The web part, itself forked, starts them; all end with it."""
+    """The web part starts several processes on one port, and stops all of them."""
     settings = {**integrations.environment(), "WEB_CONCURRENCY": "2"}
     with Installation(tmp_path, settings) as installation:
         (web,) = [part for name, part in parts(installation).items() if name == "web"]
         family = web.children(recursive=True)
         assert len(family) >= 2
-        assert told(installation, integrations, "ord-two", "604032")
+        assert delivers(installation, integrations, "ord-two", "604032")
         assert installation.stop() == 0
         assert psutil.wait_procs(family, timeout=10)[1] == []

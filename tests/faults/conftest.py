@@ -1,6 +1,6 @@
-"""Sites to damage: each with a database, a broker and a far side of its own.
+"""Fixtures: installations to damage, each with its own servers and fake external services.
 
-Whatever was done to one, at its end no secret is found in what it has left behind.
+At the end of each test, the files and the broker must contain no secret.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import sinks
+from tests.end_to_end import secret_search
 from tests.end_to_end.installation import API_KEY, DAISY_KEY, Integrations
+from tests.end_to_end.secret_search import find_secrets
 from tests.faults import oracle
+from tests.faults.installation import SupervisedInstallation
 from tests.faults.load import CANARY, Load
 from tests.faults.oracle import Tally
 from tests.faults.proxy import Proxy
-from tests.faults.site import Site
 from tests.support import stores, webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer
@@ -38,10 +39,10 @@ SECRETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A site with its servers, and a provider that sends it events."""
+class Scenario:
+    """An installation with its servers, and a load generator for it."""
 
-    site: Site
+    installation: SupervisedInstallation
     load: Load
     integrations: Integrations
     broker: ValkeyServer
@@ -49,19 +50,20 @@ class Scene:
     proxy: Proxy | None
 
     def tally(self) -> Tally:
-        """What became of everything that was sent, once that has come to an end."""
-        oracle.settle(self.site)
-        return oracle.count(self.site, self.load, self.integrations)
+        """The effects of all events, counted after all work is finished."""
+        oracle.settle(self.installation)
+        return oracle.count(self.installation, self.load, self.integrations)
 
 
-Make = Callable[..., Scene]
+MakeScenario = Callable[..., Scenario]
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
-    """Make scenes: on PostgreSQL or SQLite, the broker up or not; :class:`Site` takes the rest.
+def make_scenario(tmp_path: Path, _migrated_file: Path) -> Iterator[MakeScenario]:
+    """Make scenarios on PostgreSQL or SQLite, with the broker running or not.
 
-    The broker may be reached through a proxy, and SQLite's file may lie in a folder of its own.
+    The broker may be behind a proxy, and SQLite's file may be in another folder. Other options go
+    to :class:`SupervisedInstallation`.
     """
 
     def make(
@@ -71,11 +73,9 @@ def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
         through_proxy: bool = False,
         data: Path = tmp_path,
         **options: object,
-    ) -> Scene:
-        integrations, broker = (
-            stack.enter_context(Integrations()),
-            stack.enter_context(ValkeyServer()),
-        )
+    ) -> Scenario:
+        integrations = stack.enter_context(Integrations())
+        broker = stack.enter_context(ValkeyServer())
         if not broker_running:
             broker.stop()
         server = None
@@ -86,26 +86,27 @@ def make_scene(tmp_path: Path, _migrated_file: Path) -> Iterator[Make]:
         else:
             url = f"sqlite:///{shutil.copy(_migrated_file, data)}"
         proxy = stack.enter_context(Proxy(broker.port)) if through_proxy else None
-        site = Site(
+        installation = SupervisedInstallation(
             tmp_path, integrations, database_url=url,
             broker_url=f"redis://127.0.0.1:{proxy.port}/0" if proxy else broker.url,
             **options,  # type: ignore[arg-type]
         )  # fmt: skip
-        stack.callback(_find_no_secret, {tmp_path, data}, broker, server)
-        stack.enter_context(site)
-        return Scene(site, Load(site.port), integrations, broker, server, proxy)
+        stack.callback(_check_for_secrets, {tmp_path, data}, broker, server)
+        stack.enter_context(installation)
+        return Scenario(installation, Load(installation.port), integrations, broker, server, proxy)
 
     with ExitStack() as stack:
         yield make
 
 
-def _find_no_secret(
+def _check_for_secrets(
     folders: Iterable[Path], broker: ValkeyServer, server: PostgresServer | None
 ) -> None:
-    """Look through the logs, the database and its log, the spool, and what the broker holds."""
+    """Search the logs, the database and its log, the spool, and the broker's keys."""
     if server is not None:
         folders = [*folders, server.folder]
-    left = chain.from_iterable(sinks.files(folder).items() for folder in folders)
-    seen = {**dict(left), **(sinks.keys(broker.url) if broker.running else {})}
-    assert sinks.hits({"what may be seen": "virtualsms"}, seen), "the search itself finds nothing"
-    assert sinks.hits(SECRETS, seen) == []
+    files = chain.from_iterable(secret_search.files(folder).items() for folder in folders)
+    keys = secret_search.broker_keys(broker.url) if broker.running else {}
+    outputs = {**dict(files), **keys}
+    assert find_secrets({"public word": "virtualsms"}, outputs), "the search finds nothing at all"
+    assert find_secrets(SECRETS, outputs) == []

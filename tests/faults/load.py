@@ -1,4 +1,4 @@
-"""A provider that sends webhooks and repeats each until it is acknowledged, keeping account."""
+"""A load generator: sends webhooks, repeats each until it is acknowledged, and keeps a record."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from itertools import count
 from tests.support import webhooks
 from tests.support.webhooks import Webhook
 
-# What a provider waits for an answer.
-_PATIENCE = 10.0
-_PAUSE = 0.1
+# How long a provider waits for an answer.
+_TIMEOUT = 10.0
+_RETRY_PAUSE = 0.1
 _LONGEST = 120.0
-# What every code begins with, so that one can be told anywhere from what merely looks like it.
+# The prefix of every code, so that a search for leaks finds no false matches.
 CANARY = "kanarie"
 
 
 @dataclass(slots=True)
 class Sent:
-    """One event: what it reports, and what was answered to the request that acknowledged it."""
+    """One event, and the answer that acknowledged it."""
 
     order: str
     code: str
@@ -35,33 +35,33 @@ class Sent:
     event_id: str | None = None
     status: str = ""
     seconds: float = math.inf
-    """How long the acknowledging request took."""
+    """The duration of the acknowledged request."""
 
 
 @dataclass
 class Load:
-    """Sends events to the receiver on ``port``; ``sent`` holds every one, acknowledged or not."""
+    """Sends events to the receiver on ``port``; ``sent`` has all of them, acknowledged or not."""
 
     port: int
     sent: list[Sent] = field(default_factory=list)
     refused: dict[int, int] = field(default_factory=dict)
-    """Answers that were no acknowledgement, by status; a connection that broke is status 0."""
+    """The number of other answers, by status; a broken connection has status 0."""
     _numbers: Iterator[int] = field(default_factory=count)
 
     def send(self, events: int, *, order: str = "ord", senders: int = 8) -> list[Sent]:
-        """Send so many new events, and return when all of them are acknowledged."""
-        made = [self._make(order) for _ in range(events)]
+        """Send ``events`` new events, and return when all of them are acknowledged."""
+        new = [self._make(order) for _ in range(events)]
         with ThreadPoolExecutor(senders) as pool:
-            list(pool.map(self._deliver, made))
-        return made
+            list(pool.map(self._deliver, new))
+        return new
 
     @contextmanager
     def flowing(self, per_second: float, *, senders: int = 4) -> Iterator[None]:
-        """Send so many events a second meanwhile; at the end all of them are acknowledged."""
-        over = threading.Event()
+        """Send events at a rate while the block lasts; at its end all are acknowledged."""
+        stopping = threading.Event()
 
         def flow() -> None:
-            while not over.wait(senders / per_second):
+            while not stopping.wait(senders / per_second):
                 self._deliver(self._make("ord"))
 
         with ThreadPoolExecutor(senders) as pool:
@@ -69,9 +69,9 @@ class Load:
             try:
                 yield
             finally:
-                over.set()
-            for one in flows:
-                one.result()
+                stopping.set()
+            for each in flows:
+                each.result()
 
     def _make(self, order: str) -> Sent:
         number = next(self._numbers)
@@ -85,12 +85,12 @@ class Load:
         while sent.event_id is None:
             assert time.monotonic() < until, f"{sent.order} was not acknowledged in {_LONGEST} s"
             if sent.tries:
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_PAUSE)
             sent.tries += 1
             self._try(sent)
 
     def _try(self, sent: Sent) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
         began = time.monotonic()
         status = 0
         try:
@@ -110,7 +110,7 @@ class Load:
             self.refused[status] = self.refused.get(status, 0) + 1
 
 
-def slowest(sent: list[Sent], percent: float) -> float:
-    """The acknowledgements' time that ``percent`` of them did not exceed, in seconds."""
-    ordered = sorted(one.seconds for one in sent)
+def percentile(sent: list[Sent], percent: float) -> float:
+    """The percentile ``percent`` of the acknowledgement times, in seconds."""
+    ordered = sorted(each.seconds for each in sent)
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1]

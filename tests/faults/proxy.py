@@ -1,4 +1,4 @@
-"""A relay before a server that can let go of what passes without either side noticing."""
+"""A TCP proxy that can silently stop relaying its open connections."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """Relays 127.0.0.1:``port`` to 127.0.0.1:``behind``, from a thread of its own.
+    """Relays 127.0.0.1:``port`` to 127.0.0.1:``behind`` in its own thread.
 
-    After :meth:`drop`, the connections that are open stay so and carry nothing any more, as those
-    through a router that lost its memory; new ones work.
+    After :meth:`drop`, open connections stay open but carry no data, like connections through a
+    router that lost its state; new connections work.
     """
 
     def __init__(self, behind: int) -> None:
@@ -38,25 +38,26 @@ class Proxy:
         self._loop.close()
 
     def drop(self) -> int:
-        """Let the connections that are open carry nothing any more; how many those are."""
+        """Stop relaying the open connections; returns their number."""
         lost = len(self._relays) - self._dropped
         self._dropped = len(self._relays)
         return lost
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._relays.append(asyncio.current_task())  # a loop forgets what waits for nothing
+        self._relays.append(asyncio.current_task())  # keeps a reference: the loop has none
         number = len(self._relays)
-        there, back = await asyncio.open_connection("127.0.0.1", self._behind)
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         try:
-            with suppress(OSError, asyncio.CancelledError):  # the latter when the proxy ends
+            with suppress(OSError, asyncio.CancelledError):  # cancelled when the proxy ends
                 await asyncio.gather(
-                    self._carry(number, reader, back), self._carry(number, there, writer)
+                    self._copy(number, reader, server_writer),
+                    self._copy(number, server_reader, writer),
                 )
         finally:
-            for end in (back, writer):
+            for end in (server_writer, writer):
                 end.transport.abort()
 
-    async def _carry(
+    async def _copy(
         self, number: int, source: asyncio.StreamReader, sink: asyncio.StreamWriter
     ) -> None:
         try:

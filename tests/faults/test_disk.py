@@ -1,4 +1,4 @@
-"""Rows 4 to 7: what an acknowledgement stands on, and a disk that fails, hangs or is full."""
+"""Cases 4 to 7: the flush before the acknowledgement, and a disk that fails, hangs or is full."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ import psutil
 import pytest
 
 from tests.faults import oracle
-from tests.faults.conftest import Make
-from tests.faults.site import Site
+from tests.faults.conftest import MakeScenario
+from tests.faults.installation import SupervisedInstallation
 from tests.support.processes import leashed
 from tests.support.waiting import eventually
 
 _STRACE = shutil.which("strace")
-_wants_strace = pytest.mark.skipif(_STRACE is None, reason="strace is not installed")
+_needs_strace = pytest.mark.skipif(_STRACE is None, reason="strace is not installed")
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 
-@_wants_strace
-def test_the_answer_follows_the_flush(make_scene: Make) -> None:
-    """Row 4: the system calls' order is write, flush, answer, so that the power may fail after."""
-    scene = make_scene(parts=("web",))
-    with _traced(scene.site, "-e", "trace=pwrite64,fdatasync,fsync,write,writev,sendto") as trace:
-        scene.load.send(1)
+@_needs_strace
+def test_the_answer_follows_the_flush(make_scenario: MakeScenario) -> None:
+    """Case 4: the system calls are write, flush, answer, so an answer survives a power cut."""
+    scenario = make_scenario(parts=("web",))
+    with _traced(
+        scenario.installation, "-e", "trace=pwrite64,fdatasync,fsync,write,writev,sendto"
+    ) as trace:
+        scenario.load.send(1)
     calls = trace.read_text("utf-8", "replace").splitlines()
     answer = _last(calls, r"HTTP/1.1 202")
     written = _last(calls[:answer], r"pwrite64\(")
@@ -39,61 +41,63 @@ def test_the_answer_follows_the_flush(make_scene: Make) -> None:
     assert 0 <= written < flushed < answer
 
 
-@_wants_strace
+@_needs_strace
 @pytest.mark.long
-def test_a_disk_that_fails_to_flush(make_scene: Make) -> None:
-    """Row 5: nothing is acknowledged that may not be there, and another process takes over."""
-    scene = make_scene(parts=("web",))
-    failing = scene.site.process("web")
-    with _traced(scene.site, "-e", "inject=fdatasync,fsync:error=EIO"):
-        (sent,) = scene.load.send(1)
-    assert scene.load.refused
-    assert set(scene.load.refused) <= {503, 0}
+def test_a_disk_that_fails_to_flush(make_scenario: MakeScenario) -> None:
+    """Case 5: nothing is acknowledged without a flush, and another process takes over."""
+    scenario = make_scenario(parts=("web",))
+    failing = scenario.installation.process("web")
+    with _traced(scenario.installation, "-e", "inject=fdatasync,fsync:error=EIO"):
+        (sent,) = scenario.load.send(1)
+    assert scenario.load.refused
+    assert set(scenario.load.refused) <= {503, 0}
     assert sent.event_id is not None
     assert not failing.is_running()
-    assert scene.site.starts["web"] > 1
+    assert scenario.installation.starts["web"] > 1
 
 
-@_wants_strace
+@_needs_strace
 @pytest.mark.long
-def test_a_disk_that_hangs(make_scene: Make) -> None:
-    """Row 6: the sender is answered before it gives up, and other questions meanwhile."""
-    scene = make_scene(parts=("web",))
-    with _traced(scene.site, "-e", "inject=fdatasync,fsync:delay_enter=8s:when=1"):
+def test_a_disk_that_hangs(make_scenario: MakeScenario) -> None:
+    """Case 6: the answer comes before the provider's timeout, and other requests are answered."""
+    scenario = make_scenario(parts=("web",))
+    with _traced(scenario.installation, "-e", "inject=fdatasync,fsync:delay_enter=8s:when=1"):
         began = time.monotonic()
-        scene.load.send(1)
+        scenario.load.send(1)
         took = time.monotonic() - began
-        assert scene.site.answers()
+        assert scenario.installation.answers()
     assert took < 9
 
 
-def test_a_disk_that_is_full(small_disk: Path, make_scene: Make) -> None:
-    """Row 7: nothing is acknowledged meanwhile, questions are answered, and it heals by itself."""
-    scene = make_scene(parts=("web",), data=small_disk, SPOOL_DIR=str(small_disk / "spool"))
-    scene.load.send(5)
+def test_a_disk_that_is_full(small_disk: Path, make_scenario: MakeScenario) -> None:
+    """Case 7: a full disk gives 503, health checks work, and the receiver recovers by itself."""
+    scenario = make_scenario(parts=("web",), data=small_disk, SPOOL_DIR=str(small_disk / "spool"))
+    scenario.load.send(5)
     ballast = small_disk / "ballast"
     _fill(ballast)
     with ThreadPoolExecutor(1) as sender:
-        sending = sender.submit(scene.load.send, 200)
-        eventually(lambda: scene.load.refused.get(503, 0) > 100, within=30)
-        assert oracle.stored(scene.site)
-        assert scene.site.answers()
+        sending = sender.submit(scenario.load.send, 200)
+        eventually(lambda: scenario.load.refused.get(503, 0) > 100, within=30)
+        assert oracle.stored(scenario.installation)
+        assert scenario.installation.answers()
         ballast.unlink()
         sending.result(60)
-    acknowledged = {sent.event_id for sent in scene.load.sent}
-    eventually(lambda: acknowledged <= oracle.stored(scene.site), within=30)  # drained, the last
-    assert set(scene.load.refused) == {503}
-    assert scene.site.starts["web"] == 1
+    acknowledged = {sent.event_id for sent in scenario.load.sent}
+    eventually(
+        lambda: acknowledged <= oracle.stored(scenario.installation), within=30
+    )  # the spool drains last
+    assert set(scenario.load.refused) == {503}
+    assert scenario.installation.starts["web"] == 1
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
+    """A file system of 8 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("file systems may not be mounted here")
+        pytest.skip("mounting a file system is not permitted here")
     try:
         yield folder
     finally:
@@ -107,10 +111,10 @@ def _fill(ballast: Path) -> None:
 
 
 @contextmanager
-def _traced(site: Site, *options: str) -> Iterator[Path]:
-    """Have strace look at the receiver, and change what it sees as the options say."""
+def _traced(installation: SupervisedInstallation, *options: str) -> Iterator[Path]:
+    """Attach strace to the receiver, with options that may inject faults."""
     assert _STRACE is not None
-    process, output = site.process("web"), site.folder / "strace.out"
+    process, output = installation.process("web"), installation.folder / "strace.out"
     command = [_STRACE, "-f", "-s", "32", "-o", str(output), "-p", str(process.pid), *options]
     tracer = subprocess.Popen(
         leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -119,10 +123,10 @@ def _traced(site: Site, *options: str) -> Iterator[Path]:
     try:
         eventually(lambda: tracer.poll() is not None or _is_traced(process))
         if tracer.poll() is not None:
-            pytest.skip("strace may not attach to processes here")
+            pytest.skip("strace is not permitted to attach to processes here")
         yield output
     finally:
-        tracer.send_signal(signal.SIGINT)  # it lets go of what it traces
+        tracer.send_signal(signal.SIGINT)  # it detaches
         tracer.wait(20)
 
 

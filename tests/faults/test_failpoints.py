@@ -1,4 +1,4 @@
-"""Rows 1 to 3, 14 and 15: a crash at every step where it splits two effects."""
+"""Cases 1 to 3, 14 and 15: a crash at every failpoint between two effects."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Make, Scene
-from tests.faults.nursery import AFTER_POP
+from tests.faults.conftest import MakeScenario, Scenario
+from tests.faults.process_starter import AFTER_POP
 from tests.support.waiting import eventually
-from worker.configuration.destination_policy import IN_HAND_ALONE
+from worker.configuration.destination_policy import MAX_IN_FLIGHT_SINGLE
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-# One of each row at a time: they lie in different processes.
+# The failpoints of a round are armed together: they are in different processes.
 ROUNDS = (
     ("group_commit.before_commit", "events.after_claim", "confirmations.after_claim"),
     ("group_commit.after_commit", "events.before_commit", "confirmations.after_call"),
@@ -25,37 +25,37 @@ ROUNDS = (
     ("sweep.after_claim",),
 )
 WITHOUT_DATABASE = ("spool.before_commit", "spool.after_commit")
-WITH_IT_AGAIN = "drain.after_store"
-POINTS = (*(point for points in ROUNDS for point in points), *WITHOUT_DATABASE, WITH_IT_AGAIN)
-# Where another test provokes the crash: tests/worker/test_rotation.py.
+AFTER_OUTAGE = "drain.after_store"
+POINTS = (*(point for points in ROUNDS for point in points), *WITHOUT_DATABASE, AFTER_OUTAGE)
+# Tested in tests/worker/maintenance/test_key_rotation.py.
 ELSEWHERE = ("rotation.after_batch",)
 _ROOT = Path(__file__).parents[2]
 
 
-def test_a_crash_at_every_point_loses_and_doubles_nothing(make_scene: Make) -> None:
-    """Killed at each point by turns under events: all are stored, handled and told, each once."""
-    scene = make_scene(postgresql=True, points=POINTS)
+def test_a_crash_at_every_point_loses_and_doubles_nothing(make_scenario: MakeScenario) -> None:
+    """After a kill at each failpoint under load, every event is handled and delivered once."""
+    scenario = make_scenario(postgresql=True, points=POINTS)
     for points in ROUNDS:
-        _crash(scene, *points)
+        _crash(scenario, *points)
         if "group_commit.after_commit" in points:
-            # Row 2: stored, and the repeat of what was never answered is known as such.
-            assert "duplicate" in {sent.status for sent in scene.load.sent}
-    assert scene.postgres is not None
-    scene.postgres.stop()
+            # Case 2: the event is stored, so its repetition after the lost answer is a duplicate.
+            assert "duplicate" in {sent.status for sent in scenario.load.sent}
+    assert scenario.postgres is not None
+    scenario.postgres.stop()
     for point in WITHOUT_DATABASE:
-        _crash(scene, point)
-    scene.site.arm(WITH_IT_AGAIN)
-    scene.postgres.start()
-    eventually(lambda: scene.site.reached(WITH_IT_AGAIN), within=30)
-    tally = scene.tally()
-    # Where the sender dies between sending and record, the message is told again.
+        _crash(scenario, point)
+    scenario.installation.arm(AFTER_OUTAGE)
+    scenario.postgres.start()
+    eventually(lambda: scenario.installation.reached(AFTER_OUTAGE), within=30)
+    tally = scenario.tally()
+    # A sender that dies between sending and recording causes a repetition.
     assert tally.doubled_notifications >= 1
-    # Each kill of the sender may double what it was telling.
-    tally.verify(doubled_at_most=IN_HAND_ALONE * scene.site.starts["sender"])
+    # Each kill of the sender may repeat the messages in flight.
+    tally.verify(doubled_at_most=MAX_IN_FLIGHT_SINGLE * scenario.installation.starts["sender"])
 
 
-def test_every_failpoint_is_reached_here() -> None:
-    """A failpoint that no crash is provoked at would be a promise that nobody keeps."""
+def test_every_failpoint_is_tested() -> None:
+    """The failpoints in the code are exactly those that the tests use."""
     found = [
         str(node.args[0].value)
         for package in ("receiver", "worker")
@@ -69,17 +69,19 @@ def test_every_failpoint_is_reached_here() -> None:
     assert sorted([*found, AFTER_POP]) == sorted([*POINTS, *ELSEWHERE])
 
 
-def _crash(scene: Scene, *points: str) -> None:
-    """Send events until a process was killed at each of the points."""
+def _crash(scenario: Scenario, *points: str) -> None:
+    """Send events until each of the failpoints has killed a process."""
     for point in points:
-        scene.site.arm(point)
+        scenario.installation.arm(point)
 
     def reached() -> bool:
-        scene.load.send(1)
-        return all(map(scene.site.reached, points))
+        scenario.load.send(1)
+        return all(map(scenario.installation.reached, points))
 
     try:
         eventually(reached, within=60, every=0.5)
     except AssertionError as error:
-        error.add_note(f"not reached: {[p for p in points if not scene.site.reached(p)]}")
+        error.add_note(
+            f"not reached: {[p for p in points if not scenario.installation.reached(p)]}"
+        )
         raise

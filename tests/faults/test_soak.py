@@ -1,4 +1,4 @@
-"""Row 47: very many events, then a hundred restarts of the broker, and no more memory."""
+"""Case 47: many events, then a hundred restarts of the broker, without a growth in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from tests.faults import oracle
-from tests.faults.conftest import Make, Scene
+from tests.faults.conftest import MakeScenario, Scenario
 from tests.faults.profile import Tables
 
 # A million takes a day on two cores.
 EVENTS = int(os.environ.get("SOAK_EVENTS", "5000"))
-# What comes before the first look, so that every process has met everything once.
+# Events before the first measurement, so that every process has filled its caches.
 WARM_UP = 2_000
-AT_ONCE = 500
+BATCH = 500
 PER_SECOND_AT_LEAST = 2
 RESTARTS = 100
 GROWTH = 1.05
@@ -29,20 +29,20 @@ pytestmark = [
 ]
 
 
-def test_events_cost_no_memory(make_scene: Make, tables: Tables, scaled: float) -> None:
-    """After the warm-up no process grows by a twentieth, whatever it has handled since."""
-    scene = make_scene(postgresql=True)
+def test_events_cost_no_memory(make_scenario: MakeScenario, tables: Tables, scaled: float) -> None:
+    """After the warm-up the memory of each process grows by less than 5 %."""
+    scenario = make_scenario(postgresql=True)
     warm_up, events = round(WARM_UP * scaled), round(EVENTS * scaled)
-    _flow(scene, warm_up)
-    before = _memory(scene)
+    _send_and_settle(scenario, warm_up)
+    before = _memory(scenario)
     began = time.monotonic()
-    _flow(scene, events)
+    _send_and_settle(scenario, events)
     took = time.monotonic() - began
-    between = _memory(scene)
+    between = _memory(scenario)
     for _ in range(round(RESTARTS * scaled)):
-        scene.broker.restart()
-        _flow(scene, 5)
-    after = _memory(scene)
+        scenario.broker.restart()
+        _send_and_settle(scenario, 5)
+    after = _memory(scenario)
     tables.add(
         f"{events} events in {took:.0f} s after {warm_up}, then {round(RESTARTS * scaled)} "
         "restarts of the broker; memory in MiB before, between and after:\n"
@@ -52,26 +52,26 @@ def test_events_cost_no_memory(make_scene: Make, tables: Tables, scaled: float) 
             for part in before
         )
     )
-    assert scene.site.starts == dict.fromkeys(scene.site.starts, 1)
+    assert scenario.installation.starts == dict.fromkeys(scenario.installation.starts, 1)
     grown = {part for part in before if after[part] > before[part] * GROWTH}
     assert not grown
 
 
-def _flow(scene: Scene, events: int) -> None:
-    """Send so many events and wait until they are told; nobody but the site remembers them."""
-    for start in range(0, events, AT_ONCE):
-        scene.load.send(min(AT_ONCE, events - start))
-        oracle.settle(scene.site)
-        scene.load.sent.clear()
-        scene.integrations.slack.forget()
-        scene.integrations.api.forget()
+def _send_and_settle(scenario: Scenario, events: int) -> None:
+    """Send events, wait until they are delivered, and drop the test's own records of them."""
+    for start in range(0, events, BATCH):
+        scenario.load.send(min(BATCH, events - start))
+        oracle.settle(scenario.installation)
+        scenario.load.sent.clear()
+        scenario.integrations.slack.forget()
+        scenario.integrations.api.forget()
 
 
-def _memory(scene: Scene) -> dict[str, int]:
-    """The resident memory of each part's processes, in bytes."""
+def _memory(scenario: Scenario) -> dict[str, int]:
+    """The resident memory of the processes of each part, in bytes."""
     found: dict[str, int] = {}
-    for part in scene.site.starts:
-        main: psutil.Process = scene.site.process(part)
-        for number, process in enumerate([main, *scene.site.pool(part)]):
+    for part in scenario.installation.starts:
+        main: psutil.Process = scenario.installation.process(part)
+        for number, process in enumerate([main, *scenario.installation.pool(part)]):
             found[f"{part} {number}" if number else part] = process.memory_info().rss
     return found

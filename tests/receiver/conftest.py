@@ -1,4 +1,4 @@
-"""What the receiver's tests share: a quick database, and the log as it is written."""
+"""Fixtures of the receiver's tests: a fast database, and the captured log."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from tests.support import stores
 
 
 class Log:
-    """Everything that this process logged since the test began, as an operator would see it."""
+    """The log lines of this process since the test began."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
 
     @property
     def text(self) -> str:
-        """The log as it was written."""
+        """The log as text."""
         return self.stream.getvalue()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Each line, read as the JSON object that it must be."""
+        """All lines, parsed as JSON objects."""
         return [json.loads(line) for line in self.text.splitlines()]
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """The lines of one kind."""
+        """The lines of one log event."""
         return [line for line in self.lines if line["event"] == event]
 
 
 @pytest.fixture
 def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
-    """Start the real log pipeline, writing to memory; everything is put back afterwards."""
+    """Start the real log pipeline, writing to memory; the old configuration is restored later."""
     root = logging.getLogger()
     before = structlog.get_config()
     handlers, level = root.handlers[:], root.level
@@ -51,7 +51,7 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
         if isinstance(logger, logging.Logger)
     ]
     states = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
-    # What basicConfig finds it closes, and pytest's own must stay open.
+    # basicConfig closes the handlers that it finds, and pytest's own must stay open.
     root.handlers = []
 
     def start(**settings: Any) -> Log:
@@ -59,13 +59,13 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
         with monkeypatch.context() as patch:
             patch.setattr("sys.stderr", log.stream)
             logs.configure(LogSettings(**{"log_format": "json", **settings}), part="web")
-        # A module's logger must not remember this test's pipeline for ever.
+        # A module's logger must not cache this test's pipeline.
         structlog.configure(cache_logger_on_first_use=False)
         return log
 
-    shortcut = logs._shortcut
+    fast = logs._fast
     yield start
-    logs._shortcut = shortcut
+    logs._fast = fast
     structlog.configure(**before)
     logging.captureWarnings(capture=False)
     root.handlers = handlers
@@ -84,7 +84,7 @@ def log(start_log: Callable[..., Log]) -> Log:
 
 @pytest.fixture(scope="session")
 def _prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file to copy."""
+    """A migrated SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("prepared") / "codecatch.db"
     stores.prepare(f"sqlite:///{path}")
     return path
@@ -92,7 +92,7 @@ def _prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_url(_prepared_sqlite: Path, tmp_path: Path) -> str:
-    """The address of a migrated SQLite database, for what does not depend on the server."""
+    """URL of a migrated SQLite database, for tests that do not depend on the server."""
     return f"sqlite:///{shutil.copy(_prepared_sqlite, tmp_path)}"
 
 

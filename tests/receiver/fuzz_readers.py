@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of everything that reads a stranger's bytes; run by hand.
+"""Coverage-guided fuzzing of all parsers of untrusted input; run by hand.
 
 ``pip install atheris``, then ``python -m tests.receiver.fuzz_readers -max_total_time=60``. It
-begins with the bodies of ``tests/samples/hostile``. A crash is an exception that is not one of
-the two that mean "refused"; its input is written beside, and belongs into the samples.
+starts with the bodies of ``tests/samples/hostile``. A crash is any exception but the two that mean
+"refused"; its input is saved in the current directory, and should be added to the samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIGEST = b"0" * 64
 
 
 def read(data: bytes) -> None:
-    """Read ``data`` as each thing that it could be."""
+    """Parse ``data`` with every parser."""
     with suppress(InvalidSignature):
         signatures.verify(data, [data[:80]], [b"secret"])
     signature_hints.explain(data, [DIGEST], [b"whsec_c2VjcmV0", data[:40]], "SECRETS")
@@ -43,7 +43,7 @@ def read(data: bytes) -> None:
 
 
 def main() -> None:
-    """Fuzz until told to stop; what is found on the way is kept in a folder of its own."""
+    """Fuzz until stopped; the corpus grows in a temporary directory."""
     with tempfile.TemporaryDirectory() as found:
         atheris.Setup([*sys.argv, found, str(SAMPLES)], read)
         atheris.Fuzz()

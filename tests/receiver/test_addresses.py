@@ -1,4 +1,4 @@
-"""Addresses: read as the sender's, and told apart as far as a sender can choose them."""
+"""Addresses: parsing, membership in networks, and grouping by subscriber."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from receiver import addresses
         ("x" * 10_000, None),
     ],
 )
-def test_an_address_is_read_or_there_is_none(text: str | None, address: str | None) -> None:
-    """A mapped address is the one it maps, a scope is ours and no part of it; words are none."""
+def test_addresses_are_parsed(text: str | None, address: str | None) -> None:
+    """A mapped address becomes IPv4, a scope id is dropped, and other text is None."""
     assert addresses.parse(text) == (address and ip_address(address))
 
 
-def test_networks_of_both_kinds_are_looked_up() -> None:
-    """An address lies in its network and in no other, and one that is not known in none."""
+def test_networks_of_both_versions_are_searched() -> None:
+    """An address is in its own network only; an unknown address is in none."""
     networks = [ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")]
     for text in ("192.0.2.255", "2001:db8:1::1", "::ffff:192.0.2.1"):
         assert addresses.within(addresses.parse(text), networks)
@@ -39,7 +39,7 @@ def test_networks_of_both_kinds_are_looked_up() -> None:
 
 
 def test_a_subscriber_is_one_sender() -> None:
-    """Of IPv6 the first 64 bits tell senders apart, of IPv4 all; the kinds never meet."""
+    """The first 64 bits of IPv6, or all of IPv4, identify a sender; versions never collide."""
 
     def sender(text: str) -> int:
         return addresses.sender_of(addresses.parse(text))

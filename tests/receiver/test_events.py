@@ -1,4 +1,4 @@
-"""The events: their names are the documented ones, and they show no secret."""
+"""Events: their type names are the documented ones, and their reprs show no secret."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
 
 
 def test_the_types_are_the_documented_ones() -> None:
-    """Every event has a type of its own, and together they are what the contract lists."""
+    """Every event class has its own type, and together they are the documented list."""
     classes = [
         kind
         for kind in vars(events).values()
@@ -33,7 +33,7 @@ def test_the_types_are_the_documented_ones() -> None:
 
 
 def test_nothing_secret_shows_in_a_repr() -> None:
-    """Code, text, phone number, body and token stay out of what a log or traceback may print."""
+    """Code, text, phone number, body and token do not appear in a repr."""
     secrets = ("483921", "Your code", "+447700900123", "made-up-token")
     event = events.SmsReceived(
         provider="virtualsms",

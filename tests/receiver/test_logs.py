@@ -1,4 +1,4 @@
-"""Logs: one pipeline, one line for each event, and nothing that was not said."""
+"""Logs: one pipeline, one line for each event, and no secrets."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CANARY = "canary-483921"
 
 
 def fail_with_a_secret_at_hand() -> None:
-    """Raise where a local variable holds what must not be shown."""
+    """Raise an exception while a local variable holds a secret."""
     code = "-".join(["canary", "483921"])
     raise RuntimeError(f"went wrong with {len(code)} characters")
 
 
 def test_our_lines_are_json_objects(log: Log) -> None:
-    """A line has its event, level, part, time and what was said with it."""
+    """A line has event, level, part, time and the keyword data."""
     structlog.get_logger("receiver.test").info("thing.done", event_id="01J", count=3)
     (line,) = log.lines
     at = datetime.fromisoformat(line.pop("timestamp"))
@@ -42,7 +42,7 @@ def test_our_lines_are_json_objects(log: Log) -> None:
 
 
 def test_a_library_logs_through_the_same_pipeline(log: Log) -> None:
-    """A line of the standard library's logging looks like one of ours."""
+    """A line of the standard library's logging has the same form as ours."""
     logging.getLogger("somebody.else").warning("took %d ms", 12, extra={"shard": 3})
     logging.getLogger("uvicorn.error").error("broke")
     first, second = log.lines
@@ -52,7 +52,7 @@ def test_a_library_logs_through_the_same_pipeline(log: Log) -> None:
 
 
 def test_a_warning_of_python_becomes_a_line(log: Log) -> None:
-    """What would be printed between the lines is a line too."""
+    """Python's warnings are log lines too."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("old ways", UserWarning, stacklevel=1)
@@ -65,7 +65,7 @@ def test_a_warning_of_python_becomes_a_line(log: Log) -> None:
 def test_a_traceback_shows_no_locals(
     start_log: Callable[..., Log], log_format: str, foreign: bool
 ) -> None:
-    """The exception is told with its frames, and without what their variables held."""
+    """An exception is logged with its frames, but without their variables."""
     log = start_log(log_format=log_format)
     try:
         fail_with_a_secret_at_hand()
@@ -83,19 +83,19 @@ def test_a_traceback_shows_no_locals(
 
 
 def test_a_line_break_in_a_value_makes_no_second_line(log: Log) -> None:
-    """Nobody can write a line of their own by sending a line break."""
+    """Input with a line break cannot forge a log line."""
     structlog.get_logger("receiver.test").info("thing.done", name='x\n{"event":"forged"}\r\n')
     assert len(log.text.splitlines()) == 1
 
 
-def test_what_json_cannot_hold_is_still_a_line(log: Log) -> None:
-    """An odd value never costs the line, nor the request that logs it."""
+def test_values_that_json_does_not_support_are_logged(log: Log) -> None:
+    """Such a value fails neither the line nor the request that logs it."""
     structlog.get_logger("receiver.test").info("thing.done", odd=object(), raw=b"\xff")
     assert log.lines[0]["event"] == "thing.done"
 
 
-def test_the_level_holds_for_everybody(start_log: Callable[..., Log]) -> None:
-    """Below the chosen level neither we nor a library say anything."""
+def test_the_level_applies_to_all_loggers(start_log: Callable[..., Log]) -> None:
+    """Below the configured level neither we nor a library log anything."""
     log = start_log(log_level="error")
     structlog.get_logger("receiver.test").warning("thing.done")
     logging.getLogger("somebody.else").warning("thing done")
@@ -103,8 +103,8 @@ def test_the_level_holds_for_everybody(start_log: Callable[..., Log]) -> None:
     assert [line["event"] for line in log.lines] == ["thing.failed"]
 
 
-def test_libraries_that_chatter_are_quieter(start_log: Callable[..., Log]) -> None:
-    """Paths and payloads that a library would log stay out, at the lowest level too."""
+def test_verbose_libraries_have_a_higher_level(start_log: Callable[..., Log]) -> None:
+    """Paths and payloads that a library would log do not appear, even at the debug level."""
     log = start_log(log_level="debug")
     logging.getLogger("uvicorn.access").info('"POST /webhooks/daisysim/%s HTTP/1.1" 202', CANARY)
     logging.getLogger("sqlalchemy.engine").info("INSERT %s", CANARY)
@@ -113,14 +113,14 @@ def test_libraries_that_chatter_are_quieter(start_log: Callable[..., Log]) -> No
     assert log.text == ""
 
 
-def test_a_line_for_terminals_is_said_once(log: Log) -> None:
-    """The coloured doubles of the web server's lines are dropped."""
+def test_coloured_copies_are_dropped(log: Log) -> None:
+    """The web server's coloured copies of its messages do not appear."""
     logging.getLogger("uvicorn.error").info("ready", extra={"color_message": "\x1b[1mready"})
     assert "color_message" not in log.text
 
 
-def test_configuring_again_replaces_and_does_not_double(start_log: Callable[..., Log]) -> None:
-    """One line stays one line, however often a process is configured."""
+def test_configuring_again_replaces_the_pipeline(start_log: Callable[..., Log]) -> None:
+    """A line is written once, however often a process is configured."""
     first, second = start_log(), start_log()
     logging.getLogger("uvicorn.error").info("ready")
     assert first.text == ""
@@ -128,14 +128,14 @@ def test_configuring_again_replaces_and_does_not_double(start_log: Callable[...,
 
 
 def test_without_a_terminal_the_log_is_json(start_log: Callable[..., Log]) -> None:
-    """A process that nobody watches writes JSON unasked."""
+    """JSON is the default format without a terminal."""
     log = start_log(log_format=None)
     structlog.get_logger("receiver.test").info("thing.done")
     assert log.lines[0]["event"] == "thing.done"
 
 
-def test_a_person_can_ask_for_plain_words(start_log: Callable[..., Log]) -> None:
-    """The console format is no JSON and says the same."""
+def test_the_console_format_is_plain_text(start_log: Callable[..., Log]) -> None:
+    """The console format contains the same data as JSON."""
     log = start_log(log_format="console")
     structlog.get_logger("receiver.test").info("thing.done", event_id="01J")
     assert "thing.done" in log.text
@@ -143,10 +143,10 @@ def test_a_person_can_ask_for_plain_words(start_log: Callable[..., Log]) -> None
     assert not log.text.startswith("{")
 
 
-def test_the_access_lines_of_one_step_are_written_in_one_go(
+def test_access_lines_of_one_loop_iteration_share_a_write(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A busy receiver asks the system once for many lines, and none is lost at the end."""
+    """Many lines take one write, and the last ones are not lost."""
     written: list[str] = []
     monkeypatch.setattr(log.stream, "write", written.append)
     structlog.configure(cache_logger_on_first_use=True)
@@ -164,10 +164,10 @@ def test_the_access_lines_of_one_step_are_written_in_one_go(
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
-def test_a_log_that_cannot_be_written_stops_nobody(
+def test_a_failing_log_stream_is_ignored(
     log: Log, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """Whoever read it may be gone, or the file closed; the work goes on."""
+    """A broken pipe or a closed file does not fail the work."""
 
     def broken(_: str) -> None:
         raise error
@@ -177,18 +177,18 @@ def test_a_log_that_cannot_be_written_stops_nobody(
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_the_line_of_an_accepted_webhook_is_like_any_other(
+def test_the_line_of_an_accepted_webhook_equals_structlogs(
     start_log: Callable[..., Log], log_format: str
 ) -> None:
-    """It is spelled by hand where it is JSON, and says the same as the usual way would."""
+    """The fast JSON line has the same content as structlog's line."""
     log = start_log(log_format=log_format)
-    said = {"method": "POST", "route": "daisysim", "status": 202, "event_id": "01J"}
+    fields = {"method": "POST", "route": "daisysim", "status": 202, "event_id": "01J"}
 
-    async def say() -> None:
+    async def write() -> None:
         write_line("POST", 202, time.monotonic(), {"route": "daisysim", "event_id": "01J"})
-        structlog.get_logger("receiver.test").info("request.answered", ms=0.0, **said)
+        structlog.get_logger("receiver.test").info("request.answered", ms=0.0, **fields)
 
-    asyncio.run(say())
+    asyncio.run(write())
     if log_format == "console":
         assert log.text.count("event_id=01J") == 2
         return
@@ -200,39 +200,41 @@ def test_the_line_of_an_accepted_webhook_is_like_any_other(
     assert first == second
 
 
-def test_the_lines_of_a_step_say_when_that_was(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is asked once for the accepted webhooks of one step, and again for the next."""
+def test_lines_of_one_loop_iteration_share_a_timestamp(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is read once for each iteration with accepted webhooks."""
     times = iter(datetime(2026, 6, 11, 9, 14, second, 1, tzinfo=UTC) for second in range(9))
     monkeypatch.setattr(clock, "now", lambda: next(times))
 
-    async def say() -> None:
+    async def write() -> None:
         for count in (2, 1):
             for _ in range(count):
                 write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J"})
             await asyncio.sleep(0)
 
-    asyncio.run(say())
+    asyncio.run(write())
     assert [datetime.fromisoformat(line["timestamp"]).second for line in log.lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("level", ["info", "warning"])
-def test_the_line_of_an_accepted_webhook_has_a_level(
+def test_the_line_of_an_accepted_webhook_respects_the_level(
     start_log: Callable[..., Log], level: str
 ) -> None:
-    """Who asks for warnings only is spared it."""
+    """At the level "warning" it is not written."""
     log = start_log(log_level=level)
 
-    async def say() -> None:
+    async def write() -> None:
         write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J"})
 
-    asyncio.run(say())
+    asyncio.run(write())
     assert len(log.lines) == (level == "info")
 
 
-def test_the_lines_of_handled_events_are_like_any_other(
+def test_the_lines_of_handled_events_equal_structlogs(
     start_log: Callable[..., Log],
 ) -> None:
-    """Each says the same as the usual way would, and however many there are, each is there."""
+    """Each fast line has the same content as structlog's, and none of many is lost."""
     log = start_log(log_format="json")
     events = [(f"01J{number}", "sms.received") for number in range(40)]
     assert logs.write_handled(events)
@@ -247,10 +249,10 @@ def test_the_lines_of_handled_events_are_like_any_other(
         assert line == usual
 
 
-def test_the_lines_of_told_deliveries_are_like_any_other(start_log: Callable[..., Log]) -> None:
-    """Whatever their destination is called."""
+def test_the_lines_of_deliveries_equal_structlogs(start_log: Callable[..., Log]) -> None:
+    """Even if the destination's name needs escaping."""
     log = start_log(log_format="json")
-    assert logs.write_told('the "desk"', [("01J1", "01J2", 3), ("01J3", "01J4", 1)])
+    assert logs.write_delivered('the "desk"', [("01J1", "01J2", 3), ("01J3", "01J4", 1)])
     structlog.get_logger("receiver.test").info(
         "delivery.attempted", delivery_id="01J1", event_id="01J2", destination='the "desk"',
         state="done", attempt=3, reason=None,
@@ -261,24 +263,24 @@ def test_the_lines_of_told_deliveries_are_like_any_other(start_log: Callable[...
 
 
 @pytest.mark.parametrize("options", [{"log_level": "warning"}, {"log_format": "console"}])
-def test_lines_are_spelled_by_hand_where_they_are_json(
+def test_fast_lines_need_json_and_the_info_level(
     start_log: Callable[..., Log], options: dict[str, str]
 ) -> None:
-    """Elsewhere whoever wanted them written does it the usual way."""
+    """Otherwise the functions return False and write nothing."""
     log = start_log(**options)
     assert not logs.write_handled([("01J", "sms.received")])
-    assert not logs.write_told("slack", [("01J", "01J", 1)])
+    assert not logs.write_delivered("slack", [("01J", "01J", 1)])
     assert log.text == ""
 
 
-def test_what_is_odd_about_a_request_is_not_left_out(log: Log) -> None:
-    """A line with one word more goes the usual way, and so does a warning."""
+def test_unusual_access_lines_are_written_by_structlog(log: Log) -> None:
+    """A line with an additional field, and a warning, keep all their data."""
 
-    async def say() -> None:
+    async def write() -> None:
         write_line("POST", 401, 0.0, {"route": "daisysim", "event_id": "01J"})
         write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J", "reason": '"'})
 
-    asyncio.run(say())
+    asyncio.run(write())
     first, second = log.lines
     assert first["level"] == "warning"
     assert second["reason"] == '"'

@@ -1,4 +1,4 @@
-"""Waking: ids only, at no cost to whoever calls, whatever the broker does."""
+"""Waking: messages with ids only, and callers that never wait for the broker."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ Make = Callable[[str], Waker]
 
 @pytest.fixture
 def make_waker() -> Iterator[Make]:
-    """Make wakers on any broker."""
-    made: list[Waker] = []
+    """Create wakers on any broker."""
+    wakers: list[Waker] = []
 
     def make(url: str) -> Waker:
-        made.append(Waker(queue.celery_app(url)))
-        return made[-1]
+        wakers.append(Waker(queue.celery_app(url)))
+        return wakers[-1]
 
     yield make
-    for waker in made:
+    for waker in wakers:
         waker.close()
         waker.app.close()
 
 
 def messages(url: str, name: str = LIST) -> list[dict[str, Any]]:
-    """The messages that wait in a queue, oldest first, their bodies decoded."""
+    """The messages in a queue, oldest first, with decoded bodies."""
     with redis.Redis.from_url(url, socket_timeout=2) as client:
         raw: Any = client.lrange(name, 0, -1)
     decoded = [json.loads(message) for message in reversed(raw)]
@@ -50,12 +50,12 @@ def messages(url: str, name: str = LIST) -> list[dict[str, Any]]:
 
 
 def ids(url: str, name: str = LIST) -> list[str]:
-    """The row ids in all messages that wait in a queue."""
+    """The row ids of all messages in a queue."""
     return [row for message in messages(url, name) for row in message["body"][0][0]]
 
 
-def test_a_message_holds_ids_and_nothing_else(make_waker: Make, broker_url: str) -> None:
-    """On the wire there is the task's name and the rows' ids."""
+def test_a_message_contains_only_ids(make_waker: Make, broker_url: str) -> None:
+    """A message contains the task's name and the rows' ids."""
     make_waker(broker_url).wake(queue.HANDLE_EVENTS, ["01A", "01B"])
     (message,) = eventually(lambda: messages(broker_url))
     assert message["content-type"] == "application/json"
@@ -65,10 +65,10 @@ def test_a_message_holds_ids_and_nothing_else(make_waker: Make, broker_url: str)
     assert kwargs == {}
 
 
-def test_rows_share_messages_up_to_a_limit_and_stand_in_one(
+def test_rows_share_messages_up_to_a_limit(
     make_waker: Make, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many ids go in few messages, each id once."""
+    """Many ids share few messages, and each id is sent once."""
     size = queue.IDS_PER_MESSAGE[queue.HANDLE_EVENTS]
     rows = [f"row{number}" for number in range(2 * size + 20)]
     monkeypatch.setattr(queue, "IDS_PER_MESSAGE", {**queue.IDS_PER_MESSAGE, "codecatch.x": 1})
@@ -78,11 +78,11 @@ def test_rows_share_messages_up_to_a_limit_and_stand_in_one(
     assert [len(message["body"][0][0]) for message in messages(broker_url)] == [size, size, 20]
 
 
-def test_the_rows_of_one_step_of_the_loop_are_one_call(make_waker: Make, broker_url: str) -> None:
-    """Also if the waker is closed within it."""
+def test_rows_of_one_loop_iteration_share_a_message(make_waker: Make, broker_url: str) -> None:
+    """Also if the waker is closed within the iteration."""
     waker = make_waker(broker_url)
 
-    async def story() -> None:
+    async def scenario() -> None:
         waker.wake_soon(queue.HANDLE_EVENTS, "a")
         waker.wake_soon(queue.HANDLE_EVENTS, "b")
         await asyncio.sleep(0)
@@ -90,7 +90,7 @@ def test_the_rows_of_one_step_of_the_loop_are_one_call(make_waker: Make, broker_
         waker.wake_soon(queue.HANDLE_EVENTS, "c")
         waker.close()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert ids(broker_url) == ["a", "b", "c"]
 
 
@@ -101,10 +101,10 @@ def test_the_rows_of_one_step_of_the_loop_are_one_call(make_waker: Make, broker_
         (queue.DELIVER, "codecatch:codecatch.deliveries"),
     ],
 )
-def test_calls_to_the_outside_go_few_to_a_message(
+def test_messages_for_outbound_calls_are_small(
     make_waker: Make, broker_url: str, task: str, name: str
 ) -> None:
-    """A slow one holds few others, and each task has its queue."""
+    """A slow call delays few others, and each task has its own queue."""
     size = queue.IDS_PER_MESSAGE[task]
     rows = [f"{number:02}" for number in range(2 * size)]
     make_waker(broker_url).wake(task, rows)
@@ -113,15 +113,15 @@ def test_calls_to_the_outside_go_few_to_a_message(
 
 
 def test_only_rows_of_one_group_share_a_message(make_waker: Make, broker_url: str) -> None:
-    """What is suspected of breaking its process, say, can be kept apart from the rest."""
+    """A row that may crash its worker, for instance, can be sent alone."""
     waker = make_waker(broker_url)
     waker.wake(queue.HANDLE_EVENTS, ["a"], group="a")
     waker.wake(queue.HANDLE_EVENTS, ["b"], group="b")
     eventually(lambda: len(messages(broker_url)) == 2)
 
 
-def test_many_threads_may_wake_at_once(make_waker: Make, broker_url: str) -> None:
-    """No id is lost between threads, and none doubled."""
+def test_wake_is_thread_safe(make_waker: Make, broker_url: str) -> None:
+    """With many threads no id is lost or sent twice."""
     waker = make_waker(broker_url)
 
     def wake(thread: int) -> None:
@@ -137,10 +137,10 @@ def test_many_threads_may_wake_at_once(make_waker: Make, broker_url: str) -> Non
     assert len(set(ids(broker_url))) == len(ids(broker_url)) == 400
 
 
-def test_an_absent_broker_is_nobodys_trouble_and_forgotten_when_it_comes(
+def test_waking_survives_a_broker_outage(
     make_waker: Make, make_valkey: Callable[[], ValkeyServer], log: Log
 ) -> None:
-    """Without a broker waking costs nothing and raises nothing; with one it works again."""
+    """While the broker is down, waking neither waits nor raises; later it works again."""
     server = make_valkey()
     server.stop()
     waker = make_waker(server.url)
@@ -158,10 +158,10 @@ def test_an_absent_broker_is_nobodys_trouble_and_forgotten_when_it_comes(
     eventually(woken, every=0.2)
 
 
-def test_a_frozen_broker_holds_nobody(
+def test_a_frozen_broker_does_not_block_callers(
     make_waker: Make, make_valkey: Callable[[], ValkeyServer], log: Log
 ) -> None:
-    """While the broker hangs waking returns at once; when it goes on, so do the messages."""
+    """While the broker hangs, waking returns at once; later messages are sent again."""
     server = make_valkey()
     waker = make_waker(server.url)
     waker.wake(queue.HANDLE_EVENTS, ["before"])
@@ -181,14 +181,12 @@ def test_a_frozen_broker_holds_nobody(
     eventually(woken, every=0.2)
 
 
-def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
-    make_waker: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pause doubles with each failure, up to a second, and is short after a success."""
-    asked, paused, sleep = itertools.count(1), list[float](), time.sleep
+def test_retries_back_off_exponentially(make_waker: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay doubles with each failure, up to a second, and a success resets it."""
+    calls, paused, sleep = itertools.count(1), list[float](), time.sleep
 
     def publish(*_: object) -> None:
-        if next(asked) != 7:
+        if next(calls) != 7:
             raise OSError
 
     def pause(seconds: float) -> None:
@@ -198,7 +196,7 @@ def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
             sleep(seconds)
 
     monkeypatch.setattr(queue, "publish", publish)
-    monkeypatch.setattr(queue, "_EACH_ROW_SECONDS", 0.0)
+    monkeypatch.setattr(queue, "_ROW_SECONDS", 0.0)
     monkeypatch.setattr(time, "sleep", pause)
     waker = make_waker("redis://127.0.0.1:1/0")
 
@@ -210,20 +208,20 @@ def test_a_broker_that_fails_is_asked_again_soon_then_less_often(
     assert paused[:7] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.1]
 
 
-def test_rows_that_never_cease_share_messages(
+def test_a_stream_of_rows_shares_messages(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first are told of as they come; those that follow wait a little for each other."""
+    """The first rows are sent at once; later ones are collected into batches."""
     messages: list[list[str]] = []
     monkeypatch.setattr(queue, "publish", lambda _, __, rows: messages.append(list(rows)))
-    monkeypatch.setattr(queue, "_EACH_ROW_SECONDS", 1.0)
-    monkeypatch.setattr(queue, "_LONGEST_WAIT", 1.0)
-    monkeypatch.setattr(queue, "_AT_ONCE_SECONDS", 4.0)
-    at_once = 5  # the last of them spends what comes after
+    monkeypatch.setattr(queue, "_ROW_SECONDS", 1.0)
+    monkeypatch.setattr(queue, "_MAX_BATCH_DELAY", 1.0)
+    monkeypatch.setattr(queue, "_BURST_SECONDS", 4.0)
+    at_once = 5  # the last of them exceeds the burst
     waker = make_waker("redis://127.0.0.1:1/0")
     for number in range(at_once):
         waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
-        eventually(lambda: [f"{number}"] in messages)  # noqa: B023 - called before the next
+        eventually(lambda: [f"{number}"] in messages)  # noqa: B023 - called within the iteration
     for number in range(10, 20):
         waker.wake(queue.HANDLE_EVENTS, [f"{number}"])
         time.sleep(0.01)
@@ -231,16 +229,16 @@ def test_rows_that_never_cease_share_messages(
     assert messages[at_once] == [f"{number}" for number in range(10, 20)]
 
 
-def test_the_backlog_has_an_end_and_drops_the_oldest(
+def test_the_backlog_is_bounded_and_drops_the_oldest(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the broker takes nothing, memory stays bounded."""
-    monkeypatch.setattr(queue, "DEEPEST_BACKLOG", 100)
-    go_on, sending, sent = threading.Event(), threading.Event(), list[str]()
+    """While the broker is blocked, memory stays bounded."""
+    monkeypatch.setattr(queue, "MAX_BACKLOG", 100)
+    release, sending, sent = threading.Event(), threading.Event(), list[str]()
 
     def publish(_: Celery, __: str, rows: list[str]) -> None:
         sending.set()
-        go_on.wait(10)
+        release.wait(10)
         sent.extend(rows)
 
     monkeypatch.setattr(queue, "publish", publish)
@@ -248,42 +246,42 @@ def test_the_backlog_has_an_end_and_drops_the_oldest(
     waker.wake(queue.HANDLE_EVENTS, ["first"])
     assert sending.wait(10)
     waker.wake(queue.HANDLE_EVENTS, (f"row{number}" for number in range(10_000)))
-    go_on.set()
+    release.set()
     waker.close(timeout=10)
     assert sent == ["first", *(f"row{number}" for number in range(9_900, 10_000))]
 
 
-def test_closing_sends_what_waits(make_waker: Make, broker_url: str) -> None:
-    """A call just before the end is not lost."""
+def test_closing_sends_the_backlog(make_waker: Make, broker_url: str) -> None:
+    """A call just before closing is not lost."""
     waker = make_waker(broker_url)
     waker.wake(queue.HANDLE_EVENTS, ["last"])
     waker.close()
     assert ids(broker_url) == ["last"]
 
 
-def test_closing_does_not_wait_for_a_broker_that_hangs(
+def test_closing_does_not_wait_for_a_frozen_broker(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a process takes as long as it was given."""
-    go_on = threading.Event()
-    monkeypatch.setattr(queue, "publish", lambda *_: go_on.wait(10))
+    """Closing returns after its time-out."""
+    release = threading.Event()
+    monkeypatch.setattr(queue, "publish", lambda *_: release.wait(10))
     waker = make_waker("redis://127.0.0.1:1/0")
     waker.wake(queue.HANDLE_EVENTS, ["last"])
     started = time.perf_counter()
     waker.close(timeout=0.1)
     assert time.perf_counter() - started < 2
-    go_on.set()
+    release.set()
 
 
-def test_a_waker_that_never_woke_closes_too(make_waker: Make) -> None:
-    """Without a call there is no thread, and nothing to wait for."""
+def test_an_unused_waker_can_be_closed(make_waker: Make) -> None:
+    """Without a call there is no thread to wait for."""
     make_waker("redis://127.0.0.1:1/0").close()
 
 
-def test_failures_never_show_what_was_to_be_sent(
+def test_the_log_of_a_failure_shows_no_secret(
     make_waker: Make, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    """The log names the kind of failure and how many rows it touched."""
+    """The log contains the error's class and the number of rows."""
 
     def publish(*_: object) -> None:
         raise ValueError("password hunter2")
@@ -296,7 +294,7 @@ def test_failures_never_show_what_was_to_be_sent(
 
 
 def test_a_broker_that_answers_is_reachable(broker_url: str) -> None:
-    """Asking many times leaves no connection behind."""
+    """Repeated checks leave no connection open."""
     app = queue.celery_app(broker_url)
     with redis.Redis.from_url(broker_url) as client:
         before = len(client.client_list())
@@ -306,15 +304,15 @@ def test_a_broker_that_answers_is_reachable(broker_url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:{port}/0", "redis://u:p@ss:{port}x/0"])
-def test_a_broker_that_is_not_there_is_not_reachable(url: str) -> None:
-    """A closed port and an address that is none are answers, not exceptions."""
+def test_a_missing_broker_is_not_reachable(url: str) -> None:
+    """A closed port and an invalid URL return False and raise nothing."""
     app = queue.celery_app(url.format(port=free_port()))
     assert not queue.reachable(app)
     app.close()
 
 
 def test_a_frozen_broker_is_not_reachable(make_valkey: Callable[[], ValkeyServer]) -> None:
-    """The question ends in time even where no answer comes."""
+    """The check ends in time even without an answer."""
     server = make_valkey()
     server.freeze()
     app = queue.celery_app(server.url)
@@ -325,11 +323,11 @@ def test_a_frozen_broker_is_not_reachable(make_valkey: Callable[[], ValkeyServer
     app.close()
 
 
-def test_a_queue_is_busy_while_enough_messages_wait(
+def test_a_queue_is_busy_from_a_certain_depth(
     make_waker: Make, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither an empty queue nor one with a few messages is, and each task has its own."""
-    monkeypatch.setattr(queue, "ENOUGH_MESSAGES", 2)
+    """An empty queue or one with few messages is not busy, and each task has its own queue."""
+    monkeypatch.setattr(queue, "BUSY_DEPTH", 2)
     waker = make_waker(broker_url)
     assert not waker.is_busy(queue.HANDLE_EVENTS)
     waker.wake(queue.HANDLE_EVENTS, ["01A"])
@@ -344,7 +342,7 @@ def test_a_queue_is_busy_while_enough_messages_wait(
 def test_a_frozen_broker_is_not_busy(
     make_waker: Make, make_valkey: Callable[[], ValkeyServer], log: Log
 ) -> None:
-    """What cannot be asked keeps nobody from trying, nor for long."""
+    """A failed check counts as not busy, and ends in time."""
     server = make_valkey()
     waker = make_waker(server.url)
     assert not waker.is_busy(queue.HANDLE_EVENTS)
@@ -352,13 +350,13 @@ def test_a_frozen_broker_is_not_busy(
     started = time.perf_counter()
     assert not waker.is_busy(queue.HANDLE_EVENTS)
     assert time.perf_counter() - started < 8
-    assert log.of("queue.not_asked")
+    assert log.of("queue.check_failed")
     server.thaw()
     assert not waker.is_busy(queue.HANDLE_EVENTS)
 
 
-def test_nothing_but_json_is_read_or_written() -> None:
-    """A message can carry no code, and no result is kept on the broker."""
+def test_only_json_is_read_or_written() -> None:
+    """Messages are JSON, and results are not stored on the broker."""
     conf = queue.celery_app("redis://127.0.0.1:1/0").conf
     assert conf.accept_content == ["json"]
     assert conf.task_serializer == "json"

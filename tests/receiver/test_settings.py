@@ -1,4 +1,4 @@
-"""Settings: what cannot work is said at once, in one line, and without the value."""
+"""Settings: an invalid value is an error of one line, which does not contain the value."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KEY = base64.b64encode(bytes(32)).decode()
 STORE = {"DATABASE_URL": "sqlite:///x.db", "ENCRYPTION_KEYS": KEY}
 
 
-def refusal(
+def load_error(
     group: type[BaseSettings], monkeypatch: pytest.MonkeyPatch, **variables: str
 ) -> ConfigurationError:
-    """The error that loading a group ends with."""
+    """The error of loading a group."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as refused:
@@ -32,18 +32,18 @@ def refusal(
 
 @pytest.mark.parametrize("missing", sorted(STORE))
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_required_variable_is_named(
+def test_a_missing_variable_is_named(
     missing: str, empty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not set and empty are the same, and the line says which one it is."""
+    """Unset and empty are the same; the error names the variable."""
     variables = {name: value for name, value in STORE.items() if name != missing}
     if empty:
         variables[missing] = ""
-    assert str(refusal(StoreSettings, monkeypatch, **variables)) == f"{missing}: is required"
+    assert str(load_error(StoreSettings, monkeypatch, **variables)) == f"{missing}: is required"
 
 
 @pytest.mark.parametrize(
-    ("group", "variable", "value", "wanted"),
+    ("group", "variable", "value", "requirement"),
     [
         (StoreSettings, "DATABASE_URL", SECRET, "sqlite:///PATH or postgresql://"),
         (StoreSettings, "DATABASE_URL", f"mysql://u:{SECRET}@h/d", "sqlite:///PATH or"),
@@ -74,37 +74,35 @@ def test_a_required_variable_is_named(
         (VirtualSMSSettings, "VIRTUALSMS_TIMESTAMP_TOLERANCE", "-1", "a number greater than"),
     ],
 )
-def test_a_value_that_cannot_work_is_said_in_one_line(
+def test_an_invalid_value_is_an_error_in_one_line(
     group: type[BaseSettings],
     variable: str,
     value: str,
-    wanted: str,
+    requirement: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The line names the variable and what it wants, and holds nothing of the value."""
+    """The error names the variable and what it must be, and contains no part of the value."""
     others = {k: v for k, v in STORE.items() if group is StoreSettings and k != variable}
-    text = str(refusal(group, monkeypatch, **others, **{variable: value}))
-    assert text.startswith(f"{variable}: wants ")
-    assert wanted in text
+    text = str(load_error(group, monkeypatch, **others, **{variable: value}))
+    assert text.startswith(f"{variable}: must be ")
+    assert requirement in text
     assert "\n" not in text
     assert SECRET not in text
 
 
 @pytest.mark.parametrize("keys", [SECRET, f"{KEY},{SECRET}", f"{SECRET}é" * 6, ","])
-def test_keys_that_cannot_be_used_are_said_in_one_line(
-    keys: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Asking for the keys tells what the variable wants, and not what it holds."""
+def test_invalid_keys_are_an_error_in_one_line(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what the variable must be, and does not contain its value."""
     monkeypatch.setenv("DATABASE_URL", STORE["DATABASE_URL"])
     monkeypatch.setenv("ENCRYPTION_KEYS", keys)
     settings = load(StoreSettings)
-    with pytest.raises(ConfigurationError, match=r"\AENCRYPTION_KEYS: wants [^\n]*\Z") as refused:
+    with pytest.raises(ConfigurationError, match=r"\AENCRYPTION_KEYS: must be [^\n]*\Z") as refused:
         _ = settings.keys
     assert SECRET not in str(refused.value)
 
 
-def test_good_values_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """URL and keys come out as they went in, and neither shows in a print."""
+def test_valid_values_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URL and keys are returned unchanged, and do not appear in a repr."""
     monkeypatch.setenv("DATABASE_URL", f"postgres://u:{SECRET}@h:5432/d?sslmode=require")
     monkeypatch.setenv("ENCRYPTION_KEYS", KEY)
     settings = load(StoreSettings)
@@ -124,10 +122,10 @@ def test_good_values_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
         ("192.0.2.0/24, 2001:db8::/32,::1", ["192.0.2.0/24", "2001:db8::/32", "::1/128"]),
     ],
 )
-def test_networks_are_read(
+def test_networks_are_parsed(
     value: str | None, networks: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Addresses and networks of both kinds, one or many; none unless named."""
+    """Addresses and networks of both versions, one or many; empty by default."""
     if value is not None:
         monkeypatch.setenv("FORWARDED_ALLOW_IPS", value)
     assert [str(network) for network in load(WebSettings).forwarded_allow_ips] == networks
@@ -145,24 +143,24 @@ def test_networks_are_read(
         ({"REDIS_URL": "redis://[::1]:6379/0"}, "redis://[::1]:6379/0"),
     ],
 )
-def test_the_celery_variable_wins(
+def test_the_celery_variable_takes_precedence(
     variables: dict[str, str], url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two broker variables the more particular one counts, if it holds anything."""
+    """CELERY_BROKER_URL overrides REDIS_URL unless it is empty."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert load(BrokerSettings).broker_url == url
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    """With an empty environment the receiver is for this machine only."""
+    """With an empty environment the receiver listens on this machine only."""
     web, log = load(WebSettings), load(LogSettings)
     assert (web.host, web.port, web.web_concurrency) == ("127.0.0.1", 8000, 1)
     assert (log.log_level, log.log_format) == ("info", None)
 
 
 def test_secrets_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several secrets stand in one variable, blanks around them do not count."""
+    """One variable holds several secrets; spaces around them are ignored."""
     monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", f" a , {SECRET} ,, ")
     settings = load(VirtualSMSSettings)
     secrets = [secret.get_secret_value() for secret in settings.virtualsms_webhook_secrets]
@@ -170,10 +168,10 @@ def test_secrets_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in repr(settings)
 
 
-def test_a_prefix_stands_before_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group can be read once for each of several owners, and an error names the owner's."""
+def test_a_prefix_is_prepended_to_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group can be loaded with several prefixes, and errors name the full variable."""
     monkeypatch.setenv("SECOND_PORT", "9000")
     assert load(WebSettings, "second_").port == 9000
     monkeypatch.setenv("SECOND_PORT", SECRET)
-    with pytest.raises(ConfigurationError, match=r"^SECOND_PORT: wants "):
+    with pytest.raises(ConfigurationError, match=r"^SECOND_PORT: must be "):
         load(WebSettings, "second_")

@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 server that records what it is asked and answers as a test says."""
+"""A real HTTP/1.1 server that records requests and gives the responses that a test sets."""
 
 import contextlib
 import json as json_module
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request as it arrived; header names are in lower case."""
+    """A received request; header names are in lower case."""
 
     method: str
     path: str
@@ -27,29 +27,29 @@ class Request:
     body: bytes
     arrived_at: datetime
     clock: float
-    """time.monotonic() of its arrival, to measure pauses between requests."""
+    """time.monotonic() at its arrival, to measure pauses between requests."""
     connection: int
-    """The client's port: equal for requests on one kept-alive connection."""
+    """The client's port: equal for requests on one keep-alive connection."""
 
     def json(self) -> Any:
-        """Return the body read as JSON."""
+        """Return the body parsed as JSON."""
         return json_module.loads(self.body)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An answer; `json` is sent where it is given, else `body`."""
+    """A response; `json` is sent if it is given, else `body`."""
 
     status: int = 200
     json: Any = None
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: float = 0.0
-    """Seconds of silence before the answer."""
+    """Seconds to wait before the response."""
     drip: float = 0.0
     """Seconds between two bytes of the body."""
     cut: bool = False
-    """Close the connection, the request read, without any answer."""
+    """Close the connection after the request, without a response."""
     truncate: bool = False
     """Close the connection after half of the body."""
 
@@ -61,7 +61,7 @@ class Reply:
         return json_module.dumps(self.json).encode(), kind
 
 
-NOT_FOUND = Reply(status=404, json={"title": "No rule of the test answers this", "status": 404})
+NOT_FOUND = Reply(status=404, json={"title": "No rule matches this request", "status": 404})
 
 
 @dataclass(slots=True)
@@ -71,16 +71,16 @@ class _Rule:
     answer: Callable[[Request], Reply]
     left: int | None
 
-    def fits(self, request: Request) -> bool:
+    def matches(self, request: Request) -> bool:
         return self.method in ("*", request.method) and bool(self.path.fullmatch(request.path))
 
 
 class HttpServer:
-    """A threaded server on 127.0.0.1 with rules; the newest rule that fits answers.
+    """A threaded server on 127.0.0.1 with rules; the newest matching rule gives the response.
 
-    In a rule's path `*` stands for one segment or a part of it, `**` for anything; as method `*`
-    stands for any. Replies given by `once` are used up first, oldest first. Without a rule the
-    answer is 404. A handler that raises gets the client a 500, and `close` raises its error.
+    In a rule's path `*` matches one segment or a part of it, `**` anything; the method `*` matches
+    any. Replies of `once` are used first, oldest first. Without a matching rule the response is
+    404. If a handler raises, the client gets 500, and `close` raises the error.
     """
 
     def __init__(self) -> None:
@@ -97,12 +97,12 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port of the server."""
         return self._server.server_port
 
     @property
     def url(self) -> str:
-        """Its address, without a slash at the end."""
+        """Its base URL, without a trailing slash."""
         return f"http://127.0.0.1:{self.port}"
 
     def on(
@@ -120,7 +120,7 @@ class HttpServer:
         cut: bool = False,
         truncate: bool = False,
     ) -> None:
-        """Answer such requests so from now on; a `handler` takes the place of all the rest."""
+        """Set the response to matching requests; a `handler` replaces all other arguments."""
         reply = Reply(
             status=status,
             json=json,
@@ -141,22 +141,22 @@ class HttpServer:
         *,
         times: int = 1,
     ) -> None:
-        """Answer so the next time, or `times`, that such a request comes."""
+        """Set the response to the next `times` matching requests."""
         self._add(method, path, reply if callable(reply) else lambda _: reply, times=times)
 
     def requests(self, method: str = "*", path: str = "**") -> list[Request]:
-        """Return the requests that came so far, oldest first, whatever they were answered."""
+        """Return the matching requests so far, oldest first."""
         wanted = _Rule(method, _pattern(path), lambda _: NOT_FOUND, None)
         with self._lock:
-            return [request for request in self._requests if wanted.fits(request)]
+            return [request for request in self._requests if wanted.matches(request)]
 
     def forget(self) -> None:
-        """Forget the requests recorded so far; the rules stay."""
+        """Delete the recorded requests; the rules stay."""
         with self._lock:
             self._requests.clear()
 
     def close(self) -> None:
-        """Release what hangs, close every connection, and raise the error of a failed handler."""
+        """End pending responses, close all connections, and raise the error of a failed handler."""
         if not self._closing.is_set():
             self._closing.set()
             self._server.shutdown()
@@ -176,11 +176,11 @@ class HttpServer:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            self._failures.clear()  # the test's own error says more
+            self._failures.clear()  # the test's own error is more useful
         self.close()
 
     def answer(self, request: Request) -> Reply:
-        """Record a request and return what to answer; called by the connections' threads."""
+        """Record a request and return its response; called by the connections' threads."""
         with self._lock:
             self._requests.append(request)
             rule = self._choose(request)
@@ -199,7 +199,7 @@ class HttpServer:
         return not self._closing.wait(seconds)
 
     def fail(self, error: Exception) -> None:
-        """Keep an error of a connection's thread for `close`."""
+        """Save an error of a connection's thread for `close`."""
         self._failures.append(error)
 
     def _add(
@@ -209,11 +209,11 @@ class HttpServer:
             self._rules.append(_Rule(method, _pattern(path), answer, times))
 
     def _choose(self, request: Request) -> _Rule | None:
-        fitting = [rule for rule in self._rules if rule.fits(request)]
-        for rule in fitting:
+        matching = [rule for rule in self._rules if rule.matches(request)]
+        for rule in matching:
             if rule.left:
                 return rule
-        return next((rule for rule in reversed(fitting) if rule.left is None), None)
+        return next((rule for rule in reversed(matching) if rule.left is None), None)
 
 
 def _pattern(path: str) -> re.Pattern[str]:
@@ -233,32 +233,32 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Connection)
 
     def server_bind(self) -> None:
-        """Bind without looking the host's name up, which can take seconds."""
+        """Bind without a DNS lookup of the host's name, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name = "127.0.0.1"
         self.server_port = self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember a connection, to close it in the end, and hand it to a thread."""
+        """Track a connection, to close it at the end, and start its thread."""
         with self._connections_lock:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection and forget it."""
+        """Close a connection and stop tracking it."""
         with self._connections_lock:
             self._connections.discard(request)
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
-        """Make the threads that wait for a next request see the end of their connection."""
+        """End the connections of the threads that wait for a next request."""
         with self._connections_lock:
             for connection in self._connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: `_Connection.handle` has kept what matters."""
+        """Print nothing: `_Connection.handle` has saved the error."""
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -269,7 +269,7 @@ class _Connection(BaseHTTPRequestHandler):
     _BODILESS: ClassVar[frozenset[int]] = frozenset({204, 304})
 
     def handle(self) -> None:
-        """Answer the requests of one connection; a client that leaves is no error."""
+        """Serve one connection; a client that disconnects is no error."""
         try:
             super().handle()
         except (ConnectionError, TimeoutError):
@@ -278,7 +278,7 @@ class _Connection(BaseHTTPRequestHandler):
             self.server.owner.fail(error)
 
     def finish(self) -> None:
-        """Close the files even if the client is gone before the last flush."""
+        """Close the files even if the client disconnects before the last flush."""
         with contextlib.suppress(OSError):
             super().finish()
         self.rfile.close()
@@ -298,7 +298,7 @@ class _Connection(BaseHTTPRequestHandler):
             known = headers.get(name.lower())
             headers[name.lower()] = value if known is None else f"{known}, {value}"
         body = self._read_body()
-        if body is None:  # its client died over it: nobody asked for anything
+        if body is None:  # the client disconnected within the body
             self.close_connection = True
             return
         request = Request(
@@ -319,7 +319,7 @@ class _Connection(BaseHTTPRequestHandler):
         self._send(reply)
 
     def _read_body(self) -> bytes | None:
-        """Return the body, or None where the connection ended before it did."""
+        """Return the body, or None if the connection ended within it."""
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
             length = int(self.headers.get("Content-Length", 0))
             body = self.rfile.read(length)

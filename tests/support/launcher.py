@@ -1,7 +1,7 @@
-"""Replaces itself by a server that dies with the process that started it.
+"""Replaces itself with a server that dies with the process that started it.
 
-It runs in an interpreter of its own (`python -I -S launcher.py PARENT SIGNAL USER COMMAND…`)
-instead of between fork and exec, where Python code is unsafe once there are threads.
+It runs in a separate interpreter (`python -I -S launcher.py PARENT SIGNAL USER COMMAND…`)
+rather than between fork and exec, where Python code is unsafe if there are threads.
 """
 
 import ctypes
@@ -11,13 +11,13 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-GONE = 75
+EXIT_PARENT_GONE = 75
 
 
 def main(parent: int, death_signal: int, user: str, command: list[str]) -> None:
-    """Become `command`, as `user` unless that is "-"; `death_signal` comes when `parent` dies.
+    """Execute `command`, as `user` unless that is "-"; it gets `death_signal` if `parent` dies.
 
-    Where the system has no such signal (everywhere but Linux) only the rest is done.
+    The death signal exists on Linux only; elsewhere the rest is done.
     """
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would pass that on
@@ -29,8 +29,8 @@ def main(parent: int, death_signal: int, user: str, command: list[str]) -> None:
     if libc is not None:  # after setuid, which would clear it
         if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-        if os.getppid() != parent:  # it died before it was asked for
-            sys.exit(GONE)
+        if os.getppid() != parent:  # it died before prctl
+            sys.exit(EXIT_PARENT_GONE)
     os.execv(command[0], command)
 
 

@@ -1,23 +1,23 @@
-"""Ports for servers that must know theirs before they start."""
+"""Free ports for servers that need a port number before they start."""
 
 import random
 import socket
 
 _RANGE = range(15_000, 32_000)
-_given: set[int] = set()
+_used: set[int] = set()
 _random = random.SystemRandom()
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on 127.0.0.1, never the same one twice in a process.
+    """Return a free TCP port on 127.0.0.1, never the same one twice in a process.
 
-    It lies below the range from which the kernel takes the ports of outgoing connections: so
-    none of these takes it while its server is down, nor connects to itself by chance.
+    It is below the kernel's range for outgoing connections. Such a connection therefore cannot take
+    the port while its server is down, or connect to itself by chance.
     """
     for _ in range(1_000):
         port = _random.choice(_RANGE)
-        if port not in _given and _can_be_bound(port):
-            _given.add(port)
+        if port not in _used and _can_be_bound(port):
+            _used.add(port)
             return port
     raise RuntimeError(f"no free port found in {_RANGE}")
 

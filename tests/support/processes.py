@@ -18,10 +18,10 @@ _LAUNCHER = Path(__file__).with_name("launcher.py")
 def leashed(
     command: Sequence[str | Path], *, user: str | None = None, death_signal: int = signal.SIGKILL
 ) -> list[str]:
-    """Return the command line that runs `command` so that it dies with this process.
+    """Return a command line that runs `command` so that it dies with this process.
 
-    On Linux even if this process is killed; strictly, with the thread that starts it. Only root
-    can name a `user` to run as.
+    On Linux this works even if this process is killed; strictly, the command dies with the thread
+    that starts it. Only root can set the `user` to run as.
     """
     start = [sys.executable, "-I", "-S", _LAUNCHER, os.getpid(), int(death_signal), user or "-"]
     return [str(part) for part in (*start, *command)]
@@ -32,7 +32,7 @@ class ServerEndedError(Exception):
 
 
 class ServerProcess:
-    """A server in a leashed child process, whose output is kept for error messages."""
+    """A server in a leashed child process; its output is recorded for error messages."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             cwd=cwd,
             env=env,
-            start_new_session=True,  # Ctrl-C is for the tests, which then stop the server
+            start_new_session=True,  # Ctrl-C reaches only the tests, which then stop the server
         )
 
     @property
@@ -61,11 +61,11 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there, frozen or not."""
+        """Whether the process exists, frozen or not."""
         return self._popen.poll() is None
 
     def wait_until(self, answers: Callable[[], bool], *, within: float = 20.0) -> None:
-        """Wait for the server to answer; if it ends or stays silent, tell what it has written."""
+        """Wait until the server answers; an error has the server's output."""
         try:
             eventually(lambda: not self.running or answers(), within=within)
         except AssertionError as error:
@@ -75,7 +75,7 @@ class ServerProcess:
             raise ServerEndedError(self.output())
 
     def output(self) -> str:
-        """Return the last lines that the server has written."""
+        """Return the last lines of the server's output."""
         if self._output.closed:
             return ""
         size = self._output.seek(0, os.SEEK_END)
@@ -85,17 +85,17 @@ class ServerProcess:
         return text
 
     def freeze(self) -> None:
-        """Stop the process and its children as SIGSTOP does: connections stay, nobody answers."""
+        """Send SIGSTOP to the process and its children: connections stay open, nothing answers."""
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         self._signal_all(signal.SIGCONT)
 
     def stop(self, how: int = signal.SIGTERM, *, within: float = 10.0) -> None:
-        """Send the signal `how`, and kill what is still there after `within` seconds.
+        """Send the signal `how`, and kill the process if it still runs after `within` seconds.
 
-        A stopped process is left alone, so that this may be called twice.
+        It may be called twice: an ended process gets no signal.
         """
         if self.running:
             children = self._descendants()
@@ -106,14 +106,14 @@ class ServerProcess:
                 self._popen.wait(within)
             except subprocess.TimeoutExpired:
                 self._popen.kill()
-            # What it leaves behind ends by itself, unless it is frozen.
+            # Its children end by themselves, unless they are frozen.
             for child in psutil.wait_procs(children, timeout=within)[1]:
                 child.kill()
         self._popen.wait(10)
         self._output.close()
 
     def kill(self) -> None:
-        """Kill the process and its children at once, as a crash of the machine would."""
+        """Kill the process and its children at once, as in a crash of the machine."""
         self._signal_all(signal.SIGKILL)
         self.stop(signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""What the receiver makes of a request, asked of the very code that it runs."""
+"""Verifies webhooks with the receiver's own code."""
 
 from datetime import UTC, datetime
 
@@ -10,10 +10,11 @@ from tests.support.http_server import Request
 
 
 def authentic(request: Request) -> Event:
-    """The event of a request that the receiver, as the environment configures it, knows for real.
+    """Authenticate a request with the settings in the environment, and return its event.
 
-    It raises what the receiver refuses a request with, and AssertionError for one that it would
-    take with a note.
+    Raises:
+        CodecatchError: the receiver rejects the request.
+        AssertionError: the receiver accepts it, but with a note.
     """
     name, _, token = request.path.removeprefix("/webhooks/").partition("/")
     kind = registry()[name]

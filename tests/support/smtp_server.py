@@ -1,4 +1,4 @@
-"""A real SMTP server that keeps the mail it is given and fails as a test says."""
+"""A real SMTP server that records its mail and fails as a test says."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,15 @@ Tls = Literal["none", "starttls", "smtps"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mail:
-    """A message as it was handed over: the envelope's addresses and what the sender wrote."""
+    """An accepted message: the addresses of the envelope, and the content."""
 
     sender: str
     recipients: list[str]
     content: bytes
-    """What came, with the line ends of the wire."""
+    """The received bytes, with their CR LF line ends."""
     message: EmailMessage
     user: str | None
-    """Who had logged in."""
+    """The user who had logged in."""
     encrypted: bool
 
 
@@ -40,15 +40,15 @@ class Behaviour:
     reject_recipients: dict[str, str] = field(default_factory=dict)
     """By address, the reply to RCPT: "550 5.1.1 no such mailbox"."""
     reply_to_data: str | None = None
-    """The reply to a message, in place of "250 OK": a message answered 4xx or 5xx is not kept."""
+    """The reply to a message, in place of "250 OK"; after 4xx or 5xx it is not recorded."""
     drop_after_data: bool = False
-    """Keep the message, then close the connection without a reply."""
+    """Record the message, then close the connection without a reply."""
     hang: float = 0.0
     """Seconds of silence before the reply to a message."""
 
 
 class SmtpServer:
-    """An SMTP server on 127.0.0.1, in a thread of its own.
+    """An SMTP server on 127.0.0.1, in a separate thread.
 
     With `auth` (user, password) mail needs a login, under STARTTLS only after it. Its certificate
     is for 127.0.0.1 and localhost, signed by the authority `ca`.
@@ -71,7 +71,7 @@ class SmtpServer:
 
     @property
     def url(self) -> str:
-        """Its address: smtp:// or smtps://, with user and password where they are needed."""
+        """Its URL: smtp:// or smtps://, with user and password if needed."""
         scheme = "smtps" if self._tls == "smtps" else "smtp"
         login = ":".join(quote(part, safe="") for part in self._auth) + "@" if self._auth else ""
         query = "?starttls=required" if self._tls == "starttls" else ""
@@ -137,7 +137,7 @@ class SmtpServer:
             enable_SMTPUTF8=True,
             tls_context=self._context if starttls else None,
             require_starttls=starttls,
-            # It does not know TLS from the first byte: there a login needs no more.
+            # aiosmtpd does not recognise implicit TLS, and would refuse the login.
             auth_require_tls=starttls,
             auth_exclude_mechanism=[] if self._auth else ["LOGIN", "PLAIN"],
             authenticator=self._authenticate,
@@ -146,30 +146,30 @@ class SmtpServer:
     def _authenticate(
         self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: object
     ) -> AuthResult:
-        right = (
+        accepted = (
             self._auth is not None
             and isinstance(data, LoginPassword)
             and (data.login.decode(), data.password.decode()) == self._auth
         )
-        return AuthResult(success=right, handled=False, auth_data=data)
+        return AuthResult(success=accepted, handled=False, auth_data=data)
 
     async def _shut_down(self) -> None:
-        # A connection just accepted is a task that has yet to begin: if the server closes or the
-        # task is cancelled before it does, asyncio leaves the socket open. So give it some rounds;
-        # one that is still in its TLS handshake after them may be cancelled.
+        # A connection that was just accepted has a task that has not started. If the server closes
+        # or the task is cancelled before it starts, asyncio leaves the socket open. So let the
+        # loop run some iterations; a task still in its TLS handshake then may be cancelled.
         for _ in range(20):
             if not self._tasks() - {session.task for session in self._sessions}:
                 break
             await asyncio.sleep(0)
         self._server.close()
-        # A session whose client has gone may have no task any more, yet its socket.
+        # A session without a client may have a socket but no task.
         for session in list(self._sessions):
             session.abort()
         tasks = self._tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(5):  # connections end in the rounds after
+        for _ in range(5):  # connections end in the next iterations
             await asyncio.sleep(0)
         await self._server.wait_closed()
 
@@ -178,8 +178,8 @@ class SmtpServer:
             task for task in asyncio.all_tasks(self._loop) if task is not asyncio.current_task()
         }
 
-    def keep(self, mail: Mail) -> None:
-        """Keep a message; called by the sessions."""
+    def record(self, mail: Mail) -> None:
+        """Record a message; the sessions call this."""
         with self._lock:
             self._mails.append(mail)
 
@@ -190,7 +190,7 @@ class SmtpServer:
 
 
 class _Handler:
-    """What one session does with the commands that carry mail."""
+    """Handles the mail commands of one session."""
 
     def __init__(self, owner: SmtpServer) -> None:
         self._owner = owner
@@ -220,16 +220,16 @@ class _Handler:
         behaviour = self._owner.behaviour
         reply = behaviour.reply_to_data or "250 OK"
         if reply.startswith("2"):
-            self._owner.keep(_mail(server, session, envelope))
+            self._owner.record(_mail(server, session, envelope))
         if behaviour.drop_after_data:
             server.abort()
-            await asyncio.Event().wait()  # ended by the connection's end
+            await asyncio.Event().wait()  # cancelled when the connection ends
         await asyncio.sleep(behaviour.hang)
         return reply
 
 
 class _Smtp(SMTP):
-    """A session that its server knows of while it lasts."""
+    """A session that its server lists while it lasts."""
 
     def __init__(self, handler: _Handler, sessions: "set[_Smtp]", **options: Any) -> None:
         super().__init__(handler, **options)
@@ -249,17 +249,17 @@ class _Smtp(SMTP):
     def abort(self) -> None:
         """Close the connection at once."""
         if isinstance(self.transport, asyncio.WriteTransport):
-            # Older Pythons fail so on a TLS connection that has just ended.
+            # Older Python versions raise this for a TLS connection that has just ended.
             with contextlib.suppress(AttributeError):
                 self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, or begin anew after STARTTLS."""
+        """Register the session; called again after STARTTLS."""
         super().connection_made(transport)
         self._sessions.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End."""
+        """Remove the session."""
         super().connection_lost(error)
         self._sessions.discard(self)
 

@@ -1,4 +1,4 @@
-"""Databases as an installation has them: migrated and sealed, on either server."""
+"""Migrated databases with an index key, as in an installation, on either server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENCRYPTION_KEYS = base64.b64encode(KEY).decode()
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A migrated database, opened, and how another process opens it."""
+    """An open, migrated database; another process can open it by its ``url``."""
 
     url: str
     database: Database
@@ -24,13 +24,13 @@ class Store:
 
 
 def prepare(url: str) -> None:
-    """Migrate the database at ``url`` and leave no connection behind."""
+    """Migrate the database at ``url`` and close all connections."""
     database = Database(url)
     schema.migrate(database, [KEY])
     database.dispose()
 
 
 def open_store(url: str) -> Store:
-    """Open a database that was prepared."""
+    """Open a prepared database."""
     database = Database(url)
     return Store(url, database, index_key.open_vault(database, [KEY]))

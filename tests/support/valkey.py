@@ -15,7 +15,7 @@ _ATTEMPTS = 5
 
 
 class ValkeyServer:
-    """A Valkey on 127.0.0.1 that stores nothing on disk; its port stays over stop and start."""
+    """A Valkey on 127.0.0.1 without persistence; it keeps its port when it is restarted."""
 
     DATABASES = 256
 
@@ -27,11 +27,11 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """The address of its database 0."""
+        """The URL of its database 0."""
         return self.url_of(0)
 
     def url_of(self, database: int) -> str:
-        """Return the address of one of its databases."""
+        """The URL of one of its databases."""
         return f"redis://127.0.0.1:{self.port}/{database}"
 
     @property
@@ -41,19 +41,19 @@ class ValkeyServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there, frozen or not."""
+        """Whether the process exists, frozen or not."""
         return self._process is not None and self._process.running
 
     def start(self) -> Self:
-        """Start it, empty, and return when it answers."""
-        assert not self.running, "it runs already"
+        """Start it, empty, and wait until it answers."""
+        assert not self.running, "it is running already"
         for attempt in range(1, _ATTEMPTS + 1):
             self._process = ServerProcess(self._command())
             try:
                 self._process.wait_until(self._answers)
             except (AssertionError, ServerEndedError):
                 self._process.kill()
-                # Somebody else may have taken the free port meanwhile.
+                # Another process may have taken the free port.
                 if self._fixed_port or attempt == _ATTEMPTS:
                     raise
                 self.port = free_port()
@@ -63,12 +63,12 @@ class ValkeyServer:
         return self
 
     def stop(self) -> None:
-        """Shut it down in order: its clients see their connections closed."""
+        """Shut it down gracefully: its clients see their connections closed."""
         if self._process is not None:
             self._process.stop(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill it with SIGKILL."""
         if self._process is not None:
             self._process.kill()
 
@@ -82,11 +82,11 @@ class ValkeyServer:
         self._running().freeze()
 
     def thaw(self) -> None:
-        """Let it go on after `freeze`."""
+        """Resume it after `freeze`."""
         self._running().thaw()
 
     def flush(self, database: int | None = None) -> None:
-        """Forget what one database, or all of them, hold."""
+        """Delete the contents of one database, or of all."""
         with redis.Redis.from_url(self.url_of(database or 0), socket_timeout=5) as client:
             if database is None:
                 client.flushall()
@@ -115,5 +115,5 @@ class ValkeyServer:
 
     def _answers(self) -> bool:
         with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
-            # The process id shows that the port is not another server's.
+            # The process id proves that it is this server's port, not another one's.
             return bool(client.info("server")["process_id"] == self.pid)

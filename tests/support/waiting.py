@@ -1,4 +1,4 @@
-"""Waiting for something to become true, without guessing how long it takes."""
+"""Polls a condition instead of sleeping for a guessed time."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], *, within: float = 10.0, every: float = 0.02) -> T:
-    """Return the first truthy value of `check`, called again and again for `within` seconds.
+    """Call `check` repeatedly for `within` seconds, and return its first truthy value.
 
-    An exception of `check` counts as "not yet". When the time is over, AssertionError says what
-    the last call returned or raised.
+    An exception of `check` counts as "not yet". After that time, AssertionError says what the last
+    call returned or raised.
     """
     deadline = time.monotonic() + within
     calls = 0
@@ -20,7 +20,7 @@ def eventually(check: Callable[[], T], *, within: float = 10.0, every: float = 0
         failure: Exception | None = None
         try:
             value = check()
-        except Exception as error:  # noqa: BLE001 -- any failure may pass; the last one is told
+        except Exception as error:  # noqa: BLE001 -- any failure may be temporary; the last is reported
             failure = error
             last = f"raised {type(error).__name__}: {error}"
         else:

@@ -1,6 +1,6 @@
-"""The providers' webhooks, made from what their documents say and nothing of ours.
+"""Builds the providers' webhooks from their documents.
 
-This is the oracle that the receiver is measured by, so it shares no code with it.
+The tests compare the receiver with these, so this module shares no code with it.
 """
 
 import base64
@@ -31,7 +31,7 @@ ACCOUNT = "0b7c1d8e-52a4-4f0e-9a53-2f6d8c1e7a90"
 VIRTUALSMS_PATH = "/webhooks/virtualsms"
 DAISYSIM_PATH = "/webhooks/daisysim"
 
-# Events that tell of one SMS, by dialect; all other events carry no code.
+# Events with an SMS, one for each dialect; no other event has a code.
 _SMS_EVENTS = frozenset({"order.sms_received", "sms.received", "sms_received"})
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
@@ -39,31 +39,31 @@ _SAMPLES = Path(__file__).parents[1] / "samples"
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A request that a provider sends: POST `body` to `path` with `headers`."""
+    """A webhook request: POST `body` to `path` with `headers`."""
 
     path: str
     headers: dict[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """Return the body read as JSON."""
+        """Return the body parsed as JSON."""
         return json.loads(self.body)
 
     def with_body(self, body: bytes) -> Self:
-        """Return it with another body under the old signature, as a forger would send it."""
+        """Return a forgery: another body with the same signature."""
         return replace(self, body=body)
 
     def with_headers(self, **headers: str | None) -> Self:
-        """Return it with headers changed, or left out where None; `_` in a name stands for `-`."""
+        """Return it with other headers; None removes one. `_` in a name stands for `-`."""
         changed = {name.replace("_", "-"): value for name, value in headers.items()}
         names = {name.lower() for name in changed}
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in names}
-        given = {name: value for name, value in changed.items() if value is not None}
-        return replace(self, headers=kept | given)
+        others = {name: value for name, value in self.headers.items() if name.lower() not in names}
+        added = {name: value for name, value in changed.items() if value is not None}
+        return replace(self, headers=others | added)
 
 
 def signature(body: bytes, secret: str, style: SignatureStyle = "hex") -> str:
-    """Return the HMAC-SHA256 of the raw body under the secret's UTF-8 bytes, spelled in `style`."""
+    """Return the HMAC-SHA256 of the raw body with the secret's UTF-8 bytes, encoded in `style`."""
     digest = hmac.new(secret.encode(), body, hashlib.sha256).digest()
     match style:
         case "hex":
@@ -82,12 +82,12 @@ def encode(document: Any) -> bytes:
 
 
 def envelope_id() -> str:
-    """Return a new id of an event, as the v1 envelope spells it."""
+    """Return a new event id in the format of the v1 envelope."""
     return f"evt_{ULID()}"
 
 
 def iso(moment: datetime | None = None) -> str:
-    """Return a moment, now by default, as ISO 8601 in UTC with milliseconds and a Z."""
+    """Return a time, now by default, as ISO 8601 in UTC with milliseconds and a Z."""
     text = (moment or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
@@ -109,10 +109,11 @@ def virtualsms_v2(
     secret: str = SECRET,
     style: SignatureStyle = "hex",
 ) -> Webhook:
-    """Return a webhook of API v2: `name_key` names the event, fields are `nested` or beside it.
+    """Return a webhook of API v2; `nested` fields are in `data`, else beside the event's name.
 
-    Its document fixes neither fields nor an id: the fields are those of the v1 envelope, and there
-    is an id only if `event_id` is given. `data` adds fields, or changes them.
+    `name_key` is the field of the event's name. The document specifies neither fields nor an id:
+    the fields are those of the v1 envelope, and there is an id only if `event_id` is given. `data`
+    adds or replaces fields.
     """
     fields = _virtualsms_fields(
         event,
@@ -150,9 +151,9 @@ def virtualsms_v1(
     timestamp: int | None = None,
     delivery: str | None = None,
 ) -> Webhook:
-    """Return a webhook in the v1 envelope; ids, times and headers are new unless given.
+    """Return a webhook in the v1 envelope, with new ids, times and headers by default.
 
-    `timestamp` is in Unix seconds. `data` adds fields, or changes them.
+    `timestamp` is in Unix seconds. `data` adds or replaces fields.
     """
     fields = _virtualsms_fields(
         event,
@@ -194,7 +195,7 @@ def virtualsms_flat(
     secret: str = SECRET,
     style: SignatureStyle = "hex",
 ) -> Webhook:
-    """Return a webhook of the flat dialect, signed in X-Signature; `data` adds or changes."""
+    """Return a webhook of the flat dialect, signed in X-Signature; `data` changes fields."""
     document: dict[str, Any] = {"event": event}
     if event == "deposit_confirmed":
         document |= {"amount": "25.00", "currency": "USD"}
@@ -222,9 +223,9 @@ def daisysim(
     token: str | None = TOKEN,
     token_in: Literal["path", "header"] = "path",
 ) -> Webhook:
-    """Return a webhook of DaisySIM, which is unsigned: the token lies in the path or a header.
+    """Return a webhook of DaisySIM: unsigned, with a token in the path or a header.
 
-    `data` adds fields, or changes them.
+    `data` adds or replaces fields.
     """
     document: dict[str, Any] = {
         "event": event,
@@ -251,18 +252,18 @@ def signed(
     style: SignatureStyle = "hex",
     header: str = "X-VirtualSMS-Signature",
 ) -> Webhook:
-    """Return any body as a rightly signed webhook of VirtualSMS."""
+    """Return any body as a correctly signed webhook of VirtualSMS."""
     headers = {"Content-Type": "application/json", header: signature(body, secret, style)}
     return Webhook(VIRTUALSMS_PATH, headers, body)
 
 
 def samples(provider: str) -> list[Path]:
-    """Return the files of sample bodies of a provider, one for each event of each dialect."""
+    """Return the files with a provider's sample bodies, one for each event of each dialect."""
     return sorted((_SAMPLES / provider).glob("*.json"))
 
 
 def sample(provider: str, name: str) -> bytes:
-    """Return one sample body as it would arrive."""
+    """Return one sample body."""
     return (_SAMPLES / provider / f"{name}.json").read_bytes()
 
 

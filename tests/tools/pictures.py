@@ -1,7 +1,7 @@
-"""Renders what people see, into deploy/pictures: python -m tests.tools.pictures.
+"""Renders example messages into deploy/pictures: python -m tests.tools.pictures.
 
-Draws Slack's blocks as Slack does, as nearly as a page can, and takes the pictures with a headless
-Chromium. Run it again when the words or the layout of messages have changed.
+Draws Slack's blocks as an HTML page that looks like Slack, and takes screenshots with a headless
+Chromium. Run it again after a change of the texts or the layout of messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECEIVED = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 ONE = replace(
     SMS,
     received_at=_RECEIVED,
-    told_at=_RECEIVED + timedelta(seconds=1),
+    composed_at=_RECEIVED + timedelta(seconds=1),
     valid_until=_RECEIVED + timedelta(minutes=15),
 )
 
@@ -55,7 +55,7 @@ blockquote { border-left: 4px solid #ddd; border-radius: 8px; margin: 4px 0;
 
 
 def slack(notifications: Sequence[Notification]) -> str:
-    """A page that shows the message in a channel."""
+    """An HTML page that shows the message in a channel."""
     blocks = "".join(_block(b) for b in _slack_blocks.payload(notifications, Texts())["blocks"])
     return (
         f"<!DOCTYPE html><meta charset=utf-8><style>{_STYLE}</style><div class=message>"
@@ -72,15 +72,15 @@ def _block(block: Mapping[str, Any]) -> str:
             cells = "".join(f"<div>{html.escape(field['text'])}</div>" for field in fields)
             return f"<div class=section>{cells}</div>"
         case {"type": "context", "elements": elements}:
-            words = " ".join(html.escape(element["text"]) for element in elements)
-            return f"<div class=context>{words}</div>"
+            text = " ".join(html.escape(element["text"]) for element in elements)
+            return f"<div class=context>{text}</div>"
         case {"type": "rich_text", "elements": elements}:
             return "".join(map(_rich_text, elements))
     raise ValueError(block["type"])
 
 
 def _rich_text(element: Mapping[str, Any]) -> str:
-    words = "".join(
+    text = "".join(
         f"<code>{html.escape(each['text'])}</code>"
         if each.get("style", {}).get("code")
         else html.escape(each["text"])
@@ -88,36 +88,36 @@ def _rich_text(element: Mapping[str, Any]) -> str:
     )
     match element["type"]:
         case "rich_text_preformatted":
-            return f"<pre>{words}</pre>"
+            return f"<pre>{text}</pre>"
         case "rich_text_quote":
-            return f"<blockquote>{words}</blockquote>"
+            return f"<blockquote>{text}</blockquote>"
         case _:
-            return f"<div class=rich>{words}</div>"
+            return f"<div class=rich>{text}</div>"
 
 
 def many(number: int) -> list[Notification]:
-    """Codes as they come in a busy minute."""
+    """The codes of a busy minute."""
     services = ("telegram", "whatsapp", "google", "uber", "discord")
     assert SMS.received_at is not None
     return [
         replace(
             SMS,
-            code=f"{(place * 271_829 + 483_921) % 1_000_000:06}",
-            service=services[place * 7 % 5],
-            order_id=f"ord-{771 + place}",
-            phone_number=f"+4477009{place * 1_013 % 100_000:05}",
-            received_at=SMS.received_at + timedelta(seconds=2 * place),
-            marks=("not verified",) if place == 3 else (),
+            code=f"{(index * 271_829 + 483_921) % 1_000_000:06}",
+            service=services[index * 7 % 5],
+            order_id=f"ord-{771 + index}",
+            phone_number=f"+4477009{index * 1_013 % 100_000:05}",
+            received_at=SMS.received_at + timedelta(seconds=2 * index),
+            marks=("not verified",) if index == 3 else (),
         )
-        for place in range(number)
+        for index in range(number)
     ]
 
 
-def take(page: str, name: str, *, width: int, height: int) -> None:
-    """Take one picture of a page."""
+def screenshot(page: str, name: str, *, width: int, height: int) -> None:
+    """Take a screenshot of a page."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        raise SystemExit("there is no chromium to take pictures with")
+        raise SystemExit("Chromium is not installed: install chromium or google-chrome")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
         path.write_text(page)
@@ -137,6 +137,6 @@ def take(page: str, name: str, *, width: int, height: int) -> None:
 
 if __name__ == "__main__":
     PICTURES.mkdir(parents=True, exist_ok=True)
-    take(slack([ONE]), "slack.png", width=720, height=410)
-    take(slack(many(12)), "slack-many.png", width=720, height=420)
-    take(Texts().html([ONE]), "email.png", width=640, height=445)
+    screenshot(slack([ONE]), "slack.png", width=720, height=410)
+    screenshot(slack(many(12)), "slack-many.png", width=720, height=420)
+    screenshot(Texts().html([ONE]), "email.png", width=640, height=445)

@@ -21,9 +21,9 @@ def world(
     make_http_server: Callable[[], HttpServer],
     make_smtp_server: Callable[..., SmtpServer],
 ) -> Iterator[World]:
-    """A migrated database, an empty broker, and far sides that start when first asked for."""
+    """A migrated database, an empty broker, and fake servers that start when first used."""
     world = World(store, broker_url, monkeypatch, make_http_server, make_smtp_server)
     structlog.contextvars.clear_contextvars()
-    # Tracebacks drawn for a terminal would take longer than what is tested.
+    # Without capture, rendering tracebacks for a terminal would take longer than the tests.
     with structlog.testing.capture_logs(), world.stack:
         yield world

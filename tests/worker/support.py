@@ -1,4 +1,4 @@
-"""A worker as an installation has it, in this process: real database, broker and far sides."""
+"""A worker in the test process, with a real database and broker, and fake external servers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ from tests.support.webhooks import Webhook
 from tests.worker.delivery.senders import deliver_ids
 from worker.configuration.destination_policy import DestinationPolicy
 from worker.configuration.routing import Match, Route, Routing
-from worker.confirmation import confirm as confirmation
+from worker.confirmation.confirm import settle as settle_ids
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
-from worker.handling import handle as handling
-from worker.runtime import runtime
-from worker.runtime.runtime import Runtime
+from worker.handling.handle import handle as handle_ids
+from worker.runtime.runtime import Runtime, connect
 from worker.schema.models import Code, Confirmation, Delivery, table_of
 
 Model = TypeVar("Model", bound=SQLModel)
@@ -50,7 +49,7 @@ OTHER_PATH = "/services/T1/B1/made-up-secret"
 CONFIRM_PATH = "/virtualsms/orders/*/confirm"
 ORDER_PATH = "/virtualsms/orders/*"
 CHECK_PATH = "/daisysim/check/*"
-# Tests that look at one database only.
+# For tests that need only one kind of database.
 on_sqlite = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 HOUR = timedelta(hours=1)
@@ -59,7 +58,7 @@ SECOND = timedelta(seconds=1)
 
 @dataclass
 class World:
-    """What surrounds one worker: its store and broker, and servers in place of the far sides."""
+    """The environment of one worker: its store, its broker and fake external servers."""
 
     store: Store
     broker_url: str
@@ -70,12 +69,12 @@ class World:
 
     @cached_property
     def api(self) -> HttpServer:
-        """The providers' APIs; they answer 404 to everything until told otherwise."""
+        """The providers' APIs; they answer 404 unless a test configures a response."""
         return self.make_http_server()
 
     @cached_property
     def slack(self) -> HttpServer:
-        """Slack, which says ok until told otherwise."""
+        """Slack; it accepts every message unless a test configures another response."""
         server = self.make_http_server()
         server.on("POST", SLACK_PATH, body=b"ok")
         server.on("POST", OTHER_PATH, body=b"ok")
@@ -95,7 +94,7 @@ class World:
         mail: bool = False,
         **variables: str,
     ) -> Runtime:
-        """A worker's runtime, from the environment; ``variables`` are set besides."""
+        """Set the environment, including ``variables``, and create a runtime from it."""
         environment = {
             "DATABASE_URL": self.store.url,
             "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
@@ -116,24 +115,24 @@ class World:
             environment["EMAIL_TO"] = "qa@example.com"
         for name, value in {**environment, **variables}.items():
             self.monkeypatch.setenv(name, value)
-        return self.keep(runtime.connect())
+        return self.keep(connect())
 
-    def keep(self, made: Runtime) -> Runtime:
-        """Close ``made`` when the test is over, and the broker's connections with it."""
-        self.stack.callback(made.waker.app.close)
-        self.stack.callback(made.close)
-        return made
+    def keep(self, runtime: Runtime) -> Runtime:
+        """Close ``runtime`` and its connections to the broker at the end of the test."""
+        self.stack.callback(runtime.waker.app.close)
+        self.stack.callback(runtime.close)
+        return runtime
 
     def wakes(self, task: str) -> list[list[str]]:
-        """The ids in each message that waits for ``task``, oldest first."""
+        """The ids in each queued message for ``task``, oldest first."""
         return [ids for name, ids in self.messages() if name == task]
 
     def messages(self) -> list[tuple[str, list[str]]]:
-        """Task and ids of every message that waits on the broker."""
+        """Task and ids of every message in the broker's queues."""
         return [(raw["headers"]["task"], _ids(raw)) for raw in self._raw_messages()]
 
     def on_the_broker(self) -> str:
-        """Everything the broker holds, as text to search in, the messages' bodies opened."""
+        """All queued messages with decoded bodies, as text to search in."""
         return json.dumps(
             [
                 {**raw, "body": base64.b64decode(raw["body"]).decode()}
@@ -150,7 +149,7 @@ class World:
             ]
 
     def sent_to(self, path: str = SLACK_PATH) -> list[Any]:
-        """The messages that Slack was sent, as JSON."""
+        """The messages that Slack received, as JSON."""
         return [request.json() for request in self.slack.requests("POST", path)]
 
 
@@ -169,7 +168,7 @@ def _ids(raw: dict[str, Any]) -> list[str]:
 
 
 def incoming(webhook: Webhook) -> IncomingEvent:
-    """A webhook that passed for authentic."""
+    """The event of an authentic webhook, before it is stored."""
     name = "virtualsms" if webhook.path == webhooks.VIRTUALSMS_PATH else "daisysim"
     provider = registry()[name]
     payload = webhook.json()
@@ -182,136 +181,138 @@ def incoming(webhook: Webhook) -> IncomingEvent:
     )
 
 
-def receive(made: Runtime, *received: Webhook) -> list[str]:
-    """Store webhooks as the receiver does; the ids of their rows."""
-    with made.database.transaction() as session:
-        stored = inbox.store_many(session, made.vault, [incoming(each) for each in received])
+def receive(runtime: Runtime, *received: Webhook) -> list[str]:
+    """Store webhooks as the receiver does; returns the ids of their rows."""
+    with runtime.database.transaction() as session:
+        stored = inbox.store_many(session, runtime.vault, [incoming(each) for each in received])
     return [each.id for each in stored]
 
 
-def handle(made: Runtime, *received: Webhook) -> list[str]:
-    """Store webhooks and handle them in one batch; the ids of their rows."""
-    ids = receive(made, *received)
-    handling.handle(made, ids)
+def handle(runtime: Runtime, *received: Webhook) -> list[str]:
+    """Store webhooks and handle them in one batch; returns the ids of their rows."""
+    ids = receive(runtime, *received)
+    handle_ids(runtime, ids)
     return ids
 
 
-def planned(made: Runtime, *received: Webhook) -> Confirmation:
-    """The one confirmation that handling these webhooks plans."""
-    handle(made, *received)
-    return only(made, Confirmation)
+def planned(runtime: Runtime, *received: Webhook) -> Confirmation:
+    """Handle webhooks; returns the one confirmation that this plans."""
+    handle(runtime, *received)
+    return only_row(runtime, Confirmation)
 
 
-def settle(made: Runtime, *rows: Confirmation) -> None:
-    """Make these confirmations due, and settle them."""
+def settle(runtime: Runtime, *rows: Confirmation) -> None:
+    """Make these confirmations due, and run them."""
     for row in rows:
         if row.attempt:
-            make_due(made, row)
-        confirmation.settle(made, [row.id])
+            make_due(runtime, row)
+        settle_ids(runtime, [row.id])
 
 
-def deliver(made: Runtime, *rows: Delivery) -> None:
+def deliver(runtime: Runtime, *rows: Delivery) -> None:
     """Make these deliveries due, and deliver them."""
     for row in rows:
-        fresh = again(made, row)
+        fresh = reload(runtime, row)
         if fresh.attempt and fresh.wake_at is not None:
-            make_due(made, row)
-        deliver_ids(made, [row.id])
+            make_due(runtime, row)
+        deliver_ids(runtime, [row.id])
 
 
-def now(made: Runtime | Store) -> datetime:
-    """The time by which leases are measured."""
-    with made.database.reading() as session:
-        return made.database.now(session)
+def now(runtime: Runtime | Store) -> datetime:
+    """The database's time, which leases use."""
+    with runtime.database.reading() as session:
+        return runtime.database.now(session)
 
 
-def everything(made: Runtime | Store, model: type[Model]) -> list[Model]:
+def all_rows(runtime: Runtime | Store, model: type[Model]) -> list[Model]:
     """Every row of a table, oldest first."""
     key = table_of(model).primary_key.columns.values()[0]
-    with made.database.reading() as session:
+    with runtime.database.reading() as session:
         return list(session.exec(select(model).order_by(key)))
 
 
-def only(made: Runtime | Store, model: type[Model]) -> Model:
+def only_row(runtime: Runtime | Store, model: type[Model]) -> Model:
     """The one row of a table."""
-    (row,) = everything(made, model)
+    (row,) = all_rows(runtime, model)
     return row
 
 
-def fetch(made: Runtime | Store, model: type[Model], key: str) -> Model:
+def fetch(runtime: Runtime | Store, model: type[Model], key: str) -> Model:
     """One row, as it is now."""
-    with made.database.reading() as session:
+    with runtime.database.reading() as session:
         return session.get_one(model, key)
 
 
-def again(made: Runtime | Store, row: Model) -> Model:
+def reload(runtime: Runtime | Store, row: Model) -> Model:
     """The row as it is now."""
-    return fetch(made, type(row), row.id)  # type: ignore[attr-defined]
+    return fetch(runtime, type(row), row.id)  # type: ignore[attr-defined]
 
 
-def change(made: Runtime | Store, row: SQLModel, **values: object) -> None:
-    """Write to a row behind everybody's back."""
+def change(runtime: Runtime | Store, row: SQLModel, **values: object) -> None:
+    """Update columns of a row directly in the database."""
     table = table_of(type(row))
-    with made.database.transaction() as session:
+    with runtime.database.transaction() as session:
         session.connection().execute(
             update(table).where(table.c.id == row.id).values(**values)  # type: ignore[attr-defined]
         )
 
 
-def make_due(made: Runtime | Store, row: FollowUp) -> None:
-    """Let the time pass until the row's next attempt."""
-    past = now(made) - SECOND
-    change(made, row, next_attempt_at=past, wake_at=past)
+def make_due(runtime: Runtime | Store, row: FollowUp) -> None:
+    """Make the row's next attempt due."""
+    past = now(runtime) - SECOND
+    change(runtime, row, next_attempt_at=past, wake_at=past)
 
 
-def lapse(made: Runtime | Store, row: FollowUp) -> None:
-    """Let the time pass until the lease of the row's holder is over."""
-    past = now(made) - SECOND
-    change(made, row, lease_until=past, wake_at=past)
+def expire_lease(runtime: Runtime | Store, row: FollowUp) -> None:
+    """Make the row's lease expire."""
+    past = now(runtime) - SECOND
+    change(runtime, row, lease_until=past, wake_at=past)
 
 
-def code_of(made: Runtime, order: str) -> list[str]:
-    """The plain codes of an order, oldest first."""
-    with made.database.reading() as session:
+def code_of(runtime: Runtime, order: str) -> list[str]:
+    """The decrypted codes of an order, oldest first."""
+    with runtime.database.reading() as session:
         rows = session.exec(select(Code).where(col(Code.order_id) == order).order_by(Code.id)).all()
     opened = (
-        made.vault.open_text(row.code, table="codes", column="code", row=row.id) for row in rows
+        runtime.vault.open_text(row.code, table="codes", column="code", row=row.id) for row in rows
     )
     return [code for code in opened if code is not None]
 
 
-def with_destinations(made: Runtime, *destinations: Destination) -> Runtime:
-    """The same runtime with these destinations instead."""
+def with_destinations(runtime: Runtime, *destinations: Destination) -> Runtime:
+    """The same runtime with these destinations only."""
     named = {destination.name: destination for destination in destinations}
     policies = {name: DestinationPolicy(name=name, kind=each.kind) for name, each in named.items()}
-    policy = replace(made.policy, routing=Routing(named))
-    integrations = replace(made.integrations, destinations=named, policies=policies, policy=policy)
-    return replace(made, integrations=integrations)
+    policy = replace(runtime.policy, routing=Routing(named))
+    integrations = replace(
+        runtime.integrations, destinations=named, policies=policies, policy=policy
+    )
+    return replace(runtime, integrations=integrations)
 
 
-def with_policy(made: Runtime, *names: str, **choices: Any) -> Runtime:
-    """The same runtime, these destinations of which (or all) are told in this way."""
+def with_policy(runtime: Runtime, *names: str, **choices: Any) -> Runtime:
+    """The same runtime with other policies for these destinations, or for all."""
     policies = {
         name: replace(each, **choices) if not names or name in names else each
-        for name, each in made.integrations.policies.items()
+        for name, each in runtime.integrations.policies.items()
     }
-    return replace(made, integrations=replace(made.integrations, policies=policies))
+    return replace(runtime, integrations=replace(runtime.integrations, policies=policies))
 
 
-def telling(made: Runtime, *names: str, types: Sequence[str] = ()) -> Runtime:
-    """The same runtime, which tells only these destinations, of ``types`` instead of the usual."""
+def routed_to(runtime: Runtime, *names: str, types: Sequence[str] = ()) -> Runtime:
+    """The same runtime, with these destinations only; ``types`` replace the default types."""
     routes = (Route(Match.of({"type": types}), to=names),) if types else None
-    policy = replace(made.policy, routing=Routing(names, routes))
-    return replace(made, integrations=replace(made.integrations, policy=policy))
+    policy = replace(runtime.policy, routing=Routing(names, routes))
+    return replace(runtime, integrations=replace(runtime.integrations, policy=policy))
 
 
-def slack_at(made: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
-    """A Slack destination behind a server."""
-    return Slack(name, url=f"{server.url}{path}", http=made.integrations.telling)
+def slack_at(runtime: Runtime, name: str, server: HttpServer, path: str = SLACK_PATH) -> Slack:
+    """A Slack destination that sends to a server."""
+    return Slack(name, url=f"{server.url}{path}", http=runtime.integrations.destination_http)
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Make every call in a thread of its own, all in the same moment; what each returned."""
+    """Run every call in its own thread at the same moment; returns their results."""
     barrier = threading.Barrier(len(calls))
 
     def run(call: Callable[[], T]) -> T:
@@ -324,7 +325,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def woken(world: World, task: str, ids: Sequence[str]) -> list[list[str]]:
-    """The messages for ``task``, once all of ``ids`` have come."""
-    wanted = set(ids)
-    eventually(lambda: wanted <= {each for batch in world.wakes(task) for each in batch})
+    """Wait until all of ``ids`` are queued for ``task``; returns the messages."""
+    expected = set(ids)
+    eventually(lambda: expected <= {each for batch in world.wakes(task) for each in batch})
     return world.wakes(task)

@@ -1,4 +1,4 @@
-"""The admin application: metrics for whoever has the token, and nothing for anybody else."""
+"""The admin application: metrics for requests with the admin token."""
 
 from __future__ import annotations
 
@@ -27,23 +27,21 @@ _log = structlog.get_logger(__name__)
 
 
 def create_app() -> Starlette:
-    """The application as the environment configures it.
+    """Create the application from the environment.
 
     Raises:
-        ConfigurationError: there is no token, or a variable cannot be used.
+        ConfigurationError: a variable is missing or invalid.
     """
     token = load(AdminSettings).admin_token
     if token is None:
-        raise ConfigurationError("ADMIN_TOKEN: is required: a token of at least 16 characters")
+        raise ConfigurationError("ADMIN_TOKEN: is required; set a token of at least 16 characters")
     database, folder = Database(load(DatabaseSettings).url), load(SpoolSettings).spool_dir
     expected = f"Bearer {token.get_secret_value()}".encode("utf-8", "surrogateescape")
 
     async def scrape(request: Request) -> Response:
         given = [value for name, value in request.headers.raw if name == b"authorization"]
         if len(given) != 1 or not hmac.compare_digest(given[0], expected):
-            return PlainTextResponse(
-                "a bearer token is wanted\n", 401, {"WWW-Authenticate": "Bearer"}
-            )
+            return PlainTextResponse("bearer token required\n", 401, {"WWW-Authenticate": "Bearer"})
         return await run_in_threadpool(_render, database, folder)
 
     @asynccontextmanager

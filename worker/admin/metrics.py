@@ -1,7 +1,7 @@
-"""Prometheus metrics, computed from the database whenever they are asked for.
+"""Prometheus metrics, computed from the database on each scrape.
 
-No process counts for itself, so they survive restarts, and any number of receivers and workers
-are one set of numbers. They hold counts, ages and names of the configuration, and no content.
+No process keeps its own counters, so the metrics survive restarts and cover any number of
+receivers and workers. They contain counts, ages and configured names, and no message content.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ _STATES = ("events", "orders", "codes", "confirmations")
 
 
 class DatabaseCollector(Collector):
-    """What the database says now; ``spooled`` events of this host have not reached it yet."""
+    """Gauges from the database, and ``spooled``: this host's events that are not in it yet."""
 
     def __init__(self, database: Database, spooled: int) -> None:
         self._database = database
         self._spooled = spooled
 
     def collect(self) -> Iterable[Metric]:
-        """One gauge for each kind of number."""
+        """Yield one gauge per metric."""
         numbers = statistics.collect(self._database, spooled=self._spooled)
         yield from _counts(numbers)
         yield _gauge(
             "acknowledged_unhandled",
-            "Events that were acknowledged and are not handled yet, in the inbox or in the spool.",
+            "Events that are acknowledged and not handled yet, in the inbox or in the spool.",
             numbers["acknowledged_unhandled"],
         )
         yield _gauge(
-            "spooled", "Acknowledged events that wait on this host for the database.", self._spooled
+            "spooled",
+            "Acknowledged events in this host's spool, not in the database yet.",
+            self._spooled,
         )
         yield _gauge(
             "oldest_unhandled_seconds",
-            "How long the oldest event that is not handled has been stored.",
+            "Age of the oldest stored event that is not handled yet.",
             numbers["oldest_unhandled_seconds"],
         )
-        yield from self._of_destinations()
-        yield from self._ages()
+        yield from self._deliveries()
+        yield from self._heartbeat_ages()
         yield from _latencies(numbers["latency_ms"])
 
-    def _of_destinations(self) -> Iterator[Metric]:
+    def _deliveries(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "codecatch_deliveries",
             "Deliveries by destination and state.",
@@ -58,10 +60,10 @@ class DatabaseCollector(Collector):
                 family.add_metric((destination, state), count)
         yield family
 
-    def _ages(self) -> Iterator[Metric]:
+    def _heartbeat_ages(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "codecatch_heartbeat_age_seconds",
-            "How long ago a task of this kind of process last ran, by way of clock and broker.",
+            "Time since this kind of process last ran a periodic task.",
             labels=("part",),
         )
         with self._database.reading() as session:
@@ -71,7 +73,7 @@ class DatabaseCollector(Collector):
 
 
 def render(database: Database, *, spooled: int) -> bytes:
-    """Everything in the text format that Prometheus scrapes.
+    """All metrics in the Prometheus text format.
 
     Raises:
         SQLAlchemyError: the database does not answer.
@@ -98,7 +100,7 @@ def _counts(numbers: Row) -> Iterator[Metric]:
 def _latencies(stages: Row) -> Iterator[Metric]:
     family = GaugeMetricFamily(
         "codecatch_stage_seconds",
-        "How long the stages of the newest thousand events took, by quantile.",
+        "Duration of the processing stages of the newest thousand events, by quantile.",
         labels=("stage", "quantile"),
     )
     for stage, percentiles in stages.items():

@@ -1,4 +1,4 @@
-"""Who may look at the admin side, and where it listens."""
+"""Environment variables of the admin part: its token and its address."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-_SHORTEST_TOKEN = 16
+_MIN_TOKEN_LENGTH = 16
 
 
-def _long_enough(token: SecretStr | None) -> SecretStr | None:
-    if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
-        raise ValueError(f"a token of at least {_SHORTEST_TOKEN} characters")
+def _check_length(token: SecretStr | None) -> SecretStr | None:
+    if token is not None and len(token.get_secret_value()) < _MIN_TOKEN_LENGTH:
+        raise ValueError(f"a token of at least {_MIN_TOKEN_LENGTH} characters")
     return token
 
 
 class AdminSettings(BaseSettings):
-    """Without a token there is no admin side."""
+    """The admin part runs only if there is a token."""
 
-    admin_token: Annotated[SecretStr | None, AfterValidator(_long_enough)] = None
+    admin_token: Annotated[SecretStr | None, AfterValidator(_check_length)] = None
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=8001, ge=1, le=65535)

@@ -1,3 +1,3 @@
-"""Provider calls that a person makes: paid, made, recorded, and looked at when unclear."""
+"""Provider calls made by a person: debited, made, recorded, and looked up if unclear."""
 
 __all__ = ["caller", "outcome", "record"]

@@ -1,4 +1,4 @@
-"""Calls that a person makes, paid from the budgets that the workers' calls are paid from."""
+"""Calls made by a person. They share their budgets with the workers' calls."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from worker.providers.errors import RateLimited
 from worker.providers.results import Page, Result
 from worker.runtime.integrations import Api
 
-# A budget that is only spent has room again by then; one that the provider blocked may not.
+# A used-up budget has room again by then; a budget that the provider blocked may not.
 LONGEST_WAIT = call_budgets.WINDOW.total_seconds() + 5.0
 Answer = Result | tuple[Result, ...] | Page[Result]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Makes the calls of one API; ``waits`` is told until when, if a call has to wait."""
+    """Makes calls of one API.
+
+    ``on_wait`` is called once with the time until which a call has to wait for its budget.
+    """
 
     database: Database
     api: Api
-    waits: Callable[[datetime], None]
+    on_wait: Callable[[datetime], None]
 
-    def pay(self, call: Call) -> None:
-        """Count a call, as soon as it may be made.
+    def debit(self, call: Call) -> None:
+        """Debit a call; wait until its budget allows it.
 
         Raises:
-            OutOfBudget: that is too long from now.
+            OutOfBudget: that would take longer than :data:`LONGEST_WAIT` seconds.
         """
         deadline = time.monotonic() + LONGEST_WAIT
-        told: datetime | None = None
-        while (until := self._debit(call)) is not None:
-            seconds = until[1].total_seconds()
+        has_waited = False
+        while (refused := self._try_debit(call)) is not None:
+            until, pause = refused
+            seconds = pause.total_seconds()
             if seconds > deadline - time.monotonic():
-                raise OutOfBudget(until[0])
-            if told is None:
-                told = until[0]
-                self.waits(told)
+                raise OutOfBudget(until)
+            if not has_waited:
+                has_waited = True
+                self.on_wait(until)
             time.sleep(seconds)
 
     def make(self, call: Call, arguments: Mapping[str, object]) -> Answer:
-        """Make a call that was paid for.
+        """Make a debited call.
 
         Raises:
-            ProviderError: how it failed. After a 429 nobody makes such a call for a time.
+            ProviderError: the call failed. A 429 also blocks the budget for every process.
         """
         try:
             answer: Answer = getattr(self.api.client, call.name)(**arguments)
@@ -63,8 +67,8 @@ class Caller:
         budget = self.api.budget_of(call.name)
         return budget_key(self.api.client.name, budget), budget
 
-    def _debit(self, call: Call) -> tuple[datetime, timedelta] | None:
-        """None, or when there is room for a call, and how far off that is."""
+    def _try_debit(self, call: Call) -> tuple[datetime, timedelta] | None:
+        """Debit a call and return None, or return when it is allowed, and in how long."""
         key, name = self._key(call)
         with self.database.transaction() as session:
             now = self.database.now(session)

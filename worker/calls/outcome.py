@@ -1,4 +1,4 @@
-"""What became of a call that may or may not have been processed: looked at, never repeated."""
+"""Looks up the outcome of a call that may or may not have succeeded; never repeats the call."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from sqlmodel import Session
 
 from receiver.database.engine import Database
 from receiver.vault.sealing import Vault
-from worker.calls import record as call_record
 from worker.calls.caller import Caller
+from worker.calls.record import record
 from worker.orders import store as orders
 from worker.providers.base import Call, ProviderApi
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Page, Result
 
-# The provider's clock and ours need not agree.
-_SKEW = timedelta(minutes=2)
+# How far the provider's clock and ours may differ.
+_CLOCK_SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a look at the provider showed.
+    """What a lookup at the provider showed.
 
     Attributes:
-        done: the call was processed; False says only that nothing proves it.
-        order: how the order that the call was about stands.
-        made: orders that nobody here knew of, made since; they are known now.
+        done: the call succeeded; False means only that nothing proves it.
+        order: the current state of the order that the call was about.
+        new_orders: orders created since the call that were unknown here; they are recorded now.
     """
 
     done: bool = False
     order: Result | None = None
-    made: tuple[ReportedOrder, ...] = ()
+    new_orders: tuple[ReportedOrder, ...] = ()
 
 
-def look_arguments(
-    client: type[ProviderApi], look: Call, arguments: Mapping[str, object]
+def lookup_arguments(
+    client: type[ProviderApi], lookup: Call, arguments: Mapping[str, object]
 ) -> dict[str, object]:
-    """Those of a call's ``arguments`` that the call which looks at its outcome wants."""
-    wanted = inspect.signature(getattr(client, look.name)).parameters.values()
+    """Those of a call's ``arguments`` that its lookup call requires."""
+    parameters = inspect.signature(getattr(client, lookup.name)).parameters.values()
     return {
         each.name: arguments[each.name]
-        for each in wanted
+        for each in parameters
         if each.default is each.empty and each.name != "self"
     }
 
 
-def look(
+def look_up(
     caller: Caller,
     vault: Vault,
     call: Call,
@@ -57,62 +57,63 @@ def look(
     *,
     asked_at: datetime,
 ) -> CallOutcome:
-    """Ask what became of ``call``, and record what is certain.
+    """Ask the provider for the outcome of ``call``, and record what is certain.
 
     Raises:
-        ProviderError, OutOfBudget: the provider could not be asked.
+        ProviderError: the lookup call failed.
+        OutOfBudget: the lookup call is not allowed.
     """
     client, database = caller.api.client, caller.database
-    looking = client.calls[call.look or ""]
-    asked = look_arguments(type(client), looking, arguments)
-    caller.pay(looking)
-    answer = caller.make(looking, asked)
+    lookup = client.calls[call.lookup or ""]
+    required = lookup_arguments(type(client), lookup, arguments)
+    caller.debit(lookup)
+    answer = caller.make(lookup, required)
     if isinstance(answer, Page):
-        lines = filter(None, (item.about_order(asked) for item in answer.items))
-        made = _new(database, client.name, lines, asked_at)
+        listed = filter(None, (item.as_reported_order(required) for item in answer.items))
+        new_orders = _unknown_since(database, client.name, listed, asked_at)
         with database.transaction() as session:
             now = database.now(session)
-            for found in made:
-                call_record.record(session, vault, client, call, found, asked_at=asked_at, now=now)
-        return CallOutcome(made=made)
-    state = answer.about_order(asked) if isinstance(answer, Result) else None
-    if not isinstance(answer, Result) or state is None:
+            for reported in new_orders:
+                record(session, vault, client, call, reported, asked_at=asked_at, now=now)
+        return CallOutcome(new_orders=new_orders)
+    reported_order = answer.as_reported_order(required) if isinstance(answer, Result) else None
+    if not isinstance(answer, Result) or reported_order is None:
         return CallOutcome()
     with database.transaction() as session:
-        done = _proves(session, vault, client.name, call, state)
-        call_record.record(
+        done = _proves(session, vault, client.name, call, reported_order)
+        record(
             session,
             vault,
             client,
-            call if done else looking,
-            state,
+            call if done else lookup,
+            reported_order,
             asked_at=asked_at,
             now=database.now(session),
         )
     return CallOutcome(done=done, order=answer)
 
 
-def _new(
-    database: Database, provider: str, lines: Iterable[ReportedOrder], since: datetime
+def _unknown_since(
+    database: Database, provider: str, listed: Iterable[ReportedOrder], since: datetime
 ) -> tuple[ReportedOrder, ...]:
-    """The orders made since, as far as the provider tells, that are not known here."""
+    """The listed orders that were created since and are unknown here; undated ones are left out."""
     with database.reading() as session:
         return tuple(
-            found
-            for found in lines
-            if found.created_at is not None
-            and found.created_at >= since - _SKEW
-            and orders.find(session, provider, found.order_id) is None
+            reported
+            for reported in listed
+            if reported.created_at is not None
+            and reported.created_at >= since - _CLOCK_SKEW
+            and orders.find(session, provider, reported.order_id) is None
         )
 
 
 def _proves(
-    session: Session, vault: Vault, provider: str, call: Call, found: ReportedOrder
+    session: Session, vault: Vault, provider: str, call: Call, reported: ReportedOrder
 ) -> bool:
-    """Whether an order that stands like this can only have come to it by ``call``."""
+    """Whether only ``call`` can have brought the order to its reported state."""
     if call.swaps:
-        known = orders.find(session, provider, found.order_id)
-        if known is None or known.phone_digest is None or found.phone_number is None:
+        known = orders.find(session, provider, reported.order_id)
+        if known is None or known.phone_digest is None or reported.phone_number is None:
             return False
-        return known.phone_digest != vault.digest("phone", found.phone_number)
-    return call.state is not None and found.status == call.state
+        return known.phone_digest != vault.digest("phone", reported.phone_number)
+    return call.state is not None and reported.status == call.state

@@ -1,4 +1,4 @@
-"""What follows from a person's call for the order that it was about."""
+"""Records what a person's call did to its order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from receiver.vault.sealing import Vault
 from worker.orders import store as orders
 from worker.providers.base import Call, ProviderApi
 from worker.providers.reported_order import ReportedOrder
-from worker.reconciliation import merge as merging
-from worker.reconciliation.merge import Asked
+from worker.reconciliation.merge import Query, merge_reported
 
 
 def record(
@@ -25,18 +24,20 @@ def record(
     asked_at: datetime,
     now: datetime,
 ) -> bool:
-    """Merge what a success of ``call`` means and says; whether the order is known now.
+    """Merge the effect and the answer of a successful ``call``; return whether the order is known.
 
-    A call that changes an order makes it known. One that only looks adds to what is known: it
-    makes no order of what somebody else may have bought. The sweep sees to a code that is new.
+    A call that spends makes its order known. A lookup only adds to a known order: somebody else
+    may have bought the order that it shows. The sweep wakes the event of a new code.
     """
-    asked = Asked(provider=client.name, client=client, by=f"command: {call.name}", at=asked_at)
+    query = Query(
+        provider=client.name, client=client, kind=f"command: {call.name}", asked_at=asked_at
+    )
     if call.spends:
         order = orders.find_or_create(session, client.name, reported.order_id, now=now)
         if call.state is not None:
             orders.advance(
                 session, order, call.state,
-                kind=asked.by, event_id=None, at=asked_at, now=now, swapped=call.swaps,
+                kind=query.kind, event_id=None, at=asked_at, now=now, swapped=call.swaps,
             )  # fmt: skip
             order.updated_at = now
         if call.swaps and reported.phone_number is not None:
@@ -45,5 +46,5 @@ def record(
         session.flush()
     elif orders.find(session, client.name, reported.order_id) is None:
         return False
-    merging.enter_all(session, vault, asked, [reported], now=now)
+    merge_reported(session, vault, query, [reported], now=now)
     return True

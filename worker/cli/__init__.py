@@ -1,8 +1,7 @@
-"""The ``codecatch`` command: one module for each noun, imported only when it is asked for.
+"""The ``codecatch`` command: one module for each first word, imported only when it is used.
 
-A module of this package registers what it offers with ``register(app)``, on a Typer application;
-its name is the command's first word. The start of the command costs what the named module
-imports, and nothing for the others.
+Each public module has a function ``register(app)`` that adds its commands to a Typer application.
+The module's name is the command's first word, so the command starts without importing the others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from receiver.errors import CodecatchError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; never returns.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 timeout.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     app = typer.Typer(
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_completion=False,
     )
     app.callback()(_root)
-    for module in _imported(_wanted(words)):
+    for module in _import_modules(_module_names(words)):
         module.register(app)
     try:
         app(words, prog_name="codecatch")
@@ -41,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"codecatch: {error}", err=True)
         sys.exit(1)
     except Exception as error:
-        # SQLAlchemy is loaded only where a command has used it.
+        # Compare by name: not every command imports SQLAlchemy.
         if not type(error).__module__.startswith("sqlalchemy."):
             raise
         typer.echo(
-            f"codecatch: DATABASE_URL: the database cannot be used ({type(error).__name__}): "
-            "is its server reachable, and its file writable?",
+            f"codecatch: DATABASE_URL: the database cannot be used ({type(error).__name__}); "
+            "check that its server is reachable, or its file writable",
             err=True,
         )
         sys.exit(1)
@@ -56,8 +55,8 @@ def _root() -> None:
     """Keep every one-time code that SMS number providers send."""
 
 
-def _imported(names: Iterable[str]) -> list[ModuleType]:
-    """The modules, loaded without looking for garbage: an import leaves hardly any."""
+def _import_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Import the modules with garbage collection off: it finds hardly any garbage in an import."""
     gc.disable()
     try:
         return [importlib.import_module(f"{__name__}.{name}") for name in names]
@@ -65,7 +64,7 @@ def _imported(names: Iterable[str]) -> list[ModuleType]:
         gc.enable()
 
 
-def _wanted(words: Sequence[str]) -> list[str]:
-    """The module that the first word names, or all of them where it names none."""
+def _module_names(words: Sequence[str]) -> list[str]:
+    """The module that the first word names, or all modules if it names none."""
     names = [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
     return list(words[:1]) if words and words[0] in names else names

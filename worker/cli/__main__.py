@@ -1,4 +1,4 @@
-"""``python -m worker.cli``: the command, for a supervisor that knows its own interpreter."""
+"""``python -m worker.cli``: the command, run by the supervisor with its own interpreter."""
 
 from worker.cli import main
 

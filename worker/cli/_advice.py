@@ -1,4 +1,4 @@
-"""What went wrong with a provider, and what to do about it: one line for a person."""
+"""Provider errors as one line for an operator: what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ from worker.providers.errors import (
     Unauthorized,
 )
 
-# The first class that an error is of counts.
+# The first matching class wins.
 _ADVICE: dict[type[ProviderError], str] = {
     Unauthorized: "check {PROVIDER}_API_KEY",
-    AccountSuspended: "the account is blocked: ask the provider's support",
-    AccountLocked: "the account is locked for a time: try later, or ask the provider's support",
-    InsufficientBalance: "there is not enough money: top up at the provider's dashboard",
-    InvalidPrice: "prices have changed: ask for them again and pass one on as it is",
-    OutOfStock: "no number is to be had at present: try another country, or later",
-    ServiceNotFound: "there is no such service: list the services",
-    CountryNotFound: "there is no such country: list the countries",
-    OrderNotFound: "there is no such order under this key",
-    OrderAlreadyConfirmed: "the order is confirmed and charged: nothing can be changed any more",
-    OrderExpired: "the order's time is over: buy another number",
-    TooEarly: "the order is too young for it: try again in a minute or two",
-    CodeReceived: "its code has come, so it cannot be cancelled: codecatch wait prints it",
-    AlreadyRefunded: "the money went back before: nothing is left to do",
+    AccountSuspended: "the account is suspended; contact the provider's support",
+    AccountLocked: "the account is temporarily locked; try again later or contact support",
+    InsufficientBalance: "the balance is too low; top up at the provider's dashboard",
+    InvalidPrice: "the price has changed; fetch the prices again and pass one of them unchanged",
+    OutOfStock: "no number is available now; try another country, or try again later",
+    ServiceNotFound: "there is no such service; list the services",
+    CountryNotFound: "there is no such country; list the countries",
+    OrderNotFound: "there is no such order under this API key; check the id",
+    OrderAlreadyConfirmed: "the order is confirmed and charged; it can no longer be changed",
+    OrderExpired: "the order has expired; buy another number",
+    TooEarly: "the order is too new for this call; try again in a minute or two",
+    CodeReceived: "the code has arrived, so the order cannot be cancelled; run codecatch wait",
+    AlreadyRefunded: "the order is already refunded; nothing is left to do",
     InvalidRequest: "check the arguments",
-    ProviderUnreachable: "nothing was asked: check the network and {PROVIDER}_API_URL",
+    ProviderUnreachable: "no request was sent; check the network and {PROVIDER}_API_URL",
 }
-_NUMBER = re.compile(r"\d{6,}")
+_LONG_NUMBER = re.compile(r"\d{6,}")
 
 
 def explain(error: ProviderError, provider: str, *, reveal: bool) -> str:
-    """The line for ``error``; long numbers in the provider's words are masked unless revealed."""
-    words = error.detail or ""
+    """One line for ``error``; long numbers in the provider's detail are masked unless revealed."""
+    detail = error.detail or ""
     if not reveal:
-        words = _NUMBER.sub("••••••", words)
-    about = f"{error} ({words})" if words else str(error)
-    return f"{about}: {_advice(error).replace('{PROVIDER}', provider.upper())}"
+        detail = _LONG_NUMBER.sub("••••••", detail)
+    message = f"{error} ({detail})" if detail else str(error)
+    return f"{message}: {_advice(error).replace('{PROVIDER}', provider.upper())}"
 
 
 def _advice(error: ProviderError) -> str:
     if isinstance(error, RateLimited):
         seconds = error.retry_after or RATE_LIMIT_PAUSE
-        return f"too many calls: try again in {seconds:.0f} s, nobody's call is made before"
-    known = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
-    if known is not None:
-        return known
-    return "it will not help to ask again" if error.permanent else "try again later"
+        return f"too many calls; try again in {seconds:.0f} s, all calls are blocked until then"
+    advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
+    if advice is not None:
+        return advice
+    return "retrying will not help" if error.permanent else "try again later"

@@ -1,4 +1,4 @@
-"""How a provider's typed answer looks; what stays out of its repr is masked unless revealed."""
+"""Output of a provider's typed answer; fields excluded from its repr are masked unless revealed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from decimal import Decimal
 from typing import Any, get_args, get_origin, get_type_hints
 
 from worker.calls.caller import Answer
-from worker.cli._output import Output, complain, mask
+from worker.cli._output import Output, mask, write_error
 from worker.providers.results import Page, Result
 
 
 def listed(method: Callable[..., object]) -> type[Result] | None:
-    """What the items of the method's answer are, if that is a list or a page of one."""
+    """The item type of the method's answer if it is a list or a page, else None."""
     kind = get_type_hints(method)["return"]
     if get_origin(kind) not in {tuple, Page}:
         return None
@@ -22,9 +22,8 @@ def listed(method: Callable[..., object]) -> type[Result] | None:
 
 
 def show(answer: Answer, item: type[Result] | None, output: Output) -> None:
-    """Write an answer, a list of ``item`` if it is one, in the form that is wanted."""
-    # Masked here: the answer's type knows better than a name what is secret. A service has a
-    # code as well.
+    """Write an answer, or a list of ``item``, in the output's format."""
+    # Mask here by the field's type, not by its name: a service has a field ``code`` too.
     masked = replace(output, reveal=True)
     if isinstance(answer, Result) and not isinstance(answer, Page):
         masked.record(_row(answer, reveal=output.reveal))
@@ -32,13 +31,13 @@ def show(answer: Answer, item: type[Result] | None, output: Output) -> None:
     many: tuple[Result, ...] = answer.items if isinstance(answer, Page) else answer
     rows = [_row(each, reveal=output.reveal) for each in many]
     keys = [field.name for field in _shown(item or Result)]
-    told = [key for key in keys if any(row[key] is not None for row in rows)]
-    masked.rows(keys, told or keys, rows)
+    filled = [key for key in keys if any(row[key] is not None for row in rows)]
+    masked.rows(keys, filled or keys, rows)
     if isinstance(answer, Page) and not (output.json or output.csv):
-        place = {"page": answer.page, "in all": answer.total}
-        said = ", ".join(f"{name}: {n}" for name, n in place.items() if n is not None)
-        if said:
-            complain(said)
+        position = {"page": answer.page, "total": answer.total}
+        line = ", ".join(f"{name}: {n}" for name, n in position.items() if n is not None)
+        if line:
+            write_error(line)
 
 
 def _row(result: Result, *, reveal: bool) -> dict[str, Any]:

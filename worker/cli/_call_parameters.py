@@ -1,6 +1,6 @@
-"""What a call takes on the command line, as its method's signature says.
+"""Typer parameters of a provider call, derived from its method's signature.
 
-A positional parameter is an argument, a keyword-only one an option; both keep their names.
+A positional parameter becomes an argument and a keyword-only one an option of the same name.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from worker.providers.fields import Fields
 
 
 def of(method: Callable[..., object]) -> list[inspect.Parameter]:
-    """The method's parameters, but for ``self``, as Typer wants them."""
+    """The method's parameters without ``self``, annotated for Typer."""
     hints = get_type_hints(method)
-    given = [each for each in inspect.signature(method).parameters.values() if each.name != "self"]
+    parameters = [
+        each for each in inspect.signature(method).parameters.values() if each.name != "self"
+    ]
     return [
         each.replace(
             kind=inspect.Parameter.KEYWORD_ONLY,
             annotation=_annotated(each, hints[each.name]),
         )
-        for each in given
+        for each in parameters
     ]
 
 
 def option(name: str, annotation: Any, default: object = False) -> inspect.Parameter:
-    """One more option, which is no parameter of the method."""
+    """An additional option that the method does not have."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
@@ -49,14 +51,16 @@ def _annotated(parameter: inspect.Parameter, hint: Any) -> Any:
 def _price(value: str) -> Decimal:
     price = Fields({"price": value}).number("price")
     if price is None or price <= 0:
-        raise typer.BadParameter("wants a price as it was given, such as 1.1400")
+        raise typer.BadParameter(
+            "must be a price exactly as the provider quoted it, such as 1.1400"
+        )
     return price
 
 
-# What Typer must be told about a type. Whatever is counted or numbered begins with one.
+# Typer settings by type. All integers are counts or ids, so they start at 1.
 _SETTINGS: dict[Any, dict[str, Any]] = {
     str: {"parser": _filters.text},
-    float: {"parser": _filters.seconds, "help": "Seconds."},
+    float: {"parser": _filters.seconds, "help": "Timeout in seconds."},
     int: {"min": 1},
-    Decimal: {"parser": _price, "help": "As it was given, to the last digit."},
+    Decimal: {"parser": _price, "help": "Exactly as the provider quoted it, with all digits."},
 }

@@ -1,4 +1,4 @@
-"""The calls of a provider's API as commands, derived from what the API says of itself."""
+"""Commands for the calls of a provider's API, derived from the API's declared calls."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from worker.cli import _call_parameters, _output
 from worker.cli._advice import explain
 from worker.cli._call_answers import listed, show
 from worker.cli._call_parameters import option
-from worker.cli._output import Output, complain, write
-from worker.cli._store import Store, opened
+from worker.cli._output import Output, write, write_error
+from worker.cli._store import Store, open_store
 from worker.cli.wait import TIMED_OUT
 from worker.messages.text import timestamp
 from worker.outbox.call_budgets import OutOfBudget
@@ -37,17 +37,17 @@ from worker.schema import migrate as schema
 from worker.schema.states import WAITING
 
 _WRONG_USAGE = 2
-# What keeps an answer from being recorded; ValueError: it holds what no database can.
-_UNRECORDED = (SQLAlchemyError, ValueError)
-_ROLE = re.compile(r":\w+:`(.*?)`")  # what a docstring refers to, as a person reads it
-_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")]
+# Errors that prevent recording an answer; ValueError: it has a character no database can store.
+_RECORDING_ERRORS = (SQLAlchemyError, ValueError)
+_ROLE = re.compile(r":\w+:`(.*?)`")  # Sphinx roles in docstrings
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 _OnlyId = Annotated[
-    bool, typer.Option("--id", help="Print the order's id alone, for codecatch wait.")
+    bool, typer.Option("--id", help="Print only the order's id, for codecatch wait.")
 ]
 
 
 def commands(provider: type[ProviderApi], help_: str) -> typer.Typer:
-    """A command for each call of the API."""
+    """A Typer application with one command for each call of the API."""
     nouns = typer.Typer(name=provider.name, help=help_, no_args_is_help=True)
     for call in provider.calls.values():
         nouns.command(call.name.replace("_", "-"))(_command(provider, call))
@@ -55,7 +55,7 @@ def commands(provider: type[ProviderApi], help_: str) -> typer.Typer:
 
 
 def _command(provider: type[ProviderApi], call: Call) -> Callable[..., None]:
-    """A function with the signature that Typer is to read."""
+    """A function with the signature that Typer reads."""
     method = getattr(provider, call.name)
     parameters = _call_parameters.of(method)
     names = [each.name for each in parameters]
@@ -84,7 +84,7 @@ def _buys(call: Call) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Invocation:
-    """One call with its arguments, and how its answer is to be shown."""
+    """One call with its arguments and output format."""
 
     provider: type[ProviderApi]
     call: Call
@@ -93,30 +93,39 @@ class _Invocation:
     only_id: bool
 
     def run(self, *, yes: bool) -> None:
-        """Make the call and show what it gave; whatever goes wrong ends the command."""
-        with connected_api(self.provider.name) as api, opened() as store:
+        """Make the call and show the answer; any error ends the command."""
+        with connected_api(self.provider.name) as api, open_store() as store:
             if self.call.spends:
-                # What is bought must be recorded, so nothing is bought that cannot be.
+                # Do not buy what cannot be recorded.
                 if not schema.is_current(store.database):
-                    complain("DATABASE_URL: the database is of another version: codecatch migrate")
+                    write_error(
+                        "DATABASE_URL: the database schema does not match this version; "
+                        "run codecatch migrate"
+                    )
                     raise typer.Exit(1)
                 if not yes:
-                    self._ask()
-            caller = Caller(store.database, api, self._tell_of_waiting)
+                    self._confirm()
+            caller = Caller(store.database, api, self._report_wait)
             try:
-                caller.pay(self.call)
+                caller.debit(self.call)
             except OutOfBudget as spent:
-                complain(f"{self._name}: no such call may be made before {timestamp(spent.until)}")
+                write_error(
+                    f"{self._name}: the call budget is used up; "
+                    f"try again after {timestamp(spent.until)}"
+                )
                 raise typer.Exit(1) from None
             asked_at = clock.now()
             try:
                 answer = caller.make(self.call, self.arguments)
             except ProviderError as error:
-                self._after(error, caller, store, asked_at)
+                self._report_error(error, caller, store, asked_at)
                 raise typer.Exit(1) from None
             except KeyboardInterrupt:
                 if self.call.spends:
-                    complain(f"{self._name}: interrupted, and it may have been done: {self._how}")
+                    write_error(
+                        f"{self._name}: interrupted; the call may have succeeded; "
+                        f"{self._how_to_check}"
+                    )
                 raise
             self._show(answer, api.client, store, asked_at)
 
@@ -125,98 +134,105 @@ class _Invocation:
         return f"{self.provider.name} {self.call.name}"
 
     @property
-    def _how(self) -> str:
-        """How a person looks at what became of the call."""
-        look = self.provider.calls[self.call.look or ""]
-        asked = call_outcome.look_arguments(self.provider, look, self.arguments)
+    def _how_to_check(self) -> str:
+        """The command that shows the outcome of the call."""
+        look = self.provider.calls[self.call.lookup or ""]
+        asked = call_outcome.lookup_arguments(self.provider, look, self.arguments)
         words = ["codecatch", self.provider.name, look.name.replace("_", "-")]
-        return f"look before you repeat it: {shlex.join([*words, *map(str, asked.values())])}"
+        return f"check before you retry: {shlex.join([*words, *map(str, asked.values())])}"
 
-    def _ask(self) -> None:
+    def _confirm(self) -> None:
         if not sys.stdin.isatty():
-            complain(f"{self._name}: it can cost money: say --yes where nobody can be asked")
+            write_error(f"{self._name}: this can cost money. Pass --yes to run without a prompt.")
             raise typer.Exit(_WRONG_USAGE)
         given = [f"{name} {value}" for name, value in self.arguments.items() if value is not None]
-        question = f"{', '.join([self._name, *given])}: it can cost money. Do it?"
+        question = f"{', '.join([self._name, *given])}: this can cost money. Continue?"
         if not typer.confirm(question, err=True):
-            complain("nothing was asked of the provider")
+            write_error("cancelled; the provider was not called")
             raise typer.Exit(1)
 
-    def _tell_of_waiting(self, until: datetime) -> None:
-        complain(f"{self._name}: too many calls lately: waiting until {timestamp(until)}")
+    def _report_wait(self, until: datetime) -> None:
+        write_error(f"{self._name}: the call budget is used up; waiting until {timestamp(until)}")
 
     def _show(self, answer: Answer, client: ProviderApi, store: Store, asked_at: datetime) -> None:
-        reported = answer.about_order(self.arguments) if isinstance(answer, Result) else None
-        trouble = None
-        known = False
+        reported = answer.as_reported_order(self.arguments) if isinstance(answer, Result) else None
+        recording_error = None
+        recorded = False
         if reported is not None:
             try:
-                known = self._record(reported, client, store, asked_at)
-            except _UNRECORDED as error:
-                trouble = type(error).__name__
+                recorded = self._record(reported, client, store, asked_at)
+            except _RECORDING_ERRORS as error:
+                recording_error = type(error).__name__
         if self.only_id and reported is not None:
             write(reported.order_id)
         else:
             show(answer, listed(getattr(self.provider, self.call.name)), self.output)
-        if trouble is not None:
-            complain(f"{self._name}: done, but it cannot be recorded ({trouble})")
+        if recording_error is not None:
+            write_error(
+                f"{self._name}: the call succeeded, but its result cannot be recorded "
+                f"({recording_error}); keep the output above"
+            )
             raise typer.Exit(1)
-        if self.call.waits and not (getattr(answer, "code", None) or getattr(answer, "text", None)):
+        if self.call.long_poll and not (
+            getattr(answer, "code", None) or getattr(answer, "text", None)
+        ):
             raise typer.Exit(TIMED_OUT)
-        if known and reported is not None and not self.only_id and not self.output.json:
-            self._say_what_next(reported)
+        if recorded and reported is not None and not self.only_id and not self.output.json:
+            self._suggest_next(reported)
 
     def _record(
         self, reported: ReportedOrder, client: ProviderApi, store: Store, asked_at: datetime
     ) -> bool:
-        def write_down() -> bool:
+        def record() -> bool:
             with store.database.transaction() as session:
                 now = store.database.now(session)
                 return call_record.record(
                     session, store.vault, client, self.call, reported, asked_at=asked_at, now=now
                 )
 
-        return persist(write_down)
+        return persist(record)
 
-    def _say_what_next(self, reported: ReportedOrder) -> None:
+    def _suggest_next(self, reported: ReportedOrder) -> None:
         if self.call.state != WAITING:
             return
         order = shlex.join([reported.order_id, "--provider", self.provider.name])
         if not self.output.reveal:
-            complain(f"the number: codecatch orders show {order} --reveal")
-        complain(f"the code: codecatch wait {order}")
+            write_error(f"to show the number: codecatch orders show {order} --reveal")
+        write_error(f"to wait for the code: codecatch wait {order}")
 
-    def _after(
+    def _report_error(
         self, error: ProviderError, caller: Caller, store: Store, asked_at: datetime
     ) -> None:
-        """Say what went wrong, and for what may have been done, what became of it."""
-        if self.call.waits and isinstance(error, ProviderOutcomeUnknown):
-            complain(f"{error}: no message so far; ask again")
+        """Report an error; after an unknown outcome, look up and report what happened."""
+        if self.call.long_poll and isinstance(error, ProviderOutcomeUnknown):
+            write_error(f"{error}: no message yet; try again")
             raise typer.Exit(TIMED_OUT)
         if not (self.call.spends and error.unknown):
-            complain(explain(error, self.provider.name, reveal=self.output.reveal))
+            write_error(explain(error, self.provider.name, reveal=self.output.reveal))
             return
-        complain(f"{error}: it may have been done, so it is looked at and not repeated")
+        write_error(f"{error}: the outcome is unknown; checking, the call is not repeated")
         try:
-            found = call_outcome.look(
+            found = call_outcome.look_up(
                 caller, store.vault, self.call, self.arguments, asked_at=asked_at
             )
         except (ProviderError, OutOfBudget) as failed:
-            complain(f"what became of it is not known ({failed}): {self._how}")
+            write_error(f"the outcome is still unknown ({failed}); {self._how_to_check}")
             return
-        except _UNRECORDED as failed:
+        except _RECORDING_ERRORS as failed:
             reason = type(failed).__name__
-            complain(f"what became of it is not known ({reason}): {self._how}")
+            write_error(f"the outcome is still unknown ({reason}); {self._how_to_check}")
             return
         if found.order is not None:
             show(found.order, None, self.output)
         if found.done:
-            complain(f"{self._name}: done, as the order shows")
+            write_error(f"{self._name}: the order shows that the call succeeded")
             raise typer.Exit(0)
         if found.order is not None:
-            complain(f"{self._name}: that is how the order stands now; {self._how}")
-        for reported in found.made:
+            write_error(
+                f"{self._name}: above is the current state of the order; {self._how_to_check}"
+            )
+        for reported in found.new_orders:
             order = shlex.join([reported.order_id, "--provider", self.provider.name])
-            complain(f"an order that is new: it may be the one: codecatch wait {order}")
-        if found.order is None and not found.made:
-            complain(f"no new order is listed; {self._how}")
+            write_error(f"a new order may come from this call: codecatch wait {order}")
+        if found.order is None and not found.new_orders:
+            write_error(f"no new order is listed; {self._how_to_check}")

@@ -1,4 +1,4 @@
-"""Changing rows one by one: each in a transaction of its own, each with a line that says so."""
+"""Changes rows one by one: one transaction and one line of output for each."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from typing import Protocol
 import typer
 from sqlmodel import Session
 
-from worker.cli._output import complain, write
-from worker.cli._store import opened, waking
-from worker.maintenance.operator_actions import Refused
+from worker.cli._output import write, write_error
+from worker.cli._store import open_store, open_waker
+from worker.maintenance.operator_actions import ActionRefused
 
 
 class Change(Protocol):
-    """An operation on one row."""
+    """An operator action on one row."""
 
     def __call__(self, session: Session, row_id: str, /, *, now: datetime) -> str | None:
-        """Change the row, or raise :class:`Refused`; words in place of the usual ones, if any."""
+        """Change the row; returns a message that replaces the default one, or None.
+
+        Raises:
+            ActionRefused: the action is not allowed on this row.
+        """
 
 
-def each(ids: Sequence[str], task: str | None, change: Change, *, done: str) -> None:
+def change_each(ids: Sequence[str], task: str | None, change: Change, *, done: str) -> None:
     """Change each row and wake ``task`` for it; exit code 1 if any was refused."""
     refused = False
-    with opened() as store, waking() as waker:
+    with open_store() as store, open_waker() as waker:
         for row_id in dict.fromkeys(ids):
             try:
                 with store.database.transaction() as session:
-                    said = change(session, row_id, now=store.database.now(session))
-            except Refused as why:
-                complain(str(why))
+                    message = change(session, row_id, now=store.database.now(session))
+            except ActionRefused as error:
+                write_error(str(error))
                 refused = True
                 continue
             if waker is not None and task is not None:
                 waker.wake(task, [row_id])
-            write(f"{row_id} {said or done}")
+            write(f"{row_id} {message or done}")
     if refused:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""What ``codecatch doctor`` looks at, one function for each subject; none shows a secret."""
+"""The checks of ``codecatch doctor``, one function for each subject; none shows a secret."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from receiver.inbox.store import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
-from worker.cli._store import check_exists, spooled
+from worker.cli._store import check_exists, count_spooled
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
 from worker.messages.text import timestamp
-from worker.providers.capabilities import Vouches
+from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
 from worker.reconciliation import claim as claims
@@ -35,257 +35,268 @@ from worker.schema.states import DEAD, UNKNOWN
 FINE: Final = "ok"
 NOTICE: Final = "notice"
 BROKEN: Final = "broken"
-_RECENTLY: Final = timedelta(hours=24)
+_RECENT: Final = timedelta(hours=24)
 _LONG_UNHANDLED_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedOrder:
-    """One thing that was looked at: ``notice`` may be as wanted, ``broken`` is essential."""
+class Check:
+    """The result of one check: ``broken`` needs a fix, ``notice`` may be intended."""
 
     level: str
     name: str
-    says: str
+    message: str
 
 
-def examine() -> list[ReportedOrder]:
-    """Everything about this installation, as its environment describes it."""
-    reported_orders = [*_database(), *_spool(), _broker(), *_providers()]
+def examine() -> list[Check]:
+    """Run every check on the installation that the environment configures."""
+    checks = [*_database(), *_spool(), _broker(), *_providers()]
     try:
         integrations = connect_integrations()
     except ConfigurationError as error:
-        return [*reported_orders, ReportedOrder(BROKEN, "destinations", str(error))]
+        return [*checks, Check(BROKEN, "destinations", str(error))]
     integrations.close()
-    return [*reported_orders, *_destinations(integrations)]
+    return [*checks, *_destinations(integrations)]
 
 
-def _database() -> Iterator[ReportedOrder]:
+def _database() -> Iterator[Check]:
     try:
         settings = load(StoreSettings)
         keys = settings.keys
         check_exists(settings.url)
     except ConfigurationError as error:
-        yield ReportedOrder(BROKEN, "database", str(error))
+        yield Check(BROKEN, "database", str(error))
         return
     database = Database(settings.url)
     try:
-        yield from _opened(database, keys)
+        yield from _open_database(database, keys)
     except SQLAlchemyError as error:
         kind = kind_of(error)
-        yield ReportedOrder(BROKEN, "database", f"DATABASE_URL: it does not answer ({kind})")
+        yield Check(BROKEN, "database", f"DATABASE_URL: the database does not answer ({kind})")
     finally:
         database.dispose()
 
 
-def _opened(database: Database, keys: list[bytes]) -> Iterator[ReportedOrder]:
+def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
     kind = "PostgreSQL" if database.is_postgresql else "SQLite"
     if not schema.is_current(database):
-        says = f"{kind} answers, but has another schema than this version: codecatch migrate"
-        yield ReportedOrder(BROKEN, "database", says)
+        says = f"{kind} answers, but its schema is not that of this version; run codecatch migrate"
+        yield Check(BROKEN, "database", says)
         return
-    yield ReportedOrder(FINE, "database", f"{kind} answers and is migrated")
+    yield Check(FINE, "database", f"{kind} answers; its schema is current")
     try:
         index_key.open_vault(database, keys)
     except ConfigurationError as error:
-        yield ReportedOrder(BROKEN, "encryption", str(error))
+        yield Check(BROKEN, "encryption", str(error))
     else:
-        says = "ENCRYPTION_KEYS open the database"
-        more = f"; {len(keys)} keys, the first seals" if len(keys) > 1 else ""
-        yield ReportedOrder(FINE, "encryption", says + more)
+        says = "ENCRYPTION_KEYS match the database"
+        more = f"; {len(keys)} keys, the first encrypts new values" if len(keys) > 1 else ""
+        yield Check(FINE, "encryption", says + more)
     with database.reading() as session:
         yield from _parts(session, database)
         yield from _reconciliation(session)
         yield from _attention(session, database)
 
 
-def _spool() -> Iterator[ReportedOrder]:
-    waiting = spooled()
+def _spool() -> Iterator[Check]:
+    waiting = count_spooled()
     if waiting:
         events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
-        says = f"{events} on this host until the database is back and has taken them"
-        yield ReportedOrder(NOTICE, "spool", says)
+        says = f"{events} in this host's spool, not yet in the database"
+        yield Check(NOTICE, "spool", says)
 
 
-def _parts(session: Session, database: Database) -> Iterator[ReportedOrder]:
+def _parts(session: Session, database: Database) -> Iterator[Check]:
     now = database.now(session)
-    work = {"worker": "handles events", "sender": "confirms orders and tells destinations"}
-    for part, does in work.items():
+    tasks = {"worker": "handles events", "sender": "confirms orders and delivers messages"}
+    for part, task in tasks.items():
         if heartbeats.alive(session, part, now):
-            yield ReportedOrder(FINE, part, f"is alive: it {does}")
+            yield Check(FINE, part, f"running; {task}")
         else:
-            says = f"gave no sign of life lately: nothing {does}; start it: codecatch run {part}"
-            yield ReportedOrder(BROKEN, part, says)
+            says = f"no recent heartbeat; no process {task}; start one: codecatch run {part}"
+            yield Check(BROKEN, part, says)
 
 
-def _reconciliation(session: Session) -> Iterator[ReportedOrder]:
-    for row in claims.histories(session):
-        name, watched = f"{row.provider} orders", claims.count_open(session, row.provider)
-        read = f"read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
-        says = f"{watched} open ones are asked for; the newest were {read}"
+def _reconciliation(session: Session) -> Iterator[Check]:
+    for row in claims.history_rows(session):
+        name, polled = f"{row.provider} orders", claims.count_open(session, row.provider)
+        read = f"last read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
+        says = f"open orders that are polled: {polled}; order list: {read}"
         if row.failures:
-            yield ReportedOrder(NOTICE, name, f"{says}, and cannot be now: {row.error}")
+            yield Check(NOTICE, name, f"{says}; the last attempt failed: {row.error}")
         else:
-            yield ReportedOrder(FINE, name, says)
+            yield Check(FINE, name, says)
 
 
-def _attention(session: Session, database: Database) -> Iterator[ReportedOrder]:
+def _attention(session: Session, database: Database) -> Iterator[Check]:
     now = database.now(session)
-    waits = statistics.oldest_unhandled_seconds(session, now)
+    age = statistics.oldest_unhandled_seconds(session, now)
     pending = statistics.count_events(session, PENDING)
-    if waits > _LONG_UNHANDLED_SECONDS:
-        says = f"{pending} stored and not handled yet, the oldest for {waits:.0f} seconds"
-        yield ReportedOrder(NOTICE, "events", says)
+    if age > _LONG_UNHANDLED_SECONDS:
+        says = f"{pending} stored but not handled, the oldest for {age:.0f} seconds"
+        yield Check(NOTICE, "events", says)
     for state, then in (
-        (FAILED, "then, once the reason is gone: codecatch events replay --state failed"),
-        (EVENT_QUARANTINED, "then: codecatch events release ID, or discard ID"),
+        (FAILED, "after you fix the cause, run codecatch events replay --state failed"),
+        (EVENT_QUARANTINED, "then run codecatch events release ID or codecatch events discard ID"),
     ):
         count = statistics.count_events(session, state)
         if count:
-            says = f"{count} {state}; look: codecatch events list --state {state}; {then}"
-            yield ReportedOrder(NOTICE, "events", says)
+            says = f"{count} {state}; list them: codecatch events list --state {state}; {then}"
+            yield Check(NOTICE, "events", says)
     given_up = statistics.count_deliveries(session, (DEAD, UNKNOWN))
     if given_up:
-        says = f"{given_up} dead or unknown; look: codecatch deliveries list --state dead; then: "
-        yield ReportedOrder(NOTICE, "deliveries", says + "codecatch deliveries retry ID")
-    yield from _refused(session, now)
-    stale = statistics.count_stale(session, now - _RECENTLY)
+        says = (
+            f"{given_up} dead or unknown; list them: codecatch deliveries list --state dead "
+            "(or unknown); then run codecatch deliveries retry ID"
+        )
+        yield Check(NOTICE, "deliveries", says)
+    yield from _rejected(session, now)
+    stale = statistics.count_stale(session, now - _RECENT)
     if stale:
         says = (
-            f"{stale} webhooks in 24 hours with a timestamp far from our clock: look at the "
-            "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE refuses them)"
+            f"{stale} webhooks in 24 hours with a timestamp far from this host's clock; check the "
+            "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE rejects such webhooks)"
         )
-        yield ReportedOrder(NOTICE, "timestamps", says)
+        yield Check(NOTICE, "timestamps", says)
 
 
-def _refused(session: Session, now: datetime) -> Iterator[ReportedOrder]:
-    """For each provider how many were refused lately, and why most of them were."""
-    reasons = statistics.reasons_of_rejections(session, now - _RECENTLY)
+def _rejected(session: Session, now: datetime) -> Iterator[Check]:
+    """For each provider, the number of recently rejected requests and the main reason."""
+    reasons = statistics.reasons_of_rejections(session, now - _RECENT)
     for provider in sorted({provider for provider, _, _ in reasons}):
         counts = [(count, reason) for name, reason, count in reasons if name == provider]
         (count, reason), total = counts[0], sum(count for count, _ in counts)
         requests = f"{total} request{'' if total == 1 else 's'} for {provider}"
-        share = "" if count == total else f", {count} of them so"
+        share = "" if count == total else f", most often ({count})"
         says = (
-            f"{requests} refused in 24 hours{share}: {reason}; "
-            f"look: codecatch rejected list --provider {provider}"
+            f"{requests} rejected in 24 hours{share}: {reason}; "
+            f"list them: codecatch rejected list --provider {provider}"
         )
-        yield ReportedOrder(NOTICE, "rejected", says)
+        yield Check(NOTICE, "rejected", says)
 
 
-def _broker() -> ReportedOrder:
+def _broker() -> Check:
     try:
         url = load(BrokerSettings).broker_url
     except ConfigurationError as error:
-        return ReportedOrder(BROKEN, "broker", str(error))
+        return Check(BROKEN, "broker", str(error))
     if url is None:
-        return ReportedOrder(
-            BROKEN, "broker", "REDIS_URL: is required: without a broker nobody works"
+        return Check(
+            BROKEN, "broker", "REDIS_URL: is required; the worker and the sender need a broker"
         )
     app = queue.celery_app(url)
     try:
         if queue.reachable(app):
-            return ReportedOrder(FINE, "broker", "answers")
+            return Check(FINE, "broker", "answers")
     finally:
         app.close()
-    return ReportedOrder(
-        BROKEN, "broker", "does not answer: webhooks are kept, and handled once it does"
+    return Check(
+        BROKEN, "broker", "does not answer; webhooks are stored, and handled once it is back"
     )
 
 
-def _providers() -> Iterator[ReportedOrder]:
+def _providers() -> Iterator[Check]:
     receiving = 0
     for name, provider in sorted(registry().items()):
         try:
             configured = provider(load(provider.settings_type)).configured
         except ConfigurationError as error:
-            yield ReportedOrder(BROKEN, name, str(error))
+            yield Check(BROKEN, name, str(error))
             continue
         receiving += configured
         if configured:
-            yield ReportedOrder(FINE, name, "its webhooks can be verified, and are received")
+            yield Check(FINE, name, "webhooks are verified and received")
         else:
             variable = next(f for f in provider.settings_type.model_fields if "webhook" in f)
-            says = f"{variable.upper()} is not set: its webhooks are answered with 503"
-            yield ReportedOrder(NOTICE, name, says)
+            says = f"{variable.upper()} is not set; webhooks are refused with 503"
+            yield Check(NOTICE, name, says)
         if name in provider_apis():
             yield _api(name)
     if not receiving:
-        yield ReportedOrder(
-            BROKEN, "webhooks", "no provider is configured: nothing can be received"
+        yield Check(
+            BROKEN, "webhooks", "no provider is configured; set one of the variables named above"
         )
 
 
-def _api(name: str) -> ReportedOrder:
-    """Whether a provider is asked anything, and what it means if not."""
+def _api(name: str) -> Check:
+    """Whether the provider's API is configured, and the consequences if not."""
     api, variable = provider_apis()[name], f"{name.upper()}_API_KEY"
     try:
         settings = load(ApiSettings, f"{name}_")
         confirming = load(ConfirmationSettings).auto_confirm
     except ConfigurationError as error:
-        return ReportedOrder(BROKEN, f"{name} API", str(error))
-    vouches, confirms = issubclass(api, Vouches), api.can_confirm
+        return Check(BROKEN, f"{name} API", str(error))
+    vouches, confirms = issubclass(api, VerifiesCodes), api.can_confirm
     if settings.api_key is None:
         missing = [
             *(["no order is confirmed"] if confirms else []),
-            *(["no code is verified: whoever learns the URL can report one"] if vouches else []),
+            *(
+                ["no code is verified, so anyone who knows the webhook URL can report one"]
+                if vouches
+                else []
+            ),
         ]
-        says = f"{variable} is not set: {' and '.join(missing) or 'it is asked nothing'}"
+        says = f"{variable} is not set: {' and '.join(missing) or 'the API is not called'}"
         level = BROKEN if settings.verify_back == "on" else NOTICE
-        return ReportedOrder(level, f"{name} API", says)
-    does = []
+        return Check(level, f"{name} API", says)
+    effects = []
     if confirms:
         named = "every order" if "*" in confirming else f"orders for {', '.join(confirming)}"
-        does.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
+        effects.append(f"confirms {named}" if confirming else "confirms nothing (AUTO_CONFIRM=off)")
     else:
-        does.append("no order needs to be confirmed: its API has no call for it")
+        effects.append("orders need no confirmation (the API has no call for it)")
     if vouches:
         off = settings.verify_back == "off"
-        does.append(
-            "codes are told unverified" if off else "codes are verified before they are told"
+        effects.append(
+            "codes are delivered unverified" if off else "codes are verified before delivery"
         )
-    return ReportedOrder(FINE, f"{name} API", f"{variable} is set: {'; '.join(does)}")
+    return Check(FINE, f"{name} API", f"{variable} is set: {'; '.join(effects)}")
 
 
-def _destinations(integrations: Integrations) -> Iterator[ReportedOrder]:
-    chosen = integrations.configuration
+def _destinations(integrations: Integrations) -> Iterator[Check]:
+    configuration = integrations.configuration
     if not integrations.policies:
-        says = "none: nobody is told; read codes with codecatch codes list or wait"
-        yield ReportedOrder(NOTICE, "destinations", says)
+        says = "none configured; read codes with codecatch codes list or codecatch wait"
+        yield Check(NOTICE, "destinations", says)
     else:
         named = ", ".join(f"{name} ({each.kind})" for name, each in integrations.policies.items())
-        where = "from the environment" if chosen.file is None else f"from {chosen.file}"
-        yield ReportedOrder(FINE, "destinations", f"{named}, {where}")
-    routes = chosen.routing.routes
+        where = (
+            "from the environment" if configuration.file is None else f"from {configuration.file}"
+        )
+        yield Check(FINE, "destinations", f"{named}, {where}")
+    routes = configuration.routing.routes
     if routes is not None:
-        told = sorted({name for route in routes for name in route.to})
+        reached = sorted({name for route in routes for name in route.to})
         count = f"{len(routes)} route{'' if len(routes) == 1 else 's'}"
-        yield ReportedOrder(FINE, "routes", f"{count} to {', '.join(told)}")
+        yield Check(FINE, "routes", f"{count} to {', '.join(reached)}")
         for route in routes:
-            then = "; then no more" if route.stop else ""
-            says = f"line {route.line}: {route.match.words} → {', '.join(route.to)}{then}"
-            yield ReportedOrder(FINE, "routes", says)
-        for name in sorted(set(integrations.policies) - set(told) - _told_otherwise(integrations)):
-            yield ReportedOrder(NOTICE, "routes", f"no route leads to {name}: it is told nothing")
+            stop = "; stop" if route.stop else ""
+            says = f"line {route.line}: {route.match.description} → {', '.join(route.to)}{stop}"
+            yield Check(FINE, "routes", says)
+        receiving = {*reached, *_reached_without_route(integrations)}
+        for name in sorted(set(integrations.policies) - receiving):
+            yield Check(NOTICE, "routes", f"no route leads to {name}, so it receives nothing")
     for name, each in integrations.policies.items():
         if each.quiet_hours is not None and each.fallback is None:
-            says = f"{name} has quiet hours and no fallback: codes wait until they are over"
-            yield ReportedOrder(NOTICE, "destinations", says)
-    if chosen.file is not None:
-        yield from _unused(chosen)
+            says = f"{name} has quiet hours and no fallback, so codes wait until they end"
+            yield Check(NOTICE, "destinations", says)
+    if configuration.file is not None:
+        yield from _unused(configuration)
 
 
-def _told_otherwise(integrations: Integrations) -> set[str]:
+def _reached_without_route(integrations: Integrations) -> set[str]:
+    """Destinations that receive messages as a fallback or for operators."""
     fallbacks = {
         each.fallback for each in integrations.policies.values() if each.fallback is not None
     }
     return fallbacks | set(integrations.policy.routing.operators())
 
 
-def _unused(chosen: Configuration) -> Iterator[ReportedOrder]:
-    """The variables that declare destinations only where there is no file."""
-    options = [each.options.model_dump().items() for each in chosen.declared]
+def _unused(configuration: Configuration) -> Iterator[Check]:
+    """Set variables that declare destinations only if there is no file."""
+    options = [each.options.model_dump().items() for each in configuration.destinations]
     used = {value for each in options for option, value in each if option.endswith("_env")}
     for variable in ("SLACK_WEBHOOK_URL", "SMTP_URL", "EMAIL_FROM", "EMAIL_TO"):
         if os.environ.get(variable) and variable not in used:
-            says = f"{variable} is not used: {chosen.file} decides, and does not name it"
-            yield ReportedOrder(NOTICE, "destinations", says)
+            says = f"{variable} is not used: {configuration.file} does not name it"
+            yield Check(NOTICE, "destinations", says)

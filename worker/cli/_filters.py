@@ -1,4 +1,4 @@
-"""The options that lists share: each is written once, and refuses what cannot be meant."""
+"""Options and arguments that commands share, with their parsers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.configuration import durations
 
 _PHONE = re.compile(r"\+?[0-9]{4,20}")
 _ROW_ID = re.compile(r"[0-9A-Za-z]{26}")
-_MOST_ROWS = 100_000
+_MAX_ROWS = 100_000
 
 
 def _moment(value: str) -> datetime:
@@ -26,46 +26,48 @@ def _moment(value: str) -> datetime:
         moment = datetime.fromisoformat(value.strip())
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise typer.BadParameter("wants ISO 8601 (2026-06-11T09:14:27Z) or 15m, 24h, 7d") from None
+        raise typer.BadParameter(
+            "must be ISO 8601 (2026-06-11T09:14:27Z) or an age (15m, 24h, 7d)"
+        ) from None
 
 
 def text(value: str) -> str:
-    """Anything that has a spelling in UTF-8; a command line may hold bytes that have none."""
+    """Text that encodes to UTF-8; a command line can hold bytes that do not."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise typer.BadParameter("wants UTF-8") from None
+        raise typer.BadParameter("must be valid UTF-8") from None
     return value
 
 
 def seconds(value: str) -> float:
-    """A span of time."""
+    """A finite number of seconds, 0 or more."""
     try:
-        span = float(value)
+        duration = float(value)
     except ValueError:
-        span = math.nan
-    if not 0 <= span < math.inf:
-        raise typer.BadParameter("wants a number of seconds")
-    return span
+        duration = math.nan
+    if not 0 <= duration < math.inf:
+        raise typer.BadParameter("must be a number of seconds")
+    return duration
 
 
 def _provider(value: str) -> str:
     if value not in registry():
-        raise typer.BadParameter(f"wants one of: {', '.join(sorted(registry()))}")
+        raise typer.BadParameter(f"must be one of: {', '.join(sorted(registry()))}")
     return value
 
 
 def _phone(value: str) -> str:
     digits = re.sub(r"[\s().\-]", "", value)
     if not _PHONE.fullmatch(digits):
-        raise typer.BadParameter("wants a phone number such as +447700900123")
+        raise typer.BadParameter("must be a phone number such as +447700900123")
     return digits
 
 
 def _row_id(value: str) -> str:
-    """An id in the spelling of the database; people may write its letters small."""
-    known = text(value).strip()
-    return known.upper() if _ROW_ID.fullmatch(known) else known
+    """A row id as stored; accepts lower-case letters."""
+    row_id = text(value).strip()
+    return row_id.upper() if _ROW_ID.fullmatch(row_id) else row_id
 
 
 Provider = Annotated[
@@ -89,24 +91,24 @@ Since = Annotated[
         "--since",
         parser=_moment,
         metavar="TIME",
-        help="Stored at this time or later: ISO 8601, or 15m, 24h, 7d ago.",
+        help="Stored at or after this time: ISO 8601, or an age such as 15m, 24h, 7d.",
     ),
 ]
 Until = Annotated[
     datetime | None,
     typer.Option("--until", parser=_moment, metavar="TIME", help="Stored before this time."),
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=_MOST_ROWS, help="At most so many rows.")]
+Limit = Annotated[
+    int, typer.Option("--limit", min=1, max=_MAX_ROWS, help="Maximum number of rows.")
+]
 OrderArgument = Annotated[
     str, typer.Argument(parser=text, metavar="ORDER", help="The provider's id of the order.")
 ]
-RowId = Annotated[
-    str, typer.Argument(parser=_row_id, metavar="ID", help="An id as the list shows it.")
-]
+RowId = Annotated[str, typer.Argument(parser=_row_id, metavar="ID", help="An id as shown by list.")]
 RowIds = Annotated[
-    list[str], typer.Argument(parser=_row_id, metavar="ID...", help="Ids as the list shows them.")
+    list[str], typer.Argument(parser=_row_id, metavar="ID...", help="Ids as shown by list.")
 ]
 OptionalRowIds = Annotated[
     list[str] | None,
-    typer.Argument(parser=_row_id, metavar="[ID]...", help="Ids as the list shows them."),
+    typer.Argument(parser=_row_id, metavar="[ID]...", help="Ids as shown by list."),
 ]

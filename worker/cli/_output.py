@@ -1,7 +1,7 @@
-"""How answers look: a table for people, plain aligned text for pipes, JSON or CSV for programs.
+"""Output formats: a table on a terminal, aligned text in a pipe, JSON or CSV for programs.
 
-Whatever came from outside is inert: people see it as one line of visible characters, and JSON
-writes all but ASCII as escapes. Codes, texts, numbers and addresses are masked unless revealed.
+Untrusted text is made harmless: people see one line of printable characters, and JSON escapes
+everything but ASCII. Codes, texts, numbers and addresses are masked unless revealed.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import typer
 from worker.messages import masking
 from worker.messages.text import plain, shorten, timestamp
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="CSV with a header line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.")]
 Reveal = Annotated[
-    bool, typer.Option("--reveal", help="Show codes, texts and phone numbers as they are.")
+    bool, typer.Option("--reveal", help="Show codes, texts and phone numbers unmasked.")
 ]
 
 Row = Mapping[str, Any]
-_WIDEST_CELL = 80
-_NOTHING = "-"
+_MAX_CELL_WIDTH = 80
+_EMPTY_CELL = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What was asked for: the form of the answer, and whether secrets may be in it.
+    """The output format, and whether secrets are shown.
 
     Raises:
-        typer.BadParameter: two forms at once.
+        typer.BadParameter: both --json and --csv are given.
     """
 
     json: bool = False
@@ -45,10 +45,10 @@ class Output:
 
     def __post_init__(self) -> None:
         if self.json and self.csv:
-            raise typer.BadParameter("--json and --csv cannot both be meant")
+            raise typer.BadParameter("--json and --csv cannot be combined; pass one of them")
 
     def rows(self, keys: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """A list: programs get ``keys``, people ``columns``."""
+        """Write a list: ``keys`` in JSON and CSV, ``columns`` in text."""
         shown = [self.masked(row) for row in rows]
         if self.json:
             write(_json([{key: row[key] for key in keys} for row in shown]))
@@ -58,7 +58,7 @@ class Output:
             _table(columns, [[_cell(row[column]) for column in columns] for row in shown])
 
     def follow(self, keys: Sequence[str], columns: Sequence[str], row: Row, *, first: bool) -> None:
-        """One more row of a list that does not end."""
+        """Write one row of an open-ended list; ``first`` adds the CSV header."""
         shown = self.masked(row)
         if self.json:
             write(_json({key: shown[key] for key in keys}, indent=None))
@@ -68,12 +68,12 @@ class Output:
             write("  ".join(_cell(shown[column]) for column in columns))
 
     def record(self, row: Row) -> None:
-        """Everything about one thing."""
+        """Write one row with all its fields."""
         shown = self.masked(row)
         write(_json(shown) if self.json else "\n".join(_lines(shown)))
 
     def masked(self, row: Row) -> dict[str, Any]:
-        """The row with what is secret masked, unless it may be seen."""
+        """The row with its secrets masked, unless they are revealed."""
         return {key: self._masked(key, value) for key, value in row.items()}
 
     def _masked(self, key: str, value: Any) -> Any:
@@ -85,18 +85,18 @@ class Output:
 
 
 def mask(key: str, value: Any) -> Any:
-    """What may be seen of a secret that goes by the name ``key``; nothing, if it has no form."""
+    """The masked form of a secret by its field name; hidden entirely if the name is unknown."""
     return None if value is None else _MASKS.get(key, masking.hidden)(str(value))
 
 
 def write(text: str) -> None:
-    """Write a line to standard output at once, in whatever its encoding can spell."""
+    """Write a line to standard output and flush; replaces what the encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()
 
 
-def complain(text: str) -> None:
+def write_error(text: str) -> None:
     """Write a line to standard error."""
     typer.echo(f"codecatch: {plain(text)}", err=True)
 
@@ -116,7 +116,7 @@ def iso(moment: datetime) -> str:
 
 
 def _json(value: Any, indent: int | None = 2) -> str:
-    # ASCII only: no escape sequence and no bidirectional mark reaches a terminal as itself.
+    # ASCII only: no raw escape sequence or bidirectional mark reaches a terminal.
     return json.dumps(value, default=iso, indent=indent)
 
 
@@ -137,7 +137,9 @@ def _csv(keys: Sequence[str], rows: Iterable[Row], *, header: bool) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return timestamp(value)
-    return _NOTHING if value is None else shorten(plain(str(value)), _WIDEST_CELL) or _NOTHING
+    if value is None:
+        return _EMPTY_CELL
+    return shorten(plain(str(value)), _MAX_CELL_WIDTH) or _EMPTY_CELL
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -145,7 +147,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if sys.stdout.isatty():
         _rich_table(titles, rows)
         return
-    from rich.cells import cell_len  # noqa: PLC0415 - programs that ask for JSON need no rich
+    from rich.cells import cell_len  # noqa: PLC0415 - JSON output does not need rich
 
     widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
     for row in (titles, *rows):
@@ -154,21 +156,21 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box  # noqa: PLC0415 - only where a person watches
+    from rich import box  # noqa: PLC0415 - needed only on a terminal
     from rich.console import Console  # noqa: PLC0415 - the same
     from rich.table import Table  # noqa: PLC0415 - the same
     from rich.text import Text  # noqa: PLC0415 - the same
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    for title in titles:  # an id is there to be copied, so the others are folded first
+    for title in titles:  # never fold an id: people copy it
         table.add_column(title, overflow="fold", no_wrap=title == "ID")
     for row in rows:
-        table.add_row(*map(Text, row))  # as text, so that no bracket in it is read as markup
+        table.add_row(*map(Text, row))  # Text: brackets are not markup
     Console(file=sys.stdout).print(table)
 
 
 def _lines(row: Row, depth: int = 0) -> Iterable[str]:
-    """``name: value`` lines; what holds more is indented below its name."""
+    """``name: value`` lines; nested values are indented below their name."""
     indent = "  " * depth
     width = max((len(key) for key in row), default=0) + 1
     for key, value in row.items():
@@ -186,5 +188,5 @@ def _lines(row: Row, depth: int = 0) -> Iterable[str]:
                 yield from rest
         else:
             text = timestamp(value) if isinstance(value, datetime) else value
-            shown = _NOTHING if text is None else plain(str(text)) or _NOTHING
+            shown = _EMPTY_CELL if text is None else plain(str(text)) or _EMPTY_CELL
             yield f"{indent}{f'{key}:':<{width}} {shown}"

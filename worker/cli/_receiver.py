@@ -1,4 +1,4 @@
-"""Where a running receiver is, for the commands that send it something."""
+"""The URL of a running receiver, for commands that send webhooks to it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ def _base_url(value: str) -> str:
     except ValueError:
         usable = None
     if not usable or "@" in value or "?" in value or "#" in value:
-        raise typer.BadParameter("wants http://HOST:PORT or https://HOST, where the receiver is")
+        raise typer.BadParameter("must be the receiver's URL: http://HOST:PORT or https://HOST")
     return value.rstrip("/")
 
 
 def option(name: str) -> typer.models.OptionInfo:
-    """An option that names the receiver."""
-    wanted: typer.models.OptionInfo = typer.Option(
-        name, parser=_base_url, metavar="URL", help="The receiver; http://127.0.0.1:PORT."
+    """An option that takes the receiver's URL."""
+    url_option: typer.models.OptionInfo = typer.Option(
+        name,
+        parser=_base_url,
+        metavar="URL",
+        help="The receiver's URL; by default http://127.0.0.1:PORT.",
     )
-    return wanted
+    return url_option
 
 
 Url = Annotated[str | None, option("--url")]
@@ -34,5 +37,5 @@ WebhookUrl = Annotated[str | None, option("--webhook-url")]
 
 
 def address(given: str | None) -> str:
-    """The receiver's address: as given, or on this machine."""
+    """The receiver's URL: as given, or ``PORT`` on this machine."""
     return given or f"http://127.0.0.1:{load(WebSettings).port}"

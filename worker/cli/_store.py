@@ -1,4 +1,4 @@
-"""Opening what the commands work on: the database, its vault, and a way to wake the workers."""
+"""Opens the database, its vault and the broker for the commands."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ from receiver.vault.sealing import Vault
 from worker.runtime.installation import adopt
 
 
-class DatabaseTrouble(CodecatchError):
-    """The database did not do what was asked; the text names the kind of trouble only."""
+class DatabaseFailed(CodecatchError):
+    """A database error; the message names only the kind of error."""
 
     def __init__(self, error: SQLAlchemyError) -> None:
-        says = f"the database is in trouble ({kind_of(error)}): codecatch doctor says more"
-        super().__init__(says)
+        super().__init__(f"database error ({kind_of(error)}); run codecatch doctor for details")
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open database and the vault that opens what is sealed in it."""
+    """An open database and the vault for its sealed values."""
 
     database: Database
     vault: Vault
 
 
 @contextmanager
-def opened() -> Iterator[Store]:
-    """The store of this installation: as the environment says, or as ``up`` made it.
+def open_store() -> Iterator[Store]:
+    """Open the store from the environment, or from the data directory of ``codecatch up``.
 
     Raises:
-        CodecatchError: it is not configured, not prepared, or in trouble.
+        CodecatchError: the database is not configured, not migrated, or fails.
     """
-    with connected() as (database, keys):
+    with open_database() as (database, keys):
         yield Store(database, index_key.open_vault(database, keys))
 
 
 @contextmanager
-def connected() -> Iterator[tuple[Database, list[bytes]]]:
-    """The database of this installation and the configured keys, whether or not they open it.
+def open_database() -> Iterator[tuple[Database, list[bytes]]]:
+    """Open the database with the configured keys, without checking that the keys match.
 
     Raises:
-        CodecatchError: it is not configured, or in trouble.
+        CodecatchError: the database is not configured, or fails.
     """
     adopt()
-    # Standard output is the answer's: whatever is logged on the way goes beside it.
+    # Standard output is for results; log lines go to standard error.
     structlog.configure(logger_factory=_log_to_stderr)
     if not os.environ.get("DATABASE_URL"):
         raise ConfigurationError(
-            "DATABASE_URL: is required, unless CODECATCH_DATA_DIR is where codecatch up has run"
+            "DATABASE_URL: is required; set it, or set CODECATCH_DATA_DIR to the data directory "
+            "of codecatch up"
         )
     settings = load(StoreSettings)
     check_exists(settings.url)
@@ -71,20 +71,20 @@ def connected() -> Iterator[tuple[Database, list[bytes]]]:
     try:
         yield database, settings.keys
     except SQLAlchemyError as error:
-        raise DatabaseTrouble(error) from None
+        raise DatabaseFailed(error) from None
     finally:
         database.dispose()
 
 
-def spooled() -> int:
-    """How many acknowledged events wait in this host's spool."""
+def count_spooled() -> int:
+    """Number of acknowledged events in this host's spool."""
     folder = load(SpoolSettings).spool_dir
     return spool.depth(folder) if folder is not None else 0
 
 
 @contextmanager
-def waking() -> Iterator[Waker | None]:
-    """A way to wake the workers; None without a broker, where the sweep finds what is due."""
+def open_waker() -> Iterator[Waker | None]:
+    """A waker for the workers; None without a broker: the sweep then finds due rows."""
     url = load(BrokerSettings).broker_url
     if url is None:
         yield None
@@ -98,14 +98,16 @@ def waking() -> Iterator[Waker | None]:
 
 
 def check_exists(url: str) -> None:
-    """Refuse a SQLite file that is not there, since opening it would make it.
+    """Check that a SQLite file exists, because opening a missing file creates it.
 
     Raises:
-        ConfigurationError: there is no such file.
+        ConfigurationError: the file does not exist.
     """
     parsed = parse_url(url)
     if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
-        raise ConfigurationError("DATABASE_URL: the database is not prepared: codecatch migrate")
+        raise ConfigurationError(
+            "DATABASE_URL: the database file does not exist; run codecatch migrate"
+        )
 
 
 def _log_to_stderr(*_: Any) -> structlog.PrintLogger:

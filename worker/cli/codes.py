@@ -1,4 +1,4 @@
-"""``codecatch codes``: the one-time codes that came."""
+"""``codecatch codes``: list, show and follow one-time codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from worker.cli import _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import opened
+from worker.cli._store import open_store
 from worker.queries import codes
 from worker.queries.filters import DEFAULT_LIMIT, Filters, Row
 from worker.schema.states import READY
@@ -32,7 +32,7 @@ State = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="The one-time codes that came.", no_args_is_help=True)
+    nouns = typer.Typer(help="List, show and follow one-time codes.", no_args_is_help=True)
     nouns.command("list", help="List codes, newest first.")(list_codes)
     nouns.command("show", help="Show one code.")(show)
     nouns.command("tail", help="Print codes as they become ready, until stopped.")(tail)
@@ -53,16 +53,16 @@ def list_codes(
     as_csv: _output.AsCsv = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """The newest codes; one that is not ready stays masked unless its state was asked for."""
+    """List codes; one that is not ready stays masked unless ``state`` selects it."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(
         provider=provider, service=service, phone=phone, order=order, state=state,
         since=since, until=until, limit=limit,
     )  # fmt: skip
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         rows = codes.listed(session, store.vault, filters)
     if state is None:
-        rows = [row if row["state"] == READY else _kept_back(row) for row in rows]
+        rows = [row if row["state"] == READY else _hide_code(row) for row in rows]
     output.rows(KEYS, _COLUMNS, rows)
 
 
@@ -71,12 +71,12 @@ def show(
     as_json: _output.AsJson = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """Everything about one code."""
+    """Show one code with all its fields."""
     output = Output(as_json, reveal=reveal)
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         row = codes.one(session, store.vault, code_id)
     if row is None:
-        _output.complain(f"there is no code {code_id}")
+        _output.write_error(f"there is no code {code_id}")
         raise typer.Exit(1)
     output.record(row)
 
@@ -89,18 +89,18 @@ def tail(
     order: _filters.Order = None,
     since: _filters.Since = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="End after so many codes.")
+        int | None, typer.Option("--limit", min=1, help="Stop after this many codes.")
     ] = None,
     as_json: _output.AsJson = False,
     as_csv: _output.AsCsv = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """Codes as they become ready; an interrupt is the ordinary end."""
+    """Print codes as they become ready, until interrupted or ``limit`` is reached."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(provider=provider, service=service, phone=phone, order=order, since=since)
     try:
-        with closing(_arrivals(filters)) as incoming_events:
-            for count, row in enumerate(incoming_events, start=1):
+        with closing(_follow(filters)) as rows:
+            for count, row in enumerate(rows, start=1):
                 output.follow(KEYS, _COLUMNS, row, first=count == 1)
                 if count == limit:
                     return
@@ -108,27 +108,27 @@ def tail(
         return
 
 
-def _kept_back(row: Row) -> Row:
-    """A code that nobody may take for a good one by mistake."""
+def _hide_code(row: Row) -> Row:
+    """Mask a code that is not ready, so that nobody mistakes it for a good one."""
     masked = Output()
     return {**row, **masked.masked({key: row[key] for key in ("code", "text")})}
 
 
-def _arrivals(filters: Filters) -> Generator[Row, None, None]:
-    with opened() as store:
-        database, away = store.database, False
+def _follow(filters: Filters) -> Generator[Row, None, None]:
+    with open_store() as store:
+        database, unavailable = store.database, False
         with database.reading() as session:
-            following = codes.Tail(session, store.vault, filters, now=database.now(session))
+            tail_query = codes.Tail(session, store.vault, filters, now=database.now(session))
         while True:
             try:
                 with database.reading() as session:
                     now = database.now(session)
-                    rows = following.fresh(session, store.vault, now=now)
-                    away = False
+                    rows = tail_query.fresh(session, store.vault, now=now)
+                    unavailable = False
             except (OperationalError, InterfaceError):
-                # It may come back, and whoever watches wants to see what follows then.
-                if not away:
-                    _output.complain("the database does not answer: waiting for it")
-                rows, away = [], True
+                # Keep following: the database may come back.
+                if not unavailable:
+                    _output.write_error("the database does not answer; retrying until it does")
+                rows, unavailable = [], True
             yield from rows
-            time.sleep(_PAUSE_SECONDS if away else _POLL_SECONDS)
+            time.sleep(_PAUSE_SECONDS if unavailable else _POLL_SECONDS)

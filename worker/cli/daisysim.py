@@ -1,4 +1,4 @@
-"""``codecatch daisysim``: every call of its API."""
+"""``codecatch daisysim``: the calls of the DaisySIM API."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from worker.providers.daisysim.api import DaisySIM
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.add_typer(_calls.commands(DaisySIM, "Ask DaisySIM: one command for each call."))
+    app.add_typer(_calls.commands(DaisySIM, "Call the DaisySIM API."))

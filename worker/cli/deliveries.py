@@ -1,4 +1,4 @@
-"""``codecatch deliveries``: who was told of what, and how that went."""
+"""``codecatch deliveries``: list and retry deliveries to destinations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from receiver.queue import DELIVER
 from worker.cli import _changes, _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import opened
+from worker.cli._store import open_store
 from worker.maintenance import operator_actions
 from worker.queries import followups
 from worker.queries.filters import DEFAULT_LIMIT, Filters
@@ -36,9 +36,9 @@ State = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="Who was told of what.", no_args_is_help=True)
+    nouns = typer.Typer(help="List and retry deliveries to destinations.", no_args_is_help=True)
     nouns.command("list", help="List deliveries, newest first.")(list_deliveries)
-    nouns.command("retry", help="Send deliveries once more that were given up.")(retry)
+    nouns.command("retry", help="Send deliveries again that are dead or unknown.")(retry)
     app.add_typer(nouns, name="deliveries")
 
 
@@ -55,17 +55,17 @@ def list_deliveries(
     as_json: _output.AsJson = False,
     as_csv: _output.AsCsv = False,
 ) -> None:
-    """The newest deliveries; provider, service, phone and order are those of their events."""
+    """List deliveries; provider, service, phone and order filter by the event."""
     output = Output(as_json, as_csv)
     filters = Filters(
         provider=provider, service=service, phone=phone, order=order, state=state,
         since=since, until=until, limit=limit,
     )  # fmt: skip
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         rows = followups.deliveries(session, store.vault, filters)
     output.rows(KEYS, _COLUMNS, rows)
 
 
 def retry(delivery_ids: _filters.RowIds) -> None:
-    """Send deliveries once more that are dead, or of which nobody knows whether they arrived."""
-    _changes.each(delivery_ids, DELIVER, operator_actions.retry, done="will be sent again")
+    """Send deliveries again that are dead, or whose outcome is unknown."""
+    _changes.change_each(delivery_ids, DELIVER, operator_actions.retry, done="will be sent again")

@@ -1,4 +1,4 @@
-"""``codecatch doctor``: what is configured, reachable and missing, in a person's words."""
+"""``codecatch doctor``: checks the installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import typer
 
 from worker.cli import _checks, _output
-from worker.cli._checks import BROKEN, FINE, NOTICE, ReportedOrder
+from worker.cli._checks import BROKEN, FINE, NOTICE, Check
 from worker.messages.text import plain
 from worker.runtime.installation import adopt
 
@@ -16,31 +16,30 @@ _COLOURS = {FINE: "green", NOTICE: "yellow", BROKEN: "red"}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", help="Say what is configured, reachable and missing.")(doctor)
+    app.command("doctor", help="Check the configuration, the connections and the workers.")(doctor)
 
 
 def doctor(as_json: _output.AsJson = False) -> None:
-    """Examine this installation; exit code 1 if something essential is broken."""
+    """Run all checks; exit code 1 if one of them is broken."""
     adopt()
-    reported_orders = _checks.examine()
-    usable = all(reported.level != BROKEN for reported in reported_orders)
+    checks = _checks.examine()
+    usable = all(check.level != BROKEN for check in checks)
     if as_json:
-        checks = [
-            {"name": found.name, "level": found.level, "says": found.says}
-            for found in reported_orders
+        rows = [
+            {"name": check.name, "level": check.level, "says": check.message} for check in checks
         ]
-        _output.Output(json=True).record({"usable": usable, "checks": checks})
+        _output.Output(json=True).record({"usable": usable, "checks": rows})
     else:
-        width = max(len(found.name) for found in reported_orders)
-        for found in reported_orders:
-            _show(found, width)
-        _output.write("usable" if usable else "not usable: see what is broken above")
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            _show(check, width)
+        _output.write("usable" if usable else "not usable: fix the broken checks above")
     if not usable:
         raise typer.Exit(1)
 
 
-def _show(found: ReportedOrder, width: int) -> None:
-    level = f"{found.level:<6}"
+def _show(check: Check, width: int) -> None:
+    level = f"{check.level:<6}"
     if sys.stdout.isatty():
-        level = typer.style(level, fg=_COLOURS[found.level])
-    _output.write(f"{level}  {found.name:<{width}}  {plain(found.says)}")
+        level = typer.style(level, fg=_COLOURS[check.level])
+    _output.write(f"{level}  {check.name:<{width}}  {plain(check.message)}")

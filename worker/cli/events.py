@@ -1,4 +1,4 @@
-"""``codecatch events``: the webhooks as they came, and what a person may do about them."""
+"""``codecatch events``: list and show events; replay, release and discard them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from receiver.queue import HANDLE_EVENTS
 from worker.cli import _changes, _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import opened, waking
+from worker.cli._store import open_store, open_waker
 from worker.maintenance import operator_actions
 from worker.queries import events
 from worker.queries.filters import DEFAULT_LIMIT, Filters
@@ -29,12 +29,17 @@ State = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="The webhooks as they came.", no_args_is_help=True)
+    nouns = typer.Typer(
+        help="List, show and replay events; release or discard quarantined ones.",
+        no_args_is_help=True,
+    )
     nouns.command("list", help="List events, newest first.")(list_events)
-    nouns.command("show", help="Show one event with everything that it led to.")(show)
-    nouns.command("replay", help="Handle events again; no effect that is done is repeated.")(replay)
-    nouns.command("release", help="End a quarantine: the events are good.")(release)
-    nouns.command("discard", help="End a quarantine: the events are not good.")(discard)
+    nouns.command("show", help="Show one event with its code, confirmations and deliveries.")(show)
+    nouns.command("replay", help="Handle events again; completed effects are not repeated.")(replay)
+    nouns.command("release", help="Accept quarantined events and handle them.")(release)
+    nouns.command("discard", help="Discard quarantined events; their codes are never delivered.")(
+        discard
+    )
     app.add_typer(nouns, name="events")
 
 
@@ -51,13 +56,13 @@ def list_events(
     as_json: _output.AsJson = False,
     as_csv: _output.AsCsv = False,
 ) -> None:
-    """The newest events."""
+    """List events, newest first."""
     output = Output(as_json, as_csv)
     filters = Filters(
         provider=provider, service=service, phone=phone, order=order, state=state,
         since=since, until=until, limit=limit,
     )  # fmt: skip
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         rows = events.listed(session, store.vault, filters)
     output.rows(KEYS, _COLUMNS, rows)
 
@@ -67,12 +72,12 @@ def show(
     as_json: _output.AsJson = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """Everything about one event; its body only where it may be seen."""
+    """Show one event; its body is masked unless ``reveal``."""
     output = Output(as_json, reveal=reveal)
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         row = events.one(session, store.vault, event_id)
     if row is None:
-        _output.complain(f"there is no event {event_id}")
+        _output.write_error(f"there is no event {event_id}")
         raise typer.Exit(1)
     output.record(row)
 
@@ -81,21 +86,21 @@ def replay(
     event_ids: _filters.OptionalRowIds = None,
     *,
     state: Annotated[
-        Literal["failed"] | None, typer.Option("--state", help="Every event in this state.")
+        Literal["failed"] | None, typer.Option("--state", help="All events in this state.")
     ] = None,
     provider: _filters.Provider = None,
     order: _filters.Order = None,
     since: _filters.Since = None,
     until: _filters.Until = None,
 ) -> None:
-    """Handle events again: those named, or all that failed (as far as they fit the filters)."""
+    """Handle events again: the given ones, or all failed ones that match the filters."""
     filters = Filters(provider=provider, order=order, since=since, until=until)
     if bool(event_ids) == (state is not None):
-        raise typer.BadParameter("name events by their ids, or all of them by --state failed")
+        raise typer.BadParameter("pass either event ids or --state failed")
     if state is None and filters != Filters():
-        raise typer.BadParameter("filters narrow --state failed, not events named by their ids")
+        raise typer.BadParameter("filters apply to --state failed, not to event ids")
     if event_ids:
-        _changes.each(
+        _changes.change_each(
             event_ids, HANDLE_EVENTS, operator_actions.replay, done="will be handled again"
         )
     else:
@@ -104,7 +109,7 @@ def replay(
 
 def _replay_failed(filters: Filters) -> None:
     after, count = "", 0
-    with opened() as store, waking() as waker:
+    with open_store() as store, open_waker() as waker:
         while True:
             with store.database.transaction() as session:
                 now = store.database.now(session)
@@ -118,10 +123,10 @@ def _replay_failed(filters: Filters) -> None:
 
 
 def release(event_ids: _filters.RowIds) -> None:
-    """End the quarantine of events that are good."""
-    _changes.each(event_ids, HANDLE_EVENTS, operator_actions.release, done="was released")
+    """Release events from quarantine."""
+    _changes.change_each(event_ids, HANDLE_EVENTS, operator_actions.release, done="was released")
 
 
 def discard(event_ids: _filters.RowIds) -> None:
-    """End the quarantine of events that are not good."""
-    _changes.each(event_ids, None, operator_actions.discard, done="was discarded")
+    """Discard events from quarantine."""
+    _changes.change_each(event_ids, None, operator_actions.discard, done="was discarded")

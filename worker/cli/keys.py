@@ -1,4 +1,4 @@
-"""``codecatch keys``: the keys that seal what is stored."""
+"""``codecatch keys``: generate, inspect and rotate encryption keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from receiver.settings import SpoolSettings, load
 from receiver.vault import sealing
 from worker.cli import _output
-from worker.cli._output import Output, complain, write
+from worker.cli._output import Output, write, write_error
 
 KEYS = ("key", "state", "table", "column", "values")
 FIRST, OPENS, UNUSED, MISSING = "first", "opens", "unused", "missing"
@@ -18,10 +18,10 @@ FIRST, OPENS, UNUSED, MISSING = "first", "opens", "unused", "missing"
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="The keys that seal what is stored.", no_args_is_help=True)
+    nouns = typer.Typer(help="Generate, inspect and rotate encryption keys.", no_args_is_help=True)
     nouns.command("generate", help="Print a new key for ENCRYPTION_KEYS.")(generate)
-    nouns.command("status", help="Show which keys seal how much, by their ids.")(status)
-    nouns.command("rotate", help="Seal everything with the first key.")(rotate)
+    nouns.command("status", help="Show how many stored values each key encrypts.")(status)
+    nouns.command("rotate", help="Re-encrypt all stored values with the first key.")(rotate)
     app.add_typer(nouns, name="keys")
 
 
@@ -31,16 +31,16 @@ def generate() -> None:
 
 
 def status(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> None:
-    """What is sealed with which key, by table; exit code 1 if one that is needed is missing.
+    """Show values by key and table; exit code 1 if a needed key is missing.
 
-    ``first`` seals what is new, ``opens`` is needed for what it sealed before, ``unused`` seals
-    nothing that is stored here, and ``missing`` is not in ENCRYPTION_KEYS though it is needed.
+    States: ``first`` encrypts new values, ``opens`` is needed for older values, ``unused``
+    encrypts nothing that is stored, ``missing`` is needed but not in ENCRYPTION_KEYS.
     """
-    from worker.cli._store import connected  # noqa: PLC0415 - the same
-    from worker.maintenance import key_rotation  # noqa: PLC0415 - to generate a key needs no database
+    from worker.cli._store import open_database  # noqa: PLC0415 - generate needs no database
+    from worker.maintenance import key_rotation  # noqa: PLC0415 - the same
 
     output = Output(as_json, as_csv)
-    with connected() as (database, keys):
+    with open_database() as (database, keys):
         sealed = key_rotation.count(database, load(SpoolSettings).spool_dir)
     ids = [sealing.key_id(key).hex() for key in keys]
     rows = list(_rows(ids, sealed))
@@ -50,14 +50,14 @@ def status(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> No
 
 
 def rotate() -> None:
-    """Seal everything anew with the first key, while all goes on; if it was cut short, go on.
+    """Re-encrypt all values with the first key, online; resumes after an interruption.
 
-    Exit code 1 if anything is left that is sealed with another key.
+    Exit code 1 if a value is still encrypted with another key.
     """
-    from worker.cli._store import connected  # noqa: PLC0415 - the same
-    from worker.maintenance import key_rotation  # noqa: PLC0415 - to generate a key needs no database
+    from worker.cli._store import open_database  # noqa: PLC0415 - generate needs no database
+    from worker.maintenance import key_rotation  # noqa: PLC0415 - the same
 
-    with connected() as (database, keys):
+    with open_database() as (database, keys):
         folder = load(SpoolSettings).spool_dir
         broken: dict[tuple[str, str, str], None] = {}
         for step in _shown(key_rotation.rotate(database, keys, folder)):
@@ -65,21 +65,23 @@ def rotate() -> None:
         sealed = key_rotation.count(database, folder)
     first, *others = (sealing.key_id(key).hex() for key in keys)
     for table, column, row in broken:
-        complain(f"{table}.{column} of {row} was altered and does not open: it stays as it is")
+        write_error(
+            f"{table}.{column} of {row} was altered and cannot be decrypted; left unchanged"
+        )
     missing = _missing(_rows([first, *others], sealed))
     left = sum(each.values for each in sealed if each.key in others) - len(broken)
     if left:
-        complain(
-            f"{left} values are sealed with {', '.join(others)} still: has every process been "
-            "started again with the new ENCRYPTION_KEYS? Then: codecatch keys rotate"
+        write_error(
+            f"{left} values are still encrypted with {', '.join(others)}; restart every process "
+            "with the new ENCRYPTION_KEYS, then run codecatch keys rotate again"
         )
     if left or missing or broken:
         raise typer.Exit(1)
-    write(f"everything is sealed with key {first}")
+    write(f"all values are encrypted with key {first}")
 
 
 def _rows(ids: Sequence[str], sealed: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """A row for each key and column, and one for each key that seals nothing; in that order."""
+    """One row for each key and column; a key without values has one row with 0."""
     by_key: dict[str, list[Any]] = {key: [] for key in ids}
     for each in sealed:
         by_key.setdefault(each.key, []).append(each)
@@ -93,33 +95,35 @@ def _rows(ids: Sequence[str], sealed: Iterable[Any]) -> Iterator[dict[str, Any]]
 
 
 def _missing(rows: Iterable[dict[str, Any]]) -> bool:
-    """Say which keys are needed and not there; whether there are any."""
+    """Report the needed keys that are not configured; returns whether there are any."""
     needed: dict[str, int] = {}
     for row in rows:
         if row["state"] == MISSING:
             needed[row["key"]] = needed.get(row["key"], 0) + row["values"]
     for key, values in needed.items():
-        complain(f"ENCRYPTION_KEYS: key {key} is missing: it sealed {values} values that are kept")
+        write_error(
+            f"ENCRYPTION_KEYS: key {key} is missing; {values} stored values are encrypted with it"
+        )
     return bool(needed)
 
 
 def _shown(steps: Iterator[Any]) -> Iterator[Any]:
-    """The steps of a rotation, while a person sees a bar and everybody else a line a column."""
-    import sys  # noqa: PLC0415 - here and nowhere else
+    """Pass on the steps, and show a bar on a terminal or else one line for each column."""
+    import sys  # noqa: PLC0415 - used only here
 
     if not sys.stdout.isatty():
         for step in steps:
             if step.done == step.total:
-                write(f"{step.table}.{step.column}: {step.done} of {step.total} sealed anew")
+                write(f"{step.table}.{step.column}: {step.done} of {step.total} re-encrypted")
             yield step
         return
-    from rich.progress import Progress  # noqa: PLC0415 - only where a person watches
+    from rich.progress import Progress  # noqa: PLC0415 - needed only on a terminal
 
     with Progress() as progress:
         bars: dict[tuple[str, str], Any] = {}
         for step in steps:
-            place = step.table, step.column
-            if place not in bars:
-                bars[place] = progress.add_task(".".join(place), total=step.total)
-            progress.update(bars[place], completed=step.done)
+            column = step.table, step.column
+            if column not in bars:
+                bars[column] = progress.add_task(".".join(column), total=step.total)
+            progress.update(bars[column], completed=step.done)
             yield step

@@ -1,4 +1,4 @@
-"""``codecatch migrate``."""
+"""``codecatch migrate``: migrate the database schema."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from worker.schema import migrate as schema
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("migrate", help="Bring the database to this version's schema.")(migrate)
+    app.command("migrate", help="Migrate the database to this version's schema.")(migrate)
 
 
 def migrate() -> None:
-    """Bring the database to this version's schema; does nothing where it is there."""
+    """Migrate the database to this version's schema; no effect if it is current."""
     adopt()
     settings = load(StoreSettings)
     database = Database(settings.url)

@@ -1,4 +1,4 @@
-"""``codecatch orders``: the numbers that were bought, and how far each came."""
+"""``codecatch orders``: list orders and show their history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from worker.cli import _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import opened
+from worker.cli._store import open_store
 from worker.queries import orders
 from worker.queries.filters import DEFAULT_LIMIT, Filters
 
@@ -25,9 +25,9 @@ State = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="The numbers that were bought.", no_args_is_help=True)
+    nouns = typer.Typer(help="List orders and show their history.", no_args_is_help=True)
     nouns.command("list", help="List orders, newest first.")(list_orders)
-    nouns.command("show", help="Show one order with its codes, steps and confirmation.")(show)
+    nouns.command("show", help="Show one order with its codes, transitions and confirmation.")(show)
     app.add_typer(nouns, name="orders")
 
 
@@ -45,13 +45,13 @@ def list_orders(
     as_csv: _output.AsCsv = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """The newest orders."""
+    """List orders, newest first."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(
         provider=provider, service=service, phone=phone, order=order, state=state,
         since=since, until=until, limit=limit,
     )  # fmt: skip
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         rows = orders.listed(session, store.vault, filters)
     output.rows(KEYS, _COLUMNS, rows)
 
@@ -62,16 +62,18 @@ def show(
     as_json: _output.AsJson = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """Everything about one order."""
+    """Show one order with its history."""
     output = Output(as_json, reveal=reveal)
     filters = Filters(provider=provider, order=order)
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         found = orders.matching(session, store.vault, filters)
     if not found:
-        _output.complain(f"there is no order {order}")
+        _output.write_error(f"there is no order {order}")
         raise typer.Exit(1)
     if len(found) > 1:
         names = ", ".join(sorted(row["provider"] for row in found))
-        _output.complain(f"more than one provider has an order {order}: say --provider ({names})")
+        _output.write_error(
+            f"several providers have an order {order}; pass --provider NAME, one of: {names}"
+        )
         raise typer.Exit(1)
     output.record(found[0])

@@ -1,4 +1,4 @@
-"""``codecatch purge``: forgetting somebody at once, who asked for it."""
+"""``codecatch purge``: erase personal data of an order or a phone number on request."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 
 from worker.cli import _filters
-from worker.cli._output import complain, write
-from worker.cli._store import opened, spooled
+from worker.cli._output import write, write_error
+from worker.cli._store import count_spooled, open_store
 from worker.maintenance import erasure
-from worker.maintenance.erasure import Found
+from worker.maintenance.erasure import ErasureTargets
 from worker.queries.filters import Filters
 
 _WRONG_USAGE = 2
-# How long writers may be held up so that SQLite's log can be emptied, in seconds.
-_PATIENCE = 3.0
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+# Seconds for which truncating SQLite's write-ahead log may block writers.
+_WAL_TIMEOUT = 3.0
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("purge", help="Forget an order or a number, at once.")(purge)
+    app.command("purge", help="Erase the personal data of an order or a phone number, now.")(purge)
 
 
 def purge(
@@ -32,50 +32,54 @@ def purge(
     provider: _filters.Provider = None,
     yes: Yes = False,
 ) -> None:
-    """Take out codes, texts, numbers and bodies of an order, or of all orders with a number.
+    """Erase codes, texts, numbers and bodies of an order, or of all orders with a number.
 
-    The orders stay, with their prices and steps, and what tells a repetition from news. What was
-    told to a destination, or is known to the provider, cannot be taken back.
+    The orders stay with their prices and transitions, and so do the keys that detect duplicates.
+    Data already delivered to a destination or held by the provider is not erased.
     """
     if (order is None) == (phone is None):
-        raise typer.BadParameter("say which: --order ORDER or --phone E164")
-    with opened() as store:
+        raise typer.BadParameter("pass either --order ORDER or --phone E164")
+    with open_store() as store:
         filters = Filters(provider=provider, order=order, phone=phone)
-        found = erasure.find(store.database, store.vault, filters)
-        if not (found.orders or found.events):
-            complain("nothing is known of it")
+        targets = erasure.find(store.database, store.vault, filters)
+        if not (targets.orders or targets.events):
+            write_error("no order or event matches; nothing was purged")
             raise typer.Exit(1)
         if not yes:
-            _ask(found)
-        taken = erasure.forget(store.database, found)
-        emptied = store.database.empty_log(patience=_PATIENCE)
+            _confirm(targets)
+        erased = erasure.erase(store.database, targets)
+        emptied = store.database.truncate_wal(timeout=_WAL_TIMEOUT)
     write(
-        f"forgotten: {_count(taken['codes'], 'code')}, {_count(taken['numbers'], 'number')} and "
-        f"{_count(taken['bodies'], 'event body', 'event bodies')} of "
-        f"{_count(len(found.orders), 'order')}"
+        f"purged: {_count(erased['codes'], 'code')}, {_count(erased['numbers'], 'number')} and "
+        f"{_count(erased['bodies'], 'event body', 'event bodies')} of "
+        f"{_count(len(targets.orders), 'order')}"
     )
-    waiting = spooled()
+    waiting = count_spooled()
     if waiting:
-        complain(
-            f"{_count(waiting, 'event waits', 'events wait')} in the spool, unread: "
-            "purge again once it is empty"
+        write_error(
+            f"{_count(waiting, 'event')} in the spool could not be searched; "
+            "purge again once the spool is empty"
         )
     if not emptied:
-        complain("the database's log still has copies, since somebody reads: purge again later")
+        write_error(
+            "the write-ahead log still holds copies because another connection reads; "
+            "purge again later"
+        )
     if waiting or not emptied:
         raise typer.Exit(1)
 
 
-def _ask(found: Found) -> None:
+def _confirm(targets: ErasureTargets) -> None:
     if not sys.stdin.isatty():
-        complain("purge: it cannot be undone: say --yes where nobody can be asked")
+        write_error("purge: this cannot be undone. Pass --yes to run without a prompt.")
         raise typer.Exit(_WRONG_USAGE)
-    what = [_count(len(found.orders), "order")]
-    if found.events:
-        what.append(_count(len(found.events), "event that nobody could read", "unread events"))
-    question = f"Forget codes, texts, numbers and bodies of {' and '.join(what)}? No way back."
+    what = [_count(len(targets.orders), "order")]
+    if targets.events:
+        what.append(_count(len(targets.events), "unparsed event"))
+    objects = " and ".join(what)
+    question = f"Erase codes, texts, numbers and bodies of {objects}? This cannot be undone."
     if not typer.confirm(question, err=True):
-        complain("nothing was purged")
+        write_error("nothing was purged")
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""``codecatch rejected``: the requests that were refused."""
+"""``codecatch rejected``: list rejected webhook requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from worker.cli import _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import opened
+from worker.cli._store import open_store
 from worker.queries import events
 from worker.queries.filters import DEFAULT_LIMIT, Filters
 
@@ -16,14 +16,16 @@ _COLUMNS = ("at", "provider", "status", "reason", "origin")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    nouns = typer.Typer(help="The requests that were refused.", no_args_is_help=True)
+    nouns = typer.Typer(help="List rejected webhook requests.", no_args_is_help=True)
     nouns.callback()(_rejected)
-    nouns.command("list", help="List refused requests, newest first.")(list_rejected)
+    nouns.command("list", help="List rejected requests with their reasons, newest first.")(
+        list_rejected
+    )
     app.add_typer(nouns, name="rejected")
 
 
 def _rejected() -> None:
-    """The requests that were refused, a bounded number of them, with the reason in words."""
+    """List rejected webhook requests; a bounded number is stored, with reasons."""
 
 
 def list_rejected(
@@ -36,9 +38,9 @@ def list_rejected(
     as_csv: _output.AsCsv = False,
     reveal: _output.Reveal = False,
 ) -> None:
-    """The newest refused requests, of those that are kept."""
+    """List stored rejected requests, newest first."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(provider=provider, since=since, until=until, limit=limit)
-    with opened() as store, store.database.reading() as session:
+    with open_store() as store, store.database.reading() as session:
         rows = events.rejected(session, store.vault, filters)
     output.rows(KEYS, _COLUMNS, rows)

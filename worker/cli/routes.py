@@ -1,4 +1,4 @@
-"""``codecatch routes``: which way an event would go."""
+"""``codecatch routes``: test the routing of an example event."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import _filters, _output
-from worker.cli._output import Output, complain
+from worker.cli._output import Output, write_error
 from worker.configuration import file as configuration_file
 from worker.configuration.routing import Subject
 from worker.runtime.installation import adopt
@@ -15,7 +15,7 @@ from worker.runtime.installation import adopt
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    nouns = typer.Typer(help="Which way events go.", no_args_is_help=True)
+    nouns = typer.Typer(help="Test the routing of events.", no_args_is_help=True)
     nouns.command("test", help="Show which destinations an example event reaches, and why.")(
         try_route
     )
@@ -31,17 +31,17 @@ def _example(help_: str, name: str) -> typer.models.OptionInfo:
 
 def try_route(
     *,
-    type_: Annotated[str, _example("The event's type.", "type")] = "sms.received",
-    provider: Annotated[str, _example("Of this provider.", "provider")] = "virtualsms",
-    service: Annotated[str | None, _example("For this service.", "service")] = None,
-    country: Annotated[str | None, _example("In this country.", "country")] = None,
-    phone: Annotated[str | None, _example("On this number.", "phone")] = None,
-    state: Annotated[str | None, _example("With its order in this state.", "state")] = None,
+    type_: Annotated[str, _example("Event type.", "type")] = "sms.received",
+    provider: Annotated[str, _example("Provider.", "provider")] = "virtualsms",
+    service: Annotated[str | None, _example("Service of the order.", "service")] = None,
+    country: Annotated[str | None, _example("Country of the number.", "country")] = None,
+    phone: Annotated[str | None, _example("Phone number.", "phone")] = None,
+    state: Annotated[str | None, _example("State of the order.", "state")] = None,
     as_json: _output.AsJson = False,
 ) -> None:
-    """Show where such an event would go; nothing is sent."""
+    """Show the destinations of an example event; nothing is sent."""
     adopt()
-    chosen = configuration_file.read()
+    configuration = configuration_file.read()
     subject = Subject(
         type=type_,
         provider=provider,
@@ -50,21 +50,21 @@ def try_route(
         phone_number=phone,
         order_state=state,
     )
-    routing = chosen.routing
+    routing = configuration.routing
     Output(as_json).record(
         {
             "destinations": routing.of(subject),
             "by": [
                 {
                     "line": route.line,
-                    "match": route.match.words,
+                    "match": route.match.description,
                     "to": list(route.to),
                     "stop": route.stop,
                 }
                 for route in routing.matching(subject)
             ],
-            "file": None if chosen.file is None else str(chosen.file),
+            "file": None if configuration.file is None else str(configuration.file),
         }
     )
     if routing.routes is None:
-        complain("there are no routes: codes and low balances go to every destination")
+        write_error("no routes are configured; codes and low balances go to every destination")

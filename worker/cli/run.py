@@ -1,4 +1,4 @@
-"""``codecatch run PART``."""
+"""``codecatch run PART``: run one part of the installation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from worker.processes import parts
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run", help="Be one part: " + ", ".join(parts.PARTS) + ".")(run)
+    app.command("run", help="Run one part: " + ", ".join(parts.PARTS) + ".")(run)
 
 
 def run(
-    part: Annotated[str, typer.Argument(help="web, worker, sender or beat.", metavar="PART")],
+    part: Annotated[str, typer.Argument(help=f"One of: {', '.join(parts.PARTS)}.", metavar="PART")],
 ) -> None:
-    """Be one part until told to stop."""
+    """Run one part until it is stopped."""
     parts.run(part)

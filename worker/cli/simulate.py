@@ -1,4 +1,4 @@
-"""``codecatch simulate``: a provider's webhook, signed and sent to a running receiver."""
+"""``codecatch simulate``: send a provider's signed webhooks to a running receiver."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from worker.runtime.installation import adopt
 from worker.simulator import signed_webhooks
 from worker.simulator.signed_webhooks import NoSuchEvent, Webhook
 
-_MOST = 1_000_000
-_LONGEST_REASON = 200
+_MAX_COUNT = 1_000_000
+_MAX_REASON_LENGTH = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def _rate(value: str) -> float:
     except ValueError:
         rate = math.nan
     if not 0 < rate < math.inf:
-        raise typer.BadParameter("wants a number of webhooks a second")
+        raise typer.BadParameter("must be a positive number of webhooks per second")
     return rate
 
 
@@ -50,21 +50,27 @@ def simulate(
     *,
     url: _receiver.Url = None,
     order: Annotated[
-        str | None, typer.Option("--order", parser=_filters.text, help="An order; random.")
+        str | None,
+        typer.Option("--order", parser=_filters.text, help="Order id; random by default."),
     ] = None,
     code: Annotated[
-        str | None, typer.Option("--code", parser=_filters.text, help="A code; random.")
+        str | None,
+        typer.Option("--code", parser=_filters.text, help="One-time code; random by default."),
     ] = None,
     dialect: Annotated[
-        str | None, typer.Option("--dialect", help="virtualsms: v2, v1 or flat.")
+        str | None, typer.Option("--dialect", help="Payload format of virtualsms: v2, v1 or flat.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, max=_MOST, help="How many to send.")] = 1,
+    count: Annotated[
+        int, typer.Option("--count", min=1, max=_MAX_COUNT, help="How many webhooks to send.")
+    ] = 1,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", parser=_rate, metavar="N", help="At most so many a second."),
+        typer.Option(
+            "--rate", parser=_rate, metavar="N", help="Maximum number of webhooks per second."
+        ),
     ] = None,
 ) -> None:
-    """Send webhooks and print one line for each answer; exit code 1 if one is not 2xx."""
+    """Send webhooks and print one line for each answer; exit code 1 if any is not 2xx."""
     try:
         signed_webhooks.choose(provider, event, dialect)
     except NoSuchEvent as error:
@@ -92,25 +98,25 @@ def simulate(
             outcomes[outcome] += 1
     if count > 1:
         seconds = time.monotonic() - began
-        told = ", ".join(f"{times} x {outcome}" for outcome, times in outcomes.most_common())
-        write(f"{count} sent in {seconds:.1f} s: {told}")
+        summary = ", ".join(f"{times} x {outcome}" for outcome, times in outcomes.most_common())
+        write(f"{count} sent in {seconds:.1f} s: {summary}")
     if any(not outcome.startswith("2") for outcome in outcomes):
         raise typer.Exit(1)
 
 
 def _send(http: HttpClient, base: str, made: Webhook) -> tuple[str, str]:
-    """How one webhook was answered: status and word, then the event's id or the reason."""
+    """Send one webhook; returns status and word, and the event's id or the reason."""
     try:
         answer = http.request("POST", base + made.path, headers=made.headers, content=made.body)
     except HttpError as error:
         return "no answer", str(error)
     try:
-        said = answer.json()
+        reply = answer.json()
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        said = {}
+        reply = None
+    if not isinstance(reply, dict):
+        reply = {}
     if 200 <= answer.status < 300:
-        return f"{answer.status} {said.get('status', '')}".strip(), str(said.get("event", ""))
-    reason = str(said.get("detail") or said.get("title") or "")
-    return str(answer.status), shorten(reason, _LONGEST_REASON)
+        return f"{answer.status} {reply.get('status', '')}".strip(), str(reply.get("event", ""))
+    reason = str(reply.get("detail") or reply.get("title") or "")
+    return str(answer.status), shorten(reason, _MAX_REASON_LENGTH)

@@ -1,4 +1,4 @@
-"""``codecatch stats``: how much there is of everything, and how fast it goes."""
+"""``codecatch stats``: counts, backlog and latencies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import typer
 
 from worker.cli import _output
 from worker.cli._output import Output
-from worker.cli._store import opened, spooled
+from worker.cli._store import count_spooled, open_store
 from worker.queries import statistics
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("stats", help="Counts by state, what waits, and latencies.")(stats)
+    app.command("stats", help="Show counts by state, backlog and latencies.")(stats)
 
 
 def stats(as_json: _output.AsJson = False) -> None:
-    """Counts by state, what waits, and the latencies of the last thousand events."""
+    """Show counts by state, backlog, and the latencies of the last thousand events."""
     output = Output(as_json)
-    with opened() as store:
-        numbers = statistics.collect(store.database, spooled=spooled())
+    with open_store() as store:
+        numbers = statistics.collect(store.database, spooled=count_spooled())
     output.record(numbers)

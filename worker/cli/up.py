@@ -1,4 +1,4 @@
-"""``codecatch up``."""
+"""``codecatch up``: run all parts on this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from worker.processes import supervisor
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("up", help="Run everything on this machine.")(up)
+    app.command("up", help="Run all parts on this machine.")(up)
 
 
 def up() -> None:
-    """Run everything on this machine until it is told to stop."""
+    """Run all parts on this machine until stopped."""
     supervisor.up(lambda line: print(line, flush=True))

@@ -1,4 +1,4 @@
-"""``codecatch version``."""
+"""``codecatch version``: print the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``codecatch virtualsms``: every call of its API."""
+"""``codecatch virtualsms``: the calls of the VirtualSMS API."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from worker.providers.virtualsms.api import VirtualSMS
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.add_typer(_calls.commands(VirtualSMS, "Ask VirtualSMS: one command for each call."))
+    app.add_typer(_calls.commands(VirtualSMS, "Call the VirtualSMS API."))

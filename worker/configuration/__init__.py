@@ -1,3 +1,3 @@
-"""What the owner of this installation chose, in the environment and in codecatch.toml."""
+"""Routes, destinations and policies, read from the environment and codecatch.toml."""
 
 __all__ = ["destination_policy", "durations", "event_policy", "file", "routing", "settings"]

@@ -1,4 +1,4 @@
-"""How one destination is to be told things: what its owner chose, whatever its kind."""
+"""The delivery policy of one destination, independent of its kind."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from zoneinfo import ZoneInfo
 
 Reveal = Literal["full", "masked", "none"]
 OnUnknown = Literal["repeat", "hold"]
-# Few where what waits shares a message; where each row wants its own, this is what limits how many
-# there are in a second.
-IN_HAND: Final = 4
-IN_HAND_ALONE: Final = 16
+# A coalescing destination puts waiting rows into one message, so few messages are enough. Where
+# each row needs its own message, this limit also limits messages per second.
+MAX_IN_FLIGHT: Final = 4
+MAX_IN_FLIGHT_SINGLE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """The part of each day, by the clocks of a zone, in which nobody there wants to be woken.
+    """A daily interval in local time during which notifications wait.
 
-    ``start`` is quiet, ``end`` no longer is; a span that ends before it starts lies across
-    midnight.
+    ``start`` is inclusive and ``end`` exclusive. If ``end`` is before ``start``, the interval
+    spans midnight.
     """
 
     start: time
@@ -28,38 +28,40 @@ class QuietHours:
     zone: ZoneInfo
 
     def until(self, now: datetime) -> datetime | None:
-        """When the quiet that ``now`` (aware) lies in is over, in UTC; None outside of it."""
+        """The end, in UTC, of the quiet hours that contain ``now`` (aware); None outside them."""
         local = now.astimezone(self.zone)
         clock = local.time()
-        across = self.end <= self.start
+        spans_midnight = self.end <= self.start
         quiet = (
-            clock >= self.start or clock < self.end if across else self.start <= clock < self.end
+            clock >= self.start or clock < self.end
+            if spans_midnight
+            else self.start <= clock < self.end
         )
         if not quiet:
             return None
-        tomorrow = across and clock >= self.start
+        tomorrow = spans_midnight and clock >= self.start
         day = local.date() + timedelta(days=1) if tomorrow else local.date()
         over = datetime.combine(day, self.end, self.zone)
         if over.astimezone(UTC) <= now:
-            # The clock went back: it shows the end a second time.
+            # The clock was set back: it shows the end a second time.
             over = over.replace(fold=1)
         return over.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationPolicy:
-    """One destination's choices.
+    """How notifications are delivered to one destination.
 
     Attributes:
         name: unique among the destinations.
-        kind: the word that names its class.
-        reveal: how much of a code, its text and its number it is shown.
-        per_second: messages it is sent in a second at most; None for no limit.
-        burst: messages it may be sent at once after a pause.
-        coalesce: whether one message may tell several codes when more wait than may be sent.
-        on_unknown: what to do where nobody knows whether a message arrived.
-        fallback: the destination that is told instead while this one is disabled.
-        quiet_hours: when it is told nothing but what cannot wait.
+        kind: the destination's kind, such as ``slack``.
+        reveal: how much of a code, its text and its phone number a notification shows.
+        per_second: maximum messages per second; None for no limit.
+        burst: maximum messages at once after a pause.
+        coalesce: whether one message may contain several codes when the limit is reached.
+        on_unknown: what to do when the outcome of a delivery is unknown.
+        fallback: the destination that receives the notifications while this one is disabled.
+        quiet_hours: when all but urgent notifications wait.
     """
 
     name: str
@@ -73,6 +75,6 @@ class DestinationPolicy:
     quiet_hours: QuietHours | None = None
 
     @property
-    def most_in_hand(self) -> int:
-        """How many messages to it are being sent at once, at most, in all processes together."""
-        return IN_HAND if self.coalesce else IN_HAND_ALONE
+    def max_in_flight(self) -> int:
+        """Maximum messages in flight at once, over all processes."""
+        return MAX_IN_FLIGHT if self.coalesce else MAX_IN_FLIGHT_SINGLE

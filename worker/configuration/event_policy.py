@@ -1,4 +1,4 @@
-"""What this installation does about an event: decided from its settings, once for a process."""
+"""Which orders are confirmed, which codes are verified, and where notifications go."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import dataclass
 
 from worker.configuration.routing import Routing
 
-# Among the services whose orders are confirmed: all of them.
+# In `confirmed_services`: confirm orders of every service.
 EVERY_SERVICE = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class EventPolicy:
-    """The choices that handling an event depends on.
+    """The settings that event handling depends on, read once per process.
 
     Attributes:
-        confirming: the providers whose orders are confirmed: those whose API has a call for it
-            and whose key is configured.
-        verifying: the providers that are asked about a code before it is delivered, likewise.
-        confirmed_services: the services whose orders are confirmed, or :data:`EVERY_SERVICE`.
-        routing: which destinations get what.
+        confirming: providers whose orders are confirmed: the API can do it and has a key.
+        verifying: providers that verify a code before it is delivered, likewise.
+        confirmed_services: services whose orders are confirmed, or :data:`EVERY_SERVICE`.
+        routing: which destinations receive which notifications.
     """
 
     confirming: frozenset[str]
@@ -28,7 +27,7 @@ class EventPolicy:
     routing: Routing
 
     def confirms(self, provider: str, service: str | None) -> bool:
-        """Whether an order is to be confirmed once its code is stored."""
+        """Whether an order is confirmed once its code is stored."""
         if provider not in self.confirming:
             return False
         return EVERY_SERVICE in self.confirmed_services or service in self.confirmed_services

@@ -1,8 +1,8 @@
-"""The configuration file: destinations, routes, and who hears of trouble.
+"""The configuration file: destinations, routes, and the destinations of operator notices.
 
-TOML, named by ``CODECATCH_CONFIG``, or ``./codecatch.toml`` where that exists. Secrets are not in
-it: it names the variables that hold them. Without a file the environment's Slack webhook and mail
-server are the destinations, by way of the same tables.
+A TOML file, named by ``CODECATCH_CONFIG``; by default ``./codecatch.toml``, if it exists. It holds
+no secrets: it names the environment variables that do. Without a file, the Slack webhook and the
+mail server of the environment become destinations through the same tables.
 """
 
 from __future__ import annotations
@@ -30,28 +30,30 @@ from worker.destinations.registry import discover
 from worker.messages.text import plain
 
 VARIABLE = "CODECATCH_CONFIG"
-_USUAL_FILE = Path("codecatch.toml")
-_MOST_CHARACTERS = 1_000_000
-# What pydantic finds, in the words of somebody who writes TOML.
-_WANTED: Final[Mapping[str, str]] = {
-    "bool_type": "true or false",
-    "dict_type": "a table",
-    "float_type": "a number",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
-    "list_type": 'a list, like ["…"]',
-    "model_type": "a table, like { … }",
-    "path_type": "a path in quotes",
-    "string_type": "a text in quotes",
-    "too_short": "one at least",
-    "tuple_type": 'a list, like ["…"]',
+_DEFAULT_FILE = Path("codecatch.toml")
+_MAX_CHARACTERS = 1_000_000
+# Pydantic's error types, as messages in the terms of TOML.
+_MESSAGES: Final[Mapping[str, str]] = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "list_type": 'must be a list, such as ["…"]',
+    "missing": "is required",
+    "model_type": "must be a table, such as { … }",
+    "path_type": "must be a path in quotes",
+    "string_too_short": "must not be empty",
+    "string_type": "must be a string in quotes",
+    "too_short": "must have at least one item",
+    "tuple_type": 'must be a list, such as ["…"]',
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
-    """One destination as it was declared: what it is made of, and how it is to be told."""
+class DeclaredDestination:
+    """One destination as the configuration declares it, before it is built."""
 
     kind: type[Destination]
     options: Options
@@ -62,107 +64,108 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that was declared; ``file`` is None where the environment alone did."""
+    """The whole configuration; ``file`` is None if it comes from the environment alone."""
 
     file: Path | None
-    declared: Sequence[Declared]
+    destinations: Sequence[DeclaredDestination]
     routing: Routing
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a declaration stands, for words about what is wrong with it."""
+    """The location of a key in the configuration file, for error messages."""
 
     file: Path | None
     text: str
     path: tuple[str | int, ...] = ()
 
     def at(self, *more: str | int) -> Source:
-        """A place within this one."""
+        """The location of a key below this one."""
         return Source(self.file, self.text, (*self.path, *more))
 
     @property
     def line(self) -> int:
-        """Its line, from 1."""
+        """Its line number, from 1."""
         return line_of(self.text, self.path)
 
     def error(self, problem: str) -> ConfigurationError:
-        """What is wrong here, to be raised: with file and line, where there is a file."""
+        """An error to raise, with the file and the line if there is a file."""
         where = f"{self.file}:{self.line}: " if self.file is not None else ""
         return ConfigurationError(f"{where}{plain(problem)}")
 
 
 def read() -> Configuration:
-    """What the configuration file declares, or without one the environment.
+    """Read the configuration file, or the environment if there is no file.
 
     Raises:
-        ConfigurationError: file, line, what is wrong, and what is wanted; holds nothing secret.
+        ConfigurationError: names the file, the line, what is wrong and what to write; contains no
+            secret.
     """
-    named = os.environ.get(VARIABLE)
-    path = Path(named) if named else _USUAL_FILE
-    if not named and not path.exists():
+    name = os.environ.get(VARIABLE)
+    path = Path(name) if name else _DEFAULT_FILE
+    if not name and not path.exists():
         return _interpret(Source(None, ""), _from_environment(load(DestinationSettings)))
-    text = _text(path)
-    return _interpret(Source(path, text), _parsed(path, text))
+    text = _read_text(path)
+    return _interpret(Source(path, text), _parse(path, text))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        # Some editors put a byte order mark in front.
+        # utf-8-sig: some editors write a byte order mark.
         with path.open(encoding="utf-8-sig") as file:
-            text = file.read(_MOST_CHARACTERS + 1)
+            text = file.read(_MAX_CHARACTERS + 1)
     except OSError as error:
         raise ConfigurationError(f"{VARIABLE}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: wants UTF-8 text") from None
-    if len(text) > _MOST_CHARACTERS:
-        raise ConfigurationError(f"{path}: wants a million characters at most")
+        raise ConfigurationError(f"{path}: must be UTF-8 text") from None
+    if len(text) > _MAX_CHARACTERS:
+        raise ConfigurationError(f"{path}: must have at most {_MAX_CHARACTERS:,} characters")
     return text
 
 
-def _parsed(path: Path, text: str) -> Mapping[str, Any]:
+def _parse(path: Path, text: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line, problem = _of_syntax(str(error), text)
+        line, problem = _syntax_error(str(error), text)
     except RecursionError:
-        raise ConfigurationError(f"{path}: is nested too deeply") from None
-    raise ConfigurationError(f"{path}:{line}: is not TOML: {problem}")
+        raise ConfigurationError(f"{path}: too many nested brackets") from None
+    raise ConfigurationError(f"{path}:{line}: invalid TOML: {problem}")
 
 
-def _of_syntax(message: str, text: str) -> tuple[int, str]:
-    """The line and the words of the parser's message, which ends with the place."""
-    words, _, place = message.rpartition(" (at ")
-    line = re.match(r"line (\d+),", place)
+def _syntax_error(message: str, text: str) -> tuple[int, str]:
+    """The line and the problem in the parser's message, which ends with the position."""
+    problem, _, position = message.rpartition(" (at ")
+    line = re.match(r"line (\d+),", position)
     last = text.rstrip().count("\n") + 1
-    return int(line[1]) if line else last, plain(_lowered(words))
+    return int(line[1]) if line else last, plain(_lower_first(problem))
 
 
-def _from_environment(chosen: DestinationSettings) -> dict[str, Any]:
+def _from_environment(settings: DestinationSettings) -> dict[str, Any]:
     tables: list[dict[str, Any]] = []
-    if chosen.slack_webhook_url is not None:
+    if settings.slack_webhook_url is not None:
         tables.append({"name": "slack", "kind": "slack", "url_env": "SLACK_WEBHOOK_URL"})
-    if chosen.smtp_url is None and chosen.email_to:
-        raise ConfigurationError("SMTP_URL: is required with EMAIL_TO")
-    if chosen.smtp_url is not None:
-        if not chosen.email_from or not chosen.email_to:
-            raise ConfigurationError("SMTP_URL: wants EMAIL_FROM and EMAIL_TO as well")
+    if settings.smtp_url is None and settings.email_to:
+        raise ConfigurationError("SMTP_URL: is required when EMAIL_TO is set")
+    if settings.smtp_url is not None:
+        if not settings.email_from or not settings.email_to:
+            raise ConfigurationError("SMTP_URL: also requires EMAIL_FROM and EMAIL_TO; set both")
         tables.append(
             {
                 "name": "email",
                 "kind": "email",
                 "url_env": "SMTP_URL",
-                "from": chosen.email_from,
-                "to": list(chosen.email_to),
+                "from": settings.email_from,
+                "to": list(settings.email_to),
             }
         )
     return {"destinations": tables}
 
 
 def _interpret(source: Source, document: Mapping[str, Any]) -> Configuration:
-    file = _validated(source, File, document)
+    file = _validate(source, File, document)
     declared = [
-        _declared(source.at("destinations", number), table)
+        _declare(source.at("destinations", number), table)
         for number, table in enumerate(file.destinations)
     ]
     names = [each.policy.name for each in declared]
@@ -183,93 +186,97 @@ def _interpret(source: Source, document: Mapping[str, Any]) -> Configuration:
             )
             for number, route in enumerate(file.routes)
         )
-    told = None if file.operators is None else tuple(file.operators.to)
-    return Configuration(source.file, declared, Routing(names, routes, told))
+    operators = None if file.operators is None else tuple(file.operators.to)
+    return Configuration(source.file, declared, Routing(names, routes, operators))
 
 
-def _declared(source: Source, table: DestinationTable) -> Declared:
+def _declare(source: Source, table: DestinationTable) -> DeclaredDestination:
     kinds = discover()
     kind = kinds.get(table.kind)
     if kind is None:
         raise source.at("kind").error(
-            f"kind: no destination is of the kind {table.kind!r}"
-            f"{suggestion(table.kind, sorted(kinds))}"
+            f"kind: unknown kind {table.kind!r}{suggestion(table.kind, sorted(kinds))}"
         )
-    options = _validated(source, kind.options_type, table.model_extra or {}, also=DestinationTable)
+    options = _validate(source, kind.options_type, table.model_extra or {}, also=DestinationTable)
     templates = table.templates
     if templates is not None and source.file is not None:
         templates = source.file.parent / templates
-    return Declared(kind, options, table.policy(kind), templates, source)
+    return DeclaredDestination(kind, options, table.policy(kind), templates, source)
 
 
 def _check_names(source: Source, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise source.at("destinations", number, "name").error(
-                f"name: two destinations are called {name!r}: give one of them another name"
+                f"name: two destinations are named {name!r}; rename one of them"
             )
 
 
-def _check_fallbacks(declared: Sequence[Declared]) -> None:
-    falls_to = {each.policy.name: each.policy.fallback for each in declared}
+def _check_fallbacks(declared: Sequence[DeclaredDestination]) -> None:
+    fallbacks = {each.policy.name: each.policy.fallback for each in declared}
     for each in declared:
         if each.policy.fallback is None:
             continue
-        place = each.source.at("fallback")
-        _check_known(place, [each.policy.fallback], list(falls_to))
-        passed = {each.policy.name}
+        source = each.source.at("fallback")
+        _check_known(source, [each.policy.fallback], list(fallbacks))
+        visited = {each.policy.name}
         following: str | None = each.policy.fallback
         while following is not None:
-            if following in passed:
-                raise place.error(f"fallback: {following!r} would be its own fallback in the end")
-            passed.add(following)
-            following = falls_to[following]
+            if following in visited:
+                raise source.error(f"fallback: the fallbacks form a loop through {following!r}")
+            visited.add(following)
+            following = fallbacks[following]
 
 
-def _check_known(place: Source, wanted: Sequence[str], names: Sequence[str]) -> None:
-    for name in wanted:
+def _check_known(source: Source, referenced: Sequence[str], names: Sequence[str]) -> None:
+    for name in referenced:
         if name not in names:
-            key = place.path[-1]
-            raise place.error(f"{key}: no destination is called {name!r}{suggestion(name, names)}")
+            key = source.path[-1]
+            raise source.error(f"{key}: unknown destination {name!r}{suggestion(name, names)}")
 
 
-def _validated(
+def _validate(
     source: Source,
     model: type[_Model],
     table: Mapping[str, Any],
     *,
     also: type[BaseModel] | None = None,
 ) -> _Model:
-    """The table as the model has it; ``also`` is whose fields may stand in the same table."""
+    """Validate a table; the fields of ``also`` belong to the same table, for suggestions."""
     try:
         return model.model_validate(table)
     except ValidationError as error:
         errors = error.errors(include_input=False, include_url=False, include_context=False)
-        # A name that was misspelt explains the one that is missing.
+        # Report a misspelt key first: it explains why the correct one is missing.
         first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
-    place = first["loc"]
-    table_of = TABLES.get(str(next((w for w in place[-2::-1] if w in TABLES), "")), model)
-    known = [name for each in (table_of, also) if each is not None for name in _fields(each)]
-    name = str(next((part for part in reversed(place) if isinstance(part, str)), "it"))
-    words = _in_words(first["type"], first["msg"], name, known)
-    raise source.at(*place).error(f"{name}: {words}")
+    path = first["loc"]
+    table_model = TABLES.get(str(next((w for w in path[-2::-1] if w in TABLES), "")), model)
+    known = [name for each in (table_model, also) if each is not None for name in _fields(each)]
+    key = str(next((part for part in reversed(path) if isinstance(part, str)), "it"))
+    raise source.at(*path).error(_problem(first["type"], first["msg"], key, known))
 
 
-def _in_words(kind: str, message: str, name: str, known: Sequence[str]) -> str:
-    if kind == "extra_forbidden":
-        if f"{name}_env" in known:
-            return f"wants to be in a variable of the environment: {name}_env says its name"
-        return f"nothing is called so here{suggestion(name, known)}"
-    if kind == "missing":
-        return "is required"
-    said = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    wanted = _WANTED.get(kind, _lowered(said))
-    return f"wants a number {wanted}" if kind.startswith(("greater", "less")) else f"wants {wanted}"
+def _problem(error: str, message: str, key: str, known: Sequence[str]) -> str:
+    """The message for a pydantic error of type ``error`` at ``key``."""
+    if error == "extra_forbidden":
+        if f"{key}_env" in known:
+            return (
+                f"{key}: set the value in an environment variable"
+                f" and write the variable's name in {key}_env"
+            )
+        return f"unknown key {plain(key)!r}{suggestion(key, known)}"
+    if error in _MESSAGES:
+        return f"{key}: {_MESSAGES[error]}"
+    for prefix in ("Value error, ", "Input should be "):
+        if message.startswith(prefix):
+            number = "a number " if error.startswith(("greater", "less")) else ""
+            return f"{key}: must be {number}{message.removeprefix(prefix)}"
+    return f"{key}: {_lower_first(message)}"
 
 
 def _fields(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _lowered(words: str) -> str:
-    return words[:1].lower() + words[1:]
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

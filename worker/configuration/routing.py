@@ -1,4 +1,4 @@
-"""Which destinations are told what."""
+"""Routing: which destinations receive which notifications."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Final
 from receiver.events import BalanceLow, SmsReceived
 from worker.messages import masking
 
-# What is told where nothing else was chosen: everything but the steps of an order.
-TOLD_BY_DEFAULT: Final = frozenset({SmsReceived.type, BalanceLow.type})
+# Types delivered where no type is configured: all but the state changes of an order.
+DEFAULT_TYPES: Final = frozenset({SmsReceived.type, BalanceLow.type})
 _LONGEST_PREFIX: Final = 8
-# What a route may look at, by the word that the configuration file has for it.
-MATCHED: Final[Mapping[str, str]] = {
+# The subject's attribute for each key of a route's match in the configuration file.
+_SUBJECT_FIELDS: Final[Mapping[str, str]] = {
     "provider": "provider",
     "service": "service",
     "type": "type",
@@ -27,7 +27,7 @@ MATCHED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a route may look at: an event's type, and what is known of its order."""
+    """What a route can match on: an event's type, and what is known of its order."""
 
     type: str
     provider: str
@@ -39,31 +39,31 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A condition on a subject: each word of :data:`MATCHED` that is named must fit.
+    """A condition on a subject. Each key that is present must match.
 
-    A word's patterns are exact texts or globs (``*``, ``?``, ``[seq]``), in any case; one of them
-    must fit, and what is not known of a subject fits none. A condition that names no type means
-    what is told by default: an order's steps are told only where they are asked for. ``words``
-    says it to a person, with whole numbers masked.
+    A key's patterns are exact strings or globs (``*``, ``?``, ``[seq]``), case-insensitive, and
+    one of them must match. A field that is unknown (None or empty) never matches. Without the key
+    ``type`` the condition holds only for the default types: a route must ask for the state
+    changes of orders. ``description`` is for people, with whole phone numbers masked.
     """
 
     patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict, repr=False)
-    words: str = "anything"
+    description: str = "anything"
 
     @classmethod
-    def of(cls, words: Mapping[str, Sequence[str]]) -> Match:
-        """A condition from patterns by word.
+    def of(cls, patterns: Mapping[str, Sequence[str]]) -> Match:
+        """Compile a condition from patterns by key.
 
         Raises:
-            KeyError: no such word.
+            KeyError: unknown key.
         """
-        said = ", ".join(_said(word, any_of) for word, any_of in words.items())
-        compiled = {MATCHED[word]: _any_of(patterns) for word, patterns in words.items()}
-        return cls(compiled, said or cls().words)
+        described = ", ".join(_describe(key, any_of) for key, any_of in patterns.items())
+        compiled = {_SUBJECT_FIELDS[key]: _any_of(any_of) for key, any_of in patterns.items()}
+        return cls(compiled, described or cls().description)
 
     def fits(self, subject: Subject) -> bool:
         """Whether the condition holds."""
-        if "type" not in self.patterns and subject.type not in TOLD_BY_DEFAULT:
+        if "type" not in self.patterns and subject.type not in DEFAULT_TYPES:
             return False
         return all(
             pattern.fullmatch(getattr(subject, name) or "") is not None
@@ -73,9 +73,9 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Destinations for what fits; with ``stop``, no later route is looked at.
+    """Destinations for the subjects that match; ``stop`` skips the later routes.
 
-    ``line`` is where it stands in the configuration file.
+    ``line`` is its line in the configuration file.
     """
 
     match: Match
@@ -86,45 +86,49 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where events go: by routes, or without them codes and low balances to every destination."""
+    """The routes; without them every destination receives codes and low balances.
+
+    ``operator_destinations`` receive notices to the operators; None means every destination.
+    """
 
     destinations: Collection[str]
     routes: tuple[Route, ...] | None = None
-    told_of_trouble: tuple[str, ...] | None = None
+    operator_destinations: tuple[str, ...] | None = None
 
     def of(self, subject: Subject) -> list[str]:
-        """The names of the destinations that are told of such an event, each once."""
+        """The names of the destinations for such an event, sorted and without duplicates."""
         if self.routes is None:
-            return sorted(self.destinations) if subject.type in TOLD_BY_DEFAULT else []
+            return sorted(self.destinations) if subject.type in DEFAULT_TYPES else []
         return sorted({name for route in self.matching(subject) for name in route.to})
 
     def matching(self, subject: Subject) -> list[Route]:
-        """The routes that such an event takes, in their order."""
-        taken: list[Route] = []
+        """The routes that apply to such an event, in order."""
+        applied: list[Route] = []
         for route in self.routes or ():
             if route.match.fits(subject):
-                taken.append(route)
+                applied.append(route)
                 if route.stop:
                     break
-        return taken
+        return applied
 
     def operators(self) -> list[str]:
-        """The destinations that hear of what needs a person."""
-        told = self.destinations if self.told_of_trouble is None else self.told_of_trouble
-        return sorted(told)
+        """The names of the destinations that receive notices to the operators, sorted."""
+        if self.operator_destinations is None:
+            return sorted(self.destinations)
+        return sorted(self.operator_destinations)
 
 
-def _said(word: str, patterns: Iterable[str]) -> str:
-    # The beginning of a number is a country or a network; a whole one is a secret.
-    masked = word == "phone"
+def _describe(key: str, patterns: Iterable[str]) -> str:
+    # The prefix of a phone number is a country or a network; a whole number is confidential.
+    is_phone = key == "phone"
     shown = (
-        masking.phone(pattern) if masked and len(pattern) > _LONGEST_PREFIX else pattern
+        masking.phone(pattern) if is_phone and len(pattern) > _LONGEST_PREFIX else pattern
         for pattern in patterns
     )
-    return f"{word} {' or '.join(shown)}"
+    return f"{key} {' or '.join(shown)}"
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    # An empty text stands for what is not known; no pattern is meant to fit it.
+    # An unknown field is matched as the empty string; the lookahead lets no pattern match that.
     either = "|".join(fnmatch.translate(pattern) for pattern in patterns)
     return re.compile(f"(?=.)(?:{either})", re.IGNORECASE | re.DOTALL)

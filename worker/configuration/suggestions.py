@@ -1,4 +1,4 @@
-"""What somebody who mistyped a word may have meant."""
+"""Suggestions for mistyped words in error messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence about ``word``: what is like it, or else what there is."""
+    """The end of an error message: the known word most similar to ``word``, or all of them."""
     close = difflib.get_close_matches(word, known, n=1)
     if close:
-        return f": is {close[0]!r} meant?"
-    return f": choose one of {', '.join(known)}" if known else ""
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose one of {', '.join(known)}" if known else ""

@@ -1,4 +1,8 @@
-"""What may stand in the configuration file, table by table."""
+"""The tables of the configuration file.
+
+Messages of ``ValueError`` complete the sentence "KEY: must be …"; those of
+``PydanticCustomError`` are used as they are.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from receiver.events import Event
 from receiver.providers.registry import registry
@@ -28,14 +33,16 @@ from worker.configuration.suggestions import suggestion
 from worker.destinations.base import Destination
 from worker.schema.states import ORDER_STATES
 
-# Usable on a command line, in a log line and as a label.
+# Usable on a command line, in a log line and as a metric label.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError("letters, digits, dots, dashes and underscores, 64 at most")
+        raise ValueError(
+            "1 to 64 letters, digits, dots, dashes or underscores, starting with a letter or digit"
+        )
     return value
 
 
@@ -51,10 +58,10 @@ def _zone(value: object) -> object:
     try:
         return ZoneInfo(str(value))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("a time zone like Europe/London") from None
+        raise ValueError("a time zone such as Europe/London") from None
 
 
-def _listed(value: object) -> object:
+def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -62,25 +69,25 @@ Name = Annotated[str, AfterValidator(_name)]
 Clock = Annotated[time, BeforeValidator(_clock)]
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Patterns = Annotated[
-    list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed), Field(min_length=1)
+    list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list), Field(min_length=1)
 ]
 
 
-def _known(word: str) -> list[str]:
-    match word:
+def _known_values(key: str) -> list[str]:
+    match key:
         case "provider":
             return sorted(registry())
         case "type":
-            return sorted(set(_types(Event)))
+            return sorted(set(_event_types(Event)))
         case _:
             return list(ORDER_STATES)
 
 
-def _types(family: type[Event]) -> Iterable[str]:
-    for member in family.__subclasses__():
-        if "type" in vars(member):
-            yield member.type
-        yield from _types(member)
+def _event_types(base: type[Event]) -> Iterable[str]:
+    for event in base.__subclasses__():
+        if "type" in vars(event):
+            yield event.type
+        yield from _event_types(event)
 
 
 class _Table(BaseModel):
@@ -97,14 +104,14 @@ class QuietHoursTable(_Table):
     zone: Zone = ZoneInfo("UTC")
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.start == self.end:
-            raise ValueError("an end that is not the start")
+            raise PydanticCustomError("empty_quiet_hours", "'from' and 'to' must differ")
         return self
 
 
 class DestinationTable(_Table):
-    """One of ``[[destinations]]``: what is common to all kinds; the kind reads the rest."""
+    """One of ``[[destinations]]``: the keys common to all kinds; the kind reads the others."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -120,7 +127,7 @@ class DestinationTable(_Table):
     templates: Annotated[Path | None, Field(strict=False)] = None
 
     def policy(self, kind: type[Destination]) -> DestinationPolicy:
-        """Its choices, those of its kind where it made none."""
+        """The destination's policy; ``kind`` supplies the defaults for its pace."""
         quiet = self.quiet_hours
         return DestinationPolicy(
             name=self.name,
@@ -136,7 +143,7 @@ class DestinationTable(_Table):
 
 
 class MatchTable(_Table):
-    """What a route looks at; each a text, a glob, or a list of them."""
+    """What a route matches on: each key is a string, a glob, or a list of them."""
 
     provider: Patterns | None = None
     service: Patterns | None = None
@@ -147,18 +154,24 @@ class MatchTable(_Table):
 
     @field_validator("provider", "type", "state")
     @classmethod
-    def _can_fit(cls, patterns: Sequence[str] | None, info: ValidationInfo) -> object:
-        """Where all that there is is known, a pattern that fits none of it was mistyped."""
-        known = _known(info.field_name or "")
+    def _check_matches_something(
+        cls, patterns: Sequence[str] | None, info: ValidationInfo
+    ) -> object:
+        """The possible values of these keys are known: a pattern that matches none is a typo."""
+        known = _known_values(info.field_name or "")
         for pattern in patterns or ():
-            if not any(fnmatch.fnmatchcase(word, pattern.lower()) for word in known):
-                raise ValueError(f"what there is, not {pattern!r}{suggestion(pattern, known)}")
+            if not any(fnmatch.fnmatchcase(value, pattern.lower()) for value in known):
+                raise PydanticCustomError(
+                    "unknown_value",
+                    "unknown value {value}",
+                    {"value": f"{pattern!r}{suggestion(pattern, known)}"},
+                )
         return patterns
 
     def patterns(self) -> dict[str, list[str]]:
-        """The patterns of each word that was named."""
-        named: dict[str, Any] = self.model_dump(exclude_none=True)
-        return named
+        """The patterns by key, for the keys that are present."""
+        present: dict[str, Any] = self.model_dump(exclude_none=True)
+        return present
 
 
 class RouteTable(_Table):
@@ -170,7 +183,7 @@ class RouteTable(_Table):
 
 
 class OperatorsTable(_Table):
-    """``[operators]``: who hears of quarantine, dead destinations and failed events."""
+    """``[operators]``: which destinations receive notices that need an operator."""
 
     to: list[str]
 
@@ -184,13 +197,13 @@ class File(_Table):
 
     @field_validator("destinations", "routes", mode="before")
     @classmethod
-    def _are_many(cls, value: object, info: ValidationInfo) -> object:
+    def _check_is_list(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, dict):
-            raise ValueError(f"double brackets around each: [[{info.field_name}]]")  # noqa: TRY004
+            raise ValueError(f"a list: write each as [[{info.field_name}]]")  # noqa: TRY004
         return value
 
 
-# What a table's keys may be, by the key that it stands under.
+# The model of each table, by the key that holds it.
 TABLES: Final[Mapping[str | int, type[BaseModel]]] = {
     "destinations": DestinationTable,
     "quiet_hours": QuietHoursTable,

@@ -1,7 +1,7 @@
-"""Where something stands in a TOML file: the reader of the standard library does not say.
+"""Line numbers of the keys in a TOML file, which the standard library's parser does not report.
 
-That reader takes the file apart here too, statement by statement: a statement is the fewest lines
-that it can read by themselves.
+The file is split into statements with that same parser: a statement is the fewest consecutive
+lines that parse on their own.
 """
 
 from __future__ import annotations
@@ -12,78 +12,80 @@ from functools import lru_cache
 from typing import Any
 
 Path = Sequence[str | int]
-_Place = tuple[str | int, ...]
+_Path = tuple[str | int, ...]
 
 
 def line_of(text: str, path: Path) -> int:
-    """The first line (from 1) of the statement that says the deepest part of ``path``.
+    """The first line (from 1) of the statement that defines ``path`` or its nearest parent.
 
-    ``path`` is names and, behind a list, a position from 0: ``("routes", 1, "to")``. ``text`` is
-    TOML that can be read.
+    ``path`` consists of keys and, for a list, of an index from 0: ``("routes", 1, "to")``.
+    ``text`` must be valid TOML.
     """
     lines = lines_of(text)
-    place = tuple(path)
-    while place and place not in lines:
-        place = place[:-1]
-    return lines.get(place, 1)
+    known = tuple(path)
+    while known and known not in lines:
+        known = known[:-1]
+    return lines.get(known, 1)
 
 
-# Every route and every destination of a file is asked about.
+# Reading a file looks up the line of every route and every destination.
 @lru_cache(maxsize=1)
-def lines_of(text: str) -> Mapping[_Place, int]:
-    """The first line of the statement that says each table, each key, and each item of a list."""
-    lines: dict[_Place, int] = {}
-    table: _Place = ()
-    for number, statement, said in _statements(text):
+def lines_of(text: str) -> Mapping[_Path, int]:
+    """The first line of the statement that defines each table, each key and each list item."""
+    lines: dict[_Path, int] = {}
+    table: _Path = ()
+    for number, statement, value in _statements(text):
         if statement.startswith("["):
-            table = _opened(said, lines, many=statement.startswith("[["))
-            places = [table[:depth] for depth in range(1, len(table) + 1)]
+            table = _table_path(value, lines, is_array=statement.startswith("[["))
+            paths = [table[:depth] for depth in range(1, len(table) + 1)]
         else:
-            places = list(_places(said, table))
-        for place in places:
-            lines.setdefault(place, number)
+            paths = list(_paths(value, table))
+        for path in paths:
+            lines.setdefault(path, number)
     return lines
 
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    waiting: list[str] = []
-    # Only what TOML takes for the end of a line, so that a character of a text is none.
+    """Yield each statement that defines something: its first line, its text, its value."""
+    pending: list[str] = []
+    # Not splitlines(): it also splits at characters that do not end a line in TOML.
     for number, line in enumerate(text.split("\n"), start=1):
-        waiting.append(line)
-        statement = "\n".join(waiting)
+        pending.append(line)
+        statement = "\n".join(pending)
         try:
-            said = tomllib.loads(statement)
+            value = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue
-        if said:
-            yield number - len(waiting) + 1, statement.lstrip(), said
-        waiting.clear()
+        if value:
+            yield number - len(pending) + 1, statement.lstrip(), value
+        pending.clear()
 
 
-def _opened(said: Any, lines: Mapping[_Place, int], *, many: bool) -> _Place:
-    """The place of the table whose head was read; a list stands for its newest item."""
-    place: _Place = ()
-    while said:
-        if isinstance(said, list):
-            (said,) = said
+def _table_path(header: Any, lines: Mapping[_Path, int], *, is_array: bool) -> _Path:
+    """The path of the table with this header; within an array of tables, that of its last item."""
+    path: _Path = ()
+    while header:
+        if isinstance(header, list):
+            (header,) = header
             continue
-        ((name, said),) = said.items()
-        place = (*place, name)
+        ((name, header),) = header.items()
+        path = (*path, name)
         count = 0
-        while (*place, count) in lines:
+        while (*path, count) in lines:
             count += 1
-        if many and isinstance(said, list):
-            place = (*place, count)
+        if is_array and isinstance(header, list):
+            path = (*path, count)
         elif count:
-            place = (*place, count - 1)
-    return place
+            path = (*path, count - 1)
+    return path
 
 
-def _places(said: Any, place: _Place) -> Iterator[_Place]:
-    if isinstance(said, Mapping):
-        items: list[tuple[str | int, Any]] = list(said.items())
+def _paths(value: Any, path: _Path) -> Iterator[_Path]:
+    """The paths of everything within ``value``, which stands at ``path``."""
+    if isinstance(value, Mapping):
+        items: list[tuple[str | int, Any]] = list(value.items())
     else:
-        items = list(enumerate(said)) if isinstance(said, list) else []
-    for name, value in items:
-        yield (*place, name)
-        yield from _places(value, (*place, name))
+        items = list(enumerate(value)) if isinstance(value, list) else []
+    for name, item in items:
+        yield (*path, name)
+        yield from _paths(item, (*path, name))

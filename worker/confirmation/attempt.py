@@ -1,8 +1,8 @@
-"""Settling codes with their providers: the part that confirming and verifying have in common.
+"""One attempt to settle a confirmation with its provider: what confirming and verifying share.
 
-A call is paid for and its row claimed in one short transaction, made outside of any, and recorded
-in another, each for several rows. Whatever happened, a row says when it is next due, or how it
-ended.
+A short transaction debits the call and claims its row; the call is made outside any transaction;
+another transaction records the outcome. Each transaction covers several rows. Whatever the
+outcome, a row then says when it is next due, or how it ended.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
-from receiver.database.engine import TROUBLE, persist
+from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.failpoints import reach
-from worker.orders.store import Standing
+from worker.orders.store import OrderStatus
 from worker.outbox import backoff, call_budgets, leases
 from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, OutOfBudget, budget_key
 from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
@@ -27,55 +27,56 @@ from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, table_of
 from worker.schema.states import DEAD, PENDING, UNKNOWN
 
-MOST_ATTEMPTS = 15
+MAX_ATTEMPTS = 15
 _TABLE = table_of(Confirmation)
 _log = structlog.get_logger(__name__)
 
-Record = Callable[[Planner], None]
+WriteEffects = Callable[[Planner], None]
 
 
-def no_record(_: Planner) -> None:
-    """Nothing follows."""
+def no_effects(_: Planner) -> None:
+    """Write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt ended.
+    """How an attempt ended.
 
-    ``state`` is the end state, or None to be tried again after ``again``; ``record`` writes
-    what else follows, in the transaction that lets go of the row.
+    ``state`` is the end state, or None to retry after ``delay`` (None: the usual back-off).
+    ``block`` is how long no call of the budget is allowed. ``write_effects`` runs in the
+    transaction that releases the row.
     """
 
     state: str | None
     error: str | None = None
-    again: timedelta | None = None
+    delay: timedelta | None = None
     unsure: bool = False
     block: timedelta | None = None
-    record: Record = no_record
+    write_effects: WriteEffects = no_effects
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One row in hand, the provider it is about, and how its order stood when it was taken."""
+    """A claimed row, its provider's API, and its order's status at the time of the claim."""
 
     runtime: Runtime
     api: Api
     budget: str
     row: Confirmation
-    claimed: Claim
-    standing: Standing | None = None
+    claim: Claim
+    order_status: OrderStatus | None = None
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """In this sequence rows of several orders are written by everybody."""
+    def lock_key(self) -> tuple[str, str, str]:
+        """Sort key: every transaction writes in this order, to avoid deadlocks."""
         return self.row.provider, self.row.order_id, self.row.id
 
-    def pay_again(self) -> None:
-        """Pay for one more call of this attempt, and keep the row in hand for it.
+    def debit_call(self) -> None:
+        """Debit one more call of this attempt, and renew the lease for it.
 
         Raises:
-            OutOfBudget: it cannot be paid now.
-            LeaseLost: the row is no longer in this hand.
+            OutOfBudget: the call is not allowed now.
+            LeaseLost: the claim no longer holds.
         """
         with self.runtime.database.transaction() as session:
             budget = call_budgets.lock(session, budget_key(self.row.provider, self.budget))
@@ -84,31 +85,31 @@ class Task:
             if until > now:
                 raise OutOfBudget(until)
             call_budgets.debit(budget, now)
-            leases.renew(session, _TABLE, self.claimed, now=now, lease=CALL_LEASE)
+            leases.renew(session, _TABLE, self.claim, now=now, lease=CALL_LEASE)
 
 
-def record(runtime: Runtime, ended: Sequence[tuple[Task, Outcome]]) -> None:
-    """Write how some attempts ended, but for rows that were lost to somebody else meanwhile."""
+def record(runtime: Runtime, outcomes: Sequence[tuple[Task, Outcome]]) -> None:
+    """Record how attempts ended, except those whose lease was lost meanwhile."""
     try:
-        planner, lost = persist(lambda: _write(runtime, ended))
-    except TROUBLE:
+        planner, lost = persist(lambda: _write(runtime, outcomes))
+    except TRANSIENT_ERRORS:
         raise
-    except Exception as error:  # noqa: BLE001 - a bug about one of them must not stop the others
-        if len(ended) == 1:
-            _log.exception("confirmation.record_broke", confirmation_id=ended[0][0].row.id)
+    except Exception as error:  # noqa: BLE001 - a bug about one outcome must not lose the others
+        if len(outcomes) == 1:
+            _log.exception("confirmation.record_failed", confirmation_id=outcomes[0][0].row.id)
             return
-        _log.warning("confirmation.records_broke", rows=len(ended), error=type(error).__name__)
-        for each in ended:
+        _log.warning("confirmation.batch_failed", rows=len(outcomes), error=type(error).__name__)
+        for each in outcomes:
             record(runtime, [each])
         return
     reach("confirmations.after_record")
     planner.wake(runtime.waker)
-    for task, outcome in ended:
+    for task, outcome in outcomes:
         if task.row.id not in lost:
-            _say(task, outcome)
+            _log_attempt(task, outcome)
 
 
-def _say(task: Task, outcome: Outcome) -> None:
+def _log_attempt(task: Task, outcome: Outcome) -> None:
     log: Callable[..., Any] = _log.info if outcome.error is None else _log.warning
     log(
         "confirmation.attempted",
@@ -116,18 +117,18 @@ def _say(task: Task, outcome: Outcome) -> None:
         event_id=task.row.event_id,
         action=task.row.action,
         state=outcome.state or PENDING,
-        attempt=task.claimed.attempt,
+        attempt=task.claim.attempt,
         reason=outcome.error,
     )
 
 
 def _write(
-    runtime: Runtime, ended: Sequence[tuple[Task, Outcome]]
+    runtime: Runtime, outcomes: Sequence[tuple[Task, Outcome]]
 ) -> tuple[Planner, Collection[str]]:
-    """In the sequence in which events are handled: by their orders. Also the ids of lost rows."""
+    """Write the outcomes in lock order; also return the ids of the rows whose lease was lost."""
     lost: set[str] = set()
     with planning(runtime.database) as planner:
-        for task, outcome in sorted(ended, key=lambda each: each[0].place):
+        for task, outcome in sorted(outcomes, key=lambda each: each[0].lock_key):
             try:
                 _write_one(planner, task, outcome)
             except LeaseLost as error:
@@ -139,58 +140,56 @@ def _write(
 
 
 def _write_one(planner: Planner, task: Task, outcome: Outcome) -> None:
-    # The row first: what else is written must not be, if somebody else holds it.
-    again = outcome.again or backoff.after(task.claimed.attempt)
-    let_go(planner, task.claimed, outcome.state, outcome.error, again, unsure=outcome.unsure)
+    # The row first: if its lease is lost, nothing else may be written.
+    delay = outcome.delay or backoff.after(task.claim.attempt)
+    release_row(planner, task.claim, outcome.state, outcome.error, delay, unsure=outcome.unsure)
     row = task.row
     if outcome.block is not None:
         key = budget_key(row.provider, task.budget)
         call_budgets.block(planner.session, key, planner.now + outcome.block)
-    outcome.record(planner)
+    outcome.write_effects(planner)
     if outcome.state in {DEAD, UNKNOWN}:
-        planner.notice(
+        planner.plan_notice(
             task.runtime.policy.routing.operators(),
             "unsettled",
             event_id=row.event_id,
             detail=f"Order {row.order_id} of {row.provider}: could not {row.action} it: "
-            f"{outcome.error}. Look: codecatch orders show {row.order_id}; then: "
-            f"codecatch events replay {row.event_id}",
+            f"{outcome.error}. To show: codecatch orders show {row.order_id}. "
+            f"To retry: codecatch events replay {row.event_id}",
         )
 
 
-def let_go(
+def release_row(
     planner: Planner,
-    claimed: Claim,
+    claim: Claim,
     state: str | None,
     error: str | None,
-    again: timedelta,
+    delay: timedelta,
     *,
     unsure: bool = False,
 ) -> None:
-    """End a row in hand in ``state``, or have it tried ``again`` where there is none.
+    """End a claimed row in ``state``, or retry it after ``delay`` if ``state`` is None.
 
     Raises:
-        LeaseLost: it is no longer in this hand.
+        LeaseLost: the claim no longer holds.
     """
     session, now = planner.session, planner.now
     if state is not None:
-        leases.finish(session, _TABLE, claimed, state=state, error=error, done_at=now)
+        leases.finish(session, _TABLE, claim, state=state, error=error, done_at=now)
         return
-    leases.postpone(
-        session, _TABLE, claimed, now + again, state=PENDING, error=error, unsure=unsure
-    )
+    leases.postpone(session, _TABLE, claim, now + delay, state=PENDING, error=error, unsure=unsure)
 
 
 def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
-    """What follows from an error that no rule of its own covers."""
+    """The outcome of an error that has no special rule."""
     reason = str(error)
     if isinstance(error, RateLimited):
         pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
-        return Outcome(None, reason, again=pause, block=pause, unsure=unsure)
+        return Outcome(None, reason, delay=pause, block=pause, unsure=unsure)
     unsure = unsure or error.unknown
     if error.permanent:
         return Outcome(DEAD, reason)
-    if task.claimed.attempt >= MOST_ATTEMPTS:
+    if task.claim.attempt >= MAX_ATTEMPTS:
         return Outcome(UNKNOWN if unsure else DEAD, f"{reason}; given up")
-    again = timedelta(seconds=error.retry_after) if error.retry_after else None
-    return Outcome(None, reason, again=again, unsure=unsure)
+    delay = timedelta(seconds=error.retry_after) if error.retry_after else None
+    return Outcome(None, reason, delay=delay, unsure=unsure)

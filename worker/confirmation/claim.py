@@ -1,4 +1,4 @@
-"""Taking confirmations in hand: whose turn it is, and whether the calls can be paid for."""
+"""Claims confirmations in fair order, as far as the call budget allows."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, table_of
 from worker.schema.states import SENDING
 
-# A row far back in line looks again after this many windows at the latest: the line may be shorter.
-_MOST_WINDOWS = 10
-_WITHOUT_API = timedelta(seconds=60)
+# A row far back in its queue is woken after this many windows at the latest: by then the queue may
+# be shorter.
+_MAX_WINDOWS = 10
+_NO_API_DELAY = timedelta(seconds=60)
 _TABLE = table_of(Confirmation)
-# Built once, since to build a statement costs more than to run it.
+# Built once: building a statement costs more than running it.
 _IDS: Final = bindparam("ids", expanding=True, type_=String)
 _ROWS: Final = select(Confirmation).where(col(Confirmation.id).in_(_IDS))
-_WAITING: Final = _ROWS.where(leases.available(_TABLE)).order_by(
+_CLAIMABLE: Final = _ROWS.where(leases.claimable(_TABLE)).order_by(
     col(Confirmation.provider), col(Confirmation.action), col(Confirmation.id)
 )
-_PUT_OFF: Final = (
+_DEFER: Final = (
     update(_TABLE)
     .where(
         _TABLE.c.id == bindparam("row", type_=String),
@@ -44,82 +45,79 @@ _PUT_OFF: Final = (
 )
 
 
-def take(runtime: Runtime, ids: Sequence[str], call_of: Mapping[str, str]) -> list[Task]:
-    """Pay for a call about each of the rows, or about one whose turn it is before; claim those.
+def claim(runtime: Runtime, ids: Sequence[str], call_of: Mapping[str, str]) -> list[Task]:
+    """Claim up to ``len(ids)`` rows of the queues that ``ids`` wait in, and debit a call for each.
 
-    Fewer, or none, where rows are in hand, over or not due, or no call can be paid.
+    The rows at the head of a queue are claimed, whichever rows woke. ``call_of`` maps an action to
+    the name of its API call. Returns fewer tasks, or none, if rows are leased, ended or not due, or
+    if the budget is spent.
     """
     with runtime.database.transaction() as session:
         bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}
-        rows = session.exec(_WAITING, params=bound).all()
+        rows = session.exec(_CLAIMABLE, params=bound).all()
         return [
             task
-            for (provider, action), line in groupby(rows, attrgetter("provider", "action"))
-            for task in _take(runtime, session, provider, call_of[action], list(line))
+            for (provider, action), queued in groupby(rows, attrgetter("provider", "action"))
+            for task in _claim(runtime, session, provider, call_of[action], list(queued))
         ]
 
 
-def _take(
+def _claim(
     runtime: Runtime, session: Session, provider: str, call: str, rows: Sequence[Confirmation]
 ) -> list[Task]:
-    """For rows that stand in one line."""
+    """Claim for rows of one queue."""
     api = runtime.integrations.apis.get(provider)
     if api is None:
         for row in rows:
-            _put_off(session, row, runtime.database.now(session) + _WITHOUT_API)
+            _defer(session, row, runtime.database.now(session) + _NO_API_DELAY)
         return []
     budget_class = api.budget_of(call)
-    chosen = _pay(runtime, session, api, budget_class, rows)
-    known = session.exec(
+    claims = _claim_affordable(runtime, session, api, budget_class, rows)
+    claimed_rows = session.exec(
         _ROWS,
-        params={"ids": [each.id for each in chosen]},
+        params={"ids": [each.id for each in claims]},
         execution_options={"populate_existing": True},
     )
-    taken = {row.id: row for row in known}
-    standings = orders.standings(session, provider, [row.order_id for row in taken.values()])
+    by_id = {row.id: row for row in claimed_rows}
+    statuses = orders.statuses(session, provider, [row.order_id for row in by_id.values()])
     session.expunge_all()
-    return [
-        Task(
-            runtime,
-            api,
-            budget_class,
-            taken[claimed.id],
-            claimed,
-            standings.get(taken[claimed.id].order_id),
-        )
-        for claimed in chosen
-    ]
+    tasks = []
+    for each in claims:
+        row = by_id[each.id]
+        status = statuses.get(row.order_id)
+        tasks.append(Task(runtime, api, budget_class, row, each, status))
+    return tasks
 
 
-def _pay(
+def _claim_affordable(
     runtime: Runtime,
     session: Session,
     api: Api,
     budget_class: str,
     rows: Sequence[Confirmation],
 ) -> list[leases.Claim]:
-    """Claim as many rows of the line as ``rows`` has, as far as the budget goes."""
+    """Claim up to ``len(rows)`` rows of their queue, as far as the budget allows."""
     limit = api.limit(budget_class)
     budget = call_budgets.lock(session, budget_key(rows[0].provider, budget_class))
-    now = runtime.database.now(session)  # a call is counted when it is made: not before a wait
+    now = runtime.database.now(session)  # after the lock: a call counts when it is made
     affordable = min(call_budgets.room(budget, limit, now), len(rows))
-    heads = fair_queue.line(session, rows, now)[:affordable] if affordable else []
-    won = leases.claim(
-        session, _TABLE, heads, now=now, lease=CALL_LEASE, together=True,
+    heads = fair_queue.next_rows(session, rows, now)[:affordable] if affordable else []
+    claims = leases.claim(
+        session, _TABLE, heads, now=now, lease=CALL_LEASE, include_expired=True,
         state=SENDING, asked_since=fair_queue.ASKED_SINCE,
     ) if heads else []  # fmt: skip
-    if won:
-        call_budgets.debit(budget, now, len(won))
+    if claims:
+        call_budgets.debit(budget, now, len(claims))
     for row in rows[len(heads) :]:
         if call_budgets.available_at(budget, limit, now) > now:
-            place = fair_queue.ahead(session, row, most=_MOST_WINDOWS * limit)
-            _put_off(session, row, call_budgets.available_at(budget, limit, now, ahead=place))
+            ahead = fair_queue.orders_ahead(session, row, limit=_MAX_WINDOWS * limit)
+            _defer(session, row, call_budgets.available_at(budget, limit, now, ahead=ahead))
         else:
-            _put_off(session, row, now + fair_queue.MOMENT)
+            _defer(session, row, now + fair_queue.ANSWER_FRESH)
     session.flush()
-    return won
+    return claims
 
 
-def _put_off(session: Session, row: Confirmation, until: datetime) -> None:
-    """Nobody's row, not before ``until``: the sweep need not look at it until then."""
-    session.connection().execute(_PUT_OFF, {"row": row.id, "until": until})
+def _defer(session: Session, row: Confirmation, until: datetime) -> None:
+    """Keep the sweep from waking an unleased row before ``until``."""
+    session.connection().execute(_DEFER, {"row": row.id, "until": until})

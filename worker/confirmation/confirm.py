@@ -1,7 +1,7 @@
-"""Confirming an order with its provider, which charges it: never twice.
+"""Confirms an order with its provider, which charges it: never twice.
 
-A call whose outcome is unknown may have charged the order. So before it is repeated the provider
-is asked how the order stands; the same goes for a call whose maker vanished.
+A call with an unknown outcome may have charged the order. So the provider is asked for the order's
+state before such a call is repeated, also when the process that made it crashed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from datetime import timedelta
 
 import structlog
 
-from receiver.database.engine import TROUBLE, kind_of
+from receiver.database.engine import TRANSIENT_ERRORS, kind_of
 from receiver.failpoints import reach
 from worker.confirmation import attempt as attempts
-from worker.confirmation import claim as claims
-from worker.confirmation import verify as verification
-from worker.confirmation.attempt import Outcome, Task
+from worker.confirmation.attempt import MAX_ATTEMPTS, Outcome, Task, WriteEffects, no_effects
+from worker.confirmation.claim import claim
+from worker.confirmation.verify import verify
 from worker.orders import store as orders
 from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import CALL_OF, Confirms
+from worker.providers.capabilities import CONFIRMATION_CALLS, ConfirmsOrders
 from worker.providers.errors import (
     InsufficientBalance,
     OrderAlreadyConfirmed,
@@ -33,42 +33,42 @@ from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, Order
 from worker.schema.states import CONFIRMED, DEAD, DONE, UNKNOWN, UNPAID_ENDS, VERIFY
 
-# Errors that a person at the provider's dashboard can mend.
-_MENDABLE = (InsufficientBalance, Unauthorized)
-_MENDABLE_PAUSE = timedelta(minutes=5)
-# How long quick answers wait for others, to be recorded together with them.
+# Errors that an operator can fix in the provider's dashboard.
+_FIXABLE = (InsufficientBalance, Unauthorized)
+_FIXABLE_DELAY = timedelta(minutes=5)
+# How long a finished call waits for others, to be recorded together with them.
 _LINGER_SECONDS = 0.005
 _log = structlog.get_logger(__name__)
 
 
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Settle as many confirmations as ``ids`` has that are due, and can be paid, in their turn."""
-    tasks = claims.take(runtime, ids, CALL_OF)
+    """Confirm or verify up to ``len(ids)`` due confirmations, in fair order, within the budgets."""
+    tasks = claim(runtime, ids, CONFIRMATION_CALLS)
     if len(tasks) < 2:
         _record(runtime, [(task, _attempt(task)) for task in tasks])
         return
-    with ThreadPoolExecutor(len(tasks), thread_name_prefix="settle") as hands:
-        calls = {hands.submit(_attempt, task): task for task in tasks}
-        waiting = set(calls)
-        while waiting:
-            # A slow answer holds up nobody else's; quick ones are recorded together.
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            more, waiting = wait(waiting, timeout=_LINGER_SECONDS)
+    with ThreadPoolExecutor(len(tasks), thread_name_prefix="settle") as pool:
+        calls = {pool.submit(_attempt, task): task for task in tasks}
+        in_flight = set(calls)
+        while in_flight:
+            # A slow call delays no other outcome; quick ones are recorded together.
+            done, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
+            more, in_flight = wait(in_flight, timeout=_LINGER_SECONDS)
             try:
                 _record(runtime, [(calls[each], each.result()) for each in done | more])
-            except TROUBLE as error:  # it may be over when the next answers come
+            except TRANSIENT_ERRORS as error:  # may be over when the next calls finish
                 _log.warning("confirmation.database_away", error=kind_of(error))
 
 
 def _record(runtime: Runtime, ended: Sequence[tuple[Task, Outcome | None]]) -> None:
-    certain = [(task, outcome) for task, outcome in ended if outcome is not None]
-    if certain:
-        attempts.record(runtime, certain)
+    outcomes = [(task, outcome) for task, outcome in ended if outcome is not None]
+    if outcomes:
+        attempts.record(runtime, outcomes)
 
 
 def _attempt(task: Task) -> Outcome | None:
-    """Ask the provider; None where the row was lost to somebody else meanwhile."""
-    attempt = verification.verify if task.row.action == VERIFY else _confirm
+    """Make the calls of one attempt; None if its lease was lost or the database is unavailable."""
+    attempt = verify if task.row.action == VERIFY else _confirm
     with structlog.contextvars.bound_contextvars(event_id=task.row.event_id):
         try:
             reach("confirmations.after_claim")
@@ -77,82 +77,83 @@ def _attempt(task: Task) -> Outcome | None:
         except LeaseLost as lost:
             _log.warning("confirmation.lease_lost", confirmation_id=task.row.id, reason=str(lost))
             return None
-        except TROUBLE as error:  # the lease runs out, and somebody asks before they repeat
+        except TRANSIENT_ERRORS as error:  # the lease expires; the next holder asks before it calls
             _log.warning("confirmation.database_away", error=kind_of(error))
             return None
-        except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
-            _log.exception("confirmation.broke", confirmation_id=task.row.id)
-            return Outcome(None, f"it broke: {type(error).__name__}", unsure=True)
+        except Exception as error:  # noqa: BLE001 - a bug in one attempt must not stop the others
+            _log.exception("confirmation.attempt_failed", confirmation_id=task.row.id)
+            return Outcome(None, f"internal error: {type(error).__name__}", unsure=True)
         return outcome
 
 
 def _confirm(task: Task) -> Outcome:
     client = task.api.client
-    if not (client.can_confirm and isinstance(client, Confirms)):
-        return Outcome(DONE, f"the API of {task.row.provider} has no call for it")
-    standing = task.standing
-    if standing is not None and standing.status == CONFIRMED:
+    if not (client.can_confirm and isinstance(client, ConfirmsOrders)):
+        return Outcome(DONE, f"the API of {task.row.provider} has no call that confirms orders")
+    known = task.order_status
+    if known is not None and known.status == CONFIRMED:
         return Outcome(DONE)
-    if task.claimed.given_up_calling:
-        return Outcome(UNKNOWN, f"{task.claimed.vanished} processes died while confirming it")
-    unsure = task.row.unsure or task.claimed.repeated
-    ended_unpaid = standing is not None and standing.ended_unpaid
+    if task.claim.is_poison_concurrent:
+        return Outcome(UNKNOWN, f"{task.claim.vanished} processes died while confirming it")
+    unsure = task.row.unsure or task.claim.repeated
+    ended_unpaid = known is not None and known.ended_unpaid
     try:
-        # An order that was given up, or ran out, had its code too late or at the same time.
-        ended = _look_first(task, client) if unsure or ended_unpaid else None
+        # The code of a cancelled or expired order came too late, or at the same time.
+        ended = _ask_before_charging(task, client) if unsure or ended_unpaid else None
         if ended is not None:
             return ended
-        unsure = False  # nothing was charged so far: the provider has just said so
+        unsure = False  # nothing is charged so far: the provider has just said so
         client.confirm_order(task.row.order_id)
     except OutOfBudget as spent:
-        # The answer that nothing was charged still holds: only the second call was not made.
-        return Outcome(None, str(spent), again=_until(task, spent), unsure=False)
+        # The answer that nothing is charged still holds: only the second call was not made.
+        return Outcome(None, str(spent), delay=_time_until(task, spent), unsure=False)
     except ProviderError as error:
         return _after_error(task, error, unsure=unsure)
-    return Outcome(DONE, record=_confirmed(task.row))
+    return Outcome(DONE, write_effects=_mark_confirmed(task.row))
 
 
-def _look_first(task: Task, client: Confirms) -> Outcome | None:
-    """How an order stands that must not be charged blindly; None if it can be confirmed."""
-    stands = client.get_order(task.row.order_id).status
-    if stands == CONFIRMED:
-        return Outcome(DONE, record=_confirmed(task.row))
-    if stands in UNPAID_ENDS:
-        return Outcome(DEAD, f"the order is {stands}")
-    task.pay_again()
+def _ask_before_charging(task: Task, client: ConfirmsOrders) -> Outcome | None:
+    """Ask for the state of an order that may be charged or over; None if it can be confirmed."""
+    state = client.get_order(task.row.order_id).status
+    if state == CONFIRMED:
+        return Outcome(DONE, write_effects=_mark_confirmed(task.row))
+    if state in UNPAID_ENDS:
+        return Outcome(DEAD, f"the order is {state}")
+    task.debit_call()
     return None
 
 
 def _after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     if isinstance(error, OrderAlreadyConfirmed):
-        return Outcome(DONE, record=_confirmed(task.row))
-    if isinstance(error, _MENDABLE):
-        if task.claimed.attempt >= attempts.MOST_ATTEMPTS:
+        return Outcome(DONE, write_effects=_mark_confirmed(task.row))
+    if isinstance(error, _FIXABLE):
+        if task.claim.attempt >= MAX_ATTEMPTS:
             return Outcome(DEAD, f"{error}; given up")
-        told = attempts.no_record if task.row.error == str(error) else _ask_for_help(task, error)
-        return Outcome(None, str(error), again=_MENDABLE_PAUSE, unsure=unsure, record=told)
+        notified = task.row.error == str(error)
+        notify = no_effects if notified else _notify_operators(task, error)
+        return Outcome(None, str(error), delay=_FIXABLE_DELAY, unsure=unsure, write_effects=notify)
     return attempts.after_error(task, error, unsure=unsure)
 
 
-def _until(task: Task, spent: OutOfBudget) -> timedelta:
+def _time_until(task: Task, spent: OutOfBudget) -> timedelta:
     with task.runtime.database.reading() as session:
         return max(spent.until - task.runtime.database.now(session), timedelta(0))
 
 
-def _ask_for_help(task: Task, error: ProviderError) -> attempts.Record:
+def _notify_operators(task: Task, error: ProviderError) -> WriteEffects:
     def write(planner: Planner) -> None:
-        planner.notice(
+        planner.plan_notice(
             task.runtime.policy.routing.operators(),
             "unconfirmed",
             event_id=task.row.event_id,
-            detail=f"Orders of {task.row.provider} cannot be confirmed: {error}. It is tried again "
-            f"every {_MENDABLE_PAUSE.seconds // 60} minutes until somebody has mended that.",
+            detail=f"Orders of {task.row.provider} cannot be confirmed: {error}. Confirming them "
+            f"is retried every {_FIXABLE_DELAY.seconds // 60} minutes until this is fixed.",
         )
 
     return write
 
 
-def _confirmed(row: Confirmation) -> attempts.Record:
+def _mark_confirmed(row: Confirmation) -> WriteEffects:
     def write(planner: Planner) -> None:
         order: Order = orders.find_or_create(
             planner.session, row.provider, row.order_id, now=planner.now

@@ -1,10 +1,10 @@
-"""Whose turn it is when more rows want a call than its budget pays for.
+"""Which rows go first when more rows need a call than its budget allows.
 
-Whoever wakes, a call that can be paid goes to the first in line: to orders that we know to be ours
-before those that only a webhook told of, and to older rows before newer ones, so that however many
-events somebody forges, they delay honest ones at most. One answer settles every row of its order
-(see :func:`siblings`), and nobody asks about an order again in the same moment, so that a flood
-about one order costs a few calls.
+Rows of one provider and action wait in one queue. Whichever row wakes, a call goes to the head of
+the queue: orders that the provider's API reported come before those that only a webhook reported,
+and older rows before newer ones. So forged events, however many, can only delay genuine ones. One
+answer settles every row of its order (see :func:`claim_siblings`), and no order is asked about
+again while its last answer is fresh, so a flood of events about one order costs few calls.
 """
 
 from __future__ import annotations
@@ -23,52 +23,53 @@ from worker.schema.models import Confirmation, Order, table_of
 from worker.schema.states import SENDING
 
 # How long an answer about an order is as good as a new one.
-MOMENT: Final = timedelta(seconds=3)
-# How far back in line it is looked for those who go first; whoever wakes is looked at anyway.
-MOST_CANDIDATES: Final = 200
-# What one answer settles beside the row that was asked about; the next answer does the rest.
-MOST_SIBLINGS: Final = 50
+ANSWER_FRESH: Final = timedelta(seconds=3)
+# How many rows of a queue are ranked; the rows that woke are ranked in any case.
+MAX_CANDIDATES: Final = 200
+# How many other rows one answer settles; the next answer settles the rest.
+MAX_SIBLINGS: Final = 50
 _TABLE = table_of(Confirmation)
 _ORDERS = table_of(Order)
-# What a claim writes as ``asked_since``: the first claim's time stays.
+# What a claim writes to ``asked_since``: the time of the first claim stays.
 ASKED_SINCE: Final = func.coalesce(_TABLE.c.asked_since, leases.NOW)
 
-# The statements are built once, since to build one costs more than to run it.
+# Built once: building a statement costs more than running it.
 _ROW: Final = bindparam("row", type_=String)
 _ORDER: Final = bindparam("order", type_=String)
 _SOME_ORDERS: Final = bindparam("orders", expanding=True, type_=String)
-_JUST_NOW: Final = bindparam("just_now", type_=UtcTime)
-_SOON: Final = bindparam("soon", type_=UtcTime)
-_SAME_LINE: Final = and_(
+_FRESH_SINCE: Final = bindparam("fresh_since", type_=UtcTime)
+_FRESH_UNTIL: Final = bindparam("fresh_until", type_=UtcTime)
+_LIMIT: Final = bindparam("limit", type_=Integer)
+_SAME_QUEUE: Final = and_(
     _TABLE.c.provider == bindparam("provider", type_=String),
     _TABLE.c.action == bindparam("action", type_=String),
 )
-# An order's oldest row stands in line for all of them. Each of these statements reads what
-# waits at most once, whatever the database knows of its size: a flood must not cost its square.
+# The oldest row of an order queues for all of them. Each of these statements reads the queued rows
+# at most once, whatever the database's statistics: the cost of a flood must not be quadratic.
 _OLDEST: Final = func.min(_TABLE.c.id)
 _HEADS: Final = (
     select(_TABLE.c.order_id, _OLDEST.label("head"))
-    .where(_SAME_LINE, leases.available(_TABLE))
+    .where(_SAME_QUEUE, leases.claimable(_TABLE))
     .group_by(_TABLE.c.order_id)
     .order_by(_OLDEST)
-    .limit(bindparam("most", type_=Integer))
+    .limit(_LIMIT)
 )
-# Rows that are being asked about, were a moment ago, or will be again in a moment. Times further
-# off were written under a clock that has jumped, or about something else.
+# Orders that are being asked about, were just now, or will be again soon. Times further off were
+# written under a clock that has jumped, or for another reason.
 _ASKED: Final = select(_TABLE.c.order_id).where(
-    _SAME_LINE,
+    _SAME_QUEUE,
     _TABLE.c.order_id.in_(_SOME_ORDERS),
     or_(
         _TABLE.c.lease_until.between(leases.NOW, leases.AHEAD),
         and_(
             _TABLE.c.wake_at.is_not(None),
             _TABLE.c.attempt > 0,
-            _TABLE.c.next_attempt_at.between(leases.NOW, _SOON),
+            _TABLE.c.next_attempt_at.between(leases.NOW, _FRESH_UNTIL),
         ),
-        _TABLE.c.done_at.between(_JUST_NOW, _SOON),
+        _TABLE.c.done_at.between(_FRESH_SINCE, _FRESH_UNTIL),
     ),
 )
-_OURS: Final = select(_ORDERS.c.order_id).where(
+_BOUGHT: Final = select(_ORDERS.c.order_id).where(
     _ORDERS.c.provider == bindparam("provider", type_=String),
     _ORDERS.c.order_id.in_(_SOME_ORDERS),
     or_(_ORDERS.c.price.is_not(None), _ORDERS.c.expires_at.is_not(None)),
@@ -76,69 +77,70 @@ _OURS: Final = select(_ORDERS.c.order_id).where(
 _AHEAD: Final = select(func.count()).select_from(
     select(_TABLE.c.order_id)
     .where(
-        _SAME_LINE,
+        _SAME_QUEUE,
         _TABLE.c.id < _ROW,
         _TABLE.c.order_id != _ORDER,
         _TABLE.c.wake_at.is_not(None),
     )
     .distinct()
-    .limit(bindparam("most", type_=Integer))
+    .limit(_LIMIT)
     .subquery()
 )
 _SIBLINGS: Final = (
     select(_TABLE.c.id)
     .where(
-        _SAME_LINE,
+        _SAME_QUEUE,
         _TABLE.c.order_id == _ORDER,
         _TABLE.c.id != _ROW,
-        leases.available(_TABLE),
+        leases.claimable(_TABLE),
     )
     .order_by(_TABLE.c.id)
-    .limit(bindparam("most", type_=Integer))
+    .limit(_LIMIT)
 )
 
 
-def line(session: Session, rows: Sequence[Confirmation], now: datetime) -> list[str]:
-    """The line that ``rows``, of one provider and action, stand in: a row of each order.
+def next_rows(session: Session, rows: Sequence[Confirmation], now: datetime) -> list[str]:
+    """The ids of the rows to claim next in the queue of ``rows``: one per order, the head first.
 
-    Without the orders that are about to have their answer.
+    ``rows`` have one provider and one action. Orders whose answer is fresh or on its way are left
+    out.
     """
-    of_line = {"provider": rows[0].provider, "action": rows[0].action}
-    waiting = {**leases.times(now), **of_line, "most": MOST_CANDIDATES}
-    heads = {each.order_id: each.head for each in session.connection().execute(_HEADS, waiting)}
+    of_queue = {"provider": rows[0].provider, "action": rows[0].action}
+    bound = {**leases.times(now), **of_queue, "limit": MAX_CANDIDATES}
+    heads = {each.order_id: each.head for each in session.connection().execute(_HEADS, bound)}
     for row in rows:
         heads.setdefault(row.order_id, row.id)
     orders = list(heads)
-    ours = _ours(session, rows[0].provider, orders)
-    moment = {"just_now": now - MOMENT, "soon": now + MOMENT, "orders": orders}
-    asked = set(session.connection().scalars(_ASKED, {**waiting, **moment}))
-    free = [(order not in ours, head) for order, head in heads.items() if order not in asked]
+    bought = _bought(session, rows[0].provider, orders)
+    fresh = {"fresh_since": now - ANSWER_FRESH, "fresh_until": now + ANSWER_FRESH}
+    asked = set(session.connection().scalars(_ASKED, {**bound, **fresh, "orders": orders}))
+    free = [(order not in bought, head) for order, head in heads.items() if order not in asked]
     return [head for _, head in sorted(free)]
 
 
-def ahead(session: Session, row: Confirmation, *, most: int) -> int:
-    """How many orders have their turn before the row's, counted up to ``most``."""
-    if _ours(session, row.provider, [row.order_id]):
+def orders_ahead(session: Session, row: Confirmation, *, limit: int) -> int:
+    """How many orders go before the row's, counted up to ``limit``."""
+    if _bought(session, row.provider, [row.order_id]):
         return 0
     bound = {"provider": row.provider, "action": row.action, "order": row.order_id}
-    counted = session.connection().scalar(_AHEAD, {**bound, "row": row.id, "most": most})
+    counted = session.connection().scalar(_AHEAD, {**bound, "row": row.id, "limit": limit})
     return counted or 0
 
 
-def siblings(
+def claim_siblings(
     session: Session, row: Confirmation, *, now: datetime, lease: timedelta
 ) -> list[tuple[Confirmation, Claim]]:
-    """The other rows that wait for an answer about the row's order, taken in hand."""
-    bound = {"provider": row.provider, "action": row.action, "order": row.order_id}
-    waiting = {**leases.times(now), **bound, "row": row.id, "most": MOST_SIBLINGS}
-    ids = list(session.connection().scalars(_SIBLINGS, waiting))
+    """Claim the other rows that wait for an answer about the row's order."""
+    of_order = {"provider": row.provider, "action": row.action, "order": row.order_id}
+    bound = {**leases.times(now), **of_order, "row": row.id, "limit": MAX_SIBLINGS}
+    ids = list(session.connection().scalars(_SIBLINGS, bound))
     claims = leases.claim(
         session, _TABLE, ids, now=now, lease=lease, state=SENDING, asked_since=ASKED_SINCE
     )
-    return [(session.get_one(Confirmation, claimed.id), claimed) for claimed in claims]
+    return [(session.get_one(Confirmation, claim.id), claim) for claim in claims]
 
 
-def _ours(session: Session, provider: str, order_ids: Sequence[str]) -> set[str]:
-    """Those of the orders that the provider itself told us of: no webhook has these columns."""
+def _bought(session: Session, provider: str, order_ids: Sequence[str]) -> set[str]:
+    """Those of the orders that the provider's API reported: no webhook sets these columns."""
     bound = {"provider": provider, "orders": order_ids}
-    return set(session.connection().scalars(_OURS, bound))
+    return set(session.connection().scalars(_BOUGHT, bound))

@@ -1,8 +1,8 @@
-"""Asking back whether the code that an unsigned webhook reported is really the provider's.
+"""Verifies with the provider a code that an unsigned webhook reported.
 
-Nobody is told before the provider has vouched for the code, since anybody who learnt the URL
-could have sent it. A provider that is down must not keep a code from people for ever; one that
-contradicts the webhook does.
+The code is held until the provider verifies it, since anyone who learned the webhook URL could have
+sent it. If the provider gives no answer in time, the code is delivered unverified. If it
+contradicts the webhook, the code is quarantined.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from sqlalchemy import update
 from receiver.errors import CodecatchError
 from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from worker.configuration.routing import Routing
-from worker.confirmation import attempt as attempts
 from worker.confirmation import fair_queue
-from worker.confirmation.attempt import Outcome, Task
-from worker.handling.ready_codes import release
+from worker.confirmation.attempt import Outcome, Task, after_error, release_row
+from worker.handling import ready_codes
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.outbox.leases import CALL_LEASE
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import Answer, Vouches
+from worker.providers.capabilities import ActivationStatus, VerifiesCodes
 from worker.providers.errors import (
     InvalidRequest,
     NotFound,
@@ -38,59 +37,59 @@ from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation
 from worker.schema.states import CODE_QUARANTINED, CONFIRMED, DEAD, DONE, HELD, READY
 
-# How long the provider may say "not yet", or nothing at all.
-PATIENCE = timedelta(seconds=30)
-_PAUSE = fair_queue.MOMENT
+# How long the provider may answer "not yet", or not at all.
+TIMEOUT = timedelta(seconds=30)
+_RETRY_DELAY = fair_queue.ANSWER_FRESH
 _COMPLETED = "completed"
-# The same without a word that a document lists, as what stands before an API may answer.
+# Denials without a documented error code, as something in front of an API may send them.
 _DENIALS = frozenset({400, 404, 410, 422})
 
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What an answer means for a code: its state from now on, or None to ask once more."""
+    """What an answer means for a code: its new state, or None to ask again."""
 
     state: str | None
     reason: str | None = None
     verified: bool = False
 
 
-# Of the code that a webhook reported, and of whether the patience with the provider is over.
+# Judges the code that a webhook reported; the second argument says whether TIMEOUT is over.
 _Judge = Callable[[str, bool], _Verdict]
-_UNHEARD = _Verdict(READY, "told without the provider's word")
+_UNVERIFIED = _Verdict(READY, "delivered unverified: the provider gave no answer")
 
 
 def verify(task: Task) -> Outcome:
-    """Ask once about the order of a row in hand; the answer counts for all its held codes."""
+    """Ask the provider once about the order of a claimed row; the answer settles all its codes."""
     client = task.api.client
-    if not isinstance(client, Vouches):
-        return Outcome(DEAD, f"the API of {task.row.provider} vouches for nothing")
+    if not isinstance(client, VerifiesCodes):
+        return Outcome(DEAD, f"the API of {task.row.provider} cannot verify codes")
     with task.runtime.database.reading() as session:
         now = task.runtime.database.now(session)
         code = session.get(Code, task.row.code_id)
-        open_question = _judged(task.runtime, task.row, code, lambda *_: _Verdict(None), now)
-    if open_question is None:
+        unanswered = _judge(task.runtime, task.row, code, lambda *_: _Verdict(None), now)
+    if unanswered is None:
         return Outcome(DONE)
-    if open_question.state is not None:
-        return _concluded(task, open_question)
-    if task.claimed.given_up_calling:
-        return _concluded(task, _UNHEARD)
+    if unanswered.state is not None:
+        return _outcome(task, unanswered)
+    if task.claim.is_poison_concurrent:
+        return _outcome(task, _UNVERIFIED)
     judge: _Judge
     try:
-        judge = partial(_of_answer, client.check(task.row.order_id))
-    except RateLimited as error:  # held until it can be asked
-        return attempts.after_error(task, error, unsure=False)
+        judge = partial(_judge_answer, client.check(task.row.order_id))
+    except RateLimited as error:  # the code is held until the provider can be asked
+        return after_error(task, error, unsure=False)
     except ProviderError as error:
-        judge = partial(_of_error, error)
+        judge = partial(_judge_error, error)
     with task.runtime.database.reading() as session:
         now = task.runtime.database.now(session)
-    own = _judged(task.runtime, task.row, code, judge, now)
-    return _concluded(task, own or open_question, judge)
+    verdict = _judge(task.runtime, task.row, code, judge, now)
+    return _outcome(task, verdict or unanswered, judge)
 
 
-def _of_answer(answer: Answer, expected: str, patience_over: bool) -> _Verdict:
+def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _Verdict:
     if answer.status.lower() != _COMPLETED:
-        if patience_over:
+        if timed_out:
             return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
         return _Verdict(None, "the provider has no code yet")
     if not _equal(answer.code, expected):
@@ -98,28 +97,28 @@ def _of_answer(answer: Answer, expected: str, patience_over: bool) -> _Verdict:
     return _Verdict(READY, verified=True)
 
 
-def _of_error(error: ProviderError, _: str, patience_over: bool) -> _Verdict:
-    if _denies(error):
-        return _Verdict(CODE_QUARANTINED, "the provider knows no such order")
-    return _UNHEARD if patience_over else _Verdict(None, str(error))
+def _judge_error(error: ProviderError, _: str, timed_out: bool) -> _Verdict:
+    if _is_denial(error):
+        return _Verdict(CODE_QUARANTINED, "the provider has no such order")
+    return _UNVERIFIED if timed_out else _Verdict(None, str(error))
 
 
-def _denies(error: ProviderError) -> bool:
-    """Whether it says that there is no such order, or that nothing is ever called so."""
+def _is_denial(error: ProviderError) -> bool:
+    """Whether the order does not exist, or its id is not a valid one."""
     if isinstance(error, UnknownProviderError):
         return error.status in _DENIALS
     return isinstance(error, NotFound | InvalidRequest)
 
 
-def _equal(said: str | None, expected: str) -> bool:
-    left, right = ((text or "").encode("utf-8", "surrogatepass") for text in (said, expected))
+def _equal(answered: str | None, expected: str) -> bool:
+    left, right = ((text or "").encode("utf-8", "surrogatepass") for text in (answered, expected))
     return hmac.compare_digest(left, right)
 
 
-def _judged(
+def _judge(
     runtime: Runtime, row: Confirmation, code: Code | None, judge: _Judge, now: datetime
 ) -> _Verdict | None:
-    """What ``judge`` says of a code; None if it was released, discarded or purged meanwhile."""
+    """The verdict of ``judge`` on a code; None if it was released, discarded or purged."""
     if code is None or code.state != HELD:
         return None
     try:
@@ -128,48 +127,46 @@ def _judged(
         return _Verdict(CODE_QUARANTINED, str(error))
     if reported is None:
         return None
-    return judge(reported, row.asked_since is not None and now - row.asked_since >= PATIENCE)
+    return judge(reported, row.asked_since is not None and now - row.asked_since >= TIMEOUT)
 
 
-def _concluded(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Outcome:
-    """What follows for the row in hand, and by ``judge`` for the others of its order."""
+def _outcome(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Outcome:
+    """The outcome of the claimed row; with ``judge``, the order's other rows are settled too."""
 
     def write(planner: Planner) -> None:
-        # In the sequence in which events are handled: the order first, then its codes.
+        # Locked in the order in which events are handled: the order first, then its codes.
         row = task.row
         orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
-        _carry_out(planner, task.runtime, row, verdict)
+        _apply(planner, task.runtime, row, verdict)
         if judge is None:
             return
         now, lease = planner.now, CALL_LEASE
-        for other, claimed in fair_queue.siblings(planner.session, row, now=now, lease=lease):
+        for other, claim in fair_queue.claim_siblings(planner.session, row, now=now, lease=lease):
             code = planner.session.get(Code, other.code_id, with_for_update=True)
-            shared = _judged(task.runtime, other, code, judge, now) or _Verdict(DONE)
-            _carry_out(planner, task.runtime, other, shared)
-            attempts.let_go(
-                planner, claimed, None if shared.state is None else DONE, shared.reason, _PAUSE
-            )
+            shared = _judge(task.runtime, other, code, judge, now) or _Verdict(DONE)
+            _apply(planner, task.runtime, other, shared)
+            state = None if shared.state is None else DONE
+            release_row(planner, claim, state, shared.reason, _RETRY_DELAY)
 
-    return Outcome(
-        None if verdict.state is None else DONE, verdict.reason, again=_PAUSE, record=write
-    )
+    state = None if verdict.state is None else DONE
+    return Outcome(state, verdict.reason, delay=_RETRY_DELAY, write_effects=write)
 
 
-def _carry_out(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verdict) -> None:
+def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verdict) -> None:
     if verdict.verified:
-        _finish_order(planner, row)
+        _mark_confirmed(planner, row)
     code = planner.session.get(Code, row.code_id, with_for_update=True)
     if code is None or code.state != HELD:  # a person decided while the provider was asked
         return
+    routing = runtime.policy.routing
     if verdict.state == READY:
-        routing = runtime.policy.routing
-        release(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
+        ready_codes.release(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
     elif verdict.state == CODE_QUARANTINED:
         code.state = CODE_QUARANTINED
-        _quarantine_event(planner, runtime.policy.routing, row, verdict.reason)
+        _quarantine_event(planner, routing, row, verdict.reason)
 
 
-def _finish_order(planner: Planner, row: Confirmation) -> None:
+def _mark_confirmed(planner: Planner, row: Confirmation) -> None:
     order = orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
     orders.advance(
         planner.session, order, CONFIRMED,
@@ -186,10 +183,10 @@ def _quarantine_event(
         .where(INBOX.c.id == row.event_id, INBOX.c.state == HANDLED)
         .values(state=QUARANTINED, error=reason)
     )
-    planner.notice(
+    planner.plan_notice(
         routing.operators(),
         "quarantined",
         event_id=row.event_id,
-        detail=f"A code of {row.provider} was quarantined: {reason}. Look: "
-        "codecatch events list --state quarantined",
+        detail=f"A code of {row.provider} was quarantined: {reason}. "
+        "To list: codecatch events list --state quarantined",
     )

@@ -1,7 +1,7 @@
-"""Taking a destination's next messages in hand: which rows they tell, and how many may be sent.
+"""Claims a destination's next messages: which rows go into them, and how many may be sent.
 
-All that decides it is looked at under the lock on the destination's row: whether it is disabled,
-asked for a pause or has its quiet hours, how much of its pace is left, and what waits.
+Every decision is made under the lock on the destination's row: whether it is disabled, paused or
+in its quiet hours, how much of its pace is left, and which rows wait.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from ulid import ULID
 
 from worker.delivery import compose, deferral, selection
-from worker.delivery.compose import Row
+from worker.delivery.compose import DeliveryRow
 from worker.delivery.deferral import ANY, CODES, NOTICES, OTHERS
 from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.selection import Candidate
-from worker.delivery.sender_pool import Round, Turn
+from worker.delivery.sender_pool import ClaimRequest, Throttled
 from worker.delivery.token_bucket import TokenBucket
 from worker.destinations.base import DeliveryError
 from worker.messages.text import Notification
@@ -26,161 +26,188 @@ from worker.outbox.leases import MARGIN, Claim
 from worker.schema.models import Delivery, table_of
 from worker.schema.states import SENDING
 
-# A sender waits for a turn that is this near; a later one is for the sweep to remember.
-_NEAR = timedelta(seconds=1)
-# After this long past a turn, whoever waited for it is taken for lost.
-_PATIENCE = timedelta(seconds=2)
-# How long the rows of a disabled destination are left alone; enabling it wakes them.
-_UNTIL_ENABLED = timedelta(minutes=10)
-# How long before the sweep looks again whether somebody is done who would have gone on.
-_WHILE_BUSY = timedelta(seconds=5)
+# A dispatcher waits this long at most until the pace allows a message; otherwise the sweep wakes
+# the rows.
+_MAX_WAIT = timedelta(seconds=1)
+# A dispatcher that has not returned this long after its wait is taken for lost.
+_WAIT_GRACE = timedelta(seconds=2)
+# How long the rows of a disabled destination are postponed; enabling it wakes them.
+_DISABLED_RECHECK = timedelta(minutes=10)
+# How long rows are postponed while other messages are in flight: when the next one finishes, its
+# dispatcher claims them, and the sweep only checks that it did.
+_BUSY_RECHECK = timedelta(seconds=5)
 _TABLE = table_of(Delivery)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One row in hand, and what it says, or why that cannot be told."""
+class ClaimedDelivery:
+    """A claimed row with its notification, or with the reason why there is none."""
 
-    row: Row
+    row: DeliveryRow
     claimed: Claim
     notification: Notification | DeliveryError
 
     @property
     def problem(self) -> DeliveryError | None:
-        """Why it cannot be told, if so."""
+        """Why it cannot be sent; None if it can."""
         return self.notification if isinstance(self.notification, DeliveryError) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Rows that are told together; ``recipient`` is the digest of the only one they are for."""
+    """Rows that are sent together."""
 
     id: str
-    told: tuple[Told, ...]
+    deliveries: tuple[ClaimedDelivery, ...]
 
     @property
     def recipient(self) -> str | None:
-        """The digest of the one recipient that it is for; None for all."""
-        return self.told[0].row.recipient
+        """The digest of its only recipient; None if it is for all of them."""
+        return self.deliveries[0].row.recipient
 
 
-def take(desk: LockedDestination, following: Round) -> Sequence[Message] | Turn:
-    """The destination's next messages, claimed, as many as may be sent now; or when one may be."""
-    state = desk.state
-    if following.waited:
+def claim_messages(
+    locked: LockedDestination, request: ClaimRequest
+) -> Sequence[Message] | Throttled:
+    """Claim as many messages as may be sent now, or return when the pace allows the next one."""
+    state = locked.state
+    if request.waited:
         state.awaited_until = None
     if state.disabled_at is not None:
-        _set_aside(desk)
+        _handle_disabled(locked)
         return ()
-    if state.blocked_until is not None and state.blocked_until > desk.now:
-        deferral.put_off(desk.session, desk.name, desk.now, state.blocked_until)
+    if state.blocked_until is not None and state.blocked_until > locked.now:
+        deferral.postpone(locked.session, locked.name, locked.now, state.blocked_until)
         return ()
-    quiet = desk.policy.quiet_hours
-    quiet_until = quiet.until(desk.now) if quiet is not None else None
+    quiet = locked.policy.quiet_hours
+    quiet_until = quiet.until(locked.now) if quiet is not None else None
     if quiet_until is not None:
-        _keep_quiet(desk, quiet_until)
-    # A message that reports trouble breaks the quiet.
+        _handle_quiet_hours(locked, quiet_until)
+    # Notices to the operators are sent in quiet hours too.
     which = ANY if quiet_until is None else NOTICES
-    together = desk.destination.most_together
-    most = following.places * together if desk.policy.coalesce else max(following.places, together)
-    waiting = selection.candidates(desk.session, desk.name, desk.now, most + 1, which)
+    max_batch = locked.destination.max_batch
+    most = (
+        request.free_slots * max_batch
+        if locked.policy.coalesce
+        else max(request.free_slots, max_batch)
+    )
+    waiting = selection.candidates(locked.session, locked.name, locked.now, most + 1, which)
     if not waiting:
         return ()
-    places = desk.policy.most_in_hand - selection.in_hand(desk.session, desk.name, desk.now)
-    if places <= 0:  # whoever is done first takes the next
-        deferral.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
+    in_flight = selection.in_flight(locked.session, locked.name, locked.now)
+    free_slots = locked.policy.max_in_flight - in_flight
+    if free_slots <= 0:  # the dispatcher of the next message to finish claims these rows
+        deferral.postpone(locked.session, locked.name, locked.now, locked.now + _BUSY_RECHECK)
         return ()
-    places = min(places, following.places)
-    pace = TokenBucket(desk.policy.per_second, desk.policy.burst)
-    room = pace.room(state.spent_until, desk.now)
-    if room is not None and room < 1:
-        turn = pace.next_turn(state.spent_until, desk.now)
-        return _out_of_turn(desk, turn, may_wait=following.goes_on)
-    messages = _messages(desk, waiting, places if room is None else min(places, room))
+    free_slots = min(free_slots, request.free_slots)
+    pace = TokenBucket(locked.policy.per_second, locked.policy.burst)
+    tokens = pace.available(state.spent_until, locked.now)
+    if tokens is not None and tokens < 1:
+        allowed_at = pace.next_allowed_at(state.spent_until, locked.now)
+        return _throttle(locked, allowed_at, may_wait=request.has_time)
+    messages = _batch(locked, waiting, free_slots if tokens is None else min(free_slots, tokens))
     for _ in messages:
-        state.spent_until = pace.spend(state.spent_until, desk.now)
-    if following.hushes and sum(len(each.told) for each in messages) < len(waiting):
-        deferral.put_off(desk.session, desk.name, desk.now, desk.now + _WHILE_BUSY)
+        state.spent_until = pace.spend(state.spent_until, locked.now)
+    if request.postpone_rest and sum(len(each.deliveries) for each in messages) < len(waiting):
+        deferral.postpone(locked.session, locked.name, locked.now, locked.now + _BUSY_RECHECK)
     return messages
 
 
-def _messages(desk: LockedDestination, waiting: Sequence[Candidate], places: int) -> list[Message]:
-    """What waits, in at most so many messages; rows share one only where they must."""
-    crowded = desk.policy.coalesce and len(waiting) > places
+def _batch(
+    locked: LockedDestination, waiting: Sequence[Candidate], max_messages: int
+) -> list[Message]:
+    """Claim waiting rows in at most ``max_messages`` messages; rows share one only if they must.
+
+    They must where there are more rows than messages, or where they may have been sent together.
+    """
+    crowded = locked.policy.coalesce and len(waiting) > max_messages
     left = list(waiting)
-    chosen: list[list[str]] = []
-    while left and len(chosen) < places:
-        shared = crowded or left[0].again
-        ids = selection.together(left, desk.destination.most_together if shared else 1)
+    batches: list[list[str]] = []
+    while left and len(batches) < max_messages:
+        shared = crowded or left[0].maybe_sent
+        ids = selection.next_batch(left, locked.destination.max_batch if shared else 1)
         left = [each for each in left if each.id not in ids]
-        chosen.append(ids)
-    return _composed(desk, _claim(desk, chosen))
+        batches.append(ids)
+    return _compose(locked, _claim(locked, batches))
 
 
 def _claim(
-    desk: LockedDestination, chosen: Sequence[Sequence[str]]
+    locked: LockedDestination, batches: Sequence[Sequence[str]]
 ) -> list[tuple[str, list[Claim]]]:
-    """For each message its id and the rows that it tells, in hand.
+    """Claim the rows of each batch; return message ids with the claimed rows.
 
-    A message that tells one row has that row's id, so that all of them are one statement.
+    A message of one row has that row's id, so that one statement claims all such messages.
     """
-    alone = [ids[0] for ids in chosen if len(ids) == 1]
-    claimed = [(each.id, [each]) for each in _take(desk, alone, _TABLE.c.id)] if alone else []
-    for ids in chosen:
+    singles = [ids[0] for ids in batches if len(ids) == 1]
+    claimed = (
+        [(each.id, [each]) for each in _claim_rows(locked, singles, _TABLE.c.id)] if singles else []
+    )
+    for ids in batches:
         if len(ids) > 1:
             id_ = str(ULID())
-            claimed.append((id_, _take(desk, ids, id_)))
+            claimed.append((id_, _claim_rows(locked, ids, id_)))
     return claimed
 
 
-def _take(desk: LockedDestination, ids: Sequence[str], message: object) -> list[Claim]:
-    lease = timedelta(seconds=desk.destination.deadline) + MARGIN
+def _claim_rows(locked: LockedDestination, ids: Sequence[str], message: object) -> list[Claim]:
+    lease = timedelta(seconds=locked.destination.deadline) + MARGIN
     return leases.claim(
-        desk.session, _TABLE, ids, now=desk.now, lease=lease, together=True,
+        locked.session, _TABLE, ids, now=locked.now, lease=lease, include_expired=True,
         state=SENDING, message=message, claimed_at=leases.NOW,
     )  # fmt: skip
 
 
-def _composed(
-    desk: LockedDestination, claimed: Sequence[tuple[str, Sequence[Claim]]]
+def _compose(
+    locked: LockedDestination, claimed: Sequence[tuple[str, Sequence[Claim]]]
 ) -> list[Message]:
     ids = [each.id for _, claims in claimed for each in claims]
-    facts = compose.read(desk.session, ids)
-    held = [(*facts[each.id], each) for _, claims in claimed for each in claims]
-    said = compose.compose(desk.runtime.vault, held, reveal=desk.policy.reveal, now=desk.now)
-    told = {row.id: Told(row, one, words) for (row, _, one), words in zip(held, said, strict=True)}
-    return [Message(id_, tuple(told[c.id] for c in claims)) for id_, claims in claimed if claims]
+    contents = compose.read(locked.session, ids)
+    rows = [(*contents[each.id], each) for _, claims in claimed for each in claims]
+    notifications = compose.compose(
+        locked.runtime.vault, rows, reveal=locked.policy.reveal, now=locked.now
+    )
+    by_id = {
+        row.id: ClaimedDelivery(row, claim, notification)
+        for (row, _, claim), notification in zip(rows, notifications, strict=True)
+    }
+    return [Message(id_, tuple(by_id[c.id] for c in claims)) for id_, claims in claimed if claims]
 
 
-def _set_aside(desk: LockedDestination) -> None:
-    """What becomes of a disabled destination's rows."""
-    reason = f"{desk.name} is disabled"
-    fallback = desk.policy.fallback
-    if fallback is not None and deferral.divert(desk.planner, desk.name, fallback, reason):
+def _handle_disabled(locked: LockedDestination) -> None:
+    """Move the rows to the fallback if there is one; else expire old ones, postpone the rest."""
+    reason = f"{locked.name} is disabled"
+    fallback = locked.policy.fallback
+    if fallback is not None and deferral.move_to_fallback(
+        locked.planner, locked.name, fallback, reason
+    ):
         return  # the sweep wakes the rest soon
-    too_old = desk.now - deferral.LONGEST_WAIT
-    deferral.give_up(desk.session, desk.name, too_old, f"{reason}, and was for a day")
-    deferral.put_off(desk.session, desk.name, desk.now, desk.now + _UNTIL_ENABLED)
+    too_old = locked.now - deferral.MAX_AGE
+    deferral.expire(locked.session, locked.name, too_old, f"{reason} and has been for a day")
+    deferral.postpone(locked.session, locked.name, locked.now, locked.now + _DISABLED_RECHECK)
 
 
-def _keep_quiet(desk: LockedDestination, until: datetime) -> None:
-    """Codes are told elsewhere if they can be; the rest waits, but for notices of trouble."""
-    fallback, reason = desk.policy.fallback, f"{desk.name} has its quiet hours"
-    if fallback is not None and deferral.divert(desk.planner, desk.name, fallback, reason, CODES):
+def _handle_quiet_hours(locked: LockedDestination, until: datetime) -> None:
+    """Move codes to the fallback if there is one; postpone everything else except notices."""
+    fallback, reason = locked.policy.fallback, f"{locked.name} is in its quiet hours"
+    if fallback is not None and deferral.move_to_fallback(
+        locked.planner, locked.name, fallback, reason, CODES
+    ):
         return  # the sweep wakes the rest soon
-    deferral.put_off(desk.session, desk.name, desk.now, until, OTHERS)
+    deferral.postpone(locked.session, locked.name, locked.now, until, OTHERS)
 
 
-def _out_of_turn(
-    desk: LockedDestination, turn: datetime, *, may_wait: bool
-) -> Sequence[Message] | Turn:
-    """One sender waits for a near turn, and everything else for that sender."""
-    awaited = desk.state.awaited_until
-    # One that is further ahead was written under a clock that has jumped since.
-    is_awaited = awaited is not None and desk.now < awaited <= desk.now + _NEAR + _PATIENCE
-    waits = may_wait and not is_awaited and turn - desk.now <= _NEAR
+def _throttle(
+    locked: LockedDestination, allowed_at: datetime, *, may_wait: bool
+) -> Sequence[Message] | Throttled:
+    """Postpone the rows; let one dispatcher wait for them if ``allowed_at`` is soon."""
+    awaited = locked.state.awaited_until
+    # A time further ahead was written before the clock was set back.
+    is_awaited = awaited is not None and (
+        locked.now < awaited <= locked.now + _MAX_WAIT + _WAIT_GRACE
+    )
+    waits = may_wait and not is_awaited and allowed_at - locked.now <= _MAX_WAIT
     if waits:
-        desk.state.awaited_until = turn + _PATIENCE
-    later = turn + _PATIENCE if waits or is_awaited else turn
-    deferral.put_off(desk.session, desk.name, desk.now, later)
-    return Turn((turn - desk.now).total_seconds()) if waits else ()
+        locked.state.awaited_until = allowed_at + _WAIT_GRACE
+    later = allowed_at + _WAIT_GRACE if waits or is_awaited else allowed_at
+    deferral.postpone(locked.session, locked.name, locked.now, later)
+    return Throttled((allowed_at - locked.now).total_seconds()) if waits else ()

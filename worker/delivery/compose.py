@@ -1,8 +1,7 @@
-"""From planned deliveries to what they say: the only place that opens codes for delivery.
+"""Composes notifications from planned deliveries: the only module that decrypts codes for them.
 
-One statement reads everything that the deliveries are about: their codes, events and orders, as
-plain values. A destination gets no more than its owner lets it hold: the rest is masked or left
-out here.
+One statement reads the codes, events and orders of the deliveries, as plain values. What a
+destination's ``reveal`` setting does not allow is masked or left out here.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _ORDERS = table_of(Order)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a delivery's row says that does not change while it is in hand."""
+class DeliveryRow:
+    """The columns of a delivery that do not change while it is claimed."""
 
     id: str
     key: str
@@ -53,11 +52,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What is known of a delivery's code, event and order; None for what there is not.
+class DeliveryContent:
+    """The columns of a delivery's code, event and order; None where there is no such row.
 
-    ``code``, ``text`` and the numbers are sealed. A code that has its row, and nothing in it any
-    more, has a ``code_row`` and no ``code``.
+    ``code``, ``text`` and the numbers are sealed. A purged code has a ``code_row`` and no
+    ``code``.
     """
 
     provider: str | None
@@ -80,22 +79,22 @@ class About:
 
 _PROVIDER = func.coalesce(_CODES.c.provider, INBOX.c.provider)
 _ORDER_ID = func.coalesce(_CODES.c.order_id, INBOX.c.order_id)
-_ROW = tuple(_DELIVERIES.c[name] for name in Row.__dataclass_fields__)
-_ABOUT = (
+_ROW_COLUMNS = tuple(_DELIVERIES.c[name] for name in DeliveryRow.__dataclass_fields__)
+_CONTENT = (
     _PROVIDER,
     _ORDER_ID,
-    # Not the whole of an event: its body may be long.
+    # Only one column of the event: its body may be long.
     INBOX.c.source,
     *(_CODES.c[name] for name in ("id", "code", "text", "phone_number", "service", "country")),
     *(_CODES.c[name] for name in ("verified", "received_at")),
     *(_ORDERS.c[name] for name in ("id", "phone_number", "service", "country", "expires_at")),
 )
-# Built once, since to build a statement costs more than to run it.
-_FACTS: Final = (
-    select(*_ROW, *_ABOUT)
+# Built once: building a statement costs more than running it.
+_READ: Final = (
+    select(*_ROW_COLUMNS, *_CONTENT)
     .select_from(
         _DELIVERIES.outerjoin(_CODES, _CODES.c.id == _DELIVERIES.c.code_id)
-        # A notice to the operators speaks for itself, whatever event it is about.
+        # A notice to the operators is complete without the event that caused it.
         .outerjoin(
             INBOX, and_(INBOX.c.id == _DELIVERIES.c.event_id, _DELIVERIES.c.type != OPERATORS)
         )
@@ -105,93 +104,99 @@ _FACTS: Final = (
 )
 
 
-def read(session: Session, ids: Sequence[str]) -> dict[str, tuple[Row, About]]:
-    """The facts of each of the deliveries ``ids`` that has a row."""
-    found = session.connection().execute(_FACTS, {"ids": list(ids)})
-    split = len(_ROW)
-    return {each[0]: (Row(*each[:split]), About(*each[split:])) for each in found}
+def read(session: Session, ids: Sequence[str]) -> dict[str, tuple[DeliveryRow, DeliveryContent]]:
+    """Rows and contents of those deliveries ``ids`` that exist, by id."""
+    found = session.connection().execute(_READ, {"ids": list(ids)})
+    split = len(_ROW_COLUMNS)
+    return {each[0]: (DeliveryRow(*each[:split]), DeliveryContent(*each[split:])) for each in found}
 
 
 _OURSELVES = "codecatch"
-# A text holds the code, and has no form that does not.
+# There is no masked form of a text: it holds the code.
 _MASKED = {"phone_number": masking.phone, "code": masking.code}
 
 
 def compose(
     vault: Vault,
-    held: Sequence[tuple[Row, About, Claim]],
+    rows: Sequence[tuple[DeliveryRow, DeliveryContent, Claim]],
     *,
     reveal: Reveal,
     now: datetime,
 ) -> list[Notification | DeliveryError]:
-    """What each of the rows in hand says, at ``now``; or why that cannot be told."""
+    """The notification of each claimed row at ``now``, or the reason why there is none."""
     return [
         _compose(
-            vault, row, about, repeated=row.unsure or claimed.vanished > 0, reveal=reveal, now=now
+            vault, row, content, repeated=row.unsure or claimed.vanished > 0, reveal=reveal, now=now
         )
-        for row, about, claimed in held
+        for row, content, claimed in rows
     ]
 
 
 def _compose(
-    vault: Vault, row: Row, about: About, *, repeated: bool, reveal: Reveal, now: datetime
+    vault: Vault,
+    row: DeliveryRow,
+    content: DeliveryContent,
+    *,
+    repeated: bool,
+    reveal: Reveal,
+    now: datetime,
 ) -> Notification | DeliveryError:
-    of_code = about.code_row is not None and row.type == SmsReceived.type
-    if of_code and about.code is None:
-        return DeliveryError("its code was purged", permanent=True, of_message=True)
+    is_code = content.code_row is not None and row.type == SmsReceived.type
+    if is_code and content.code is None:
+        return DeliveryError("its code was purged", permanent=True, message_only=True)
     try:
-        secrets = _secrets(vault, about, reveal)
+        secrets = _secrets(vault, content, reveal)
     except CodecatchError as error:
-        return DeliveryError(str(error), permanent=True, of_message=True)
+        return DeliveryError(str(error), permanent=True, message_only=True)
     return Notification(
         delivery_id=row.id,
         event_id=row.event_id,
         type=row.type,
-        provider=about.provider or _OURSELVES,
-        order_id=about.order_id,
-        service=about.service or about.order_service,
-        country=about.country or about.order_country,
-        received_at=about.received_at,
-        valid_until=about.expires_at if of_code else None,
-        told_at=now,
-        marks=tuple(_marks(row, about, now)) + (("repeated",) if repeated else ()),
+        provider=content.provider or _OURSELVES,
+        order_id=content.order_id,
+        service=content.service or content.order_service,
+        country=content.country or content.order_country,
+        received_at=content.received_at,
+        valid_until=content.expires_at if is_code else None,
+        composed_at=now,
+        marks=tuple(_marks(row, content, now)) + (("repeated",) if repeated else ()),
         detail=row.detail,
         **secrets,
     )
 
 
-def _marks(row: Row, about: About, now: datetime) -> Iterator[str]:
+def _marks(row: DeliveryRow, content: DeliveryContent, now: datetime) -> Iterator[str]:
     if row.stale_at is not None and row.stale_at <= now:
         yield "late"
-    if about.source == RECONCILED:
+    if content.source == RECONCILED:
         yield "reconciled"
-    if about.verified is False:
+    if content.verified is False:
         yield "not verified"
 
 
-def _secrets(vault: Vault, about: About, reveal: Reveal) -> dict[str, str | None]:
-    """The code, its text and the number, as far as they may be shown."""
+def _secrets(vault: Vault, content: DeliveryContent, reveal: Reveal) -> dict[str, str | None]:
+    """The code, its text and the number, as far as ``reveal`` allows."""
     if reveal == "none":
         return {}
-    if about.code_row is None:
+    if content.code_row is None:
         number = None
-        if about.order_row is not None:
-            number = orders.open_number(vault, about.order_phone_number, order=about.order_row)
-        return shown({"phone_number": number, "code": None, "text": None}, reveal)
+        if content.order_row is not None:
+            number = orders.open_number(vault, content.order_phone_number, order=content.order_row)
+        return redact({"phone_number": number, "code": None, "text": None}, reveal)
     opened = {
-        name: codes.open_sealed(vault, about.code_row, name, sealed)
+        name: codes.open_sealed(vault, content.code_row, name, sealed)
         for name, sealed in (
-            ("phone_number", about.phone_number),
-            ("code", about.code),
-            ("text", about.text),
+            ("phone_number", content.phone_number),
+            ("code", content.code),
+            ("text", content.text),
         )
     }
-    return shown(opened, reveal)
+    return redact(opened, reveal)
 
 
-def shown(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str | None]:
-    """What a destination may hold of a code, its text and its number, by their names."""
+def redact(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str | None]:
+    """Mask or drop the code, text and phone number according to ``reveal``."""
     if reveal == "full":
         return dict(secrets)
-    forms = _MASKED if reveal == "masked" else {}
-    return {name: forms[name](text) for name, text in secrets.items() if text and name in forms}
+    masks = _MASKED if reveal == "masked" else {}
+    return {name: masks[name](text) for name, text in secrets.items() if text and name in masks}

@@ -1,7 +1,7 @@
-"""Rows that are not told now: put off until they may be, given to a fallback, or given up.
+"""Rows that are not sent now: postponed, moved to a fallback, or expired.
 
-Whatever is written here is written to all of a destination's rows in one statement, so that a
-long queue costs no more than a short one.
+Each change to a destination's rows is one statement, so that a long queue costs no more than a
+short one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from worker.outbox.planner import Planner
 from worker.schema.models import Delivery, table_of
 from worker.schema.states import DEAD, OPERATORS, PENDING
 
-# Some are woken when it is time: whoever they wake takes the others along.
-_HERALDS = 4
+# Only this many rows are woken on time: the dispatcher they wake claims the others as well.
+_WAKE_FIRST = 4
+# How much later the sweep wakes the others, if no dispatcher has claimed them.
 _REST = timedelta(seconds=30)
-# What the sweep would look at soon; everything else was put off before.
+# Rows due for the sweep within this time are postponed; the others were postponed before.
 _SOON = timedelta(seconds=5)
-# A disabled destination keeps its rows so long; older codes are of no use to anybody.
-LONGEST_WAIT = timedelta(hours=24)
-# Rows that are given to a fallback in one transaction.
+# Rows of a disabled destination expire at this age; older codes are of no use.
+MAX_AGE = timedelta(hours=24)
+# Rows that one transaction moves to a fallback.
 _BATCH = 500
 _TABLE = table_of(Delivery)
-_IN_NO_HAND = and_(_TABLE.c.wake_at.is_not(None), _TABLE.c.lease_until.is_(None))
+_UNCLAIMED = and_(_TABLE.c.wake_at.is_not(None), _TABLE.c.lease_until.is_(None))
 
 CODES: ColumnElement[bool] = _TABLE.c.type == SmsReceived.type
 NOTICES: ColumnElement[bool] = _TABLE.c.type == OPERATORS
@@ -41,37 +42,37 @@ OTHERS: ColumnElement[bool] = _TABLE.c.type != OPERATORS
 ANY: ColumnElement[bool] = _TABLE.c.type.is_not(None)
 
 
-def put_off(
+def postpone(
     session: Session,
     destination: str,
     now: datetime,
     until: datetime,
     which: ColumnElement[bool] = ANY,
 ) -> None:
-    """Let the sweep leave the destination's rows alone until then."""
+    """Keep the sweep from waking the destination's unclaimed rows before ``until``."""
     bound = {
         "waiting_for": destination, "until": until, "rest": until + _REST, "soon": now + _SOON,
     }  # fmt: skip
-    for statement in _put_off(which):
+    for statement in _postponements(which):
         session.connection().execute(statement, bound)
 
 
-@cache  # to build a statement costs more than to run it; there are few conditions
-def _put_off(which: ColumnElement[bool]) -> tuple[Update, Update]:
+@cache  # building a statement costs more than running it; there are few conditions
+def _postponements(which: ColumnElement[bool]) -> tuple[Update, Update]:
     until, rest, soon = (bindparam(name, type_=UtcTime) for name in ("until", "rest", "soon"))
     waiting = and_(
-        _TABLE.c.destination == bindparam("waiting_for", type_=String), _IN_NO_HAND, which
+        _TABLE.c.destination == bindparam("waiting_for", type_=String), _UNCLAIMED, which
     )
     due = or_(_TABLE.c.attempt == 0, _TABLE.c.next_attempt_at <= until)
-    heralds = select(_TABLE.c.id).where(waiting, due).order_by(_TABLE.c.id).limit(_HERALDS)
+    first = select(_TABLE.c.id).where(waiting, due).order_by(_TABLE.c.id).limit(_WAKE_FIRST)
     return (
         update(_TABLE).where(waiting, _TABLE.c.wake_at <= soon).values(wake_at=rest),
-        update(_TABLE).where(_TABLE.c.id.in_(heralds)).values(wake_at=until),
+        update(_TABLE).where(_TABLE.c.id.in_(first)).values(wake_at=until),
     )
 
 
-def give_up(session: Session, destination: str, older_than: datetime, reason: str) -> None:
-    """End the rows that have waited since before ``older_than``."""
+def expire(session: Session, destination: str, older_than: datetime, reason: str) -> None:
+    """Mark unclaimed rows created before ``older_than`` as dead."""
     session.connection().execute(
         update(_TABLE)
         .where(_waiting(destination), _TABLE.c.created_at < older_than)
@@ -79,33 +80,35 @@ def give_up(session: Session, destination: str, older_than: datetime, reason: st
     )
 
 
-def divert(
+def move_to_fallback(
     planner: Planner,
     destination: str,
     fallback: str,
     reason: str,
     which: ColumnElement[bool] = ANY,
 ) -> bool:
-    """Give the destination's oldest rows to its fallback; whether there may be more."""
+    """Move the destination's oldest rows to its fallback; whether there may be more."""
     session = planner.session
     chosen = select(_TABLE).where(_waiting(destination), which, _TABLE.c.recipient.is_(None))
     chosen = chosen.order_by(_TABLE.c.id).limit(_BATCH).with_for_update(skip_locked=True)
     rows = [dict(row) for row in session.connection().execute(chosen).mappings()]
     if not rows:
         return False
-    tell_instead(planner, fallback, rows)
+    plan_fallback_deliveries(planner, fallback, rows)
     session.connection().execute(
         update(_TABLE)
         .where(_TABLE.c.id.in_([row["id"] for row in rows]))
-        .values(state=DEAD, error=f"{reason}; {fallback} is told instead", wake_at=None)
+        .values(state=DEAD, error=f"{reason}; sent to {fallback} instead", wake_at=None)
     )
     return len(rows) == _BATCH
 
 
-def tell_instead(planner: Planner, fallback: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Plan to tell ``fallback`` what ``rows`` would have told, unless it is told so already.
+def plan_fallback_deliveries(
+    planner: Planner, fallback: str, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Plan deliveries to ``fallback`` in place of ``rows``, except those that it has already.
 
-    That it is told each thing once is what ends a circle of fallbacks, too.
+    The unique key also ends a cycle of fallbacks: each destination gets a delivery once.
     """
     if not rows:
         return
@@ -115,9 +118,9 @@ def tell_instead(planner: Planner, fallback: str, rows: Sequence[dict[str, Any]]
 
 
 def _copy(planner: Planner, fallback: str, row: dict[str, Any]) -> dict[str, Any]:
-    kept = ("type", "event_id", "code_id", "detail", "unsure", "created_at", "stale_at")
+    copied = ("type", "event_id", "code_id", "detail", "unsure", "created_at", "stale_at")
     return {
-        **{name: row[name] for name in kept},
+        **{name: row[name] for name in copied},
         "id": str(ULID()),
         "key": fallback + row["key"].removeprefix(row["destination"]),
         "destination": fallback,
@@ -131,5 +134,4 @@ def _copy(planner: Planner, fallback: str, row: dict[str, Any]) -> dict[str, Any
 
 
 def _waiting(destination: str) -> ColumnElement[bool]:
-    """The destination's rows that have something left to do, and are in nobody's hand."""
-    return and_(_TABLE.c.destination == destination, _IN_NO_HAND)
+    return and_(_TABLE.c.destination == destination, _UNCLAIMED)

@@ -1,6 +1,6 @@
 """The state of one destination, and the row lock under which it is read and changed.
 
-The lock also guards the destination's messages: they are claimed and recorded only under it.
+The destination's messages, too, are claimed and recorded only under this lock.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from worker.schema.models import Delivery, DestinationState, table_of
 
 _STATES = table_of(DestinationState)
 _DELIVERIES = table_of(Delivery)
-# Built once, since to build a statement costs more than to run it.
+# Built once: building a statement costs more than running it.
 _OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
 _LOCKED: Final = sql.select(_STATES).where(_OF_NAME).with_for_update()
 _CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 @dataclass(slots=True)
-class Locked:
-    """The columns of a destination's row while it is locked: see :class:`DestinationState`."""
+class LockedState:
+    """The columns of a destination's locked row: see :class:`DestinationState`."""
 
     name: str
     disabled_at: datetime | None
@@ -43,22 +43,22 @@ class Locked:
     awaited_until: datetime | None
 
 
-def lock(session: Session, name: str) -> Locked:
-    """The destination's row, held by this transaction until it ends; :func:`save` its changes."""
+def lock(session: Session, name: str) -> LockedState:
+    """Lock the destination's row until the transaction ends; :func:`save` writes changes."""
     found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().first()
     if found is None:
         insert_once(session, _STATES, {"name": name, "failures_in_row": 0})
         found = session.connection().execute(_LOCKED, {"state_of": name}).mappings().one()
-    return Locked(**found)
+    return LockedState(**found)
 
 
-def save(session: Session, state: Locked) -> None:
-    """Write what was changed of a locked row."""
+def save(session: Session, state: LockedState) -> None:
+    """Write the changed columns of a locked row."""
     session.connection().execute(_CHANGED, {"state_of": state.name, **asdict(state)})
 
 
 def disable(session: Session, name: str, reason: str, now: datetime) -> bool:
-    """Tell it nothing any more; whether that is news."""
+    """Disable a destination; whether it was enabled."""
     state = lock(session, name)
     if state.disabled_at is not None:
         return False
@@ -68,9 +68,9 @@ def disable(session: Session, name: str, reason: str, now: datetime) -> bool:
 
 
 def enable(session: Session, name: str, now: datetime) -> bool:
-    """Tell it again, at once what waited for it; whether it was disabled.
+    """Enable a destination; whether it was disabled.
 
-    What waited is due from now on: the next sweep wakes it, whoever called this need not.
+    Its waiting rows become due now, and the next sweep wakes them: the caller need not.
     """
     state = lock(session, name)
     was_disabled = state.disabled_at is not None
@@ -91,17 +91,17 @@ def enable(session: Session, name: str, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LockedDestination:
-    """Within one transaction; wake what ``planner`` holds after its commit."""
+    """A destination under its lock, in one transaction; call ``planner.wake`` after the commit."""
 
     runtime: Runtime
     planner: Planner
     destination: Destination
-    state: Locked
+    state: LockedState
 
     @classmethod
     @contextmanager
     def open(cls, runtime: Runtime, destination: Destination) -> Iterator[Self]:
-        """A transaction, and in it the destination's lock: before anything else, as all do."""
+        """Begin a transaction and lock the destination first, as every transaction here does."""
         with runtime.database.transaction() as session:
             state = lock(session, destination.name)
             found = replace(state)
@@ -112,11 +112,11 @@ class LockedDestination:
                 save(session, state)
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """What fails within takes back nothing that was written before it.
+    def savepoint(self) -> Iterator[None]:
+        """Run a block in a savepoint: its failure does not roll back what was written before.
 
         Raises:
-            SQLAlchemyError: it failed.
+            SQLAlchemyError: the block failed.
         """
         found = asdict(self.state)
         try:
@@ -134,15 +134,15 @@ class LockedDestination:
 
     @property
     def now(self) -> datetime:
-        """When the lock was won."""
+        """When the lock was acquired."""
         return self.planner.now
 
     @property
     def name(self) -> str:
-        """The destination's."""
+        """The destination's name."""
         return self.destination.name
 
     @property
     def policy(self) -> DestinationPolicy:
-        """What its owner chose."""
+        """The settings that its owner chose."""
         return self.runtime.integrations.policies[self.name]

@@ -1,8 +1,8 @@
-"""How an attempt ended, for each of the rows that a message told: decided, and written.
+"""The outcome of an attempt for each row of its message: decided and recorded.
 
-All of it is one transaction, under the lock on the destination: the rows' ends, what becomes of
-recipients who did not get it, whether the destination is disabled, and who is told of that.
-A row that was lost to somebody else meanwhile is left as that one has it.
+One transaction, under the lock on the destination, writes the states of the rows, the retries for
+recipients who did not get the message, whether the destination is disabled, and the notices to
+the operators. A row whose lease was lost meanwhile is left to its new holder.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from worker.delivery import deferral, recipients
-from worker.delivery.claim import Message, Told
-from worker.delivery.compose import Row
+from worker.delivery.claim import ClaimedDelivery, Message
+from worker.delivery.compose import DeliveryRow
 from worker.delivery.destination_lock import LockedDestination
 from worker.destinations.base import DeliveryError
 from worker.outbox import backoff, leases
@@ -24,12 +24,12 @@ from worker.outbox.leases import Claim
 from worker.schema.models import Delivery, table_of
 from worker.schema.states import DEAD, DONE, OPERATORS, PENDING, UNKNOWN
 
-MOST_ATTEMPTS = 15
-# So many messages refused for good, one after the other, speak of the destination.
-MOST_REFUSED = 5
+MAX_ATTEMPTS = 15
+# After this many permanent refusals in a row the destination is disabled.
+MAX_REFUSALS = 5
 _AFTER_UNKNOWN = timedelta(seconds=5)
 _SHORTEST_PAUSE = timedelta(seconds=1)
-# A destination that asks for pauses is alive: such attempts do not count, for this long.
+# A destination that asks for pauses is alive: for this long, such attempts do not count.
 _LONGEST_PAUSED = timedelta(hours=24)
 _TABLE = table_of(Delivery)
 _ONE_MORE_FAILURE = _TABLE.c.failures + 1
@@ -37,158 +37,179 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended for a row: in ``state``, or for None it is tried again."""
+class Outcome:
+    """The outcome of an attempt for one row: its final ``state``, or None for a retry."""
 
     state: str | None
     error: DeliveryError | None = None
 
     @property
     def reason(self) -> str | None:
-        """What went wrong, in words."""
+        """The error text for an operator; None on success."""
         return self.error.reason if self.error is not None else None
 
 
-_DONE: Final = Ending(DONE)
+_DONE: Final = Outcome(DONE)
 
 
-def decide(desk: LockedDestination, told: Told, error: DeliveryError | None) -> Ending:
-    """The state that an attempt ends in for one row."""
-    row, claimed = told.row, told.claimed
+def decide(
+    locked: LockedDestination, delivery: ClaimedDelivery, error: DeliveryError | None
+) -> Outcome:
+    """Decide the outcome of an attempt for one row."""
+    row, claimed = delivery.row, delivery.claimed
     if error is None:
         return _DONE
-    repeats = desk.policy.on_unknown == "repeat"
+    repeats = locked.policy.on_unknown == "repeat"
     if error.unknown and (not repeats or row.unsure or claimed.vanished or error.permanent):
-        return Ending(UNKNOWN, error)  # repeated once already: once more would be noise
+        return Outcome(UNKNOWN, error)  # repeated once already; more would be noise
     if error.permanent:
-        return Ending(DEAD, error)
+        return Outcome(DEAD, error)
     if error.retry_after is not None:
-        over = desk.now - row.created_at > _LONGEST_PAUSED
-        return Ending(DEAD if over else None, error)
-    return Ending(DEAD if row.failures + 1 >= MOST_ATTEMPTS else None, error)
+        over = locked.now - row.created_at > _LONGEST_PAUSED
+        return Outcome(DEAD if over else None, error)
+    return Outcome(DEAD if row.failures + 1 >= MAX_ATTEMPTS else None, error)
 
 
-def write(
-    desk: LockedDestination, over: Sequence[tuple[Message, DeliveryError | None]]
-) -> list[list[tuple[Told, Ending]]]:
-    """Write how sendings ended: for each the rows that were still in this hand, with their ends."""
-    told = [
+def record(
+    locked: LockedDestination, finished: Sequence[tuple[Message, DeliveryError | None]]
+) -> list[list[tuple[ClaimedDelivery, Outcome]]]:
+    """Record finished messages; for each, the outcomes of the rows whose lease was not lost."""
+    sent = [
         each
-        for message, error in over
-        for each in message.told
+        for message, error in finished
+        for each in message.deliveries
         if error is None and each.problem is None
     ]
-    done = _write(desk, _DONE, told) if told else set()
-    return [_write_one(desk, message, error, done) for message, error in over]
+    done = _write(locked, _DONE, sent) if sent else set()
+    return [_record_message(locked, message, error, done) for message, error in finished]
 
 
-def _write_one(
-    desk: LockedDestination, message: Message, error: DeliveryError | None, done: Collection[Claim]
-) -> list[tuple[Told, Ending]]:
-    of_all, failed = recipients.apart(desk, message, error)
-    groups: dict[Ending, list[Told]] = {}
-    for told in message.told:
-        groups.setdefault(decide(desk, told, told.problem or of_all), []).append(told)
-    written: list[tuple[Told, Ending]] = []
-    for ending, group in groups.items():
-        kept = done if ending == _DONE and error is None else _write(desk, ending, group)
-        still_ours = [told for told in group if told.claimed in kept]
-        written += [(told, ending) for told in still_ours]
-        if ending.error is not recipients.NOBODY:
-            _give_up(desk, ending, [told.row for told in still_ours])
-    _go_on_alone(desk, [told.row for told, _ in written if told.problem is None], failed)
-    if any(told.problem is None for told in message.told):
-        _judge(desk, message, of_all)
+def _record_message(
+    locked: LockedDestination,
+    message: Message,
+    error: DeliveryError | None,
+    done: Collection[Claim],
+) -> list[tuple[ClaimedDelivery, Outcome]]:
+    row_error, failed = recipients.split_error(locked, message, error)
+    groups: dict[Outcome, list[ClaimedDelivery]] = {}
+    for delivery in message.deliveries:
+        groups.setdefault(decide(locked, delivery, delivery.problem or row_error), []).append(
+            delivery
+        )
+    written: list[tuple[ClaimedDelivery, Outcome]] = []
+    for outcome, group in groups.items():
+        ours = done if outcome == _DONE and error is None else _write(locked, outcome, group)
+        still_ours = [delivery for delivery in group if delivery.claimed in ours]
+        written += [(delivery, outcome) for delivery in still_ours]
+        if outcome.error is not recipients.ALL_RECIPIENTS_FAILED:
+            _follow_up(locked, outcome, [delivery.row for delivery in still_ours])
+    _retry_recipients(
+        locked, [delivery.row for delivery, _ in written if delivery.problem is None], failed
+    )
+    if any(delivery.problem is None for delivery in message.deliveries):
+        _update_health(locked, message, row_error)
     return written
 
 
-def _write(desk: LockedDestination, ending: Ending, group: Sequence[Told]) -> set[Claim]:
-    error, until = ending.error, None
-    values: dict[str, object] = {"state": ending.state or PENDING, "error": ending.reason}
+def _write(
+    locked: LockedDestination, outcome: Outcome, group: Sequence[ClaimedDelivery]
+) -> set[Claim]:
+    error, until = outcome.error, None
+    values: dict[str, object] = {"state": outcome.state or PENDING, "error": outcome.reason}
     if error is None:
-        values["sent_at"] = desk.now
+        values["sent_at"] = locked.now
     elif error.unknown:
         values["unsure"] = True
     if error is not None and error.retry_after is None:
         values["failures"] = _ONE_MORE_FAILURE
-    if error is not None and ending.state is None:
-        until = _again(desk, error, max(told.row.failures for told in group) + 1)
-    claims = [told.claimed for told in group]
-    return leases.write_each(desk.session, _TABLE, claims, until, **values)
+    if error is not None and outcome.state is None:
+        until = _retry_at(locked, error, max(delivery.row.failures for delivery in group) + 1)
+    claims = [delivery.claimed for delivery in group]
+    return leases.release(locked.session, _TABLE, claims, until, **values)
 
 
-def _again(desk: LockedDestination, error: DeliveryError, failures: int) -> datetime:
+def _retry_at(locked: LockedDestination, error: DeliveryError, failures: int) -> datetime:
     if error.retry_after is not None:
         pause = max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
-        desk.state.blocked_until = max(desk.state.blocked_until or desk.now, desk.now + pause)
-        return desk.now + pause
-    return desk.now + (_AFTER_UNKNOWN if error.unknown else backoff.after(failures))
+        locked.state.blocked_until = max(
+            locked.state.blocked_until or locked.now, locked.now + pause
+        )
+        return locked.now + pause
+    return locked.now + (_AFTER_UNKNOWN if error.unknown else backoff.after(failures))
 
 
-def _judge(desk: LockedDestination, message: Message, error: DeliveryError | None) -> None:
-    """Disable the destination if it has refused everything for a while."""
+def _update_health(
+    locked: LockedDestination, message: Message, error: DeliveryError | None
+) -> None:
+    """Count permanent refusals in a row, and disable the destination when there are too many."""
     if error is None:
-        desk.state.failures_in_row = 0
-    elif error.permanent and not error.unknown and not error.of_message:
-        desk.state.failures_in_row += 1
-        if desk.state.failures_in_row >= MOST_REFUSED:
-            _disable(desk, message.told[0].row, error.reason)
+        locked.state.failures_in_row = 0
+    elif error.permanent and not error.unknown and not error.message_only:
+        locked.state.failures_in_row += 1
+        if locked.state.failures_in_row >= MAX_REFUSALS:
+            _disable(locked, message.deliveries[0].row, error.reason)
 
 
-def _disable(desk: LockedDestination, row: Row, reason: str) -> None:
-    if desk.state.disabled_at is not None:
+def _disable(locked: LockedDestination, row: DeliveryRow, reason: str) -> None:
+    if locked.state.disabled_at is not None:
         return
-    desk.state.disabled_at, desk.state.reason = desk.now, reason
-    _log.warning("destination.disabled", destination=desk.name, reason=reason)
-    fallback = desk.policy.fallback
-    meanwhile = f"{fallback} is told instead" if fallback else "what is for it waits, for a day"
-    _tell_operators(
-        desk,
-        f"disabled:{desk.name}",
+    locked.state.disabled_at, locked.state.reason = locked.now, reason
+    _log.warning("destination.disabled", destination=locked.name, reason=reason)
+    fallback = locked.policy.fallback
+    meanwhile = (
+        f"Its messages go to {fallback} instead"
+        if fallback
+        else "Its messages wait for up to a day"
+    )
+    _notify_operators(
+        locked,
+        f"disabled:{locked.name}",
         row,
-        f"{desk.name} is disabled: it refused {MOST_REFUSED} messages in a row, the last with: "
-        f"{reason}. Meanwhile {meanwhile}. Put it right; then: "
-        f"codecatch destinations enable {desk.name}",
+        f"{locked.name} is disabled: it refused {MAX_REFUSALS} messages in a row, the last with: "
+        f"{reason}. {meanwhile}. Fix the cause, then run: "
+        f"codecatch destinations enable {locked.name}",
     )
 
 
-def _give_up(desk: LockedDestination, ending: Ending, rows: Sequence[Row]) -> None:
-    """What follows for rows that will not be told here: a fallback, and the operators."""
-    if ending.state not in {DEAD, UNKNOWN}:
+def _follow_up(locked: LockedDestination, outcome: Outcome, rows: Sequence[DeliveryRow]) -> None:
+    """For rows that will not be sent: plan fallback deliveries and notify the operators."""
+    if outcome.state not in {DEAD, UNKNOWN}:
         return
-    fallback = desk.policy.fallback if ending.state == DEAD else None
+    fallback = locked.policy.fallback if outcome.state == DEAD else None
     if fallback is not None:
-        deferral.tell_instead(
-            desk.planner, fallback, [asdict(row) for row in rows if row.recipient is None]
+        deferral.plan_fallback_deliveries(
+            locked.planner, fallback, [asdict(row) for row in rows if row.recipient is None]
         )
-    # A notice about a notice would never end.
+    # A failed notice must not cause another notice.
     reportable = [row for row in rows if row.type != OPERATORS]
     if reportable:
-        _report(desk, reportable[0], reportable[0].id, ending)
+        _report(locked, reportable[0], reportable[0].id, outcome)
 
 
-def _go_on_alone(
-    desk: LockedDestination, rows: Sequence[Row], failed: Mapping[str, DeliveryError]
+def _retry_recipients(
+    locked: LockedDestination, rows: Sequence[DeliveryRow], failed: Mapping[str, DeliveryError]
 ) -> None:
-    given_up = recipients.plan(desk, rows, failed)
+    dead = recipients.plan_retries(locked, rows, failed)
     refused = next((error for error in failed.values() if error.permanent), None)
     reportable = [row for row in rows if row.type != OPERATORS]
-    if given_up and refused is not None and reportable:
-        _report(desk, reportable[0], given_up[0], Ending(DEAD, refused))
+    if dead and refused is not None and reportable:
+        _report(locked, reportable[0], dead[0], Outcome(DEAD, refused))
 
 
-def _report(desk: LockedDestination, row: Row, delivery_id: str, ending: Ending) -> None:
-    could = "may not have been" if ending.state == UNKNOWN else "could not be"
-    _tell_operators(
-        desk,
-        f"dead:{desk.name}",
+def _report(
+    locked: LockedDestination, row: DeliveryRow, delivery_id: str, outcome: Outcome
+) -> None:
+    what = "may not have arrived" if outcome.state == UNKNOWN else "failed"
+    _notify_operators(
+        locked,
+        f"dead:{locked.name}",
         row,
-        f"{desk.name} {could} told of a code or other news: {ending.reason}. "
-        f"Look: codecatch deliveries list --state {ending.state}; "
-        f"then: codecatch deliveries retry {delivery_id}",
+        f"A delivery to {locked.name} {what}: {outcome.reason}. "
+        f"To list: codecatch deliveries list --state {outcome.state}. "
+        f"To retry: codecatch deliveries retry {delivery_id}",
     )
 
 
-def _tell_operators(desk: LockedDestination, kind: str, row: Row, detail: str) -> None:
-    others = [name for name in desk.runtime.policy.routing.operators() if name != desk.name]
-    desk.planner.notice(others, kind, event_id=row.event_id, detail=detail)
+def _notify_operators(locked: LockedDestination, kind: str, row: DeliveryRow, detail: str) -> None:
+    others = [name for name in locked.runtime.policy.routing.operators() if name != locked.name]
+    locked.planner.plan_notice(others, kind, event_id=row.event_id, detail=detail)

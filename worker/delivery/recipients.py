@@ -1,4 +1,4 @@
-"""Recipients of one message who did not get it, while others did: each goes on in a row alone."""
+"""Recipients who did not get a message that others got: each gets a separate row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ulid import ULID
 from receiver.database.engine import insert_once
 from receiver.vault.sealing import Vault
 from worker.delivery.claim import Message
-from worker.delivery.compose import Row
+from worker.delivery.compose import DeliveryRow
 from worker.delivery.destination_lock import LockedDestination
 from worker.destinations.base import DeliveryError, Destination
 from worker.outbox import backoff
@@ -18,17 +18,19 @@ from worker.schema.models import Delivery, table_of
 from worker.schema.states import DEAD, PENDING
 
 _TABLE = table_of(Delivery)
-# Mixed answers to all recipients: the rows of each say how that goes on.
-NOBODY = DeliveryError(
-    "no recipient took it; each goes on by itself", permanent=True, of_message=True
+# Every recipient failed, with different errors: each gets a separate row.
+ALL_RECIPIENTS_FAILED = DeliveryError(
+    "no recipient accepted it; each has a separate delivery now",
+    permanent=True,
+    message_only=True,
 )
-GONE = DeliveryError(
-    "the recipient is no longer one of this destination", permanent=True, of_message=True
+RECIPIENT_REMOVED = DeliveryError(
+    "the recipient was removed from this destination", permanent=True, message_only=True
 )
 
 
 def address_of(vault: Vault, destination: Destination, recipient: str) -> str | None:
-    """The address behind a row's digest; None if the destination has it no more."""
+    """The address with this digest; None if the destination no longer has it."""
     for address in destination.recipients:
         if digest(vault, address) == recipient:
             return address
@@ -36,36 +38,35 @@ def address_of(vault: Vault, destination: Destination, recipient: str) -> str | 
 
 
 def digest(vault: Vault, address: str) -> str:
-    """What is written down of an address."""
+    """The keyed digest of an address, stored in its place."""
     return vault.digest("recipient", address)
 
 
-def apart(
-    desk: LockedDestination, message: Message, error: DeliveryError | None
+def split_error(
+    locked: LockedDestination, message: Message, error: DeliveryError | None
 ) -> tuple[DeliveryError | None, Mapping[str, DeliveryError]]:
-    """What an error says of the message's rows, and of each recipient who goes on alone."""
+    """Split an error into that of the message's rows and those of single recipients, by digest."""
     if error is None or not error.failed:
         return error, {}
-    by_digest = {digest(desk.runtime.vault, each): why for each, why in error.failed.items()}
+    by_digest = {digest(locked.runtime.vault, each): why for each, why in error.failed.items()}
     if message.recipient is not None:
         return by_digest.get(message.recipient), {}
-    if len(by_digest) >= len(desk.destination.recipients):
-        return NOBODY, by_digest
+    if len(by_digest) >= len(locked.destination.recipients):
+        return ALL_RECIPIENTS_FAILED, by_digest
     return None, by_digest
 
 
-def plan(
-    desk: LockedDestination, rows: Sequence[Row], failed: Mapping[str, DeliveryError]
+def plan_retries(
+    locked: LockedDestination, rows: Sequence[DeliveryRow], failed: Mapping[str, DeliveryError]
 ) -> list[str]:
-    """Plan each of ``rows`` for each recipient who did not get it; the ids of those given up."""
-    given_up = []
+    """Plan each of ``rows`` again for each failed recipient; the ids of those that are dead."""
+    dead = []
     for row in rows:
         for recipient, error in failed.items():
             id_ = str(ULID())
-            over = error.permanent
-            until = desk.now + max(backoff.after(1), timedelta(seconds=error.retry_after or 0))
+            until = locked.now + max(backoff.after(1), timedelta(seconds=error.retry_after or 0))
             insert_once(
-                desk.session,
+                locked.session,
                 _TABLE,
                 {
                     "id": id_,
@@ -76,7 +77,7 @@ def plan(
                     "code_id": row.code_id,
                     "detail": row.detail,
                     "recipient": recipient,
-                    "state": DEAD if over else PENDING,
+                    "state": DEAD if error.permanent else PENDING,
                     "error": error.reason,
                     "unsure": row.unsure or error.unknown,
                     "failures": 1,
@@ -84,11 +85,11 @@ def plan(
                     "vanished": 0,
                     "created_at": row.created_at,
                     "stale_at": row.stale_at,
-                    "claimed_at": desk.now,
+                    "claimed_at": locked.now,
                     "next_attempt_at": until,
-                    "wake_at": None if over else until,
+                    "wake_at": None if error.permanent else until,
                 },
             )
-            if over:
-                given_up.append(id_)
-    return given_up
+            if error.permanent:
+                dead.append(id_)
+    return dead

@@ -1,4 +1,4 @@
-"""Which of a destination's waiting rows are told next, and which of them in one message."""
+"""Selects which of a destination's due rows are sent next, and which share a message."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _TABLE = table_of(Delivery)
 _DESTINATION: Final = bindparam("destination", type_=String)
 _IS_STALE: Final = _TABLE.c.stale_at <= leases.NOW
 _IS_FRESH: Final = or_(_TABLE.c.stale_at.is_(None), _TABLE.c.stale_at > leases.NOW)
-_IN_HAND: Final = select(func.count(distinct(_TABLE.c.message))).where(
+_IN_FLIGHT: Final = select(func.count(distinct(_TABLE.c.message))).where(
     _TABLE.c.destination == _DESTINATION,
     _TABLE.c.state == SENDING,
-    # In these words, an index answers it.
+    # Written this way so that an index answers it.
     _TABLE.c.lease_until > leases.NOW,
     _TABLE.c.lease_until <= leases.AHEAD,
 )
@@ -41,7 +41,7 @@ _IN_HAND: Final = select(func.count(distinct(_TABLE.c.message))).where(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row that is due, and what decides in whose company it may be told."""
+    """A row that is due, with the columns that decide which rows it may share a message with."""
 
     id: str
     stale: bool
@@ -52,32 +52,32 @@ class Candidate:
     recipient: str | None
 
     @property
-    def again(self) -> bool:
-        """Whether it may have been told already."""
+    def maybe_sent(self) -> bool:
+        """Whether an earlier attempt may have sent it."""
         return self.unsure or self.abandoned
 
     @property
-    def company(self) -> object:
+    def batch_key(self) -> object:
         """Equal for rows that may share a message.
 
-        What may be a repetition is repeated as it was, so that a mailbox can tell. What a sender
-        was lost over goes as it was only once: if another is lost over it, each row goes alone.
-        What is out of date does not go among what is not.
+        Rows that may have been sent together are repeated together, so that a mailbox recognises
+        the repetition. After one lost lease they are repeated together once; after a second one
+        each row is sent alone. Stale rows do not share a message with fresh ones.
         """
         alone = self.id if self.abandoned and self.vanished else None
-        again = (self.message or self.id) if self.again else None
-        return (alone, again, self.abandoned, self.stale, self.recipient)
+        repeated = (self.message or self.id) if self.maybe_sent else None
+        return (alone, repeated, self.abandoned, self.stale, self.recipient)
 
 
 def candidates(
     session: Session, destination: str, now: datetime, limit: int, only: ColumnElement[bool]
 ) -> list[Candidate]:
-    """The destination's first rows that are due: what is not out of date first, then by age."""
-    # Few wait, nearly always: they are all there is to choose from.
+    """The destination's first ``limit`` due rows: fresh ones before stale ones, oldest first."""
+    # Nearly always fewer than the limit are due, and one statement is enough.
     oldest = _candidates(session, destination, now, limit, only)
     if len(oldest) < limit:
         return sorted(oldest, key=lambda each: each.stale)
-    # Not one statement sorted by both: that would read all that waits, however little is wanted.
+    # One statement sorted by both would read every due row, however small the limit.
     fresh = _candidates(session, destination, now, limit, only, age=_IS_FRESH)
     if len(fresh) == limit:
         return fresh
@@ -100,7 +100,7 @@ def _candidates(
     ]
 
 
-@cache  # to build a statement costs more than to run it; there are few conditions
+@cache  # building a statement costs more than running it; there are few conditions
 def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select[Any]:
     stale = case((_IS_STALE, 1), else_=0)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)
@@ -109,7 +109,7 @@ def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select
         select(_TABLE.c.id, stale, abandoned, *columns)
         .where(
             _TABLE.c.destination == _DESTINATION,
-            leases.available(_TABLE),
+            leases.claimable(_TABLE),
             only,
             *(() if age is None else (age,)),
         )
@@ -118,15 +118,15 @@ def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select
     )
 
 
-def together(waiting: Sequence[Candidate], most: int) -> list[str]:
-    """The ids to tell next in one message, at most ``most``: the first, and its company."""
+def next_batch(waiting: Sequence[Candidate], most: int) -> list[str]:
+    """The ids of the next message, at most ``most``: the first row and those with its key."""
     if most == 1:
         return [waiting[0].id]
-    company = waiting[0].company
-    return [each.id for each in waiting if each.company == company][:most]
+    key = waiting[0].batch_key
+    return [each.id for each in waiting if each.batch_key == key][:most]
 
 
-def in_hand(session: Session, destination: str, now: datetime) -> int:
-    """How many messages to the destination are being sent."""
+def in_flight(session: Session, destination: str, now: datetime) -> int:
+    """How many messages to the destination are in flight, in all processes."""
     bound = {**leases.times(now), "destination": destination}
-    return session.connection().scalar(_IN_HAND, bound) or 0
+    return session.connection().scalar(_IN_FLIGHT, bound) or 0

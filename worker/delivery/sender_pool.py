@@ -1,8 +1,9 @@
-"""Telling one destination: one thread of a process claims and records, some others send.
+"""Sender threads of one process: for each destination, one dispatcher and several senders.
 
-Whoever leads claims as many messages as there are free places, has them sent side by side, and
-writes how those ended together with the next claims: one transaction for several messages. A
-wake-up call for a destination that is led already only makes its leader look again.
+The dispatcher claims as many messages as there are free slots, has the threads send them
+concurrently, and records the finished ones together with the next claims: one transaction for
+several messages. A wake-up call for a destination that already has a dispatcher only makes that
+dispatcher look again.
 """
 
 from __future__ import annotations
@@ -18,196 +19,209 @@ from typing import Any, Final, Generic, TypeVar
 
 from worker.destinations.base import DeliveryError
 
-# So many messages are sent at once to a destination of which nothing is known yet.
-FIRST_ABREAST: Final = 4
-# After this long a leader leaves the rest of a destination's rows to another task.
-TERM_SECONDS = 10.0
-# The first message that has landed waits for others, to be recorded together with them, for as
-# long as the last record took: so recording is at most half of a leader's work, and what a crash
-# would have told again is little. Never for longer than this.
-_LONGEST_LINGER_SECONDS = 0.03
-# How often the sweep is kept away from what waits in a long queue.
-_HUSH_SECONDS = 2.0
+# How many messages are sent concurrently to a destination that has no history yet.
+INITIAL_CONCURRENCY: Final = 4
+# After this long a dispatcher leaves the rest of a destination's rows to another task.
+MAX_DISPATCH_SECONDS = 10.0
+# The first finished message waits for others, to be recorded together with them, for as long as
+# the last record took. So recording is at most half of a dispatcher's work, and a crash repeats
+# few messages. The wait never exceeds this.
+_MAX_LINGER_SECONDS = 0.03
+# How often the waiting rows of a long queue are postponed, to keep the sweep away from them.
+_POSTPONE_EVERY_SECONDS = 2.0
 M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
-class Landed(Generic[M]):
-    """A message whose sending is over, and what went wrong, if something did."""
+class FinishedSend(Generic[M]):
+    """A message whose sending is over, with its error if it failed."""
 
     message: M
     error: DeliveryError | None
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Nothing may be sent for so many seconds; it is worth to wait, and others do not."""
+class Throttled:
+    """The pace allows the next message in ``seconds``. This dispatcher waits; no other does."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """How a leader takes more in hand.
+class ClaimRequest:
+    """What a dispatcher asks for when it claims messages.
 
     Attributes:
-        goes_on: the leader's term is not over.
-        places: how many messages it may add to what it has in hand.
-        waited: the leader has waited for the destination's turn.
-        hushes: what stays behind is to be hidden from the sweep, since it has somebody.
+        has_time: the dispatcher's time is not over.
+        free_slots: how many messages it may add to those in flight.
+        waited: the dispatcher has waited because it was :class:`Throttled`.
+        postpone_rest: postpone the rows that stay behind, so that the sweep leaves them alone;
+            this dispatcher will claim them.
     """
 
-    goes_on: bool = True
-    places: int = FIRST_ABREAST
+    has_time: bool = True
+    free_slots: int = INITIAL_CONCURRENCY
     waited: bool = False
-    hushes: bool = False
+    postpone_rest: bool = False
 
 
-# Sends one message; raises nothing, or its leader would wait for ever.
+# Sends one message. It must not raise: its dispatcher would wait for ever.
 Send = Callable[[M], DeliveryError | None]
-# Records what has landed and claims what may be sent next.
-Step = Callable[[Sequence[Landed[M]], Round], Sequence[M] | Turn]
+# Records finished messages and claims the next ones.
+Step = Callable[[Sequence[FinishedSend[M]], ClaimRequest], Sequence[M] | Throttled]
 
 
 @dataclass(slots=True, eq=False)
-class _Crew:
-    """Those who send to one destination, and what their leader is told.
+class _Senders:
+    """The sender threads of one destination, and the queue of their dispatcher.
 
-    ``abreast`` is how many messages may be sent at once: one after a failure, more after each
-    success up to ``most``, so that a destination in trouble is asked by one message and not by
-    several.
+    ``results`` holds finished messages, and None for each wake-up call. ``concurrency`` is how
+    many messages may be in flight: 1 after a failure, doubled after each success up to
+    ``max_concurrency``, so that a destination in trouble gets one message at a time.
     """
 
-    hands: ThreadPoolExecutor
-    most: int
-    news: queues.SimpleQueue[Landed[Any] | None] = field(default_factory=queues.SimpleQueue)
-    led: bool = False
-    abreast: int = FIRST_ABREAST
+    threads: ThreadPoolExecutor
+    max_concurrency: int
+    results: queues.SimpleQueue[FinishedSend[Any] | None] = field(
+        default_factory=queues.SimpleQueue
+    )
+    has_dispatcher: bool = False
+    concurrency: int = INITIAL_CONCURRENCY
 
-    def learn(self, landed: Sequence[Landed[Any]]) -> None:
-        """Note how the destination fares."""
-        for each in landed:
-            self.abreast = 1 if each.error is not None else min(2 * self.abreast, self.most)
+    def adapt_concurrency(self, finished: Sequence[FinishedSend[Any]]) -> None:
+        """Adjust the concurrency to the latest results."""
+        for each in finished:
+            self.concurrency = (
+                1 if each.error is not None else min(2 * self.concurrency, self.max_concurrency)
+            )
 
 
 class SenderPool:
-    """The crews of one process, one for each destination that was ever told anything."""
+    """The sender threads of one process, created for a destination at its first delivery."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._crews: dict[str, _Crew] = {}
+        self._senders: dict[str, _Senders] = {}
 
-    def work(self, destination: str, most: int, send: Send[M], step: Step[M]) -> None:
-        """Lead the destination's crew until nothing is left to do, unless somebody leads it.
+    def dispatch(
+        self, destination: str, max_concurrency: int, send: Send[M], step: Step[M]
+    ) -> None:
+        """Send the destination's messages until none are left, unless a dispatcher does already.
 
-        At most ``most`` messages are sent at once.
-
-        Raises whatever ``step`` raises, once all that is being sent has landed and was recorded
-        if possible.
+        Raises whatever ``step`` raises, after all messages in flight have finished and, if
+        possible, were recorded.
         """
-        crew = self._enlist(destination, most)
-        if crew is None:
+        senders = self._acquire(destination, max_concurrency)
+        if senders is None:
             return
         try:
-            _lead(crew, send, step)
-            while not self._retires(crew):
-                _lead(crew, send, step)
+            _dispatch(senders, send, step)
+            while not self._release(senders):
+                _dispatch(senders, send, step)
         except BaseException:
-            crew.led = False
+            senders.has_dispatcher = False
             raise
 
     def close(self) -> None:
-        """Begin nothing any more."""
-        for crew in self._crews.values():
-            crew.hands.shutdown(wait=False, cancel_futures=True)
+        """Start no more messages; does not wait for those in flight."""
+        for senders in self._senders.values():
+            senders.threads.shutdown(wait=False, cancel_futures=True)
 
-    def _enlist(self, destination: str, most: int) -> _Crew | None:
-        """The destination's crew for its new leader; None where it has one, who is told."""
+    def _acquire(self, destination: str, max_concurrency: int) -> _Senders | None:
+        """Become the destination's dispatcher; None if it has one, which is woken instead."""
         with self._lock:
-            crew = self._crews.get(destination)
-            if crew is None:
-                hands = ThreadPoolExecutor(most, thread_name_prefix=f"send-{destination}")
-                crew = self._crews[destination] = _Crew(hands, most)
-            if crew.led:
-                crew.news.put(None)
+            senders = self._senders.get(destination)
+            if senders is None:
+                threads = ThreadPoolExecutor(
+                    max_concurrency, thread_name_prefix=f"send-{destination}"
+                )
+                senders = self._senders[destination] = _Senders(threads, max_concurrency)
+            if senders.has_dispatcher:
+                senders.results.put(None)
                 return None
-            crew.led = True
-            return crew
+            senders.has_dispatcher = True
+            return senders
 
-    def _retires(self, crew: _Crew) -> bool:
-        """Whether the leader may go: nobody called meanwhile."""
+    def _release(self, senders: _Senders) -> bool:
+        """Stop being the dispatcher, unless a wake-up call has arrived; whether it stopped."""
         with self._lock:
-            crew.led = not crew.news.empty()
-            while not crew.news.empty():
-                crew.news.get_nowait()
-            return not crew.led
+            senders.has_dispatcher = not senders.results.empty()
+            while not senders.results.empty():
+                senders.results.get_nowait()
+            return not senders.has_dispatcher
 
 
-def _lead(crew: _Crew, send: Send[M], step: Step[M]) -> None:
-    """One term: until nothing is left to be claimed, or it is over."""
-    until: float | None = None
-    hushes_at = took = 0.0
-    flying = 0
-    landed: list[Landed[M]] = []
+def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
+    """Claim, send and record until nothing can be claimed or the dispatcher's time is over."""
+    ends_at: float | None = None
+    postpone_at = step_seconds = 0.0
+    in_flight = 0
+    finished: list[FinishedSend[M]] = []
     waited = False
 
-    def carry(message: M) -> None:
-        crew.news.put(Landed(message, send(message)))
+    def send_one(message: M) -> None:
+        senders.results.put(FinishedSend(message, send(message)))
 
     try:
         while True:
             now = time.monotonic()
-            goes_on = until is None or now < until
-            until = until or now + TERM_SECONDS
-            places = crew.abreast - flying
-            turn = None
-            if landed or ((goes_on or waited) and places > 0):
-                hushes = now >= hushes_at
-                taken = step(landed, Round(goes_on, places, waited, hushes))
-                landed, took = [], time.monotonic() - now
-                hushes_at = now + _HUSH_SECONDS if hushes else hushes_at
-                turn = taken if isinstance(taken, Turn) else None
-                for message in () if isinstance(taken, Turn) else taken:
-                    crew.hands.submit(carry, message)
-                    flying += 1
-            if not flying and turn is None:
+            has_time = ends_at is None or now < ends_at
+            ends_at = ends_at or now + MAX_DISPATCH_SECONDS
+            free_slots = senders.concurrency - in_flight
+            throttled = None
+            if finished or ((has_time or waited) and free_slots > 0):
+                postpone_rest = now >= postpone_at
+                claimed = step(finished, ClaimRequest(has_time, free_slots, waited, postpone_rest))
+                finished, step_seconds = [], time.monotonic() - now
+                postpone_at = now + _POSTPONE_EVERY_SECONDS if postpone_rest else postpone_at
+                throttled = claimed if isinstance(claimed, Throttled) else None
+                for message in () if isinstance(claimed, Throttled) else claimed:
+                    senders.threads.submit(send_one, message)
+                    in_flight += 1
+            if not in_flight and throttled is None:
                 return
-            landed = _news(crew, flying, turn, min(took, _LONGEST_LINGER_SECONDS))
-            waited = turn is not None
-            flying -= len(landed)
-            crew.learn(landed)
+            linger = min(step_seconds, _MAX_LINGER_SECONDS)
+            finished = _next_finished(senders, in_flight, throttled, linger)
+            waited = throttled is not None
+            in_flight -= len(finished)
+            senders.adapt_concurrency(finished)
     except BaseException:
-        _salvage(crew, flying, landed, step)
+        _record_remaining(senders, in_flight, finished, step)
         raise
 
 
-def _news(crew: _Crew, flying: int, turn: Turn | None, linger: float) -> list[Landed[M]]:
-    """What has landed; ends as well if somebody calls while there is a place, or it is the turn.
+def _next_finished(
+    senders: _Senders, in_flight: int, throttled: Throttled | None, linger: float
+) -> list[FinishedSend[M]]:
+    """Wait for finished messages.
 
-    The first that lands waits ``linger`` seconds for others.
+    The first one waits ``linger`` seconds for others. The wait also ends when a wake-up call
+    arrives while a slot is free, and when the time of ``throttled`` is over.
     """
-    landed: list[Landed[M]] = []
-    until = math.inf if turn is None else time.monotonic() + turn.seconds
+    finished: list[FinishedSend[M]] = []
+    until = math.inf if throttled is None else time.monotonic() + throttled.seconds
     while True:
         left = max(until - time.monotonic(), 0)
         try:
-            one = crew.news.get(timeout=None if left == math.inf else left)
+            one = senders.results.get(timeout=None if left == math.inf else left)
         except queues.Empty:
-            return landed
-        if one is not None and not landed:
+            return finished
+        if one is not None and not finished:
             until = min(until, time.monotonic() + linger)
         if one is not None:
-            landed.append(one)
-        if len(landed) == flying or (one is None and flying < crew.abreast):
-            return landed
+            finished.append(one)
+        if len(finished) == in_flight or (one is None and in_flight < senders.concurrency):
+            return finished
 
 
-def _salvage(crew: _Crew, flying: int, landed: list[Landed[M]], step: Step[M]) -> None:
-    """Record what is still being sent, if the trouble is over by the time it has landed."""
-    while flying:
-        one = crew.news.get()
+def _record_remaining(
+    senders: _Senders, in_flight: int, finished: list[FinishedSend[M]], step: Step[M]
+) -> None:
+    """After an error, wait for the messages in flight and try to record them."""
+    while in_flight:
+        one = senders.results.get()
         if one is not None:
-            landed.append(one)
-            flying -= 1
-    if landed:
-        step(landed, Round(goes_on=False))
+            finished.append(one)
+            in_flight -= 1
+    if finished:
+        step(finished, ClaimRequest(has_time=False))

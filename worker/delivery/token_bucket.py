@@ -1,7 +1,7 @@
-"""How fast a destination is told things: a token bucket, kept as one moment.
+"""The pace of a destination: a token bucket, stored as one time.
 
-The moment (``spent_until``) is when everything that was sent would have been sent, had it gone
-out evenly; so far ahead of now as ``burst`` messages take evenly, nothing more may be sent.
+``spent_until`` is when the messages sent so far would be done if they had gone out evenly. Once
+it is as far ahead of now as ``burst`` messages take evenly, nothing more may be sent.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """``per_second`` messages in the long run, None for no limit; ``burst`` at once."""
+    """``per_second`` messages on average, None for no limit; at most ``burst`` at once."""
 
     per_second: float | None
     burst: int
 
-    def room(self, spent_until: datetime | None, now: datetime) -> int | None:
-        """How many messages may be sent now; None for any number."""
+    def available(self, spent_until: datetime | None, now: datetime) -> int | None:
+        """How many messages may be sent now; None for no limit."""
         if self.per_second is None:
             return None
-        return (self._longest_ahead - self._ahead(spent_until, now)) // self._each
+        return (self._max_ahead - self._ahead(spent_until, now)) // self._interval
 
-    def next_turn(self, spent_until: datetime | None, now: datetime) -> datetime:
-        """When a message may be sent: ``now``, or later."""
+    def next_allowed_at(self, spent_until: datetime | None, now: datetime) -> datetime:
+        """When the next message may be sent: ``now`` or later."""
         if self.per_second is None:
             return now
-        until_room = self._ahead(spent_until, now) + self._each - self._longest_ahead
-        return now + max(until_room, timedelta())
+        wait = self._ahead(spent_until, now) + self._interval - self._max_ahead
+        return now + max(wait, timedelta())
 
     def spend(self, spent_until: datetime | None, now: datetime) -> datetime | None:
-        """The moment once one more message is sent."""
+        """The new ``spent_until`` after one more message."""
         if self.per_second is None:
             return None
-        return now + self._ahead(spent_until, now) + self._each
+        return now + self._ahead(spent_until, now) + self._interval
 
     @property
-    def _each(self) -> timedelta:
+    def _interval(self) -> timedelta:
         return timedelta(microseconds=math.ceil(1_000_000 / (self.per_second or 1)))
 
     @property
-    def _longest_ahead(self) -> timedelta:
-        return self._each * self.burst
+    def _max_ahead(self) -> timedelta:
+        return self._interval * self.burst
 
     def _ahead(self, spent_until: datetime | None, now: datetime) -> timedelta:
-        # No further than a full burst: what is beyond was written under another clock or pace.
+        # At most a full burst: anything beyond was written under another clock or pace.
         ahead = (spent_until or now) - now
-        return min(max(ahead, timedelta()), self._longest_ahead)
+        return min(max(ahead, timedelta()), self._max_ahead)

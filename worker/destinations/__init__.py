@@ -1,3 +1,3 @@
-"""Where notifications go: one module for each kind of destination."""
+"""Destinations of notifications: one module for each kind."""
 
 __all__ = ["base", "registry"]

@@ -1,4 +1,4 @@
-"""One POST to a far side that speaks HTTP, and what its failures mean for a delivery."""
+"""One HTTP POST for a destination, with its failures as :class:`DeliveryError`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from worker.destinations.base import DeliveryError
 from worker.http.client import AddressRefused, HostRefused, HttpClient, HttpError, NotSent, Response
 
-_LONGEST_PAUSE = 3600.0
+_MAX_PAUSE = 3600.0
 
 
 def post(
@@ -22,12 +22,12 @@ def post(
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send one message and return the whole answer, whatever its status.
+    """Send one request and return the response, whatever its status.
 
-    ``who`` is what the words of an error call the far side; they hold nothing of the URL.
+    ``who`` names the remote service in error messages, which never hold the URL.
 
     Raises:
-        DeliveryError: there was no answer.
+        DeliveryError: there was no response.
     """
     try:
         return http.request(
@@ -35,35 +35,35 @@ def post(
         )
     except HostRefused:
         failure = DeliveryError(
-            "the webhook URL leads to a host that is not allowed;"
-            " correct it, or name the host in DESTINATION_ALLOWED_HOSTS",
+            "the host of the webhook URL is not allowed;"
+            " correct the URL, or add the host to DESTINATION_ALLOWED_HOSTS",
             permanent=True,
         )
     except AddressRefused:
         failure = DeliveryError(
-            f"the host name of {who} leads to an address that is not allowed;"
-            " if it is meant, name the host in DESTINATION_ALLOWED_HOSTS, or the address itself"
+            f"the host name of {who} resolves to an address that is not allowed;"
+            " if it is right, add the host or the address to DESTINATION_ALLOWED_HOSTS"
         )
     except NotSent:
         failure = DeliveryError(f"{who} could not be reached")
     except HttpError:
-        failure = DeliveryError(f"the answer of {who} did not arrive", unknown=True)
-    # Raised out here so that no traceback carries the URL along in the first exception.
+        failure = DeliveryError(f"the response of {who} did not arrive", unknown=True)
+    # Raised outside of the handlers: the context would carry the URL into tracebacks.
     raise failure
 
 
-def asked_pause(response: Response) -> float | None:
-    """The seconds that ``Retry-After`` asks for, an hour at most; None where it asks for none.
+def requested_pause(response: Response) -> float | None:
+    """The pause that ``Retry-After`` asks for, in seconds, an hour at most; None if there is none.
 
-    RFC 9110, 10.2.3: a whole number, or the moment until which to stay away.
+    RFC 9110, 10.2.3: a whole number of seconds, or a date.
     """
     value = response.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return min(float(value), _LONGEST_PAUSE)
+        return min(float(value), _MAX_PAUSE)
     try:
         until = parsedate_to_datetime(value)
     except ValueError:
         return None
-    # A date without a zone is one in GMT, whatever it says (RFC 9110, 5.6.7).
+    # A date is in GMT, even if it names no zone (RFC 9110, 5.6.7).
     left = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(left, 0.0), _LONGEST_PAUSE)
+    return min(max(left, 0.0), _MAX_PAUSE)

@@ -1,13 +1,12 @@
-"""The shape of a Slack message: https://docs.slack.dev/reference/block-kit/blocks.
+"""The layout of a Slack message: https://docs.slack.dev/reference/block-kit/blocks.
 
-Slack reads markup in few places, and strangers' words are kept out of all of them: blocks hold
-``plain_text`` and rich text elements, which are shown as they are, and the ``text`` of the push
-notification, which is not, is escaped.
+Untrusted text never reaches a place where Slack reads markup: blocks hold ``plain_text`` and rich
+text elements, which are shown literally, and the ``text`` of the push notification is escaped.
 
-A message of one notification has room for all of it. One of several has a block for each, so
-that 40 of them stay below Slack's 50 blocks: a line with the code, whole and to be copied, and
-the facts that tell it from its neighbours. What all blocks may hold together is written nowhere;
-people saw Slack refuse 11,300 characters, so the limits below add up to less in either shape.
+A message of one notification shows all its fields. A message of several has one block for each,
+so that 40 of them stay below Slack's 50 blocks: a line with the whole code, easy to copy, and the
+fields that distinguish it from the others. Slack does not document the total size of all blocks;
+users saw it refuse 11,300 characters, so the limits below add up to less in both layouts.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ _HEADER_LIMIT = 150
 _TEXT_LIMIT = 2500
 _FIELD_LIMIT = 200
 _LINE_LIMIT = 500
-# Of the line of one notification among others; a code comes out whole up to here.
+# In the line of one notification among others; longer codes are cut.
 _CODE_LIMIT = 120
-_WORDS_LIMIT = 140
+_DESCRIPTION_LIMIT = 140
 
 
 def payload(notifications: Sequence[Notification], texts: Texts) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def _one(notification: Notification, texts: Texts) -> list[dict[str, Any]]:
 
 
 def _content(notification: Notification) -> list[dict[str, Any]]:
-    """The code in a box of its own, which Slack lets people copy; below it the words."""
+    """The code in a separate box, which Slack offers to copy; below it text and detail."""
     code = messages.plain(notification.code or "")
     text = messages.paragraphs(notification.text or "")
     detail = messages.paragraphs(notification.detail or "")
@@ -69,36 +68,36 @@ def _content(notification: Notification) -> list[dict[str, Any]]:
     return [
         {
             "type": kind,
-            "elements": [{"type": "text", "text": messages.shorten(words, _TEXT_LIMIT)}],
+            "elements": [{"type": "text", "text": messages.shorten(content, _TEXT_LIMIT)}],
         }
-        for kind, words in shaped
-        if words
+        for kind, content in shaped
+        if content
     ]
 
 
 def _line(notification: Notification, texts: Texts) -> dict[str, Any]:
-    """One notification among others: its code set apart from the words that describe it."""
+    """The block of one notification among others: its code, then its description."""
     code = messages.shorten(messages.plain(notification.code or ""), _CODE_LIMIT)
-    words = messages.shorten(_words(notification, texts), _WORDS_LIMIT)
-    elements: list[dict[str, Any]] = [{"type": "text", "text": words}]
+    content = messages.shorten(_description(notification, texts), _DESCRIPTION_LIMIT)
+    elements: list[dict[str, Any]] = [{"type": "text", "text": content}]
     if code:
-        elements[0]["text"] = f"  {words}"
+        elements[0]["text"] = f"  {content}"
         elements.insert(0, {"type": "text", "text": code, "style": {"bold": True, "code": True}})
     return {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": elements}]}
 
 
-def _words(notification: Notification, texts: Texts) -> str:
+def _description(notification: Notification, texts: Texts) -> str:
     if not notification.code:
         return texts.summary(notification)
-    facts, came = dict(messages.fields(notification)), notification.received_at
+    fields, received = dict(messages.fields(notification)), notification.received_at
     marks = ", ".join(mark for mark in map(messages.plain, notification.marks) if mark)
-    told = (
+    parts = (
         f"({marks})" if marks else "",
-        *(facts.get(label, "") for label in ("Service", "Number")),
-        f"order {facts['Order']}" if "Order" in facts else "",
-        f"{came.astimezone(UTC):%H:%M:%S} UTC" if came else "",
+        *(fields.get(label, "") for label in ("Service", "Number")),
+        f"order {fields['Order']}" if "Order" in fields else "",
+        f"{received.astimezone(UTC):%H:%M:%S} UTC" if received else "",
     )
-    return " · ".join(messages.shorten(part, 60) for part in told if part)
+    return " · ".join(messages.shorten(part, 60) for part in parts if part)
 
 
 def _header(text: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""What every destination is: something that can be told one notification, or some together.
+"""The interface of every destination: send one notification, or several in one message.
 
-A destination returns ``None`` from :meth:`Destination.send` when its far side has taken the
-message, and raises :class:`DeliveryError` otherwise. That is the whole contract: planning,
-pacing, retrying, pausing and giving up are decided by :mod:`worker.delivery.deliver`.
+:meth:`Destination.send` returns ``None`` when the remote service has accepted the message, and
+raises :class:`DeliveryError` otherwise. That is the whole contract: :mod:`worker.delivery.deliver`
+decides on planning, pace, retries, pauses and giving up.
 
-To add a kind, write a module beside this one: what its table in the configuration file may say
-(:class:`Options`), how it is made of that, and how it sends.
+To add a kind, write a module beside this one: the options of its table in the configuration file
+(:class:`Options`), how it is made from them, and how it sends.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from worker.http.client import HostRefused, HttpClient
 from worker.messages.text import Notification, Texts
 
-# Narrower than what a shell takes, so that what such a variable holds is hardly ever one.
+# Narrower than a shell's rule, so that a secret written in place of a name hardly ever matches.
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 class DeliveryError(Exception):
-    """A notification that was not, or perhaps not, delivered.
+    """A message that was not delivered, or may not have been.
 
     Args:
-        reason: words for an operator; holds no code, phone number, URL or credential.
-        permanent: trying again cannot help.
-        retry_after: seconds the far side asked us to stay away, if it did.
-        unknown: the far side may have taken it (the answer never came).
-        of_message: a permanent refusal that speaks of this message, not of the destination.
-        failed: where a message has several recipients, those who did not get it, each with an
-            error of its own; everybody else has it.
+        reason: text for an operator; holds no code, phone number, URL or credential.
+        permanent: a retry cannot help.
+        retry_after: seconds to pause, if the remote service asked for a pause.
+        unknown: the outcome is unknown: the service may have accepted the message.
+        message_only: a permanent refusal of this message, not of the destination.
+        failed: if a message has several recipients, those who did not get it, with their
+            errors; the other recipients have it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DeliveryError(Exception):
         permanent: bool = False,
         retry_after: float | None = None,
         unknown: bool = False,
-        of_message: bool = False,
+        message_only: bool = False,
         failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
@@ -53,15 +53,14 @@ class DeliveryError(Exception):
         self.permanent = permanent
         self.retry_after = retry_after
         self.unknown = unknown
-        self.of_message = of_message
+        self.message_only = message_only
         self.failed = failed or {}
 
 
 class Options(BaseModel):
-    """What a destination's table in the configuration file may say about its kind.
+    """The options of one kind in a destination's table of the configuration file.
 
-    A field whose name ends in ``_env`` names a variable of the environment: nothing secret is
-    ever in the file.
+    A field whose name ends in ``_env`` names an environment variable: the file holds no secrets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -69,39 +68,39 @@ class Options(BaseModel):
     @field_validator("*")
     @classmethod
     def _names_a_variable(cls, value: object, info: ValidationInfo) -> object:
-        # Whoever writes the secret itself here must not find it in a log.
+        # The value may be a secret written by mistake: the error must not show it.
         named = (info.field_name or "").endswith("_env")
         if named and isinstance(value, str) and not _VARIABLE.fullmatch(value):
             raise ValueError(
-                "the name of a variable (capitals, digits, underscores), not what it holds"
+                "the name of a variable (capitals, digits, underscores), not its value"
             )
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a destination is made with besides its options."""
+class DestinationContext:
+    """What a destination needs besides its options."""
 
     http: HttpClient
     texts: Texts
     environment: Mapping[str, str] = field(repr=False)
 
     def variable(self, option: str, name: str) -> str:
-        """What the variable ``name``, which the option names, holds.
+        """The value of the variable ``name``, which ``option`` names.
 
         Raises:
-            ValueError: it holds nothing.
+            ValueError: it is not set, or empty.
         """
         value = self.environment.get(name, "").strip()
         if not value:
-            raise ValueError(f"{option}: wants the variable {name} to be set")
+            raise ValueError(f"{option}: the variable {name} is not set")
         return value
 
-    def url(self, option: str, name: str, *, wants: str) -> str:
-        """The URL in the variable ``name``, if it is one that may be asked.
+    def url(self, option: str, name: str, *, expected: str) -> str:
+        """The URL in the variable ``name``.
 
         Raises:
-            ValueError: it is none; ``wants`` says what would be one.
+            ValueError: it is no URL, or its host is not allowed; ``expected`` says what to write.
         """
         url = self.variable(option, name)
         try:
@@ -110,29 +109,29 @@ class Surroundings:
             pass
         else:
             return url
-        # Raised out here so that no traceback leads to the URL.
+        # Raised outside of the handler, so that no traceback leads to the URL.
         raise ValueError(
-            f"{option}: the variable {name} wants {wants}; any other host, and one asked"
-            " without TLS, only if DESTINATION_ALLOWED_HOSTS names it"
+            f"{option}: the variable {name} must hold {expected}; to use another host, or HTTP"
+            " without TLS, add the host to DESTINATION_ALLOWED_HOSTS"
         )
 
 
 class Destination(abc.ABC):
-    """One configured place that people read.
+    """One configured destination.
 
     Attributes:
-        kind: the word that names the class in a configuration.
-        deadline: the longest that :meth:`send` may take, in seconds.
-        most_together: how many notifications one message can tell.
-        per_second, burst: its usual pace: messages in a second, None for no limit, and at once.
-        options_type: what its table may say.
+        kind: the name of the class in the configuration.
+        deadline: the maximum duration of :meth:`send`, in seconds.
+        max_batch: the maximum number of notifications in one message.
+        per_second, burst: its default pace: messages a second (None: no limit), and at once.
+        options_type: the options of its table.
         name: unique among the configured destinations.
-        recipients: who gets each message, where that is more than the destination itself.
+        recipients: the addresses that get each message, for kinds that have recipients.
     """
 
     kind: ClassVar[str]
     deadline: ClassVar[float]
-    most_together: ClassVar[int] = 1
+    max_batch: ClassVar[int] = 1
     per_second: ClassVar[float | None] = None
     burst: ClassVar[int] = 1
     options_type: ClassVar[type[Options]] = Options
@@ -144,23 +143,23 @@ class Destination(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def make(cls, name: str, options: Any, surroundings: Surroundings) -> Self:
-        """The destination that a table of the configuration describes; nothing is contacted.
+    def make(cls, name: str, options: Any, context: DestinationContext) -> Self:
+        """Make the destination that a table of the configuration describes, without any I/O.
 
         Raises:
-            ValueError: it cannot work; the text says which field or variable wants what, and
-                holds nothing secret.
+            ValueError: an option or variable is wrong; the text begins with the option's name
+                and a colon, says what to write, and holds nothing secret.
         """
 
     @abc.abstractmethod
     def send(
         self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
-        """Tell it in one message, within ``deadline`` seconds; from several threads at once.
+        """Send one message within ``deadline`` seconds. Thread-safe.
 
-        ``notifications`` are at least one and at most ``most_together``, oldest first; ``only``
-        are those of ``recipients`` who are to be told, where not all are.
+        ``notifications`` are at least one and at most ``max_batch``, oldest first; ``only``
+        restricts the message to some of ``recipients``.
 
         Raises:
-            DeliveryError: it was not taken, or nobody can know.
+            DeliveryError: the message was not accepted, or the outcome is unknown.
         """

@@ -1,4 +1,4 @@
-"""Notifications as lines on standard output, for a person at a terminal."""
+"""Notifications as lines on standard output, for a terminal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Self
 
-from worker.destinations.base import DeliveryError, Destination, Surroundings
+from worker.destinations.base import DeliveryError, Destination, DestinationContext
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
 _STANDARD_OUTPUT = 1
-# At four bytes a character this stays below 4,096 bytes, which Linux writes to a pipe whole.
-_LONGEST_LINE = 1000
+# At four bytes a character this is below 4,096 bytes, which Linux writes to a pipe atomically.
+_MAX_LINE = 1000
 
 
 class Console(Destination):
-    """One plain line for each notification, inert whatever a stranger put into it.
+    """One line of plain text for each notification, without control characters.
 
-    Writes to the file descriptor itself: a task runner may have replaced ``sys.stdout`` by
-    something that copies lines to the log, where no code may ever be.
+    Writes to the file descriptor itself: a task runner may have replaced ``sys.stdout`` by an
+    object that copies lines to the log, and codes must never be logged.
 
     Args:
         name: unique among the configured destinations.
-        descriptor: an open file descriptor to write to; standard output unless told otherwise.
+        descriptor: an open file descriptor to write to; standard output by default.
     """
 
     kind: ClassVar[str] = "console"
@@ -37,11 +37,11 @@ class Console(Destination):
     ) -> None:
         super().__init__(name, texts)
         self._descriptor = descriptor
-        self._one_writer = threading.Lock()
+        self._write_lock = threading.Lock()
 
     @classmethod
-    def make(cls, name: str, options: Any, surroundings: Surroundings) -> Self:  # noqa: ARG003, D102
-        return cls(name, texts=surroundings.texts)
+    def make(cls, name: str, options: Any, context: DestinationContext) -> Self:  # noqa: ARG003, D102
+        return cls(name, texts=context.texts)
 
     def send(
         self,
@@ -49,26 +49,26 @@ class Console(Destination):
         *,
         only: Collection[str] | None = None,
     ) -> None:
-        """Write the line, unless nobody reads what was written before it."""
+        """Write the line, unless the pipe stays full until the deadline."""
         (notification,) = notifications
         line = self._line(notification).encode() + b"\n"
         ends_at = time.monotonic() + self.deadline
-        if not self._one_writer.acquire(timeout=self.deadline):
-            raise DeliveryError("nobody reads standard output: it is full")
+        if not self._write_lock.acquire(timeout=self.deadline):
+            raise DeliveryError("standard output is full: no process reads it")
         try:
             written = self._write(line, ends_at)
         except OSError:
             raise DeliveryError("standard output is closed") from None
         finally:
-            self._one_writer.release()
+            self._write_lock.release()
         if written < len(line):
-            raise DeliveryError("standard output took only a part of the line", unknown=True)
+            raise DeliveryError("standard output accepted only a part of the line", unknown=True)
 
     def _write(self, line: bytes, ends_at: float) -> int:
-        room = max(0.0, ends_at - time.monotonic())
-        _, writable, _ = select.select([], [self._descriptor], [], room)
+        left = max(0.0, ends_at - time.monotonic())
+        _, writable, _ = select.select([], [self._descriptor], [], left)
         if not writable:
-            raise DeliveryError("nobody reads standard output: it is full")
+            raise DeliveryError("standard output is full: no process reads it")
         return os.write(self._descriptor, line)
 
     def _line(self, notification: Notification) -> str:
@@ -84,4 +84,4 @@ class Console(Destination):
         line = " · ".join(part for part in parts if part)
         if "Received" in facts:
             line = f"{facts['Received']} {line}"
-        return messages.shorten(line, _LONGEST_LINE)
+        return messages.shorten(line, _MAX_LINE)

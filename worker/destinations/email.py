@@ -1,4 +1,4 @@
-"""E-mail, handed in at one SMTP server."""
+"""E-mail, submitted to one SMTP server."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field
 
-from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
+from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.destinations.smtp.deadline import Deadline
-from worker.destinations.smtp.pool import SmtpSessions
+from worker.destinations.smtp.pool import SessionPool
 from worker.destinations.smtp.session import refusals
 from worker.destinations.smtp.url import SmtpServer
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
-# Narrower than RFC 5321 on purpose: no quoting, nothing that could end a command or a header.
+# Stricter than RFC 5321: no quoting, and no character that could end a command or a header.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9-]+"
 _MAILBOX = re.compile(
@@ -35,10 +35,10 @@ _MAILBOX = re.compile(
 
 
 class _Policy(EmailPolicy):
-    """The policy for SMTP, with subjects that arrive as they were written.
+    """The policy for SMTP, with literal subjects.
 
-    The standard library would decode a stranger's ``=?utf-8?q?=0D=0A?=`` in a subject, and drop
-    spaces where encoded and plain words alternate; here a subject is encoded literally and whole.
+    The standard library would decode an untrusted ``=?utf-8?q?=0D=0A?=`` in a subject, and drop
+    spaces between encoded and plain words. Here the whole subject is encoded literally.
     """
 
     def header_store_parse(self, name: str, value: Any) -> tuple[str, Any]:
@@ -62,10 +62,10 @@ class EmailOptions(Options):
 
 
 class Email(Destination):
-    """The same message to a few people, through one server.
+    """One message to several recipients, through one server.
 
-    A delivery is done for those recipients that the server accepted; of the others the error
-    says, for each, whether trying again can help.
+    The delivery is done for the recipients that the server accepted; the error of
+    :meth:`send` names the others, each with whether a retry can help.
 
     Args:
         name: unique among the configured destinations.
@@ -74,12 +74,12 @@ class Email(Destination):
         recipients: one address or more.
 
     Raises:
-        ValueError: one of them cannot be used; the message holds nothing secret.
+        ValueError: an address or the URL cannot be used; the text holds nothing secret.
     """
 
     kind: ClassVar[str] = "email"
     deadline: ClassVar[float] = 25.0
-    most_together: ClassVar[int] = 40
+    max_batch: ClassVar[int] = 40
     options_type: ClassVar[type[Options]] = EmailOptions
 
     def __init__(
@@ -93,15 +93,15 @@ class Email(Destination):
     ) -> None:
         super().__init__(name, texts)
         if not recipients:
-            raise ValueError("to: there are no recipients")
+            raise ValueError("to: no recipients; add at least one address")
         self._sender = _address(sender, "from: the sender")
         self._people = tuple(_address(each, "to: a recipient") for each in recipients)
         self.recipients = tuple(dict.fromkeys(each.addr_spec for each in self._people))
-        self._sessions = SmtpSessions(SmtpServer.parse(smtp_url), ssl.create_default_context())
+        self._sessions = SessionPool(SmtpServer.parse(smtp_url), ssl.create_default_context())
 
     @classmethod
-    def make(cls, name: str, options: EmailOptions, surroundings: Surroundings) -> Self:  # noqa: D102
-        url = surroundings.variable("url_env", options.url_env)
+    def make(cls, name: str, options: EmailOptions, context: DestinationContext) -> Self:  # noqa: D102
+        url = context.variable("url_env", options.url_env)
         try:
             SmtpServer.parse(url)
         except ValueError as error:
@@ -113,7 +113,7 @@ class Email(Destination):
             smtp_url=url,
             sender=options.sender,
             recipients=options.to,
-            texts=surroundings.texts,
+            texts=context.texts,
         )
 
     def send(
@@ -122,22 +122,22 @@ class Email(Destination):
         *,
         only: Collection[str] | None = None,
     ) -> None:
-        """Hand the message in, within ``deadline`` seconds from now."""
+        """Submit the message within ``deadline`` seconds."""
         deadline = Deadline(self.deadline)
-        told = [each for each in self.recipients if only is None or each in only]
-        if not told:
-            raise DeliveryError(
-                "the recipient is no longer one of this destination", permanent=True
-            )
+        recipients = [each for each in self.recipients if only is None or each in only]
+        if not recipients:
+            raise DeliveryError("the recipient was removed from this destination", permanent=True)
         message = compose(notifications, self.texts, sender=self._sender, recipients=self._people)
-        refused = self._sessions.hand_in(
+        refused = self._sessions.submit(
             deadline,
             sender=self._sender.addr_spec,
-            recipients=told,
+            recipients=recipients,
             message=message.as_bytes(),
         )
         if refused:
-            raise refusals(f"{len(refused)} of {len(told)} recipients", refused, all_of_them=False)
+            raise refusals(
+                f"{len(refused)} of {len(recipients)} recipients", refused, all_refused=False
+            )
 
 
 def compose(
@@ -154,16 +154,16 @@ def compose(
     message["Subject"] = f"[codecatch] {texts.heading(notifications)}"
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = f"<{_identity(notifications)}@codecatch.{sender.domain}>"
-    # RFC 3834: no out-of-office reply, please.
+    # RFC 3834: suppresses automatic replies.
     message["Auto-Submitted"] = "auto-generated"
-    # Quoted-printable leaves only short lines of ASCII, which every server takes.
+    # Quoted-printable has only short lines of ASCII, which every server accepts.
     message.set_content(texts.text(notifications), cte="quoted-printable")
     message.add_alternative(texts.html(notifications), subtype="html", cte="quoted-printable")
     return message
 
 
 def _identity(notifications: Sequence[Notification]) -> str:
-    """The same for every attempt at the same deliveries: a mailbox can tell a repetition by it."""
+    """The same for every attempt at the same deliveries, so that a mailbox detects duplicates."""
     first = re.sub(r"[^A-Za-z0-9_-]", "-", notifications[0].delivery_id)
     if len(notifications) == 1:
         return first
@@ -174,6 +174,6 @@ def _identity(notifications: Sequence[Notification]) -> str:
 def _address(text: str, what: str) -> Address:
     found = _MAILBOX.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{what} is not an e-mail address that can be used")
+        raise ValueError(f"{what} is not a usable e-mail address; write name@domain")
     name = messages.plain((found["name"] or "").rstrip("<").replace('"', ""))
     return Address(name, found["local"], found["domain"])

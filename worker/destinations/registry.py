@@ -1,4 +1,4 @@
-"""Finds the kinds of destinations: whichever module of this package defines one."""
+"""Discovers the kinds of destinations among the modules of this package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from worker.destinations.base import Destination
 
 
 def discover() -> dict[str, type[Destination]]:
-    """Every kind of destination in this package, by the word that names it.
+    """Every kind of destination, by its name in the configuration.
 
-    A module becomes a kind by being here: it defines one concrete :class:`Destination`. Modules
+    Each module of this package that defines a concrete :class:`Destination` is a kind. Modules
     whose names begin with an underscore are helpers.
 
     Raises:
-        RuntimeError: two modules claim the same kind.
+        RuntimeError: two modules define the same kind.
     """
     kinds: dict[str, type[Destination]] = {}
     for module_info in pkgutil.iter_modules(worker.destinations.__path__):
@@ -31,6 +31,6 @@ def discover() -> dict[str, type[Destination]]:
             if inspect.isabstract(found):
                 continue
             if found.kind in kinds:
-                raise RuntimeError(f"two destinations are of the kind {found.kind!r}")
+                raise RuntimeError(f"two modules define the destination kind {found.kind!r}")
             kinds[found.kind] = found
     return kinds

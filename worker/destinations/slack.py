@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Self
 
-from worker.destinations._http import asked_pause, post
+from worker.destinations._http import post, requested_pause
 from worker.destinations._slack_blocks import payload
-from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
+from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response
 from worker.messages.text import Notification, Texts
 
-_USUAL_PAUSE = 30.0
+_DEFAULT_PAUSE = 30.0
 
-_NEW_WEBHOOK = "make a new incoming webhook in Slack and put its URL into the configuration"
-_BUG = "report this as a bug of codecatch, with the id of the delivery"
+_NEW_WEBHOOK = "create a new incoming webhook in Slack and put its URL into the configuration"
+_BUG = "report this as a bug in codecatch, with the id of the delivery"
 
-# What Slack says (a word as the body of a 4xx answer), and what an operator can do about it.
+# Slack's errors (a word as the body of a 4xx response), and what an operator can do about them.
 REFUSALS: Mapping[str, str] = {
     "action_prohibited": "an administrator has restricted posting there; ask one to allow it",
     "channel_is_archived": "the channel is archived; unarchive it or choose another",
@@ -30,21 +30,21 @@ REFUSALS: Mapping[str, str] = {
     "invalid_token": "the webhook URL is not, or no longer, valid; " + _NEW_WEBHOOK,
     "missing_text_or_fallback_or_attachments": "Slack found no text in the message; " + _BUG,
     "msg_blocks_too_long": "Slack found the message too long; " + _BUG,
-    "no_active_hooks": "the webhook is switched off; " + _NEW_WEBHOOK,
-    "no_service": "the webhook was removed or switched off; " + _NEW_WEBHOOK,
+    "no_active_hooks": "the webhook is disabled; " + _NEW_WEBHOOK,
+    "no_service": "the webhook was removed or disabled; " + _NEW_WEBHOOK,
     "no_service_id": "the webhook URL is incomplete; copy it again from Slack",
     "no_team": "the workspace of the webhook URL does not exist; copy it again from Slack",
     "no_text": "Slack found no text in the message; " + _BUG,
     "posting_to_general_channel_denied": (
         "this webhook may not post to the general channel; choose another channel"
     ),
-    "team_disabled": "the workspace is switched off; choose a destination in another one",
+    "team_disabled": "the workspace is disabled; choose a channel in another one",
     "too_many_attachments": "Slack found too many attachments in the message; " + _BUG,
     "user_not_found": "the person the webhook writes to no longer exists; " + _NEW_WEBHOOK,
 }
 
-# Those that speak of the message: another one may well be taken.
-_OF_MESSAGE = frozenset(word for word, advice in REFUSALS.items() if advice.endswith(_BUG))
+# Errors of the message, not of the webhook: Slack may accept other messages.
+_MESSAGE_ONLY = frozenset(word for word, advice in REFUSALS.items() if advice.endswith(_BUG))
 
 
 class SlackOptions(Options):
@@ -58,13 +58,13 @@ class Slack(Destination):
 
     Args:
         name: unique among the configured destinations.
-        url: the webhook's URL; whoever has it can post, so it is a secret.
-        http: the client to reach it with.
+        url: the webhook's URL; it is a secret, as it suffices to post.
+        http: the client for its requests.
     """
 
     kind: ClassVar[str] = "slack"
     deadline: ClassVar[float] = 7.0
-    most_together: ClassVar[int] = 40
+    max_batch: ClassVar[int] = 40
     # https://docs.slack.dev/apis/web-api/rate-limits: one a second, with short bursts beyond.
     per_second: ClassVar[float | None] = 1.0
     burst: ClassVar[int] = 3
@@ -78,11 +78,11 @@ class Slack(Destination):
         self._http = http
 
     @classmethod
-    def make(cls, name: str, options: SlackOptions, surroundings: Surroundings) -> Self:  # noqa: D102
-        url = surroundings.url(
-            "url_env", options.url_env, wants="the URL of an incoming webhook of Slack"
+    def make(cls, name: str, options: SlackOptions, context: DestinationContext) -> Self:  # noqa: D102
+        url = context.url(
+            "url_env", options.url_env, expected="the URL of a Slack incoming webhook"
         )
-        return cls(name, url=url, http=surroundings.http, texts=surroundings.texts)
+        return cls(name, url=url, http=context.http, texts=context.texts)
 
     def send(
         self,
@@ -90,31 +90,31 @@ class Slack(Destination):
         *,
         only: Collection[str] | None = None,
     ) -> None:
-        """Post one message; done when Slack has answered 200 and ``ok``."""
+        """Post one message; success is status 200 with the body ``ok``."""
         message = payload(notifications, self.texts)
         _check(post(self._http, self._url, who="Slack", json=message, timeout=self.deadline))
 
 
 def _check(response: Response) -> None:
-    """Raise what Slack's answer means, unless it means success."""
+    """Raise the error that Slack's response stands for; return if it is a success."""
     status = response.status
     word = response.body.strip().decode("ascii", "replace")
     if status == 200 and word == "ok":
         return
     if 200 <= status < 300:
-        raise DeliveryError("the answer was a success, but not Slack's", unknown=True)
+        raise DeliveryError("the response was a success, but not in Slack's form", unknown=True)
     if status == 429:
-        pause = asked_pause(response)
+        pause = requested_pause(response)
         raise DeliveryError(
-            "Slack asked for a pause", retry_after=_USUAL_PAUSE if pause is None else pause
+            "Slack asked for a pause", retry_after=_DEFAULT_PAUSE if pause is None else pause
         )
     if status >= 500 or status == 408:
         raise DeliveryError(f"Slack failed with status {status}")
     if word in REFUSALS:
         raise DeliveryError(
-            f"{word}: {REFUSALS[word]}", permanent=True, of_message=word in _OF_MESSAGE
+            f"{word}: {REFUSALS[word]}", permanent=True, message_only=word in _MESSAGE_ONLY
         )
-    # Anything else in the body is not repeated: it is not known to be Slack's own words.
+    # The error must not quote an unknown body: it may not be Slack's.
     raise DeliveryError(
         f"Slack refused the message with status {status}; check the webhook URL", permanent=True
     )

@@ -1,6 +1,6 @@
-"""A service of the user's own, told by a signed webhook.
+"""The user's own service, through a signed webhook.
 
-https://www.standardwebhooks.com: the headers, the signature, and what an answer's status means.
+https://www.standardwebhooks.com: headers, signature, and the meaning of a response's status.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Self
 
 from standardwebhooks import Webhook as Signer
 
-from worker.destinations._http import asked_pause, post
-from worker.destinations.base import DeliveryError, Destination, Options, Surroundings
+from worker.destinations._http import post, requested_pause
+from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response, encode_json
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
-_USUAL_PAUSE = 30.0
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret begins
+_DEFAULT_PAUSE = 30.0
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of every secret
 _SECRET_BYTES = range(24, 65)
 
 
@@ -33,20 +33,20 @@ class WebhookOptions(Options):
 
 
 class Webhook(Destination):
-    """One endpoint that gets each notification as JSON, signed so that it can tell it is ours.
+    """One endpoint that gets each notification as signed JSON.
 
-    The id in the headers is the delivery's and the same for every attempt: a receiver that keeps
-    it does nothing twice. Every answer but a success is worth another try, as a receiver that is
-    being deployed says 404 or 401 for a while; only 410 says that it wants no more.
+    The id in the headers is the delivery's, the same for every attempt, so a receiver can use it
+    as an idempotency key. Every error status is retried, because a receiver that is being
+    deployed may answer 404 or 401 for a while; only 410 is permanent.
 
     Args:
         name: unique among the configured destinations.
-        url: where to post; it may hold a secret.
-        secrets: ``whsec_`` and base64 each; every one signs, so that a receiver can change over.
-        http: the client to reach it with.
+        url: the endpoint; it may hold a secret.
+        secrets: ``whsec_`` and base64 each; every one signs, so that a receiver can rotate them.
+        http: the client for its requests.
 
     Raises:
-        ValueError: a secret cannot be used; the message holds nothing of it.
+        ValueError: a secret is malformed; the text does not show it.
     """
 
     kind: ClassVar[str] = "webhook"
@@ -68,20 +68,20 @@ class Webhook(Destination):
         self._http = http
 
     @classmethod
-    def make(cls, name: str, options: WebhookOptions, surroundings: Surroundings) -> Self:  # noqa: D102
-        url = surroundings.url("url_env", options.url_env, wants="an https:// URL")
-        secrets = surroundings.variable("secret_env", options.secret_env).split(",")
+    def make(cls, name: str, options: WebhookOptions, context: DestinationContext) -> Self:  # noqa: D102
+        url = context.url("url_env", options.url_env, expected="an https:// URL")
+        secrets = context.variable("secret_env", options.secret_env).split(",")
         try:
             return cls(
                 name,
                 url=url,
                 secrets=[secret.strip() for secret in secrets],
-                http=surroundings.http,
-                texts=surroundings.texts,
+                http=context.http,
+                texts=context.texts,
             )
         except ValueError as error:
             raise ValueError(
-                f"secret_env: the variable {options.secret_env} wants {error}"
+                f"secret_env: the variable {options.secret_env} must hold {error}"
             ) from None
 
     def send(
@@ -90,11 +90,11 @@ class Webhook(Destination):
         *,
         only: Collection[str] | None = None,
     ) -> None:
-        """Post one notification; done when the answer is a success."""
+        """Post one notification; a 2xx response is success."""
         (notification,) = notifications
         now = datetime.now(UTC)
         content = encode_json(payload(notification, now))
-        # A full stop in the id would let its end pass for the beginning of the body.
+        # The signed text is id.timestamp.body: a full stop in the id would make it ambiguous.
         message_id = re.sub(r"[^A-Za-z0-9_-]", "-", notification.delivery_id)
         headers = {
             "content-type": "application/json",
@@ -117,15 +117,15 @@ class Webhook(Destination):
 
 
 def payload(notification: Notification, now: datetime) -> dict[str, Any]:
-    """The JSON of one notification: the same keys for every type, ``null`` where nothing is known.
+    """The JSON of one notification: the same keys for every type, ``null`` where unknown.
 
-    ``timestamp`` is when the code came, or ``now`` for what came from no provider.
+    ``timestamp`` is when the provider received the code, or ``now`` for other notifications.
     """
     text = notification.text
-    told = notification.received_at or now
+    occurred_at = notification.received_at or now
     return {
         "type": notification.type,
-        "timestamp": messages.timestamp(told),
+        "timestamp": messages.timestamp(occurred_at),
         "data": {
             "event_id": notification.event_id,
             "delivery_id": notification.delivery_id,
@@ -151,28 +151,28 @@ def payload(notification: Notification, now: datetime) -> dict[str, Any]:
 
 
 def _key(secret: str) -> bytes:
-    # The library would skip over what is no base64, and sign with what is left.
+    # The library would ignore characters that are not base64, and sign with the rest.
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if not secret.startswith(_SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
         raise ValueError(
-            f"{_SECRET_PREFIX} and base64 of 24 to 64 random bytes; several separated by commas"
+            f"{_SECRET_PREFIX} and base64 of 24 to 64 random bytes; separate several by commas"
         )
     return key
 
 
 def _check(response: Response) -> None:
-    """Raise what the answer means, unless it means success."""
+    """Raise the error that the response stands for; return if it is a success."""
     status = response.status
     if 200 <= status < 300:
         return
     if status == 410:
-        raise DeliveryError("the receiver wants no more webhooks (410)", permanent=True)
-    pause = asked_pause(response)
+        raise DeliveryError("the receiver accepts no more webhooks (410)", permanent=True)
+    pause = requested_pause(response)
     if status == 429 and pause is None:
-        pause = _USUAL_PAUSE
+        pause = _DEFAULT_PAUSE
     if pause is not None and status in {429, 502, 503, 504}:
         raise DeliveryError(f"the receiver asked for a pause ({status})", retry_after=pause)
     raise DeliveryError(f"the receiver answered with status {status}")

@@ -1,3 +1,3 @@
-"""Turns an event of the inbox into an order, a code and follow-ups, in one commit."""
+"""Turns an inbox event into an order, a code and follow-ups, in one commit."""
 
 __all__ = ["handle", "ready_codes"]

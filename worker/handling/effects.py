@@ -1,4 +1,4 @@
-"""The effects of events: rows, and planned follow-ups. No network, and no commit of its own."""
+"""The effects of events: rows and planned follow-ups. No network calls, and no commit."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from worker.handling import ready_codes
 from worker.orders import batch as order_batch
 from worker.orders import codes
 from worker.orders.batch import Report, Snapshot
-from worker.orders.codes import KnownCode
+from worker.orders.codes import KnownCode, ReportedCode
 from worker.outbox.planner import Planner
 from worker.schema.states import CODE_QUARANTINED, HELD, READY, VERIFY
 
-# What people are told of an order besides its name; never anything that is secret.
-_OF_ORDERS: Mapping[str, str] = {
+# What a notification says about an order besides its name. Never a secret.
+_ORDER_DETAILS: Mapping[str, str] = {
     OrderConfirmed.type: "The order is finished and charged.",
-    OrderCancelled.type: "The order was given up.",
-    OrderExpired.type: "The order's time is over.",
-    OrderSwapped.type: "The order waits on with another number.",
+    OrderCancelled.type: "The order was cancelled.",
+    OrderExpired.type: "The order has expired.",
+    OrderSwapped.type: "The order has a new number and waits for a code.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What events are handled with; ``planner`` carries the transaction."""
+    """What applying events needs; the session of ``planner`` carries the transaction."""
 
     planner: Planner
     vault: Vault
@@ -50,8 +50,8 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Stub:
-    """What is known of a stored event without reading it."""
+class EventHeader:
+    """The columns of a stored event that are known without opening its body."""
 
     id: str
     arrived_at: datetime
@@ -59,49 +59,56 @@ class Stub:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the events of a batch are about, by their ids: orders as they stood, and codes."""
+class BatchRows:
+    """The orders and codes that a batch of events refers to, by event id.
+
+    ``orders`` holds each order as it stood right after the event.
+    """
 
     orders: Mapping[str, Snapshot]
     codes: Mapping[str, KnownCode]
 
 
-def apply(context: Context, events: Sequence[tuple[Stub, Event]]) -> list[Mapping[str, Any]]:
-    """Write the effects of ``events``; what is to be written to the row of each when it ends.
+def apply(context: Context, events: Sequence[tuple[EventHeader, Event]]) -> list[Mapping[str, Any]]:
+    """Write the effects of ``events``; return the final column values of each event's row.
 
-    Applying an event again changes nothing: every row it writes has a key.
+    Idempotent: every row that it writes has a unique key.
     """
     planner, session, vault = context.planner, context.planner.session, context.vault
-    # Everybody locks in one sequence, or two batches could wait for each other: first the orders,
-    # then the codes, and last what is planned, some of whose keys all events of a kind share.
-    said = [
-        Report(event, stub.id, stub.arrived_at)
-        for stub, event in events
+    # Every transaction locks in one order, to avoid deadlocks: orders, then codes, then planned
+    # rows. Planned rows come last, since all events of a kind share some of their keys.
+    order_reports = [
+        Report(event, header.id, header.arrived_at)
+        for header, event in events
         if isinstance(event, OrderEvent)
     ]
-    snapshots = order_batch.write(session, vault, said, now=planner.now)
-    reports = [
-        _reported(context, stub, event) for stub, event in events if isinstance(event, SmsReceived)
+    snapshots = order_batch.write(session, vault, order_reports, now=planner.now)
+    code_reports = [
+        _reported_code(context, header, event)
+        for header, event in events
+        if isinstance(event, SmsReceived)
     ]
-    kept = codes.keep(session, vault, reports, now=planner.now)
-    known = Known(
-        {each.event_id: snapshot for each, snapshot in zip(said, snapshots, strict=True)},
-        {each.event_id: code for each, code in zip(reports, kept, strict=True)},
+    found = codes.insert_or_find(session, vault, code_reports, now=planner.now)
+    rows = BatchRows(
+        {each.event_id: snapshot for each, snapshot in zip(order_reports, snapshots, strict=True)},
+        {each.event_id: code for each, code in zip(code_reports, found, strict=True)},
     )
-    return [apply_one(context, known, stub, event) for stub, event in events]
+    return [apply_one(context, rows, header, event) for header, event in events]
 
 
-def _reported(context: Context, stub: Stub, event: SmsReceived) -> codes.ReportedCode:
-    # What the provider said when it was asked needs no asking back.
-    vouched = stub.source == RECONCILED
-    verifies = not vouched and context.policy.verifies(event.provider)
-    return codes.ReportedCode(
-        event, stub.id, HELD if verifies else READY, True if vouched else None
+def _reported_code(context: Context, header: EventHeader, event: SmsReceived) -> ReportedCode:
+    # A reconciled code is the provider's own answer: it needs no verification call.
+    verified = header.source == RECONCILED
+    must_verify = not verified and context.policy.verifies(event.provider)
+    return ReportedCode(
+        event, header.id, HELD if must_verify else READY, True if verified else None
     )
 
 
-def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mapping[str, Any]:
-    """What follows from an event whose order and code are written, and ``known``."""
+def apply_one(
+    context: Context, rows: BatchRows, header: EventHeader, event: Event
+) -> Mapping[str, Any]:
+    """Plan what follows from one event; its order and code are among ``rows``."""
     result: dict[str, Any] = {
         "state": HANDLED,
         "type": event.type,
@@ -109,56 +116,58 @@ def apply_one(context: Context, known: Known, stub: Stub, event: Event) -> Mappi
         "error": None,
     }
     if isinstance(event, UnknownEvent):
-        result |= {"state": IGNORED, "error": "no document of the provider names this event"}
+        result |= {"state": IGNORED, "error": "the provider documents no event of this type"}
     elif isinstance(event, SmsReceived):
-        code = _sms_received(context, known, stub)
+        code = _sms_received(context, rows, header)
         result |= {"order_id": event.order_id, "code_id": code.id}
-        if code.event_id == stub.id and code.state == CODE_QUARANTINED:  # replayed, not released
+        if code.event_id == header.id and code.state == CODE_QUARANTINED:  # replayed, not released
             result |= {"state": QUARANTINED, "error": "its code is quarantined"}
     elif isinstance(event, OrderEvent):
-        _order_changed(context, known, stub, event)
+        _order_changed(context, rows, header, event)
         result["order_id"] = event.order_id
     elif isinstance(event, BalanceLow | BalanceDeposited):
-        context.planner.deliveries_of(
+        context.planner.plan_deliveries(
             context.policy.routing.of(Subject(type=event.type, provider=event.provider)),
             event.type,
-            event_id=stub.id,
-            detail=_of_money(event),
+            event_id=header.id,
+            detail=_balance_detail(event),
         )
     return result
 
 
-def _order_changed(context: Context, known: Known, stub: Stub, event: OrderEvent) -> None:
-    order = known.orders[stub.id]
-    words = _OF_ORDERS.get(event.type)
+def _order_changed(
+    context: Context, rows: BatchRows, header: EventHeader, event: OrderEvent
+) -> None:
+    order = rows.orders[header.id]
+    detail = _ORDER_DETAILS.get(event.type)
     if isinstance(event, OrderCancelled) and event.reason:
-        words = f"{words} Reason: {event.reason}."
-    # An order has many numbers, and each of its ends once.
-    once = None if isinstance(event, OrderSwapped) else order.id
-    context.planner.deliveries_of(
+        detail = f"{detail} Reason: {event.reason}."
+    # An order can be swapped many times; every other event is delivered once per order.
+    order_ref = None if isinstance(event, OrderSwapped) else order.id
+    context.planner.plan_deliveries(
         context.policy.routing.of(ready_codes.subject(order, event.type)),
         event.type,
-        event_id=stub.id,
-        order_ref=once,
-        detail=words,
+        event_id=header.id,
+        order_ref=order_ref,
+        detail=detail,
     )
 
 
-def _of_money(event: BalanceLow | BalanceDeposited) -> str:
+def _balance_detail(event: BalanceLow | BalanceDeposited) -> str:
     amount = event.balance if isinstance(event, BalanceLow) else event.amount
-    said = " ".join(filter(None, (amount, event.currency))) or "not said"
-    return f"Balance: {said}." if isinstance(event, BalanceLow) else f"Amount: {said}."
+    text = " ".join(filter(None, (amount, event.currency))) or "not reported"
+    return f"Balance: {text}." if isinstance(event, BalanceLow) else f"Amount: {text}."
 
 
-def _sms_received(context: Context, known: Known, stub: Stub) -> KnownCode:
+def _sms_received(context: Context, rows: BatchRows, header: EventHeader) -> KnownCode:
     planner, policy = context.planner, context.policy
-    order, code = known.orders[stub.id], known.codes[stub.id]
-    if code.event_id != stub.id:  # a second report of the same code: linked, and told to nobody
-        if stub.source == RECONCILED:
+    order, code = rows.orders[header.id], rows.codes[header.id]
+    if code.event_id != header.id:  # a repeated report: linked to the code, not delivered again
+        if header.source == RECONCILED:
             ready_codes.release_verified(planner, context.vault, policy.routing, code.id)
         return code
     if code.state == HELD:
-        planner.confirmation(
+        planner.plan_confirmation(
             VERIFY,
             code.id,
             provider=code.provider,
@@ -167,6 +176,6 @@ def _sms_received(context: Context, known: Known, stub: Stub) -> KnownCode:
             code_id=code.id,
         )
     elif code.state == READY:
-        ready_codes.plan(planner, policy.routing, code, order)
+        ready_codes.plan_deliveries(planner, policy.routing, code, order)
         ready_codes.plan_confirmation(planner, policy, code, order)
     return code

@@ -1,8 +1,8 @@
 """From stored events to their effects: claim, read, write everything in one commit, wake.
 
-A batch shares one transaction. Where that fails, each of its events gets one of its own, so that
-only the event to blame fails; its reason is kept in words, the operators are told, and it waits
-until it is replayed.
+A batch shares one transaction. If that fails, each event is retried in a transaction by itself, so
+that only the faulty event fails. A failed event keeps its reason, the operators are notified, and
+it waits until it is replayed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Integer, Row, String, bindparam, select
 
 from receiver import logs
-from receiver.database.engine import TROUBLE, persist
+from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
@@ -25,22 +25,22 @@ from receiver.inbox.store import FAILED, HANDLED, INBOX, QUARANTINED
 from receiver.providers.registry import registry
 from receiver.providers.strict_json import parse_object
 from worker.handling import effects
-from worker.handling.effects import Context, Stub
+from worker.handling.effects import Context, EventHeader
 from worker.outbox import leases
 from worker.outbox.leases import Claim, LeaseLost
 from worker.outbox.planner import planning
 from worker.runtime.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
-# Events that are handled in one transaction, where so many wait. More would be cheaper for each,
-# and keep a receiver that writes to the same SQLite file waiting.
-MOST_TOGETHER: Final = 64
-# Built once, since to build a statement costs more than to run it.
+# Events in one transaction. A larger batch costs less per event, but blocks a receiver that writes
+# to the same SQLite file for longer.
+MAX_BATCH: Final = 64
+# Built once: building a statement costs more than running it.
 _NEXT: Final = (
     select(INBOX.c.id)
-    .where(leases.available(INBOX), INBOX.c.lease_until.is_(None))
+    .where(leases.claimable(INBOX), INBOX.c.lease_until.is_(None))
     .order_by(INBOX.c.wake_at)
-    .limit(bindparam("most", type_=Integer))
+    .limit(bindparam("limit", type_=Integer))
 )
 _READ: Final = ("id", "provider", "body", "state", "error", "arrived_at", "source")
 _ROWS: Final = (
@@ -52,109 +52,112 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A claimed event, and what became of reading it: an event, or why it has none.
+class _ClaimedEvent:
+    """A claimed event and the result of reading it: an event, or the reason why there is none.
 
-    ``row`` has the columns :data:`_READ` of its row.
+    ``row`` has the columns :data:`_READ`.
     """
 
-    claimed: Claim
+    claim: Claim
     row: Row[Any]
     event: Event | None = None
     failure: str | None = None
 
 
 def handle(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Handle those of the stored events ``ids`` that are due and in nobody's hand."""
-    for start in range(0, len(ids), MOST_TOGETHER):
-        _handle(runtime, ids[start : start + MOST_TOGETHER])
+    """Handle those of the stored events ``ids`` that are due and not leased."""
+    for start in range(0, len(ids), MAX_BATCH):
+        _handle_batch(runtime, ids[start : start + MAX_BATCH])
 
 
-def _handle(runtime: Runtime, ids: Sequence[str]) -> None:
-    held = [_read(runtime, claimed, row) for claimed, row in _claim(runtime, ids)]
-    if not held:
+def _handle_batch(runtime: Runtime, ids: Sequence[str]) -> None:
+    batch = [_read(runtime, claim, row) for claim, row in _claim(runtime, ids)]
+    if not batch:
         return
     reach("events.after_claim")
     try:
-        persist(lambda: _commit(runtime, held))
-    except TROUBLE:
-        raise  # the database is in trouble, not the events: their leases run out, others follow
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises must not stop its neighbours
-        _log.warning("events.batch_broke", events=len(held), error=type(error).__name__)
-        for one in held:
-            _handle_alone(runtime, one)
+        persist(lambda: _commit(runtime, batch))
+    except TRANSIENT_ERRORS:
+        raise  # the database fails, not the events: they are claimed again once their leases expire
+    except Exception as error:  # noqa: BLE001 - a bug in one handler must not fail the whole batch
+        _log.warning("events.batch_failed", events=len(batch), error=type(error).__name__)
+        for claimed in batch:
+            _handle_alone(runtime, claimed)
 
 
 def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]:
-    """Those of ``ids`` that are free; and what waits besides, since one more costs little."""
+    """Claim those of ``ids`` that are free, and fill the batch up with other due events.
+
+    One more event in a batch costs little.
+    """
     with runtime.database.transaction() as session:
         now = runtime.database.now(session)
-        won = leases.claim(session, INBOX, ids, now=now, lease=LEASE)
-        # An event that somebody died over stays alone.
-        if len(won) < MOST_TOGETHER and not any(each.vanished for each in won):
-            bound = {**leases.times(now), "most": MOST_TOGETHER - len(won)}
+        claimed = leases.claim(session, INBOX, ids, now=now, lease=LEASE)
+        # An event that crashed a worker is handled alone.
+        if len(claimed) < MAX_BATCH and not any(each.vanished for each in claimed):
+            bound = {**leases.times(now), "limit": MAX_BATCH - len(claimed)}
             others = session.connection().scalars(_NEXT, bound).all()
             if others:
-                won += leases.claim(session, INBOX, others, now=now, lease=LEASE)
-        claims = {each.id: each for each in won}
+                claimed += leases.claim(session, INBOX, others, now=now, lease=LEASE)
+        claims = {each.id: each for each in claimed}
         rows = session.connection().execute(_ROWS, {"ids": list(claims)}).all() if claims else ()
         return [(claims[row.id], row) for row in rows]
 
 
-def _read(runtime: Runtime, claimed: Claim, row: Row[Any]) -> _Held:
+def _read(runtime: Runtime, claim: Claim, row: Row[Any]) -> _ClaimedEvent:
     if row.state == QUARANTINED:
-        return _Held(claimed, row)
-    if claimed.given_up:
-        return _Held(
-            claimed, row, failure=f"{claimed.vanished} worker processes died while handling it"
+        return _ClaimedEvent(claim, row)
+    if claim.is_poison:
+        return _ClaimedEvent(
+            claim, row, failure=f"{claim.vanished} worker processes died while handling it"
         )
     try:
         body = inbox.open_body(runtime.vault, row)
         if body is None:
-            return _Held(claimed, row, failure="its body was purged")
+            return _ClaimedEvent(claim, row, failure="its body was purged")
         provider = registry().get(row.provider)
         if provider is None:
-            return _Held(claimed, row, failure=f"no provider is called {row.provider}")
-        return _Held(claimed, row, event=provider.read(parse_object(body)))
+            return _ClaimedEvent(claim, row, failure=f"unknown provider: {row.provider}")
+        return _ClaimedEvent(claim, row, event=provider.read(parse_object(body)))
     except CodecatchError as error:
-        return _Held(claimed, row, failure=str(error))
-    except Exception as error:  # noqa: BLE001 - a bug in a reader: this event waits for its fix
-        _log.exception("event.reader_broke", event_id=row.id)
-        return _Held(claimed, row, failure=f"the reader broke: {type(error).__name__}")
+        return _ClaimedEvent(claim, row, failure=str(error))
+    except Exception as error:  # noqa: BLE001 - a bug in a reader: the event waits for a fix
+        _log.exception("event.read_failed", event_id=row.id)
+        return _ClaimedEvent(claim, row, failure=f"reading it failed: {type(error).__name__}")
 
 
-def _handle_alone(runtime: Runtime, held: _Held) -> None:
+def _handle_alone(runtime: Runtime, claimed: _ClaimedEvent) -> None:
     try:
         try:
-            _commit(runtime, [held])
-        except (LeaseLost, *TROUBLE):
+            _commit(runtime, [claimed])
+        except (LeaseLost, *TRANSIENT_ERRORS):
             raise
-        except Exception as error:  # noqa: BLE001 - a handler's bug: this event waits for its fix
-            _log.exception("event.handler_broke", event_id=held.row.id)
-            reason = f"the handler broke: {type(error).__name__}"
-            _commit(runtime, [_Held(held.claimed, held.row, failure=reason)])
+        except Exception as error:  # noqa: BLE001 - a bug in a handler: the event waits for a fix
+            _log.exception("event.handling_failed", event_id=claimed.row.id)
+            reason = f"handling it failed: {type(error).__name__}"
+            _commit(runtime, [_ClaimedEvent(claimed.claim, claimed.row, failure=reason)])
     except LeaseLost as lost:
-        _log.warning("event.lease_lost", event_id=held.row.id, reason=str(lost))
+        _log.warning("event.lease_lost", event_id=claimed.row.id, reason=str(lost))
 
 
-def _commit(runtime: Runtime, batch: Sequence[_Held]) -> None:
-    """All effects of a batch, each event's end among them, in one transaction; then wake."""
+def _commit(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
+    """Write the effects and the end of every event of a batch in one transaction; then wake."""
     with planning(runtime.database) as planner:
-        ended = _effects(Context(planner, runtime.vault, runtime.policy), batch)
-        ends = [(held.claimed, {**v, "handled_at": planner.now}) for held, v in ended]
+        handled = _effects(Context(planner, runtime.vault, runtime.policy), batch)
+        ends = [(each.claim, {**v, "handled_at": planner.now}) for each, v in handled]
         leases.finish_all(planner.session, INBOX, ends)
         planner.write()
         reach("events.before_commit")
     reach("events.after_commit")
     planner.wake(runtime.waker)
-    _say(ended)
+    _log_handled(handled)
 
 
-def _say(ended: Sequence[tuple[_Held, Mapping[str, Any]]]) -> None:
-    """One line for each event."""
-    usual = [(held.row.id, v["type"]) for held, v in ended if v["state"] == HANDLED]
+def _log_handled(handled: Sequence[tuple[_ClaimedEvent, Mapping[str, Any]]]) -> None:
+    """Write one line per event."""
+    usual = [(each.row.id, v["type"]) for each, v in handled if v["state"] == HANDLED]
     written = logs.write_handled(usual)
-    for held, values in ended:
+    for claimed, values in handled:
         if written and values["state"] == HANDLED:
             continue
         log: Callable[..., Any] = (
@@ -162,42 +165,44 @@ def _say(ended: Sequence[tuple[_Held, Mapping[str, Any]]]) -> None:
         )
         log(
             "event.handled",
-            event_id=held.row.id,
+            event_id=claimed.row.id,
             state=values["state"],
             type=values.get("type"),
             reason=values.get("error"),
         )
 
 
-def _effects(context: Context, batch: Sequence[_Held]) -> list[tuple[_Held, Mapping[str, Any]]]:
-    """Write what each of the events brings about; with it, how the event ends."""
+def _effects(
+    context: Context, batch: Sequence[_ClaimedEvent]
+) -> list[tuple[_ClaimedEvent, Mapping[str, Any]]]:
+    """Write the effects of each event; return it with the final column values of its row."""
     events = [
-        (held, Stub(held.row.id, held.row.arrived_at, held.row.source), held.event)
-        for held in batch
-        if held.event is not None
+        (each, EventHeader(each.row.id, each.row.arrived_at, each.row.source), each.event)
+        for each in batch
+        if each.event is not None
     ]
-    applied = effects.apply(context, [(stub, event) for _, stub, event in events])
-    ended = [(held, values) for (held, _, _), values in zip(events, applied, strict=True)]
-    return ended + [(held, _unread(context, held)) for held in batch if held.event is None]
+    applied = effects.apply(context, [(header, event) for _, header, event in events])
+    handled = [(claimed, values) for (claimed, _, _), values in zip(events, applied, strict=True)]
+    return handled + [(each, _unread(context, each)) for each in batch if each.event is None]
 
 
-def _unread(context: Context, held: _Held) -> Mapping[str, Any]:
-    """The end of an event that has none of its effects."""
-    operators = context.policy.routing.operators()
-    if held.row.state == QUARANTINED:
-        context.planner.notice(
+def _unread(context: Context, claimed: _ClaimedEvent) -> Mapping[str, Any]:
+    """Notify the operators of an event that could not be read; return its final column values."""
+    row, operators = claimed.row, context.policy.routing.operators()
+    if row.state == QUARANTINED:
+        context.planner.plan_notice(
             operators,
             "quarantined",
-            event_id=held.row.id,
-            detail=f"An event of {held.row.provider} was quarantined: {held.row.error}. "
-            "Look: codecatch events list --state quarantined",
+            event_id=row.id,
+            detail=f"An event of {row.provider} was quarantined: {row.error}. "
+            "To list: codecatch events list --state quarantined",
         )
-        return {"state": QUARANTINED, "error": held.row.error}
-    context.planner.notice(
+        return {"state": QUARANTINED, "error": row.error}
+    context.planner.plan_notice(
         operators,
         "failed",
-        event_id=held.row.id,
-        detail=f"An event of {held.row.provider} could not be read: {held.failure}. It is kept. "
-        f"Look: codecatch events show {held.row.id}; then: codecatch events replay {held.row.id}",
+        event_id=row.id,
+        detail=f"An event of {row.provider} could not be read: {claimed.failure}. It stays stored. "
+        f"To show: codecatch events show {row.id}. To replay: codecatch events replay {row.id}",
     )
-    return {"state": FAILED, "error": held.failure}
+    return {"state": FAILED, "error": claimed.failure}

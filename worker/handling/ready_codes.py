@@ -1,4 +1,4 @@
-"""The one place that decides: this code may be delivered."""
+"""Decides that a code may be delivered. No other module does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, REA
 
 
 def subject(order: Snapshot, event_type: str) -> Subject:
-    """What a route may look at, for an event of this type about the order."""
+    """What routes match on, for an event of this type about the order."""
     return Subject(
         type=event_type,
         provider=order.provider,
@@ -30,9 +30,11 @@ def subject(order: Snapshot, event_type: str) -> Subject:
     )
 
 
-def plan(planner: Planner, routing: Routing, code: KnownCode | Code, order: Snapshot) -> None:
-    """Plan the deliveries of a code that may be delivered."""
-    planner.deliveries_of(
+def plan_deliveries(
+    planner: Planner, routing: Routing, code: KnownCode | Code, order: Snapshot
+) -> None:
+    """Plan the deliveries of a ready code."""
+    planner.plan_deliveries(
         routing.of(subject(order, SmsReceived.type)),
         SmsReceived.type,
         event_id=code.event_id,
@@ -44,10 +46,10 @@ def plan(planner: Planner, routing: Routing, code: KnownCode | Code, order: Snap
 def plan_confirmation(
     planner: Planner, policy: EventPolicy, code: KnownCode, order: Snapshot
 ) -> None:
-    """Plan to confirm the code's order, unless that is done or not wanted."""
+    """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
     if order.status == CONFIRMED or not policy.confirms(order.provider, order.service):
         return
-    planner.confirmation(
+    planner.plan_confirmation(
         CONFIRM,
         order.id,
         provider=code.provider,
@@ -66,13 +68,13 @@ def release(
         return
     code.state, code.verified = READY, verified
     order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan(planner, routing, code, Snapshot.of(order, vault))
+    plan_deliveries(planner, routing, code, Snapshot.of(order, vault))
 
 
 def release_verified(planner: Planner, vault: Vault, routing: Routing, code_id: str) -> None:
-    """Release a code that the provider itself reported: it is verified by that.
+    """Release a held or quarantined code: the provider itself reported it, which verifies it.
 
-    A code that a person has discarded stays so, and one that was purged cannot be delivered.
+    A code that a person discarded stays discarded, and a purged one cannot be delivered.
     """
     locked = planner.session.get(Code, code_id, with_for_update=True, populate_existing=True)
     if locked is None or locked.code is None or locked.state not in {HELD, CODE_QUARANTINED}:

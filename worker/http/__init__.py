@@ -1,3 +1,3 @@
-"""Outbound HTTP: the only client, and the hosts and addresses that it may reach."""
+"""The only outbound HTTP client, and the hosts and addresses that it may reach."""
 
 __all__ = ["client"]

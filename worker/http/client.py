@@ -1,12 +1,12 @@
-"""The only outbound HTTP: an allow-list of hosts, one deadline for the exchange, three failures.
+"""The only outbound HTTP client: a list of allowed hosts, one deadline per request, three errors.
 
-A failure says what may be concluded from it. :class:`HostRefused`: nothing was tried.
-:class:`NotSent`: it was tried, and the far side certainly has nothing of it.
-:class:`OutcomeUnknown`: the far side may have acted. Any whole answer, whatever its status, is a
-:class:`Response`; redirects are not followed.
+Each error says what the server may have done. :class:`HostRefused`: nothing was tried.
+:class:`NotSent`: the request did not reach the server. :class:`OutcomeUnknown`: the server may have
+processed it. A complete response is a :class:`Response` whatever its status; redirects are not
+followed.
 
-httpx2 reads URLs and frames requests; its connection pool is driven directly, because
-``httpx2.Client`` logs whole URLs (some are secrets) and keeps cookies for whoever shares it.
+httpx2 parses URLs and encodes headers; the connection pool is used directly, because
+``httpx2.Client`` logs whole URLs (some are secrets) and shares cookies between its users.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from worker.http.network import AddressNotAllowed, NetworkBackend
 
 
 class HttpError(Exception):
-    """No answer; the message names the host and the reason, never more of the request."""
+    """No response; the message contains the host and the reason, nothing else of the request."""
 
 
 class HostRefused(HttpError):
-    """The URL is none that may be asked; nothing was sent."""
+    """The URL is invalid or not allowed; nothing was sent."""
 
 
 class NotSent(HttpError):
-    """The far side was not reached, and has nothing of the request."""
+    """The request did not reach the server."""
 
 
 class AddressRefused(NotSent):
-    """The name of the host led to addresses that it may not have, this time."""
+    """The host's name resolved to addresses that are not allowed, this time."""
 
 
 class OutcomeUnknown(HttpError):
-    """The request may have been processed; no whole answer came."""
+    """The server may have processed the request; no complete response arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. Header names are in lower case; repeated headers are joined by a comma."""
+    """A complete response; header names are lower case, repeated headers joined by a comma."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
     def json(self) -> object:
-        """The body read as JSON, numbers with a point or an exponent as Decimal.
+        """Parse the body as JSON; numbers with a point or an exponent become Decimal.
 
         Raises:
-            ValueError: it is not JSON.
+            ValueError: the body is not JSON.
         """
         try:
             return jsonlib.loads(self.body, parse_float=Decimal, parse_constant=_refuse_constant)
@@ -72,13 +72,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Few are asked again and again, and to read one costs a tenth of the whole exchange.
+# The same few URLs are used again and again; parsing one takes a tenth of a whole request.
 _url = lru_cache(maxsize=64)(httpx2.URL)
 _PLAIN_JSON: Final = jsonlib.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def encode_json(value: object) -> str:
-    """Compact JSON. A Decimal keeps its digits to the last zero, which no float would.
+    """Encode as compact JSON; a Decimal keeps all its digits, including trailing zeros.
 
     Raises:
         TypeError: the value has no JSON form.
@@ -86,7 +86,7 @@ def encode_json(value: object) -> str:
     """
     try:
         return _PLAIN_JSON.encode(value)
-    except TypeError:  # a Decimal, nearly always
+    except TypeError:  # almost always a Decimal
         return _encode_json(value)
 
 
@@ -98,29 +98,29 @@ def _encode_json(value: object) -> str:
         return "[" + ",".join(map(_encode_json, value)) + "]"
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise ValueError("a JSON number is finite")
+            raise ValueError("a JSON number must be finite")
         return format(value, "f")
     return jsonlib.dumps(value, allow_nan=False)
 
 
 @cache
 def system_trust() -> ssl.SSLContext:
-    """Who vouches for hosts on this system: read once, since it is a long list."""
+    """The system's certificate authorities, read once because the list is long."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 class HttpClient:
-    """Sends requests to the hosts it was given. One instance serves any number of threads.
+    """Sends requests to the allowed hosts. Safe for use by any number of threads.
 
     Args:
         allowed_hosts: ``host`` (any port) or ``host:port``, in any case.
-        plain_http_hosts: those of them that may be asked without TLS.
-        private_hosts: those of them whose names may lead to a private address. An address that
-            ``allowed_hosts`` spells out is asked as it is.
-        connect_timeout: seconds to have a connection, TLS included.
-        total_timeout: seconds for the whole exchange, from resolving the name to the last byte.
-        max_response_bytes: a longer body is not read to its end.
-        ssl_context: which authorities vouch for a host; the system's, if not given.
+        plain_http_hosts: the allowed hosts that may be reached without TLS.
+        private_hosts: the allowed hosts whose names may resolve to a private address. An address
+            that ``allowed_hosts`` contains may be of any kind.
+        connect_timeout: seconds to connect, including the TLS handshake.
+        total_timeout: seconds for a whole request, from name resolution to the last byte.
+        max_response_bytes: longer bodies are an error and are not read to their end.
+        ssl_context: the trusted certificate authorities; by default those of the system.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class HttpClient:
         self._network = NetworkBackend(self._allowed, Hosts(private_hosts))
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl_context or system_trust(),
-            max_connections=None,  # there are as many as threads that ask
+            max_connections=None,  # limited by the number of threads
             keepalive_expiry=30.0,
             network_backend=self._network,
         )
@@ -158,10 +158,10 @@ class HttpClient:
         content: bytes | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """Send one request and read its whole answer, within ``timeout`` seconds.
+        """Send one request and read its complete response, within ``timeout`` seconds.
 
-        ``params`` are added to the URL's own query; ``json`` is used where ``content`` is None;
-        ``timeout`` stands in for ``total_timeout``.
+        ``params`` are added to the URL's query; ``json`` is used if ``content`` is None;
+        ``timeout`` replaces ``total_timeout``.
 
         Raises:
             HostRefused, NotSent, OutcomeUnknown: see the module.
@@ -170,39 +170,40 @@ class HttpClient:
         target = self.admit(url)
         if params:
             target = target.copy_merge_params(params)
-        wanted = {"user-agent": "codecatch", "accept": "*/*", "accept-encoding": "identity"}
+        sent = {"user-agent": "codecatch", "accept": "*/*", "accept-encoding": "identity"}
         if json is not None and content is None:
             content = encode_json(json).encode()
-            wanted["content-type"] = "application/json"
-        wanted |= {name.lower(): value for name, value in (headers or {}).items()}
-        answer = self._exchange(method, target, wanted, content, total)
-        # Raised out here: an error of the library, which may quote a header, is not its context.
-        if isinstance(answer, HttpError):
-            raise answer
-        return answer
+            sent["content-type"] = "application/json"
+        sent |= {name.lower(): value for name, value in (headers or {}).items()}
+        result = self._exchange(method, target, sent, content, total)
+        # Raise outside the except block: the library's error may quote a header and must not become
+        # the context of this one.
+        if isinstance(result, HttpError):
+            raise result
+        return result
 
     def close(self) -> None:
-        """Close every connection; requests still in flight end as failures."""
+        """Close every connection; requests in flight fail."""
         self._pool.close()
         self._network.close()
 
     def admit(self, url: str) -> httpx2.URL:
-        """The URL, if it is one that may be asked; raises :class:`HostRefused` if it is not."""
+        """Parse a URL and check that it is allowed; raises :class:`HostRefused` if not."""
         try:
             target = _url(url)
         except (httpx2.InvalidURL, UnicodeError):
             target = httpx2.URL()
         host = target.raw_host.decode("ascii")
-        # A percent sign is where a URL without its slashes ends up.
+        # A URL without its slashes ends up as a host with a percent sign.
         if target.scheme not in ("http", "https") or not host or "%" in host:
             raise HostRefused("not an absolute http or https URL")
         if target.userinfo:
-            raise HostRefused(f"{host}: credentials do not belong into a URL")
+            raise HostRefused(f"{host}: the URL must not contain credentials")
         port = target.port or (443 if target.scheme == "https" else 80)
         if not self._allowed.has(host, port):
             raise HostRefused(f"{host}: not an allowed host")
         if target.scheme == "http" and not self._plain.has(host, port):
-            raise HostRefused(f"{host}: https is wanted")
+            raise HostRefused(f"{host}: https is required")
         return target
 
     def _exchange(
@@ -215,37 +216,41 @@ class HttpClient:
     ) -> Response | HttpError:
         now = time.monotonic()
         end = now + total
-        instants = {"connect": min(now + self._connect_timeout, end), "read": end, "write": end}
+        # Deadlines instead of timeouts: see NetworkBackend.
+        deadlines = {"connect": min(now + self._connect_timeout, end), "read": end, "write": end}
         address = httpcore2.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         body = bytearray()
         try:
             raw = httpx2.Request(method, url, headers=headers, content=content).headers.raw
-            answer = self._pool.handle_request(
+            response = self._pool.handle_request(
                 httpcore2.Request(
-                    method, address, headers=raw, content=content, extensions={"timeout": instants}
+                    method, address, headers=raw, content=content, extensions={"timeout": deadlines}
                 )
             )
-            with closing(answer):
-                for chunk in answer.iter_stream():
+            with closing(response):
+                for chunk in response.iter_stream():
                     body += chunk
                     if len(body) > self._max_response_bytes:
-                        return OutcomeUnknown(f"{url.host}: the answer is too long")
+                        return OutcomeUnknown(f"{url.host}: the response is too long")
         except tuple(error for error, _, _ in _FAILURES) as error:
-            _, kind, words = next(row for row in _FAILURES if isinstance(error, row[0]))
-            return kind(f"{url.host}: {words or error}")
-        return Response(answer.status, dict(httpx2.Headers(answer.headers).items()), bytes(body))
+            _, kind, reason = next(row for row in _FAILURES if isinstance(error, row[0]))
+            return kind(f"{url.host}: {reason or error}")
+        return Response(
+            response.status, dict(httpx2.Headers(response.headers).items()), bytes(body)
+        )
 
 
-# What an error lets us conclude; the first row that fits counts. Other words may quote a header.
+# The error to raise for each error of the library, first match first. A row without a reason uses
+# the library's message; the other messages may quote a header.
 _FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
     (httpcore2.LocalProtocolError, NotSent, "the request cannot be written as HTTP"),
     (UnicodeError, NotSent, "the request cannot be written as HTTP"),
-    (httpcore2.ConnectTimeout, NotSent, "no connection in time"),
+    (httpcore2.ConnectTimeout, NotSent, "no connection before the deadline"),
     (AddressNotAllowed, AddressRefused, ""),
     (httpcore2.ConnectError, NotSent, ""),
-    (httpcore2.TimeoutException, OutcomeUnknown, "no whole answer in time"),
-    (httpcore2.NetworkError, OutcomeUnknown, "the connection was cut"),
-    (httpcore2.ProtocolError, OutcomeUnknown, "the answer was cut short or is not HTTP"),
+    (httpcore2.TimeoutException, OutcomeUnknown, "no complete response before the deadline"),
+    (httpcore2.NetworkError, OutcomeUnknown, "the connection was closed"),
+    (httpcore2.ProtocolError, OutcomeUnknown, "the response is incomplete or not HTTP"),
 )

@@ -1,7 +1,8 @@
-"""Which hosts are meant by a list of names, and which addresses a host may have.
+"""Lists of allowed hosts, and the classification of addresses.
 
-A name is not a place: whoever answers for it can let it lead to a service on our own network that
-trusts whoever can reach it. So an address is judged as well as the name it was found by.
+Allowing a name is not enough: whoever controls its DNS records can point it at a service on our
+own network that trusts every client (server-side request forgery). So the address that a name
+resolves to is checked as well.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import httpx2
 Address = IPv4Address | IPv6Address
 Kind = Literal["public", "private", "special"]
 
-# Global unicast; what lies outside of it is private or special.
+# Global unicast; everything outside it is private or special.
 _GLOBAL: Final = IPv6Network("2000::/3")
-# Their last 32 bits are the IPv4 address that is reached in the end (RFC 4291, RFC 6052).
+# Their last 32 bits are the IPv4 address that is reached (RFC 4291, RFC 6052).
 _TRANSLATED: Final = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
-# These carry an IPv4 address as well, to relays that are gone (RFC 7526, RFC 4380).
+# These also contain an IPv4 address, for relays that no longer exist (RFC 7526, RFC 4380).
 _TUNNELS: Final = (IPv6Network("2002::/16"), IPv6Network("2001::/32"))
-# Where clouds hand out credentials to whoever asks, besides the link-local addresses.
+# Cloud metadata services, which give credentials to every client, outside link-local ranges.
 _METADATA: Final = frozenset(
     map(
         ipaddress.ip_address,
@@ -32,13 +33,13 @@ _METADATA: Final = frozenset(
 
 
 class Hosts:
-    """A list of hosts.
+    """A set of hosts.
 
     Args:
         names: ``host`` (any port) or ``host:port``, in any case.
 
     Raises:
-        ValueError: one of them is something else.
+        ValueError: a name has another form.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -46,16 +47,16 @@ class Hosts:
         self._addresses = {(literal(host), port) for host, port in self._names}
 
     def has(self, host: str, port: int) -> bool:
-        """Whether the list names the host, spelled as on the wire, with this port or any."""
+        """Whether the set has the host, spelled as in a request, with this port or any."""
         return not self._names.isdisjoint({(host, None), (host, port)})
 
     def spells_out(self, address: Address, port: int) -> bool:
-        """Whether the list names the address itself, in whatever way it is written."""
+        """Whether the set has the address itself, in any notation."""
         return not self._addresses.isdisjoint({(address, None), (address, port)})
 
 
 def literal(host: str) -> Address | None:
-    """The address that ``host`` is, if it is one and no name; IPv4 in IPv6 is IPv4."""
+    """Parse ``host`` as an address, IPv4 in IPv6 as IPv4; None if it is a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -66,9 +67,10 @@ def literal(host: str) -> Address | None:
 
 
 def kind(address: Address) -> Kind:
-    """Whether an address is everybody's, one's own network's, or none to be found by a name.
+    """Classify an address as public, private, or special.
 
-    ``special`` are link-local and metadata addresses, multicast, and what means no host at all.
+    No name may resolve to a special address: link-local and metadata addresses, multicast, and
+    addresses that denote no host.
     """
     if address in _METADATA or address.is_link_local or address.is_multicast:
         return "special"
@@ -82,13 +84,13 @@ def kind(address: Address) -> Kind:
 
 
 def _authority(name: str) -> tuple[str, int | None]:
-    """The host, as it stands on the wire, and the port of a ``host`` or ``host:port`` name."""
+    """Split ``host`` or ``host:port``; the host is spelled as in a request."""
     bracketed = f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
     try:
-        # Of a scheme that has no default port, which would be read as no port at all.
+        # This scheme has no default port: httpx2 would report a default port as None.
         url = httpx2.URL(f"any://{bracketed}")
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if not url.raw_host or url.raw_path not in (b"", b"/") or url.userinfo:
-        raise ValueError("an allowed host is named as host or host:port")
+        raise ValueError("invalid host; write host or host:port")
     return url.raw_host.decode("ascii").lower(), url.port

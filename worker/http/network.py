@@ -1,7 +1,7 @@
-"""Connections for the HTTP client: each to an address that was judged, and over in time.
+"""Connections for the HTTP client: to checked addresses only, with a deadline.
 
-A name is resolved once for each connection, and what is connected to is one of the addresses that
-were found and admitted then, never the name again.
+A name is resolved once per connection. The connection is made to one of the resolved addresses that
+are allowed, never to the name, which could resolve differently the next time (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ import httpcore2
 from worker.http import hosts
 from worker.http.hosts import Hosts
 
+# The deadline is checked again after each piece.
 _WRITE_BYTES = 16 * 1024
 
 
 class AddressNotAllowed(httpcore2.ConnectError):
-    """A name leads only to addresses that it may not have."""
+    """A name resolves only to addresses that are not allowed."""
 
 
 class NetworkBackend(httpcore2.NetworkBackend):
-    """Makes the ``timeout`` of every operation the instant by which it must be over.
+    """Treats the ``timeout`` of every operation as a deadline (``time.monotonic``).
 
-    The pool hands the same value to each read of an answer. As a duration it would start anew
-    with every byte that a dribbling server sends; as an instant (``time.monotonic``) it does not.
+    The pool passes the same value to each read of a response. As a duration it would restart with
+    every byte that a slow server sends; as a deadline it does not.
 
     Args:
-        listed: an address that stands here itself may be connected to, whatever its kind.
-        private: these may be on a private address; nobody is found by name on a special one.
+        listed: an address in this set is allowed, whatever its kind.
+        private: these names may resolve to a private address; no name may resolve to a special one.
     """
 
     def __init__(self, listed: Hosts, private: Hosts) -> None:
         self._listed = listed
         self._private = private
         self._sockets = httpcore2.SyncBackend()
-        # The system's resolver knows no deadline, so it is waited for from outside.
+        # getaddrinfo has no timeout, so it runs in a thread that is waited for until the deadline.
         self._resolver = ThreadPoolExecutor(4, thread_name_prefix="resolve")
 
     def close(self) -> None:
-        """Resolve no more names."""
+        """Stop resolving names."""
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore2.NetworkStream:
-        """Connect to the first address of the host that can be reached and may be."""
+        """Connect to the first allowed address of the host that accepts a connection."""
         addresses = self._addresses(host, port, timeout)
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for tried, address in enumerate(addresses):
-            # A share for each, so that one that swallows packets leaves time for the others.
+            # Divide the time, so that an address that drops packets leaves time for the others.
             share = _left(timeout, httpcore2.ConnectTimeout) / (len(addresses) - tried)
             try:
                 stream = self._sockets.connect_tcp(address, port, share, *rest, **more)
@@ -64,7 +65,7 @@ class NetworkBackend(httpcore2.NetworkBackend):
         raise failure
 
     def _addresses(self, host: str, port: int, deadline: float | None) -> list[str]:
-        """Where the host is and may be, each address once; only these are connected to."""
+        """Resolve the host; only the allowed addresses, without duplicates."""
         try:
             found = self._resolver.submit(
                 socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
@@ -75,14 +76,14 @@ class NetworkBackend(httpcore2.NetworkBackend):
             raise httpcore2.ConnectError("the name does not resolve") from None
         except RuntimeError:
             raise httpcore2.ConnectError("the client is closed") from None
-        everywhere = list(dict.fromkeys(str(address[0]) for *_, address in found))
-        admitted = [address for address in everywhere if self._admits(host, port, address)]
-        if everywhere and not admitted:
-            raise AddressNotAllowed("the name leads to an address that is not allowed")
-        return admitted
+        resolved = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        allowed = [address for address in resolved if self._is_allowed(host, port, address)]
+        if resolved and not allowed:
+            raise AddressNotAllowed("the name resolves to an address that is not allowed")
+        return allowed
 
-    def _admits(self, host: str, port: int, found: str) -> bool:
-        address = hosts.literal(found)
+    def _is_allowed(self, host: str, port: int, resolved: str) -> bool:
+        address = hosts.literal(resolved)
         if address is None:
             return False
         if hosts.literal(host) == address and self._listed.spells_out(address, port):
@@ -92,7 +93,7 @@ class NetworkBackend(httpcore2.NetworkBackend):
 
 
 class _DeadlineStream(httpcore2.NetworkStream):
-    """A connection whose operations end by an instant."""
+    """A connection whose operations have deadlines instead of timeouts."""
 
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
@@ -114,7 +115,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
-        # Even a late handshake is begun, because it is its failure that closes the socket.
+        # Start the handshake even after the deadline: its failure is what closes the socket.
         left = max((timeout or 0.0) - time.monotonic(), 0.001)
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
 
@@ -122,9 +123,9 @@ class _DeadlineStream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _left(instant: float | None, late: type[httpcore2.TimeoutException]) -> float:
-    """Seconds until the instant; raises ``late`` when there are none."""
-    left = (instant or 0.0) - time.monotonic()
+def _left(deadline: float | None, error: type[httpcore2.TimeoutException]) -> float:
+    """Seconds until the deadline; raises ``error`` if it has passed."""
+    left = (deadline or 0.0) - time.monotonic()
     if left <= 0:
-        raise late
+        raise error
     return left

@@ -1,3 +1,3 @@
-"""What operators and the clock do to stored data: retention, erasure, key rotation, replays."""
+"""Maintenance of stored data: retention, erasure, key rotation, operator actions."""
 
 __all__ = ["erasure", "key_rotation", "operator_actions", "retention"]

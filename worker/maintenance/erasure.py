@@ -1,4 +1,4 @@
-"""Forgetting an order, or a number and every order that had it, at once: somebody asked for it."""
+"""Erases the personal data of one order, or of one phone number and every order that had it."""
 
 from __future__ import annotations
 
@@ -22,60 +22,62 @@ from worker.queries.events import in_state
 from worker.queries.filters import Filters, of_order, phone_digests
 from worker.schema.models import Code, Order, OrderNumber, table_of
 
-# Events in these states may not have been read, so that nothing says which order they are about.
-_UNREAD: Final = (PENDING, FAILED, QUARANTINED, IGNORED)
+# Events in these states may be unparsed: no column links them to an order.
+_UNPARSED_STATES: Final = (PENDING, FAILED, QUARANTINED, IGNORED)
 _CODES = table_of(Code)
 _NUMBERS = table_of(OrderNumber)
 _ORDERS = table_of(Order)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What somebody asked to be forgotten, by ids: orders, and events that belong to none."""
+class ErasureTargets:
+    """Ids of the rows to erase: orders, and events that no column links to an order."""
 
     orders: Sequence[str]
     events: Sequence[str]
 
 
-def find(database: Database, vault: Vault, filters: Filters) -> Found:
-    """Everything about the order, or the number, in ``filters`` (of one provider, if it names one).
+def find(database: Database, vault: Vault, filters: Filters) -> ErasureTargets:
+    """Find everything about the order or the phone number in ``filters``.
+
+    ``filters.provider`` restricts the search to one provider.
 
     Raises:
-        UnknownKey, BrokenSeal: an event that nobody could read cannot be opened, so that it is
-            not known whom it is about.
+        UnknownKey, BrokenSeal: the body of an unparsed event does not open, so the search cannot
+            tell whether it matches.
     """
     with database.reading() as session:
-        found = session.exec(select(Order).where(_is_meant(vault, filters))).all()
-        orders = [order for order in found if filters.provider in {None, order.provider}]
-        names = {(order.provider, order.order_id) for order in orders}
-        events = list(_unread(session, vault, filters, names))
-        return Found(sorted(order.id for order in orders), events)
+        matches = session.exec(select(Order).where(_matches(vault, filters))).all()
+        orders = [order for order in matches if filters.provider in {None, order.provider}]
+        keys = {(order.provider, order.order_id) for order in orders}
+        events = list(_unparsed_events(session, vault, filters, keys))
+        return ErasureTargets(sorted(order.id for order in orders), events)
 
 
-def forget(database: Database, found: Found) -> Counter[str]:
-    """Take all of it out; how many codes, numbers and bodies that were.
+def erase(database: Database, targets: ErasureTargets) -> Counter[str]:
+    """Erase the targets; returns how many orders, codes, numbers and bodies were erased.
 
-    The orders themselves stay, and what tells a repetition from news: an old webhook that comes
-    again brings nothing back. What is being told in this moment is told; what waits to be told
-    is not.
+    The order rows stay, and so do the keys and digests that detect duplicates: an old webhook
+    that arrives again restores nothing. A delivery that is in flight completes; a delivery that
+    is pending is not sent.
     """
-    taken: Counter[str] = Counter()
-    for order in found.orders:
+    erased: Counter[str] = Counter()
+    for order in targets.orders:
         with database.transaction() as session:
-            taken += _forget_order(session, order, database)
-    for start in range(0, len(found.events), BATCH):
+            erased += _erase_order(session, order, database)
+    for start in range(0, len(targets.events), BATCH):
         with database.transaction() as session:
-            some = INBOX.c.id.in_(found.events[start : start + BATCH])
-            taken["bodies"] += _write(session, INBOX, NO_BODY, some, INBOX.c.body.is_not(None))
-    return taken
+            batch = INBOX.c.id.in_(targets.events[start : start + BATCH])
+            erased["bodies"] += _write(session, INBOX, NO_BODY, batch, INBOX.c.body.is_not(None))
+    return erased
 
 
-def _is_meant(vault: Vault, filters: Filters) -> Any:
+def _matches(vault: Vault, filters: Filters) -> Any:
     if filters.phone is None:
         return of_order(Order.provider, Order.order_id, filters)[0]
     digests = phone_digests(vault, filters.phone)
-    had = select(OrderNumber.order_ref).where(col(OrderNumber.phone_digest).in_(digests))
-    reported = (
+    had_number = select(OrderNumber.order_ref).where(col(OrderNumber.phone_digest).in_(digests))
+    had_code = (
         select(Order.id)
         .join(
             Code,
@@ -84,38 +86,38 @@ def _is_meant(vault: Vault, filters: Filters) -> Any:
         )
         .where(col(Code.phone_digest).in_(digests))
     )
-    return or_(col(Order.id).in_(had), col(Order.id).in_(reported))
+    return or_(col(Order.id).in_(had_number), col(Order.id).in_(had_code))
 
 
-def _forget_order(session: Session, row: str, database: Database) -> Counter[str]:
+def _erase_order(session: Session, row: str, database: Database) -> Counter[str]:
     order = session.exec(select(Order).where(col(Order.id) == row).with_for_update()).one()
-    its_codes = (_CODES.c.provider == order.provider, _CODES.c.order_id == order.order_id)
-    its_events = (INBOX.c.provider == order.provider, INBOX.c.order_id == order.order_id)
+    of_codes = (_CODES.c.provider == order.provider, _CODES.c.order_id == order.order_id)
+    of_events = (INBOX.c.provider == order.provider, INBOX.c.order_id == order.order_id)
     numbers = session.connection().execute(delete(_NUMBERS).where(_NUMBERS.c.order_ref == row))
-    taken = Counter(
+    erased = Counter(
         orders=1,
-        codes=_write(session, _CODES, NO_CODE, *its_codes, _CODES.c.code.is_not(None)),
-        bodies=_write(session, INBOX, NO_BODY, *its_events, INBOX.c.body.is_not(None)),
+        codes=_write(session, _CODES, NO_CODE, *of_codes, _CODES.c.code.is_not(None)),
+        bodies=_write(session, INBOX, NO_BODY, *of_events, INBOX.c.body.is_not(None)),
         numbers=numbers.rowcount,
     )
-    _write(session, _CODES, NO_NUMBER, *its_codes)
-    forgotten = {**NO_NUMBER, "forgotten_at": database.now(session)}
-    _write(session, _ORDERS, forgotten, _ORDERS.c.id == row)
-    return taken
+    _write(session, _CODES, NO_NUMBER, *of_codes)
+    values = {**NO_NUMBER, "forgotten_at": database.now(session)}
+    _write(session, _ORDERS, values, _ORDERS.c.id == row)
+    return erased
 
 
 def _write(session: Session, table: Any, values: Any, *where: Any) -> int:
     return session.connection().execute(update(table).where(*where).values(values)).rowcount
 
 
-def _unread(
+def _unparsed_events(
     session: Session, vault: Vault, filters: Filters, orders: Set[tuple[str, str]]
 ) -> Iterator[str]:
-    """The events that belong to no order and yet name one of ``orders``, or what is looked for."""
-    for state in _UNREAD:
+    """Ids of unparsed events whose body contains one of ``orders``, or the order or number."""
+    for state in _UNPARSED_STATES:
         after = ""
         while True:
-            some = (
+            batch = (
                 select(InboxEvent)
                 .where(
                     *in_state(state),
@@ -126,19 +128,21 @@ def _unread(
                 .order_by(col(InboxEvent.id))
                 .limit(BATCH)
             )
-            events = session.exec(some).all()
+            events = session.exec(batch).all()
             for event in events:
                 session.expunge(event)
                 if filters.provider not in {None, event.provider}:
                     continue
-                if _names(_values_in(vault, event), event.provider, filters, orders):
+                if _mentions(_values_in(vault, event), event.provider, filters, orders):
                     yield event.id
             if not events:
                 break
             after = events[-1].id
 
 
-def _names(values: Set[str], provider: str, filters: Filters, orders: Set[tuple[str, str]]) -> bool:
+def _mentions(
+    values: Set[str], provider: str, filters: Filters, orders: Set[tuple[str, str]]
+) -> bool:
     if filters.order in values or any((provider, value) in orders for value in values):
         return True
     return filters.phone is not None and _digits(filters.phone) in set(map(_digits, values))
@@ -152,7 +156,7 @@ def _values_in(vault: Vault, event: InboxEvent) -> Set[str]:
 
 
 def _values(value: Any) -> Iterator[str]:
-    """Every value in a body, as text."""
+    """Every scalar in a parsed body, as text."""
     if isinstance(value, dict):
         for inner in value.values():
             yield from _values(inner)

@@ -1,8 +1,8 @@
-"""Which keys seal what is stored, and sealing it anew with the first of them while all goes on.
+"""Counts stored values by encryption key, and re-encrypts them with the first key, online.
 
-A value is replaced only if it is still the one that was read, so what is purged or changed in
-between stays so. Nothing remembers how far a rotation has come: what is not sealed with the first
-key is what is left to do, whoever was killed.
+An update replaces a value only if the value is unchanged since it was read, so a concurrent purge
+or change wins. No progress is stored: the values that the first key does not seal are what is
+left, so a rotation resumes after a kill.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from receiver.vault.sealing import KEY_ID_AT, BrokenSeal, Sealer, key_id
 from worker.schema import migrate as schema
 
 BATCH: Final = 500
-# Between two batches others write, in seconds.
+# Pause between two batches, in seconds, so that other writers get the database.
 _PAUSE: Final = 0.02
 _SPOOL: Final = "spool"
-# To read a whole table takes longer than anything in a webhook's way may take.
-_PATIENCE: Final = text("SET LOCAL statement_timeout = 0")
+# A scan of a whole table takes longer than the statement timeout of the webhook path.
+_NO_STATEMENT_TIMEOUT: Final = text("SET LOCAL statement_timeout = 0")
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """How many values of one column were sealed with one key, by the key's id in hex."""
+class KeyUsage:
+    """How many values of one column are sealed with one key; ``key`` is the key id in hex."""
 
     key: str
     table: str
@@ -55,7 +55,7 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far the rotation of one column has come; ``broken`` are rows that do not open."""
+    """Progress of the rotation of one column; ``broken`` lists ids of rows that do not open."""
 
     table: str
     column: str
@@ -64,48 +64,48 @@ class Step:
     broken: Sequence[str] = ()
 
 
-def count(database: Database, spool_dir: Path | None = None) -> list[Sealed]:
-    """What is sealed with which key, in the database and in this host's spool."""
-    counted = []
+def count(database: Database, spool_dir: Path | None = None) -> list[KeyUsage]:
+    """Count values by key, table and column, in the database and in this host's spool."""
+    usages = []
     for table, column in _sealed_columns():
         sealed_by = _key_id(column)
         with _reading(database) as session:
             grouped = select(sealed_by, func.count()).where(column.is_not(None)).group_by(sealed_by)
             rows = session.connection().execute(grouped).all()
-        # SQLite has no part of an empty value, which is none that was sealed.
-        counted += [
-            Sealed((key or b"").hex(), table.name, column.name, number) for key, number in rows
+        # SQLite returns NULL for a substring of an empty value; no sealed value is empty.
+        usages += [
+            KeyUsage((key or b"").hex(), table.name, column.name, number) for key, number in rows
         ]
     waiting = spool.sealed_by(spool_dir) if spool_dir is not None else {}
-    counted += [Sealed(key.hex(), _SPOOL, "body", number) for key, number in waiting.items()]
-    return sorted(counted, key=lambda each: (each.table, each.column, each.key))
+    usages += [KeyUsage(key.hex(), _SPOOL, "body", number) for key, number in waiting.items()]
+    return sorted(usages, key=lambda usage: (usage.table, usage.column, usage.key))
 
 
 def rotate(
     database: Database, keys: Sequence[bytes], spool_dir: Path | None = None
 ) -> Iterator[Step]:
-    """Seal with the first key what the others sealed, a batch at a time.
+    """Re-encrypt with the first key what the other keys sealed; yields after every batch.
 
-    What was sealed with a key that is not among ``keys``, or does not open, stays as it is.
+    A value that does not open, or whose key is not in ``keys``, stays unchanged.
     """
-    olds = sorted({key_id(key) for key in keys} - {key_id(keys[0])})
-    before: dict[tuple[str, str], int] = {}
-    for each in count(database):
-        if bytes.fromhex(each.key) in olds:
-            place = each.table, each.column
-            before[place] = before.get(place, 0) + each.values
+    old_key_ids = sorted({key_id(key) for key in keys} - {key_id(keys[0])})
+    totals: dict[tuple[str, str], int] = {}
+    for usage in count(database):
+        if bytes.fromhex(usage.key) in old_key_ids:
+            column_key = usage.table, usage.column
+            totals[column_key] = totals.get(column_key, 0) + usage.values
     sealer = Sealer(keys)
     for table, column in _sealed_columns():
-        total = before.get((table.name, column.name), 0)
+        total = totals.get((table.name, column.name), 0)
         if total:
-            yield from _Rotation(database, sealer, table, column, olds, total).run()
+            yield from _Rotation(database, sealer, table, column, old_key_ids, total).run()
     if spool_dir is not None and spool_dir.is_dir():
-        index_key.keep(spool_dir, index_key.sealed(database))
-    database.empty_log(patience=1.0)
+        index_key.save_copy(spool_dir, index_key.sealed(database))
+    database.truncate_wal(timeout=1.0)
 
 
 def _sealed_columns() -> Iterator[tuple[Table, Column[Any]]]:
-    """Every column that holds sealed values: nothing else is kept as bytes."""
+    """Every column with sealed values: all columns of bytes are sealed."""
     for table in schema.METADATA.sorted_tables:
         for column in table.columns:
             if isinstance(column.type, LargeBinary):
@@ -121,24 +121,24 @@ def _key_id(column: Column[Any]) -> ColumnElement[bytes]:
 def _reading(database: Database) -> Iterator[Session]:
     with database.reading() as session:
         if database.is_postgresql:
-            session.connection().execute(_PATIENCE)
+            session.connection().execute(_NO_STATEMENT_TIMEOUT)
         yield session
 
 
 @dataclass(frozen=True, slots=True)
 class _Rotation:
-    """The rotation of one column: what the keys ``olds`` sealed, ``total`` values."""
+    """Rotates one column: the ``total`` values that the keys in ``old_key_ids`` sealed."""
 
     database: Database
     sealer: Sealer
     table: Table
     column: Column[Any]
-    olds: Sequence[bytes]
+    old_key_ids: Sequence[bytes]
     total: int
 
     def run(self) -> Iterator[Step]:
         done, before = 0, -1
-        while before < done:  # what somebody had in hand may be free by now
+        while before < done:  # rows that were locked in the last pass may be free now
             before, after = done, ""
             while rows := self._next(after):
                 after = max(rows)
@@ -150,41 +150,41 @@ class _Rotation:
                 time.sleep(_PAUSE)
 
     def _next(self, after: str) -> Mapping[str, bytes]:
-        """The next batch of values that the old keys sealed, by the ids of their rows."""
+        """The next batch of values that an old key sealed, by row id."""
         ids, column = self.table.c.id, self.column
-        chosen = (
+        statement = (
             select(ids, column)
-            .where(ids > after, column.is_not(None), _key_id(column).in_(self.olds))
+            .where(ids > after, column.is_not(None), _key_id(column).in_(self.old_key_ids))
             .order_by(ids)
             .limit(BATCH)
         )
         with _reading(self.database) as session:
-            return dict(session.connection().execute(chosen).all())
+            return dict(session.connection().execute(statement).all())
 
     def _reseal(self, rows: Mapping[str, bytes]) -> tuple[Mapping[str, bytes], list[str]]:
         resealed, broken = {}, []
         for row, sealed in rows.items():
-            place = {"table": self.table.name, "column": self.column.name, "row": row}
+            context = {"table": self.table.name, "column": self.column.name, "row": row}
             try:
-                resealed[row] = self.sealer.seal(self.sealer.open(sealed, **place), **place)
+                resealed[row] = self.sealer.seal(self.sealer.open(sealed, **context), **context)
             except BrokenSeal:
                 broken.append(row)
         return resealed, broken
 
     def _replace(self, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> int:
-        """Write new values over old ones; how many rows those are.
+        """Replace old values with new ones; returns the number of rows.
 
-        Rows that somebody has in hand are passed over, so that nobody waits for each other.
+        Skips locked rows, to avoid waits and deadlocks.
         """
         ids = self.table.c.id
-        free = select(ids).where(ids.in_(new)).with_for_update(skip_locked=True)
+        unlocked = select(ids).where(ids.in_(new)).with_for_update(skip_locked=True)
         statement = (
             update(self.table)
             .where(ids == bindparam("row"), self.column == bindparam("old"))
             .values({self.column.name: bindparam("new")})
         )
         with self.database.transaction() as session:
-            rows = sorted(session.connection().scalars(free))
+            rows = sorted(session.connection().scalars(unlocked))
             if rows:
                 changes = [{"row": row, "old": old[row], "new": new[row]} for row in rows]
                 session.connection().execute(statement, changes)

@@ -1,7 +1,7 @@
-"""What operators change: replay, release, discard, retry.
+"""Operator actions on events and deliveries: replay, release, discard, retry.
 
-Each function works on one row within the caller's transaction, refuses before it writes, and
-leaves effects that were done as they are. Wake what it put back to work after the commit.
+Each function changes one row in the caller's transaction. It raises before it writes, and it does
+not touch completed effects. The caller wakes the worker after the commit.
 """
 
 from __future__ import annotations
@@ -21,41 +21,45 @@ from worker.schema.states import CODE_QUARANTINED, DEAD, DISCARDED, HELD, READY,
 
 DISCARDED_BY_OPERATOR = "discarded by an operator"
 BATCH = 1_000
-_PURGED = "its body was purged, so there is nothing to read again"
+_PURGED = "its body was purged, so it cannot be handled again"
 _DELIVERIES = table_of(Delivery)
 _CONFIRMATIONS = table_of(Confirmation)
-_RETRIED = frozenset({PENDING, DEAD, UNKNOWN})
+_RETRYABLE = frozenset({PENDING, DEAD, UNKNOWN})
 
 
-class Refused(CodecatchError):
-    """The row cannot be changed this way; the text says why, and what else can be done."""
+class ActionRefused(CodecatchError):
+    """The action is not allowed on this row; the message says why and what to do instead."""
 
 
 def replay(session: Session, event_id: str, *, now: datetime) -> None:
-    """Have an event handled again.
+    """Make an event due again, and its confirmations that are dead or unknown.
 
     Raises:
-        Refused: it is unknown, quarantined, a provider's test, purged, or in hand.
+        ActionRefused: the event does not exist, is quarantined, is a provider test, is purged, is
+            leased, or its code is being verified.
     """
     event = _event(session, event_id)
     if event.state == QUARANTINED:
-        raise Refused(f"event {event_id} is quarantined: release or discard it")
+        raise ActionRefused(f"event {event_id} is quarantined; release or discard it instead")
     if event.state == IGNORED and event.error is None:
-        raise Refused(f"event {event_id} is a test of the provider's, which has no effects")
+        raise ActionRefused(f"event {event_id} is a provider test event and has no effects")
     if event.body is None:
-        raise Refused(f"event {event_id}: {_PURGED}")
+        raise ActionRefused(f"event {event_id}: {_PURGED}")
     code = session.get(Code, event.code_id) if event.code_id else None
     if code is not None and code.state == HELD:
-        raise Refused(f"event {event_id}: the provider is being asked about its code")
-    _revive(session, [event_id], now)
-    _revive_confirmations(session, event_id, now)
+        raise ActionRefused(
+            f"event {event_id}: its code is being verified with the provider; try again later"
+        )
+    _requeue(session, [event_id], now)
+    _requeue_confirmations(session, event_id, now)
 
 
 def replay_failed(session: Session, filters: Filters, *, after: str, now: datetime) -> list[str]:
-    """Have the oldest failed events with ids over ``after`` handled again, as far as they fit.
+    """Make a batch of failed events due again: the oldest that match, with ids above ``after``.
 
-    Returns their ids, in order and at most :data:`BATCH` of them; none once there are no more.
-    An event that fails again meanwhile lies behind ``after``, so that a caller's loop ends.
+    Returns at most :data:`BATCH` ids in ascending order; an empty list means that none are left.
+    Pass the last id as the next ``after``: events that fail again meanwhile are then skipped, so
+    the caller's loop ends.
     """
     conditions: Conditions = [
         *in_state(FAILED),
@@ -66,109 +70,113 @@ def replay_failed(session: Session, filters: Filters, *, after: str, now: dateti
         col(InboxEvent.lease_until).is_(None),
     ]
     oldest = select(InboxEvent.id).where(*conditions).order_by(col(InboxEvent.id)).limit(BATCH)
-    return _revive(session, list(session.exec(oldest.with_for_update(skip_locked=True))), now)
+    return _requeue(session, list(session.exec(oldest.with_for_update(skip_locked=True))), now)
 
 
 def release(session: Session, event_id: str, *, now: datetime) -> None:
-    """End a quarantine because the event is good, and have it handled again.
+    """End the quarantine of a genuine event and make it due again.
 
-    A code that the provider did not vouch for is then told, marked as not verified. An event
-    that came under a known id is handled as an event of its own.
+    A code that failed verification becomes ready with ``verified=False`` and is delivered. An
+    event whose key was already in use is handled as a separate event.
 
     Raises:
-        Refused: it is unknown, not quarantined, purged, or in hand.
+        ActionRefused: the event does not exist, is not quarantined, is purged, or is leased.
     """
     event = _quarantined(session, event_id)
     if event.body is None:
-        raise Refused(f"event {event_id}: {_PURGED}")
+        raise ActionRefused(f"event {event_id}: {_PURGED}")
     code = _quarantined_code(session, event)
     if code is not None:
         code.state, code.verified = READY, False
         session.flush()
-    _revive(session, [event_id], now)
+    _requeue(session, [event_id], now)
 
 
 def discard(session: Session, event_id: str, *, now: datetime) -> None:
-    """End a quarantine because the event is not good: nobody will be told its code.
+    """End the quarantine of a bad event: its code is discarded and never delivered.
 
     Raises:
-        Refused: it is unknown, not quarantined, or in hand.
+        ActionRefused: the event does not exist, is not quarantined, or is leased.
     """
     event = _quarantined(session, event_id)
     code = _quarantined_code(session, event)
     if code is not None:
         code.state = DISCARDED
-    _end(event, IGNORED, DISCARDED_BY_OPERATOR, now)
+    _finish(event, IGNORED, DISCARDED_BY_OPERATOR, now)
 
 
 def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
-    """Have a delivery that was given up sent again, as if new; what stands in its way, if anything.
+    """Make a delivery due again, with its failure count reset.
+
+    Returns a message for the operator if the destination is disabled, else None.
 
     Raises:
-        Refused: it is unknown, was sent already, has nothing left to say, or is in hand.
+        ActionRefused: the delivery does not exist, was sent, is leased, or its code was purged.
     """
     row = session.exec(
         select(Delivery).where(col(Delivery.id) == delivery_id).with_for_update()
     ).first()
     if row is None:
-        raise Refused(f"there is no delivery {delivery_id}")
-    if row.state not in _RETRIED or row.lease_until is not None:
-        why = "is being sent right now" if row.lease_until else f"is {row.state} already"
-        raise Refused(f"delivery {delivery_id} {why}")
+        raise ActionRefused(f"there is no delivery {delivery_id}")
+    if row.state not in _RETRYABLE or row.lease_until is not None:
+        why = "is being sent right now" if row.lease_until else f"is already {row.state}"
+        raise ActionRefused(f"delivery {delivery_id} {why}")
     code = session.get(Code, row.code_id) if row.code_id else None
     if code is not None and code.code is None:
-        raise Refused(f"delivery {delivery_id}: its code was purged, so there is nothing to tell")
-    leases.revive(
+        raise ActionRefused(
+            f"delivery {delivery_id}: its code was purged, so there is nothing to send"
+        )
+    leases.requeue(
         session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None, failures=0
     )
     destination = session.get(DestinationState, row.destination)
     if destination is None or destination.disabled_at is None:
         return None
     return (
-        f"waits, since {row.destination} is disabled: codecatch destinations enable "
+        f"is pending, but {row.destination} is disabled; run codecatch destinations enable "
         f"{row.destination}"
     )
 
 
 def _event(session: Session, event_id: str) -> InboxEvent:
-    wanted = select(InboxEvent).where(col(InboxEvent.id) == event_id).with_for_update()
-    event = session.exec(wanted).first()
+    statement = select(InboxEvent).where(col(InboxEvent.id) == event_id).with_for_update()
+    event = session.exec(statement).first()
     if event is None:
-        raise Refused(f"there is no event {event_id}")
+        raise ActionRefused(f"there is no event {event_id}")
     if event.lease_until is not None:
-        raise Refused(f"event {event_id} is being handled right now: try again in a moment")
+        raise ActionRefused(f"event {event_id} is being handled right now; try again in a moment")
     return event
 
 
 def _quarantined(session: Session, event_id: str) -> InboxEvent:
     event = _event(session, event_id)
     if event.state != QUARANTINED:
-        raise Refused(f"event {event_id} is {event.state}, not quarantined")
+        raise ActionRefused(f"event {event_id} is {event.state}, not quarantined")
     return event
 
 
 def _quarantined_code(session: Session, event: InboxEvent) -> Code | None:
     if event.code_id is None:
         return None
-    wanted = select(Code).where(col(Code.id) == event.code_id).with_for_update()
-    code = session.exec(wanted).first()
+    statement = select(Code).where(col(Code.id) == event.code_id).with_for_update()
+    code = session.exec(statement).first()
     return code if code is not None and code.state == CODE_QUARANTINED else None
 
 
-def _revive(session: Session, ids: Sequence[str], now: datetime) -> list[str]:
-    return leases.revive(session, INBOX, ids, now=now, state=PENDING, error=None, handled_at=None)
+def _requeue(session: Session, ids: Sequence[str], now: datetime) -> list[str]:
+    return leases.requeue(session, INBOX, ids, now=now, state=PENDING, error=None, handled_at=None)
 
 
-def _revive_confirmations(session: Session, event_id: str, now: datetime) -> None:
-    """What was given up at the provider is tried again; what was done is not."""
+def _requeue_confirmations(session: Session, event_id: str, now: datetime) -> None:
+    """Make the event's dead and unknown confirmations due again; leave completed ones alone."""
     given_up = select(Confirmation.id).where(
         col(Confirmation.event_id) == event_id, col(Confirmation.state).in_([DEAD, UNKNOWN])
     )
     ids = list(session.exec(given_up))
-    leases.revive(session, _CONFIRMATIONS, ids, now=now, state=PENDING, error=None)
+    leases.requeue(session, _CONFIRMATIONS, ids, now=now, state=PENDING, error=None)
 
 
-def _end(event: InboxEvent, state: str, error: str | None, now: datetime) -> None:
+def _finish(event: InboxEvent, state: str, error: str | None, now: datetime) -> None:
     event.state, event.error = state, error
     event.handled_at = event.handled_at or now
     event.wake_at = None

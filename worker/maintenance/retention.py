@@ -1,11 +1,11 @@
-"""What has been kept for as long as it may be is taken out: codes first, then everything personal.
+"""Retention: deletes codes first, and later everything else that identifies a person.
 
-Rows stay, and with them what tells a repetition from news (event keys, keyed digests of codes and
-bodies), for as long as a provider's old webhook would still be authentic: without them it would
-be told again. So do transitions and confirmations, which say what was charged, and tell nothing
-about anybody. What identifies a person goes, and so do refusals, and what was told to whom.
+Most rows stay with the columns that detect duplicates (event keys, keyed digests of codes and
+bodies), because a provider's old webhook stays authentic: without them its code would be
+delivered again. Transitions and confirmations stay too: they record charges and hold no personal
+data. Phone numbers, bodies, rejected requests and deliveries go.
 
-A row with something left to do is left alone until that is done.
+A row with pending work stays until that work is done.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from worker.schema.models import (
 from worker.schema.states import ORDER
 
 BATCH: Final = 500
-# Between two batches others write, in seconds.
+# Pause between two batches, in seconds, so that other writers get the database.
 _PAUSE: Final = 0.05
-# What is left after so many seconds is for the next tick.
-_LONGEST: Final = 10.0
-# How long writers may be held up so that SQLite's log can be emptied.
-_LOG_PATIENCE: Final = 0.5
+# Seconds for one purge; the next tick continues.
+_TIME_LIMIT: Final = 10.0
+# Seconds for which truncating SQLite's write-ahead log may block writers.
+_WAL_TIMEOUT: Final = 0.5
 
 _ALIASES = table_of(EventAlias)
 _CODES = table_of(Code)
@@ -54,11 +54,11 @@ _NUMBERS = table_of(OrderNumber)
 _ORDERS = table_of(Order)
 _RECONCILIATIONS = table_of(Reconciliation)
 
-# What the row of an order, or of a code, says about a person.
+# Column values that erase personal data from orders, codes and events.
 NO_NUMBER: Final[Mapping[str, Any]] = {"phone_number": None, "phone_digest": None}
 NO_CODE: Final[Mapping[str, Any]] = {"code": None, "text": None}
 NO_BODY: Final[Mapping[str, Any]] = {"body": None}
-# A number that is reported after all is the order's again.
+# With the swap columns reset, a number that is reported later is stored as the first one.
 _NO_LAST_NUMBER: Final = {
     **NO_NUMBER, "number_swapped": False, "number_at": None, "number_event_id": None,
 }  # fmt: skip
@@ -67,10 +67,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Rows of one table that are due: ``values`` are written to them; without any, they go.
+    """Rows of one table that are ``due``: updated with ``values``, or deleted if that is None.
 
-    Rows whose column ``dependent`` refers to them go with that. ``by`` is what an index has them
-    sorted by.
+    Rows whose column ``dependent`` refers to them are deleted too. ``by`` is an indexed column
+    that orders the batches.
     """
 
     name: str
@@ -82,36 +82,36 @@ class _Rule:
 
 
 def purge(database: Database, settings: RetentionSettings) -> Mapping[str, int]:
-    """Take out what is due, in any number of processes at once; how many rows of which kind.
+    """Apply every rule; returns the number of rows by rule. Safe to run concurrently.
 
-    In small transactions with pauses, and for some seconds at most: what is left then is for the
-    next call. Where nothing is due nothing is written.
+    Works in small transactions with pauses and stops after :data:`_TIME_LIMIT` seconds; the next
+    call continues. Writes nothing if nothing is due.
     """
-    ends = time.monotonic() + _LONGEST
+    ends = time.monotonic() + _TIME_LIMIT
     with database.reading() as session:
         now = database.now(session)
     purged: dict[str, int] = {}
     for rule in _rules(now - settings.retention_codes, now - settings.retention_events):
-        count = _follow(database, rule, ends)
+        count = _apply(database, rule, ends)
         if count:
             purged[rule.name] = count
     if purged:
-        emptied = database.empty_log(patience=_LOG_PATIENCE)
+        emptied = database.truncate_wal(timeout=_WAL_TIMEOUT)
         _log.info("retention.purged", log_emptied=emptied, **purged)
     return purged
 
 
 def _rules(codes_until: datetime, events_until: datetime) -> Sequence[_Rule]:
-    """What is kept no longer, of what was stored until then."""
+    """The rules for codes and events stored at or before these times."""
     oldest_id = first_id(events_until)
     idle = INBOX.c.wake_at.is_(None)
     return (
         _Rule(
             "codes", _CODES,
-            and_(_CODES.c.code.is_not(None), _CODES.c.stored_at <= codes_until, ~_awaited()),
+            and_(_CODES.c.code.is_not(None), _CODES.c.stored_at <= codes_until, ~_in_use()),
             _CODES.c.stored_at, NO_CODE,
         ),
-        # The body that reported a code holds the code as well.
+        # The body that reported a code contains the code as well.
         _Rule(
             "code_bodies", INBOX,
             and_(
@@ -128,7 +128,7 @@ def _rules(codes_until: datetime, events_until: datetime) -> Sequence[_Rule]:
         _Rule(
             "code_numbers", _CODES,
             and_(
-                _CODES.c.phone_number.is_not(None), _CODES.c.stored_at <= events_until, ~_awaited()
+                _CODES.c.phone_number.is_not(None), _CODES.c.stored_at <= events_until, ~_in_use()
             ),
             _CODES.c.stored_at, NO_NUMBER,
         ),
@@ -136,7 +136,7 @@ def _rules(codes_until: datetime, events_until: datetime) -> Sequence[_Rule]:
             "order_numbers", _ORDERS,
             and_(
                 _ORDERS.c.phone_number.is_not(None), _ORDERS.c.created_at <= events_until,
-                ~_asked_for(),
+                ~_is_polled(),
             ),
             _ORDERS.c.created_at, _NO_LAST_NUMBER, dependent=_NUMBERS.c.order_ref,
         ),
@@ -151,34 +151,34 @@ def _rules(codes_until: datetime, events_until: datetime) -> Sequence[_Rule]:
             "reconciliations", _RECONCILIATIONS,
             and_(
                 _RECONCILIATIONS.c.id < oldest_id, _RECONCILIATIONS.c.action == ORDER,
-                _RECONCILIATIONS.c.wake_at.is_(None), ~_open_still(),
+                _RECONCILIATIONS.c.wake_at.is_(None), ~_order_is_open(),
             ),
             _RECONCILIATIONS.c.id,
         ),
     )  # fmt: skip
 
 
-def _awaited() -> ColumnElement[bool]:
-    """Codes that are yet to be told, or to be settled with their provider."""
-    told = exists().where(
+def _in_use() -> ColumnElement[bool]:
+    """Codes that a pending delivery or confirmation needs."""
+    delivery_pending = exists().where(
         _DELIVERIES.c.event_id == _CODES.c.event_id, _DELIVERIES.c.wake_at.is_not(None)
     )
-    settled = exists().where(
+    confirmation_pending = exists().where(
         _CONFIRMATIONS.c.provider == _CODES.c.provider,
         _CONFIRMATIONS.c.order_id == _CODES.c.order_id,
         _CONFIRMATIONS.c.wake_at.is_not(None),
     )
-    return told | settled
+    return delivery_pending | confirmation_pending
 
 
-def _asked_for() -> ColumnElement[bool]:
-    """Orders that their provider is asked about."""
+def _is_polled() -> ColumnElement[bool]:
+    """Orders with a scheduled reconciliation."""
     key = literal(f"{ORDER}:") + _ORDERS.c.provider + ":" + _ORDERS.c.order_id
     return exists().where(_RECONCILIATIONS.c.key == key, _RECONCILIATIONS.c.wake_at.is_not(None))
 
 
-def _open_still() -> ColumnElement[bool]:
-    """Rows of orders that never ended: without its row such an order would be asked for again."""
+def _order_is_open() -> ColumnElement[bool]:
+    """Reconciliations of open orders: without its row such an order would be polled again."""
     return exists().where(
         _ORDERS.c.provider == _RECONCILIATIONS.c.provider,
         _ORDERS.c.order_id == _RECONCILIATIONS.c.order_id,
@@ -186,30 +186,30 @@ def _open_still() -> ColumnElement[bool]:
     )
 
 
-def _follow(database: Database, rule: _Rule, ends: float) -> int:
-    """How many rows were due."""
+def _apply(database: Database, rule: _Rule, ends: float) -> int:
+    """Apply one rule in batches; returns the number of rows."""
     total = 0
     while time.monotonic() < ends and _is_due(database, rule):
         with database.transaction() as session:
             count = _batch(session, rule)
         total += count
-        if count < BATCH:  # what is left, if anything, is in somebody's hand
+        if count < BATCH:  # any rows left are locked by another transaction
             break
         time.sleep(_PAUSE)
     return total
 
 
 def _is_due(database: Database, rule: _Rule) -> bool:
-    """Whether there is anything to do: to look takes no lock."""
+    """Whether any row is due; checks without a lock."""
     with database.reading() as session:
-        looked = select(rule.table.c.id).where(rule.due).limit(1)
-        return session.connection().execute(looked).first() is not None
+        statement = select(rule.table.c.id).where(rule.due).limit(1)
+        return session.connection().execute(statement).first() is not None
 
 
 def _batch(session: Session, rule: _Rule) -> int:
     table, connection = rule.table, session.connection()
-    chosen = select(table.c.id).where(rule.due).order_by(rule.by).limit(BATCH)
-    ids = list(connection.scalars(chosen.with_for_update(skip_locked=True, of=table)))
+    statement = select(table.c.id).where(rule.due).order_by(rule.by).limit(BATCH)
+    ids = list(connection.scalars(statement.with_for_update(skip_locked=True, of=table)))
     if rule.dependent is not None:
         connection.execute(delete(rule.dependent.table).where(rule.dependent.in_(ids)))
     if rule.values is None:

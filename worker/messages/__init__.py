@@ -1,3 +1,3 @@
-"""What a notification says, as text; how a medium marks it up is the destination's business."""
+"""The text of notifications; each destination adds its own markup."""
 
 __all__ = ["masking", "text"]

@@ -1,27 +1,27 @@
-"""What may be seen of a secret by those who must not see it: enough to know one's own by."""
+"""Masked forms of secrets: enough for the owner to recognise them, no more."""
 
 from __future__ import annotations
 
 _DOT = "•"
-_MOST_DOTS = 8
+_MAX_DOTS = 8
 
 
 def code(text: str) -> str:
-    """A code by which its owner knows it: two characters of six or more, one of four or five."""
+    """Mask a code: two characters of six or more stay, one of four or five, else none."""
     visible = 2 if len(text) >= 6 else 1 if len(text) >= 4 else 0
     return text[:visible] + _dots(len(text) - visible)
 
 
 def phone(number: str) -> str:
-    """A phone number without what tells it from its neighbours."""
+    """Mask a phone number: a few characters at both ends stay, none of a short number."""
     head, tail = (5, 3) if len(number) >= 12 else (3, 2) if len(number) >= 9 else (0, 0)
     return number[:head] + _dots(len(number) - head - tail) + number[len(number) - tail :]
 
 
 def hidden(_: str) -> str:
-    """Nothing, not even the length."""
-    return _dots(_MOST_DOTS)
+    """Mask everything, the length too."""
+    return _dots(_MAX_DOTS)
 
 
 def _dots(count: int) -> str:
-    return _DOT * min(count, _MOST_DOTS)
+    return _DOT * min(count, _MAX_DOTS)

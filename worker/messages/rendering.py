@@ -1,8 +1,8 @@
-"""The words of messages as Jinja2 templates: the built-in ones, and those that override them.
+"""Jinja2 templates of messages: the built-in ones, and a user's templates that override them.
 
-A template sees only what it is given, in a sandbox, and cannot switch off the escaping that
-keeps a stranger's words from being markup. Those of a user are compiled and rendered with
-examples when they are loaded, so that a mistake shows at the start.
+A template runs in a sandbox, sees only its context, and cannot turn off the escaping that keeps
+untrusted text from becoming markup. A user's templates are compiled and rendered with examples
+when they are loaded, so that mistakes show at the start.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TITLE: Final = "title.txt"
 TEXT: Final = "message.txt"
 HTML: Final = "message.html"
 NAMES: Final = (TITLE, TEXT, HTML)
-# What an overriding template extends or includes: "builtin/message.html".
+# A user's template can extend or include a built-in one as "builtin/message.html".
 _BUILTIN: Final = "builtin"
-# A file so named is none of the three, and there to be included by them.
+# The prefix of files that the other templates include.
 _PARTIAL: Final = "_"
-_LONGEST = 64 * 1024
+_MAX_BYTES = 64 * 1024
 _NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-# What templates are tried with, as the fields of a notification: all that can be said, a code
-# that may not be shown, news of an order, and a notice of which next to nothing is known.
+# Fields of the notifications that templates are tested with: a code with every field, a code that
+# may not be shown, the end of an order, and a notice with few fields.
 EXAMPLES: Final[tuple[Mapping[str, Any], ...]] = (
     {
         "delivery_id": "01EXAMPLE",
@@ -53,7 +53,7 @@ EXAMPLES: Final[tuple[Mapping[str, Any], ...]] = (
         "text": "Your code is 123456.\nDo not share it.",
         "received_at": _NOON,
         "valid_until": _NOON + timedelta(minutes=20),
-        "told_at": _NOON + timedelta(seconds=1),
+        "composed_at": _NOON + timedelta(seconds=1),
         "marks": ("not verified", "repeated"),
     },
     {
@@ -71,7 +71,7 @@ EXAMPLES: Final[tuple[Mapping[str, Any], ...]] = (
         "provider": "virtualsms",
         "order_id": "ord_example",
         "service": "telegram",
-        "detail": "The order was given up.",
+        "detail": "The order was cancelled.",
     },
     {
         "delivery_id": "01EXAMPLE",
@@ -84,7 +84,7 @@ EXAMPLES: Final[tuple[Mapping[str, Any], ...]] = (
 
 
 class Templates:
-    """The built-in templates; those in ``directory`` come before them."""
+    """The built-in templates; files in ``directory`` override them."""
 
     def __init__(self, directory: Path | None = None) -> None:
         builtin = PackageLoader("worker.messages", "templates")
@@ -99,18 +99,18 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        # Nothing is beyond escaping.
+        # No template may bypass the escaping.
         del self._environment.filters["safe"]
 
     def render(self, name: str, context: Mapping[str, Any]) -> str:
-        """One of :data:`NAMES` with these values."""
+        """Render one of :data:`NAMES`."""
         return self._environment.get_template(name).render(context)
 
     def check(self, examples: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Compile every template of the directory, and render those of ``examples``.
+        """Compile every template of the directory, and render ``examples``.
 
         Raises:
-            ConfigurationError: one of them cannot work; the text names its file and line.
+            ConfigurationError: a template has an error; the text names its file and line.
         """
         for file in self._files():
             self._compile(file)
@@ -124,36 +124,40 @@ class Templates:
         if self._directory is None:
             return []
         if not self._directory.is_dir():
-            raise ConfigurationError(f"{self._directory}: wants a directory of templates")
+            raise ConfigurationError(
+                f"{self._directory}: not a directory; create it or correct the path"
+            )
         files = sorted(each for each in self._directory.iterdir() if not each.name.startswith("."))
         for file in files:
             if file.name not in NAMES and not file.name.startswith(_PARTIAL):
                 raise ConfigurationError(
-                    f"{file}: wants one of the names {', '.join(NAMES)}, or {_PARTIAL}… for what"
-                    " these include"
+                    f"{file}: unknown template; name it {', '.join(NAMES)}, or {_PARTIAL}… if these"
+                    " include it"
                 )
         return files
 
     def _compile(self, file: Path) -> None:
         try:
-            if file.stat().st_size > _LONGEST:
-                raise ConfigurationError(f"{file}: wants at most {_LONGEST} bytes")
+            if file.stat().st_size > _MAX_BYTES:
+                raise ConfigurationError(f"{file}: longer than {_MAX_BYTES} bytes; shorten it")
             tree = self._environment.parse(file.read_text("utf-8"), file.name, str(file))
             self._environment.get_template(file.name)
         except (OSError, UnicodeError):
-            raise ConfigurationError(f"{file}: wants a file of UTF-8 that can be read") from None
+            raise ConfigurationError(f"{file}: not a readable UTF-8 file") from None
         except TemplateSyntaxError as error:
             raise ConfigurationError(self._problem(file.name, error)) from None
         for modifier in tree.find_all(nodes.ScopedEvalContextModifier):
             raise ConfigurationError(
-                f"{file}:{modifier.lineno}: autoescape stays on, or an SMS could be markup"
+                f"{file}:{modifier.lineno}: autoescape must stay on, or an SMS could contain markup"
             )
 
     def _problem(self, name: str, error: Exception) -> str:
-        """File, line and what is wrong there: where a template was last seen at work."""
+        """File, line and error, from the last frame that belongs to one of our templates."""
         if isinstance(error, TemplateSyntaxError):
             return f"{error.filename or name}:{error.lineno}: {error.message}"
-        ours = {str(file) for file in self._files()}
+        own_files = {str(file) for file in self._files()}
         frames = traceback.extract_tb(error.__traceback__)
-        places = [f"{each.filename}:{each.lineno}" for each in frames if each.filename in ours]
-        return f"{places[-1] if places else name}: {str(error) or type(error).__name__}"
+        locations = [
+            f"{each.filename}:{each.lineno}" for each in frames if each.filename in own_files
+        ]
+        return f"{locations[-1] if locations else name}: {str(error) or type(error).__name__}"

@@ -1,8 +1,7 @@
-"""What a notification says, before any medium has shaped it.
+"""The text of a notification, without markup.
 
-Everything here returns text that is safe to hand to any medium as *text*: no control character,
-no line break where one line is promised, no mark that reorders what the eye reads. Markup is the
-medium's own business: each destination escapes for itself.
+Every function here returns plain text without control characters, without line breaks where one
+line is promised, and without bidirectional marks. Each destination escapes its own markup.
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ import structlog
 from worker.messages.rendering import EXAMPLES, HTML, TEXT, TITLE, Templates
 
 _SEPARATOR = " · "
-_TITLE_PART = 60
-_SUMMARY_DETAIL = 300
-_MOST_SERVICES = 5
-_LONGEST_TITLE = 300
+_MAX_TITLE_PART = 60
+_MAX_SUMMARY_DETAIL = 300
+_MAX_SERVICES = 5
+_MAX_TITLE = 300
 _BUILTIN: Final = Templates()
 _log = structlog.get_logger(__name__)
 
-# A whole escape sequence goes, not only its first character, so that no "[31m" stays behind.
+# Removes whole escape sequences, not only their first character, so that no "[31m" remains.
 _TERMINAL_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
-    """The facts that one delivery tells one destination.
+    """The content of one delivery to one destination.
 
     ``type`` is a provider-neutral event type (``sms.received``, ``balance.low``) or
-    ``operators`` for a notice to the people who run codecatch; only ``sms.received`` carries
+    ``operators`` for a notice to the people who run codecatch; only ``sms.received`` has
     ``code`` and ``text``. ``delivery_id`` is the same for every attempt. ``marks`` are short
-    words a reader must see (``late``, ``not verified``, ``repeated``). ``detail`` is a sentence
-    or two: what happened and what to do. ``valid_until`` is known only where the provider said
-    it; ``told_at`` is now, for whoever reads it. ``event_id`` is empty where no event is behind
-    it. Everything but the ids and the type may come from a stranger.
+    warnings (``late``, ``not verified``, ``repeated``). ``detail`` is a sentence or two: what
+    happened and what to do. ``valid_until`` is set only if the provider gave it; the time left
+    is counted from ``composed_at``. ``event_id`` is empty if no event caused the notification.
+    Everything but the ids and the type is untrusted.
     """
 
     delivery_id: str
@@ -56,26 +55,26 @@ class Notification:
     text: str | None = None
     received_at: datetime | None = None
     valid_until: datetime | None = None
-    told_at: datetime | None = None
+    composed_at: datetime | None = None
     marks: tuple[str, ...] = ()
     detail: str | None = None
 
 
 class Texts:
-    """The words of one destination's messages: built in, or its own templates'.
+    """The texts of one destination's messages, from built-in or custom templates.
 
-    None of its methods raises: where a template fails, the built-in words are said instead.
+    No method raises: if a custom template fails, the built-in one is used instead.
     """
 
-    def __init__(self, own: Templates | None = None) -> None:
-        self._own = own
+    def __init__(self, custom: Templates | None = None) -> None:
+        self._custom = custom
 
     @classmethod
     def of(cls, directory: Path | None) -> Self:
-        """Words in which the templates of ``directory`` come first; each is tried out.
+        """Texts with the templates of ``directory``, each tested with examples.
 
         Raises:
-            ConfigurationError: a template cannot work; the text names its file and line.
+            ConfigurationError: a template has an error; the text names its file and line.
         """
         if directory is None:
             return cls()
@@ -92,24 +91,24 @@ class Texts:
         return cls(templates)
 
     def title(self, notification: Notification) -> str:
-        """One short line about one notification."""
-        if self._own is None:
+        """A short line for one notification."""
+        if self._custom is None:
             return title(notification)
-        said = plain(self._render(TITLE, _view(notification)))
-        return shorten(said, _LONGEST_TITLE) or title(notification)
+        rendered = plain(self._render(TITLE, _view(notification)))
+        return shorten(rendered, _MAX_TITLE) or title(notification)
 
     def summary(self, notification: Notification) -> str:
-        """The title, and for anything but an SMS what happened: for where there is no room."""
+        """One line: the title, and the detail of a notification that is no SMS."""
         return _with_detail(self.title(notification), notification)
 
     def heading(self, notifications: Sequence[Notification]) -> str:
-        """One line over a message: the summary of one, or how many there are of what."""
+        """The heading of a message: the summary of one notification, or the count of several."""
         if len(notifications) == 1:
             return self.summary(notifications[0])
         return heading(notifications)
 
     def body(self, notification: Notification) -> str:
-        """All that is known of one notification, as lines of plain text."""
+        """All fields of one notification, as lines of plain text."""
         return self.text([notification])
 
     def text(self, notifications: Sequence[Notification]) -> str:
@@ -121,55 +120,55 @@ class Texts:
         return self._render(HTML, _context(notifications))
 
     def _render(self, name: str, context: Mapping[str, Any]) -> str:
-        if self._own is not None:
+        if self._custom is not None:
             try:
-                return self._own.render(name, context)
-            except Exception as error:  # noqa: BLE001 - no template may keep a code from people
+                return self._custom.render(name, context)
+            except Exception as error:  # noqa: BLE001 - no template may prevent a delivery
                 _log.warning("template.failed", template=name, error=type(error).__name__)
         return _BUILTIN.render(name, context)
 
 
 def plain(text: str) -> str:
-    """``text`` on one line, without what a reader cannot see.
+    """``text`` on one line, without invisible characters.
 
     Control and format characters (terminal sequences, bidirectional marks, zero-width
     characters) are dropped, every run of white space becomes one space, and a lone surrogate,
-    which no encoder takes, becomes U+FFFD.
+    which no encoder accepts, becomes U+FFFD.
     """
-    if text.isprintable():  # nearly always: nothing to drop, and no white space but spaces
+    if text.isprintable():  # the usual case: nothing to drop, and spaces are the only white space
         return " ".join(text.split())
-    kept = (_visible(character) for character in _TERMINAL_SEQUENCE.sub("", text))
-    return " ".join("".join(kept).split())
+    visible = (_visible(character) for character in _TERMINAL_SEQUENCE.sub("", text))
+    return " ".join("".join(visible).split())
 
 
 def paragraphs(text: str) -> str:
-    """Like :func:`plain`, with the line breaks kept, but never two blank lines together."""
+    """Like :func:`plain`, but line breaks stay; at most one blank line in a row."""
     lines = "\n".join(plain(line) for line in _TERMINAL_SEQUENCE.sub("", text).splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines).strip("\n")
 
 
 def shorten(text: str, limit: int) -> str:
-    """``text`` in at most ``limit`` characters; where some had to go, the last is an ellipsis."""
+    """Cut ``text`` to at most ``limit`` characters; a cut text ends with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def title(notification: Notification) -> str:
-    """One short line: the code first, the marks beside it, then what the code is for."""
-    head = shorten(_headline(notification), _TITLE_PART)
+    """One short line: the code with its marks, then its service and order."""
+    head = shorten(_headline(notification), _MAX_TITLE_PART)
     if notification.marks:
-        head += f" ({shorten(', '.join(map(plain, notification.marks)), _TITLE_PART)})"
+        head += f" ({shorten(', '.join(map(plain, notification.marks)), _MAX_TITLE_PART)})"
     service, order = (
-        shorten(plain(value or ""), _TITLE_PART)
+        shorten(plain(value or ""), _MAX_TITLE_PART)
         for value in (notification.service, notification.order_id)
     )
     subject = [service, f"order {order}" if order else ""]
     if not any(subject):
-        subject = [shorten(plain(notification.provider), _TITLE_PART)]
+        subject = [shorten(plain(notification.provider), _MAX_TITLE_PART)]
     return _SEPARATOR.join(part for part in (head, *subject) if part)
 
 
 def fields(notification: Notification) -> list[tuple[str, str]]:
-    """The known facts as label and value, in the order a reader wants them."""
+    """The known fields as label and value, the most useful first."""
     facts = [
         ("Service", notification.service),
         ("Number", notification.phone_number),
@@ -184,7 +183,7 @@ def fields(notification: Notification) -> list[tuple[str, str]]:
 
 
 def heading(notifications: Sequence[Notification]) -> str:
-    """One line over several notifications: how many there are of what."""
+    """The heading of several notifications: their count by kind, and their services."""
     codes = [each for each in notifications if each.type == "sms.received"]
     late = len(codes) > 0 and all("late" in each.marks for each in codes)
     counted = (
@@ -192,16 +191,16 @@ def heading(notifications: Sequence[Notification]) -> str:
         (len(notifications) - len(codes), "notice"),
     )
     head = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counted if n)
-    services = dict.fromkeys(shorten(plain(each.service or ""), _TITLE_PART) for each in codes)
+    services = dict.fromkeys(shorten(plain(each.service or ""), _MAX_TITLE_PART) for each in codes)
     named = [service for service in services if service]
-    subject = ", ".join(named[:_MOST_SERVICES])
-    if len(named) > _MOST_SERVICES:
-        subject += f" and {len(named) - _MOST_SERVICES} more"
+    subject = ", ".join(named[:_MAX_SERVICES])
+    if len(named) > _MAX_SERVICES:
+        subject += f" and {len(named) - _MAX_SERVICES} more"
     return _SEPARATOR.join(part for part in (head, subject) if part)
 
 
 def footer(notification: Notification) -> str:
-    """The marks and the ids: what a person needs to find the event again."""
+    """The marks and the ids, to find the event again."""
     return _SEPARATOR.join(
         [
             *(mark for mark in map(plain, notification.marks) if mark),
@@ -212,24 +211,24 @@ def footer(notification: Notification) -> str:
 
 
 def validity(notification: Notification) -> str:
-    """Until when its code is good, and how long that is; nothing where nobody knows."""
+    """Until when the code is valid, and the time left; empty if unknown."""
     until = _validity(notification)
     return f"valid until {until}" if until else ""
 
 
 def timestamp(moment: datetime) -> str:
-    """``moment`` as UTC ISO 8601 to the second; one without a zone is taken to be UTC."""
+    """``moment`` as ISO 8601 in UTC, to the second; without a zone it is taken as UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _with_detail(head: str, notification: Notification) -> str:
     detail = plain(notification.detail or "")
-    return f"{head}: {shorten(detail, _SUMMARY_DETAIL)}" if detail else head
+    return f"{head}: {shorten(detail, _MAX_SUMMARY_DETAIL)}" if detail else head
 
 
 def _view(notification: Notification) -> dict[str, Any]:
-    """One notification as templates see it: text that is inert as text, "" where unknown."""
+    """The template context of one notification: cleaned text, "" where unknown."""
     received = notification.received_at
     facts = {
         name: plain(getattr(notification, name) or "")
@@ -259,7 +258,7 @@ def _context(notifications: Sequence[Notification]) -> dict[str, Any]:
 
 
 def _validity(notification: Notification) -> str:
-    until, now = notification.valid_until, notification.told_at
+    until, now = notification.valid_until, notification.composed_at
     if until is None or now is None:
         return ""
     until, now = until.astimezone(UTC), now.astimezone(UTC)

@@ -1,7 +1,8 @@
-"""What many events say of their orders, merged and written with few statements.
+"""Merges what many events report about their orders, with few statements.
 
-Most events are the first of their order. So an order is taken to be new, and is inserted as it is
-after all that is said of it; where it was known, that is merged again into what is known.
+Most events are the first of their order. So each order is assumed to be new, and is inserted with
+everything reported about it already merged; if it existed, the reports are merged again into the
+existing row.
 """
 
 from __future__ import annotations
@@ -29,41 +30,41 @@ from worker.schema.states import CREATED
 _ORDERS = table_of(Order)
 _NUMBERS = table_of(OrderNumber)
 _TRANSITIONS = table_of(OrderTransition)
-_PLACES: Final = OneOf("places", _ORDERS.c.provider, _ORDERS.c.order_id)
-# What an event may change of an order, and what else is read of one.
-_CHANGED: Final = (
+_KEYS: Final = OneOf("keys", _ORDERS.c.provider, _ORDERS.c.order_id)
+# The columns that an event may change, those of a new row, and those that are read.
+_UPDATED: Final = (
     *("status", "phone_number", "phone_digest", "number_swapped", "number_at", "number_event_id"),
     *("service", "country", "confirmed_at", "updated_at"),
 )
-_WRITTEN: Final = ("id", "provider", "order_id", "created_at", *_CHANGED)
-_READ: Final = (*_WRITTEN, "expires_at", "forgotten_at")
-# Built once, since to build a statement costs more than to run it.
+_INSERTED: Final = ("id", "provider", "order_id", "created_at", *_UPDATED)
+_READ: Final = (*_INSERTED, "expires_at", "forgotten_at")
+# Built once: building a statement costs more than running it.
 _LOCKED: Final = (
     select(*(_ORDERS.c[name] for name in _READ))
-    .where(_PLACES.condition)
+    .where(_KEYS.condition)
     .order_by(_ORDERS.c.provider, _ORDERS.c.order_id)
     .with_for_update()
 )
-_Place = tuple[str, str]
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the event ``event_id``, which came at ``arrived``, says of an order."""
+    """What the event ``event_id``, which arrived at ``arrived_at``, reports about an order."""
 
     event: OrderEvent
     event_id: str
-    arrived: datetime
+    arrived_at: datetime
 
     @property
-    def place(self) -> _Place:
-        """Provider and the provider's id, by which an order is known."""
+    def key(self) -> _Key:
+        """Provider and the provider's order id: the unique key of an order."""
         return self.event.provider, self.event.order_id
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """An order as it stood at one moment: right after one event, or now."""
+    """An order at one moment: right after one event, or now."""
 
     id: str
     provider: str
@@ -77,7 +78,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, order: AnyOrder, vault: Vault) -> Snapshot:
-        """The order as it stands."""
+        """The order as it is now."""
         number = order.number if isinstance(order, OrderRow) else None
         return cls(
             order.id, order.provider, order.status, order.service, order.country,
@@ -86,97 +87,98 @@ class Snapshot:
 
     @property
     def phone_number(self) -> str | None:
-        """The plain number, opened only where somebody asks for it."""
+        """The plain number. It is opened only on access."""
         return self._number or orders.open_number(self._vault, self._sealed, order=self.id)
 
 
 def write(
     session: Session, vault: Vault, reports: Sequence[Report], *, now: datetime
 ) -> list[Snapshot]:
-    """Merge what is reported into the orders, which stay locked; how each stands by its report.
+    """Merge ``reports`` into their orders; return each order as it stood after its report.
 
-    Reporting the same again changes nothing. Everybody locks in one sequence, or two transactions
-    could wait for each other: what is inserted first, sorted, and then what was known, sorted.
+    The orders stay locked until the transaction ends. Reporting the same again changes nothing.
+    Every transaction locks in one order, to avoid deadlocks: first the inserted rows, sorted, then
+    the existing ones, sorted.
     """
-    merged = _Merging(session, vault, now)
+    merger = _Merger(session, vault, now)
     connection = session.connection()
-    of_place: dict[_Place, list[Report]] = {}
+    reports_of: dict[_Key, list[Report]] = {}
     for each in reports:
-        of_place.setdefault(each.place, []).append(each)
-    places = sorted(of_place)
-    fresh = {place: merged.new(place, of_place[place]) for place in places}
-    rows = [{name: getattr(fresh[each].order, name) for name in _WRITTEN} for each in places]
-    added = bulk.insert_new(connection, _ORDERS, rows) if rows else set()
-    done = {place: each for place, each in fresh.items() if each.order.id in added}
-    known = [place for place in places if place not in done]
-    locked = connection.execute(_LOCKED, _PLACES.bound(known)) if known else ()
-    again = [OrderRow(**row._mapping) for row in locked]
-    for order in again:
-        place = order.provider, order.order_id
-        done[place] = merged.into(order, of_place[place])
-    _update(session, again)
-    _insert_rows(session, [done[place] for place in places])
-    snapshot = {id_: each for one in done.values() for id_, each in one.snapshots.items()}
+        reports_of.setdefault(each.key, []).append(each)
+    keys = sorted(reports_of)
+    assumed_new = {key: merger.new(key, reports_of[key]) for key in keys}
+    rows = [{name: getattr(assumed_new[key].order, name) for name in _INSERTED} for key in keys]
+    inserted = bulk.insert_new(connection, _ORDERS, rows) if rows else set()
+    merged = {key: each for key, each in assumed_new.items() if each.order.id in inserted}
+    existing = [key for key in keys if key not in merged]
+    locked = connection.execute(_LOCKED, _KEYS.bound(existing)) if existing else ()
+    known_orders = [OrderRow(**row._mapping) for row in locked]
+    for order in known_orders:
+        key = order.provider, order.order_id
+        merged[key] = merger.merge_into(order, reports_of[key])
+    _update(session, known_orders)
+    _insert_details(session, [merged[key] for key in keys])
+    snapshot = {id_: each for one in merged.values() for id_, each in one.snapshots.items()}
     return [snapshot[each.event_id] for each in reports]
 
 
 @dataclass(slots=True)
-class _Merged:
-    """An order with all that is said of it: its steps and numbers, and how it stood meanwhile."""
+class _MergedOrder:
+    """An order with its reports merged: new transitions and numbers, a snapshot per event id."""
 
     order: OrderRow
-    steps: list[Values] = field(default_factory=list)
+    transitions: list[Values] = field(default_factory=list)
     numbers: list[Values] = field(default_factory=list)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Merging:
+class _Merger:
     session: Session
     vault: Vault
     now: datetime
     ids: Iterator[str] = field(default_factory=endless_ids)
 
-    def new(self, place: _Place, reports: Sequence[Report]) -> _Merged:
-        """An order of which nothing else is known."""
-        provider, order_id = place
+    def new(self, key: _Key, reports: Sequence[Report]) -> _MergedOrder:
+        """A new order, with only these reports merged into it."""
+        provider, order_id = key
         order = OrderRow(
             id=next(self.ids), provider=provider, order_id=order_id,
             status=CREATED, created_at=self.now, updated_at=self.now,
         )  # fmt: skip
-        return self.into(order, reports)
+        return self.merge_into(order, reports)
 
-    def into(self, order: OrderRow, reports: Sequence[Report]) -> _Merged:
-        """The order with what is reported, in its sequence."""
-        merged = _Merged(order)
+    def merge_into(self, order: OrderRow, reports: Sequence[Report]) -> _MergedOrder:
+        """Merge the reports into the order, one after the other."""
+        merged = _MergedOrder(order)
         for each in reports:
             self._merge(merged, each)
             merged.snapshots[each.event_id] = Snapshot.of(order, self.vault)
         return merged
 
-    def _merge(self, merged: _Merged, report: Report) -> None:
+    def _merge(self, merged: _MergedOrder, report: Report) -> None:
         order, event, event_id = merged.order, report.event, report.event_id
-        at = event.at or report.arrived
+        at = event.at or report.arrived_at
         swapped = isinstance(event, OrderSwapped)
-        step = order_merge.advance(
+        transition = order_merge.advance(
             order,
             state_machine.reported(event),
-            row=next(self.ids),
+            row_id=next(self.ids),
             kind="swapped" if swapped else "reported",
             event_id=event_id,
             at=at,
             now=self.now,
             swapped=swapped,
-            recorded=lambda: orders.is_recorded(self.session, order.id, event_id),
+            is_recorded=lambda: orders.is_recorded(self.session, order.id, event_id),
         )
-        if step is not None:
-            merged.steps.append(step)
+        if transition is not None:
+            merged.transitions.append(transition)
         order.service = order.service or event.service
         order.country = order.country or event.country
         if event.phone_number:
             rank = (swapped, at, event_id)
-            number = order_merge.take_number(
-                self.vault, order, event.phone_number, rank, row=next(self.ids)
+            number = order_merge.merge_number(
+                self.vault, order, event.phone_number, rank, row_id=next(self.ids)
             )
             if number is not None:
                 merged.numbers.append(number)
@@ -185,16 +187,16 @@ class _Merging:
 
 def _update(session: Session, locked: Sequence[OrderRow]) -> None:
     rows: list[dict[str, Any]] = [
-        {name: getattr(order, name) for name in ("id", *_CHANGED)} for order in locked
+        {name: getattr(order, name) for name in ("id", *_UPDATED)} for order in locked
     ]
     if rows:
         bulk.update(session.connection(), _ORDERS, rows, keys=("id",))
 
 
-def _insert_rows(session: Session, merged: Sequence[_Merged]) -> None:
-    """The steps and the numbers of the orders: of rows that are locked, so in no special order."""
+def _insert_details(session: Session, merged: Sequence[_MergedOrder]) -> None:
+    """Insert the transitions and numbers. Their orders are locked, so any order of rows is safe."""
     for table, rows in (
-        (_TRANSITIONS, [row for each in merged for row in each.steps]),
+        (_TRANSITIONS, [row for each in merged for row in each.transitions]),
         (_NUMBERS, [row for each in merged for row in each.numbers]),
     ):
         if rows:

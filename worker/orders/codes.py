@@ -1,4 +1,4 @@
-"""One-time codes: stored once for each order, however often they are reported."""
+"""One-time codes: stored once per order, however often they are reported."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from receiver.vault.sealing import Vault
 from worker.orders.batch import Snapshot
 from worker.schema.models import Code, Order, table_of
 
-# How long a code is taken to be of use where the provider does not say.
-USUAL_VALIDITY = timedelta(minutes=20)
+# How long a code is assumed to be valid if the provider does not say.
+DEFAULT_VALIDITY = timedelta(minutes=20)
 _CODES = table_of(Code)
-_Place = tuple[str, str, str]  # provider, order and digest: what a code is unique by
-# Built once, since to build a statement costs more than to run it.
-_PLACES: Final = OneOf("places", _CODES.c.provider, _CODES.c.order_id, _CODES.c.code_digest)
-_KEPT: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
-_KNOWN: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _KEPT)).where(
-    _PLACES.condition
+_Key = tuple[str, str, str]  # provider, order id, digest: the unique key of a code
+# Built once: building a statement costs more than running it.
+_KEYS: Final = OneOf("keys", _CODES.c.provider, _CODES.c.order_id, _CODES.c.code_digest)
+_READ: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
+_EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _READ)).where(
+    _KEYS.condition
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedCode:
-    """A code as the event ``event_id`` reports it, and how it is to be kept if it is new."""
+    """A code as the event ``event_id`` reports it; ``state`` and ``verified`` are for a new row."""
 
     event: SmsReceived
     event_id: str
@@ -42,7 +42,7 @@ class ReportedCode:
 
 @dataclass(frozen=True, slots=True)
 class KnownCode:
-    """What is known of the code that a report is about, without anything secret."""
+    """The stored row of a reported code, without its secrets."""
 
     id: str
     provider: str
@@ -53,53 +53,53 @@ class KnownCode:
     stored_at: datetime
 
 
-def keep(
+def insert_or_find(
     session: Session, vault: Vault, reports: Sequence[ReportedCode], *, now: datetime
 ) -> list[KnownCode]:
-    """The code that each of ``reports`` is about: a new row, or the one that it repeats.
+    """Insert each reported code unless it is stored; return the row of each report.
 
-    Only a row whose ``event_id`` is the report's own was reported by that event first.
+    The row is new if and only if its ``event_id`` is the report's.
     """
     ids = endless_ids()
-    places = [_place(vault, each) for each in reports]
-    new: dict[_Place, dict[str, Any]] = {}
-    for place, each in zip(places, reports, strict=True):
-        if place not in new:
-            new[place] = _values(vault, each, place, next(ids), now)
+    keys = [_key(vault, each) for each in reports]
+    new: dict[_Key, dict[str, Any]] = {}
+    for key, each in zip(keys, reports, strict=True):
+        if key not in new:
+            new[key] = _values(vault, each, key, next(ids), now)
     # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.
-    ordered = [new[place] for place in sorted(new)]
+    ordered = [new[key] for key in sorted(new)]
     connection = session.connection()
-    added = bulk.insert_new(connection, _CODES, ordered) if ordered else set()
-    kept = {
-        place: KnownCode(*(row[name] for name in _KEPT))
-        for place, row in new.items()
-        if row["id"] in added
+    inserted = bulk.insert_new(connection, _CODES, ordered) if ordered else set()
+    found = {
+        key: KnownCode(*(row[name] for name in _READ))
+        for key, row in new.items()
+        if row["id"] in inserted
     }
-    known = [place for place in new if place not in kept]
-    for digest, *row in connection.execute(_KNOWN, _PLACES.bound(known)) if known else ():
+    existing = [key for key in new if key not in found]
+    for digest, *row in connection.execute(_EXISTING, _KEYS.bound(existing)) if existing else ():
         code = KnownCode(*row)
-        kept[code.provider, code.order_id, digest] = code
-    return [kept[place] for place in places]
+        found[code.provider, code.order_id, digest] = code
+    return [found[key] for key in keys]
 
 
-def _place(vault: Vault, reported: ReportedCode) -> _Place:
+def _key(vault: Vault, reported: ReportedCode) -> _Key:
     event = reported.event
     return event.provider, event.order_id, vault.digest("code", event.code)
 
 
 def _values(
-    vault: Vault, reported: ReportedCode, place: _Place, row: str, now: datetime
+    vault: Vault, reported: ReportedCode, key: _Key, row_id: str, now: datetime
 ) -> dict[str, Any]:
     event = reported.event
 
     def sealed(column: str, value: str | None) -> bytes | None:
         if value is None:
             return None
-        return vault.seal(value, table=_CODES.name, column=column, row=row)
+        return vault.seal(value, table=_CODES.name, column=column, row=row_id)
 
-    provider, order_id, digest = place
+    provider, order_id, digest = key
     return {
-        "id": row,
+        "id": row_id,
         "provider": provider,
         "order_id": order_id,
         "event_id": reported.event_id,
@@ -123,10 +123,10 @@ def open_field(vault: Vault, code: Code, column: str) -> str | None:
 
 
 def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> str | None:
-    """The same of what was read from ``column`` of the code with the id ``row``."""
+    """Like :func:`open_field`, for the value read from ``column`` of the code with id ``row``."""
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
 def stale_at(code: Code | KnownCode, order: Order | Snapshot) -> datetime:
-    """When a code is no longer worth hurrying for: its order's end, or what is usual."""
-    return order.expires_at or (code.received_at or code.stored_at) + USUAL_VALIDITY
+    """When delivering a code stops being urgent: the order's end, or the default validity."""
+    return order.expires_at or (code.received_at or code.stored_at) + DEFAULT_VALIDITY

@@ -1,7 +1,7 @@
-"""How what is said of an order changes what is known of it: no statement, no transaction.
+"""How a report changes an order. Pure: no statements, no transaction.
 
-Merging gives the same order whatever the sequence of events: the state is a maximum, the number
-that of the latest report, and everything descriptive is kept once it is known.
+Merging gives the same order in whatever sequence the events come: the state is a maximum, the
+number is that of the latest report, and descriptive fields keep their first value.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Values = dict[str, Any]
 
 @dataclass(slots=True, kw_only=True)
 class OrderRow:
-    """An order as plain values: an object of the ORM costs more than all that is done with it.
+    """An order as plain values: an ORM object costs more than everything that is done with it.
 
-    ``number`` is its plain number, where that was said and not read.
+    ``number`` is the plain phone number if a report set it; it is not read from the database.
     """
 
     id: str
@@ -52,33 +52,33 @@ AnyOrder = Order | OrderRow
 
 def advance(
     order: AnyOrder,
-    said: str,
+    state: str,
     *,
-    row: str,
+    row_id: str,
     kind: str,
     event_id: str | None,
     at: datetime,
     now: datetime,
     swapped: bool,
-    recorded: Callable[[], bool],
+    is_recorded: Callable[[], bool],
 ) -> Values | None:
-    """Move ``order`` to the state ``said`` if that is further; the step to be kept as ``row``.
+    """Move ``order`` to ``state`` if that is further; return the transition row, if there is one.
 
-    Two things are steps even where the state stays: a swap, for the number is what it changed,
-    and an unpaid end that the order had gone past already, under its own name as the kind. These
-    have no row of their own that would tell that they are there: ``recorded`` says so.
+    Two reports make a transition row even if the state stays: a swap, because it changes the
+    number, and an unpaid end that the order had already passed, whose state becomes the kind. No
+    unique key prevents a second such row, so ``is_recorded`` says whether it exists.
     """
     before = order.status
-    order.status = state_machine.furthest(before, said)
+    order.status = state_machine.furthest(before, state)
     if order.status == CONFIRMED and order.confirmed_at is None:
         order.confirmed_at = at
     if order.status == before:
-        outrun = said != before and said in UNPAID_ENDS
-        if not (outrun or swapped) or recorded():
+        passed = state != before and state in UNPAID_ENDS
+        if not (passed or swapped) or is_recorded():
             return None
-        kind = said if outrun else kind
+        kind = state if passed else kind
     return {
-        "id": row,
+        "id": row_id,
         "order_ref": order.id,
         "event_id": event_id,
         "kind": kind,
@@ -89,13 +89,12 @@ def advance(
     }
 
 
-def take_number(
-    vault: Vault, order: AnyOrder, number: str, rank: tuple[bool, datetime, str], *, row: str
+def merge_number(
+    vault: Vault, order: AnyOrder, number: str, rank: tuple[bool, datetime, str], *, row_id: str
 ) -> Values | None:
-    """Make ``number`` the order's if its ``rank`` is the highest so far; it, to be kept as ``row``.
+    """Make ``number`` the order's if its ``rank`` is the highest so far; return its row.
 
-    Not for an order that somebody asked to be forgotten: a provider that tells of it again must
-    not bring the number back.
+    None for an erased order: a provider that reports it again must not bring the number back.
     """
     if order.forgotten_at is not None:
         return None
@@ -110,9 +109,9 @@ def take_number(
             if isinstance(order, OrderRow):
                 order.number = number
     return {
-        "id": row,
+        "id": row_id,
         "order_ref": order.id,
-        "phone_number": vault.seal(number, table=_NUMBERS.name, column="phone_number", row=row),
+        "phone_number": vault.seal(number, table=_NUMBERS.name, column="phone_number", row=row_id),
         "phone_digest": digest,
         "since": rank[1],
     }

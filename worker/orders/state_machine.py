@@ -1,8 +1,8 @@
-"""How an order moves, as data: whatever the order of its events, it ends in the same state.
+"""The order state machine, as data: events in any sequence lead to the same state.
 
-Webhooks come late, twice and reordered, so the state is the furthest one ever reported: a maximum
-does not care in which order it is taken. What the providers' documents draw is kept beside it, to
-tell a step that they know from one that only a late or a lost event explains.
+Webhooks come late, twice and reordered, so an order's state is the furthest one ever reported: a
+maximum does not depend on the sequence. The transitions that the providers document are kept
+beside it, to tell a documented transition from one that only a late or lost event explains.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from worker.schema.states import (
     WAITING,
 )
 
-# From the least to the furthest. A code that comes after a cancellation came all the same.
+# From lowest to furthest. A code that comes after a cancellation still counts.
 RANKS: Final[Mapping[str, int]] = {state: rank for rank, state in enumerate(ORDER_STATES)}
 
-# Where the arrows lead. VirtualSMS draws all of them (API reference, "Order state machine"); the
-# one from waiting to itself is a swap, which leaves the order waiting with another number.
-# DaisySIM's activations go from Waiting to Completed or cancelled (API page, "Poll for Code" and
-# "History"): for us that is received with the code, and confirmed with the provider's word for it.
-DRAWN: Final[Mapping[str, frozenset[str]]] = {
+# VirtualSMS documents all of these (API reference, "Order state machine"); the one from waiting to
+# itself is a swap, which leaves the order waiting with another number. DaisySIM's activations go
+# from Waiting to Completed or cancelled (API page, "Poll for Code" and "History"): here, Completed
+# means received when the code comes, and confirmed when the provider reports it.
+DOCUMENTED: Final[Mapping[str, frozenset[str]]] = {
     CREATED: frozenset({WAITING}),
     WAITING: frozenset({WAITING, RECEIVED, CANCELLED, EXPIRED}),
     RECEIVED: frozenset({CONFIRMED}),
@@ -54,19 +54,19 @@ REPORTED: Final[Mapping[type[Event], str]] = {
 
 
 def reported(event: OrderEvent) -> str:
-    """The state that ``event`` says its order is in."""
+    """The state that ``event`` reports."""
     return REPORTED[type(event)]
 
 
-def furthest(known: str, said: str) -> str:
+def furthest(known: str, reported_state: str) -> str:
     """The further of two states."""
-    return max(known, said, key=RANKS.__getitem__)
+    return max(known, reported_state, key=RANKS.__getitem__)
 
 
-def is_drawn(before: str, after: str) -> bool:
-    """Whether arrows lead from one state to another, be it over states that nobody reported."""
-    reached, new = frozenset[str](), DRAWN[before]
+def is_documented(before: str, after: str) -> bool:
+    """Whether documented transitions lead from one state to another, unreported states between."""
+    reached, new = frozenset[str](), DOCUMENTED[before]
     while not new <= reached:
         reached |= new
-        new = frozenset[str]().union(*(DRAWN[state] for state in new))
+        new = frozenset[str]().union(*(DOCUMENTED[state] for state in new))
     return after in reached

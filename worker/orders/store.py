@@ -1,4 +1,4 @@
-"""One order at a time: finding it, locking it, and moving it on."""
+"""One order at a time: find it, lock it, advance it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.schema.states import CREATED, UNPAID_ENDS
 _ORDERS = table_of(Order)
 _NUMBERS = table_of(OrderNumber)
 _TRANSITIONS = table_of(OrderTransition)
-# Built once, since to build a statement costs more than to run it.
+# Built once: building a statement costs more than running it.
 _LOCKED: Final = (
     select(Order)
     .where(
@@ -30,7 +30,7 @@ _LOCKED: Final = (
     .with_for_update()
 )
 _UNPAID: Final = sorted(UNPAID_ENDS)
-_STANDINGS: Final = sql.select(
+_STATUSES: Final = sql.select(
     _ORDERS.c.order_id,
     _ORDERS.c.status,
     exists().where(
@@ -44,7 +44,7 @@ _STANDINGS: Final = sql.select(
 
 
 def find(session: Session, provider: str, order_id: str) -> Order | None:
-    """What is known of an order, not locked."""
+    """The order, not locked; None if it is unknown."""
     chosen = select(Order).where(col(Order.provider) == provider, col(Order.order_id) == order_id)
     return session.exec(chosen).first()
 
@@ -55,7 +55,7 @@ def open_number(vault: Vault, sealed: bytes | None, *, order: str) -> str | None
 
 
 def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:
-    """The order, locked for this transaction; a new one has been ``created`` and nothing more."""
+    """The order, locked for this transaction; a new one is in state ``created``."""
     new = {
         "id": str(ULID()),
         "provider": provider,
@@ -73,7 +73,7 @@ def find_or_create(session: Session, provider: str, order_id: str, *, now: datet
 def advance(
     session: Session,
     order: Order,
-    said: str,
+    state: str,
     *,
     kind: str,
     event_id: str | None,
@@ -81,24 +81,24 @@ def advance(
     now: datetime,
     swapped: bool = False,
 ) -> None:
-    """Move ``order`` to the state ``said`` if that is further, and record the step."""
-    step = order_merge.advance(
+    """Move ``order`` to ``state`` if that is further, and record the transition."""
+    transition = order_merge.advance(
         order,
-        said,
-        row=str(ULID()),
+        state,
+        row_id=str(ULID()),
         kind=kind,
         event_id=event_id,
         at=at,
         now=now,
         swapped=swapped,
-        recorded=lambda: is_recorded(session, order.id, event_id),
+        is_recorded=lambda: is_recorded(session, order.id, event_id),
     )
-    if step is not None:
-        insert_once(session, _TRANSITIONS, step)
+    if transition is not None:
+        insert_once(session, _TRANSITIONS, transition)
 
 
 def is_recorded(session: Session, order: str, event_id: str | None) -> bool:
-    """Whether the event has its step already: it may be applied again in a later state."""
+    """Whether the event has a transition: it may be applied again in a later state."""
     if event_id is None:
         return False
     known = select(OrderTransition.id).where(
@@ -108,24 +108,24 @@ def is_recorded(session: Session, order: str, event_id: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The furthest state of an order, and whether anybody ever said it was cancelled or expired."""
+class OrderStatus:
+    """The furthest state of an order, and whether it was ever reported cancelled or expired."""
 
     status: str
     ended_unpaid: bool
 
 
-def standings(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, Standing]:
-    """How those of the orders stand that are known, not locked."""
+def statuses(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, OrderStatus]:
+    """The status of each known order among ``order_ids``, not locked."""
     bound = {"provider": provider, "orders": list(order_ids)}
-    found = session.connection().execute(_STANDINGS, bound) if order_ids else ()
-    return {order: Standing(status, bool(ended)) for order, status, ended in found}
+    found = session.connection().execute(_STATUSES, bound) if order_ids else ()
+    return {order: OrderStatus(status, bool(ended)) for order, status, ended in found}
 
 
 def merge_number(
     session: Session, vault: Vault, order: Order, number: str, rank: tuple[bool, datetime, str]
 ) -> None:
-    """Remember ``number``, and make it the order's if its ``rank`` is the highest so far."""
-    kept = order_merge.take_number(vault, order, number, rank, row=str(ULID()))
-    if kept is not None:
-        insert_once(session, _NUMBERS, kept)
+    """Store ``number``, and make it the order's if its ``rank`` is the highest so far."""
+    row = order_merge.merge_number(vault, order, number, rank, row_id=str(ULID()))
+    if row is not None:
+        insert_once(session, _NUMBERS, row)

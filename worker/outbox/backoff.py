@@ -1,4 +1,4 @@
-"""When to try again: exponential, with full jitter, up to six hours."""
+"""When to retry: exponential back-off with full jitter, up to six hours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SHORTEST_SECONDS = 0.5
 
 
 def after(attempt: int) -> timedelta:
-    """How long to wait after the ``attempt``-th failure (from 1), at random up to the ceiling.
+    """How long to wait after failure number ``attempt`` (from 1): random, up to a growing ceiling.
 
-    Full jitter spreads the retries of many rows that failed in the same moment.
+    Full jitter spreads the retries of many rows that failed at the same moment.
     """
     ceiling = min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(attempt, 20))
     return timedelta(seconds=random.uniform(_SHORTEST_SECONDS, ceiling))  # noqa: S311 - no secret

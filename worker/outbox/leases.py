@@ -1,11 +1,13 @@
-"""Claiming rows, and being believed about them only while the claim holds.
+"""Claims rows under a lease, and fences off writers that have lost it.
 
-One way for events, confirmations and deliveries. A claim is one short committed UPDATE that
-raises ``attempt`` and sets ``lease_until``; the transaction that writes the effects checks that
-number and ends the row, so whoever lost the lease in between cannot write. A lease that ran out
-means that its holder vanished: such a row is next claimed alone, so that it cannot take its
-neighbours down again, and after :data:`MOST_VANISHED` holders it is given up; later where it shares
-its process with others even so, and what the process died of was hardly ever this row.
+Events, confirmations and deliveries share this protocol. A claim is one short committed UPDATE
+that raises ``attempt`` and sets ``lease_until``. The transaction that writes the effects checks
+``attempt`` and ends the row, so a worker that lost its lease in between cannot write.
+
+An expired lease means that its holder crashed. Such a row is next claimed alone, so that it cannot
+crash a whole batch again. After :data:`MAX_LOST_LEASES` expired leases it counts as poison. A row
+that always shares its process with other calls is allowed more of them, since it is hardly ever
+what crashed the process.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ from receiver.database.engine import UtcTime
 from receiver.database.followup import GRACE
 from receiver.database.row_values import OneOf
 
-MOST_VANISHED = 5
-# Of a row that is one of many calls to the outside in one process.
-MOST_VANISHED_CALLING = 10
+MAX_LOST_LEASES = 5
+# For a row that is one of many concurrent outbound calls in a process.
+MAX_LOST_LEASES_CONCURRENT = 10
 # No lease is longer: one that ends later was written under a clock that has jumped since.
 LONGEST_LEASE = timedelta(seconds=60)
-# What a call's record needs after the call's own deadline.
+# Time to record a call's outcome after the call's own deadline.
 MARGIN = timedelta(seconds=2)
 # The total deadline of one call to a provider's API, and the lease of a row that makes one.
 CALL_SECONDS: Final = 7.0
@@ -51,12 +53,12 @@ CALL_LEASE: Final = timedelta(seconds=CALL_SECONDS) + MARGIN
 
 
 class LeaseLost(Exception):
-    """Somebody else holds the row by now, or ended it: this attempt's effects must not count."""
+    """The row was claimed again or ended: this attempt's effects must not be committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One row in hand, and how many of its earlier holders vanished without a word."""
+    """A claimed row; ``vanished`` counts the earlier leases on it that expired."""
 
     id: str
     attempt: int
@@ -64,39 +66,40 @@ class Claim:
 
     @property
     def repeated(self) -> bool:
-        """Whether an earlier attempt may have had its effect on the world outside."""
+        """Whether an earlier attempt may have had external effects."""
         return self.vanished > 0
 
     @property
-    def given_up(self) -> bool:
-        """Whether too many holders vanished over this row, which each of them held alone."""
-        return self.vanished >= MOST_VANISHED
+    def is_poison(self) -> bool:
+        """Whether too many leases expired on this row, each held without other rows."""
+        return self.vanished >= MAX_LOST_LEASES
 
     @property
-    def given_up_calling(self) -> bool:
-        """The same for a row that stood beside other calls in its process."""
-        return self.vanished >= MOST_VANISHED_CALLING
+    def is_poison_concurrent(self) -> bool:
+        """Like :attr:`is_poison`, for a row that shared its process with other calls."""
+        return self.vanished >= MAX_LOST_LEASES_CONCURRENT
 
 
-# What a statement with one of the conditions below wants to know of the time: see `times`.
+# Times that the conditions below need as parameters: see `times`.
 NOW: Final = bindparam("now", type_=UtcTime)
 AHEAD: Final = bindparam("ahead", type_=UtcTime)
 _UNTIL: Final = bindparam("until", type_=UtcTime)
 _IDS: Final = bindparam("ids", expanding=True, type_=String)
-# The columns that a statement writes: by a parameter of its own, or (not None) by an expression.
-_Assigned = tuple[tuple[str, ClauseElement | None], ...]
+# The columns that a statement sets: to a parameter (None), or to an SQL expression. It is the key
+# under which the statement is cached.
+_Assignments = tuple[tuple[str, ClauseElement | None], ...]
 
 
 def times(now: datetime) -> dict[str, object]:
-    """The parameters of a statement with :func:`available` or :func:`expired`."""
+    """The parameters of a statement with :func:`claimable` or :func:`expired`."""
     return {"now": now, "ahead": now + LONGEST_LEASE}
 
 
-def available(table: Table) -> ColumnElement[bool]:
-    """Rows that have something left to do, are due, and are in nobody's hand.
+def claimable(table: Table) -> ColumnElement[bool]:
+    """Rows that have work left, are due, and are not leased.
 
-    The first attempt does not look at the clock: the row was written under another host's. Nor
-    does the one after a holder that vanished: the row was due when that one took it.
+    The first attempt ignores the due time: it may come from a host with another clock. So does the
+    attempt after an expired lease: the row was due when it was claimed.
     """
     due = or_(table.c.attempt == 0, table.c.next_attempt_at <= NOW)
     return and_(
@@ -106,7 +109,7 @@ def available(table: Table) -> ColumnElement[bool]:
 
 
 def expired(table: Table) -> ColumnElement[bool]:
-    """Rows whose holder vanished."""
+    """Rows whose lease has expired."""
     return or_(table.c.lease_until <= NOW, table.c.lease_until > AHEAD)
 
 
@@ -117,31 +120,31 @@ def claim(
     *,
     now: datetime,
     lease: timedelta,
-    together: bool = False,
+    include_expired: bool = False,
     **values: object,
 ) -> list[Claim]:
-    """Those of ``ids`` that could be taken in hand until ``now + lease``.
+    """Claim the claimable rows among ``ids`` until ``now + lease``; return them, sorted by id.
 
-    ``values`` are written to each row that was won; an expression among them may speak of
-    :data:`NOW`, and is one that exists once. With ``together`` rows whose holder vanished come
-    along with others: the caller knows that they belong together.
+    ``values`` are written to each claimed row. An SQL expression among them may use :data:`NOW`,
+    and must be a module-level object: the statement is cached by it. Among several ids, a row with
+    an expired lease is left out unless ``include_expired``.
     """
-    alone = len(ids) > 1 and not together
-    statement = _claim(table, alone, _assigned(values))
-    bound = {**times(now), "until": now + lease, "ids": list(ids), **_bound(values)}
+    skip_expired = len(ids) > 1 and not include_expired
+    statement = _claim(table, skip_expired, _assignments(values))
+    bound = {**times(now), "until": now + lease, "ids": list(ids), **_parameters(values)}
     rows = session.connection().execute(statement, bound).all()
     return sorted((Claim(*row) for row in rows), key=lambda claimed: claimed.id)
 
 
-@lru_cache(maxsize=64)  # to build a statement costs more than to run it
-def _claim(table: Table, alone: bool, assigned: _Assigned) -> ReturningUpdate[Any]:
-    chosen = select(table.c.id).where(table.c.id.in_(_IDS), available(table))
-    if alone:
+@lru_cache(maxsize=64)  # building a statement costs more than running it
+def _claim(table: Table, skip_expired: bool, assignments: _Assignments) -> ReturningUpdate[Any]:
+    chosen = select(table.c.id).where(table.c.id.in_(_IDS), claimable(table))
+    if skip_expired:
         chosen = chosen.where(table.c.lease_until.is_(None))
     chosen = chosen.order_by(table.c.id).with_for_update(skip_locked=True)
-    # Evaluated once: as a subquery it may run for each row, and each time skip what it took.
+    # A CTE is evaluated once; a subquery may run per row, and skip what it has locked itself.
     once = chosen.cte("chosen")
-    held: dict[str, Any] = {
+    leased: dict[str, Any] = {
         "attempt": table.c.attempt + 1,
         "vanished": table.c.vanished + case((table.c.lease_until.is_not(None), 1), else_=0),
         "lease_until": _UNTIL,
@@ -150,7 +153,7 @@ def _claim(table: Table, alone: bool, assigned: _Assigned) -> ReturningUpdate[An
     return (
         update(table)
         .where(table.c.id.in_(select(once.c.id)))
-        .values({**_values(table, assigned), **held})
+        .values({**_set_values(table, assignments), **leased})
         .returning(table.c.id, table.c.attempt, table.c.vanished)
     )
 
@@ -158,19 +161,19 @@ def _claim(table: Table, alone: bool, assigned: _Assigned) -> ReturningUpdate[An
 def renew(
     session: Session, table: Table, claimed: Claim, *, now: datetime, lease: timedelta
 ) -> None:
-    """Keep a row in hand for another ``lease`` from ``now``.
+    """Extend the lease of a claimed row to ``now + lease``.
 
     Raises:
-        LeaseLost: the row is no longer in this hand.
+        LeaseLost: the claim no longer holds.
     """
     _write(session, table, claimed, {"lease_until": now + lease, "wake_at": now + lease})
 
 
 def finish(session: Session, table: Table, claimed: Claim, **values: object) -> None:
-    """End a row in hand: write ``values`` (its state among them) and let go of it.
+    """End a claimed row: write ``values`` (its state among them), and release it.
 
     Raises:
-        LeaseLost: the row is no longer in this hand; the transaction must be rolled back.
+        LeaseLost: the claim no longer holds; the transaction must be rolled back.
     """
     _write(session, table, claimed, {**values, "wake_at": None, "lease_until": None})
 
@@ -178,114 +181,115 @@ def finish(session: Session, table: Table, claimed: Claim, **values: object) -> 
 def finish_all(
     session: Session, table: Table, ends: Sequence[tuple[Claim, Mapping[str, object]]]
 ) -> None:
-    """:func:`finish` for many rows, each with values of its own.
+    """:func:`finish` for many rows, each with its own values.
 
     Raises:
-        LeaseLost: not all of them are in this hand; the transaction must be rolled back.
+        LeaseLost: one of the claims no longer holds; the transaction must be rolled back.
     """
-    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    by_columns: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for claimed, values in ends:
-        held = {"id": claimed.id, "attempt": claimed.attempt}
-        ended = {**held, **values, "wake_at": None, "lease_until": None}
-        alike.setdefault(tuple(ended), []).append(ended)
-    for rows in alike.values():
+        key = {"id": claimed.id, "attempt": claimed.attempt}
+        row = {**key, **values, "wake_at": None, "lease_until": None}
+        by_columns.setdefault(tuple(row), []).append(row)
+    for rows in by_columns.values():
         done = bulk.update(
             session.connection(), table, rows,
             keys=("id", "attempt"), where=f"{table.name}.lease_until IS NOT NULL",
         )  # fmt: skip
         if done != len(rows):
-            raise LeaseLost(f"{table.name}: somebody else holds one of {len(rows)} rows by now")
+            raise LeaseLost(f"{table.name}: lost the lease of {len(rows) - done} of {len(rows)}")
 
 
 def postpone(
     session: Session, table: Table, claimed: Claim, until: datetime, **values: object
 ) -> None:
-    """Write ``values`` to a row in hand and let go of it, to be tried again from ``until`` on.
+    """Write ``values`` to a claimed row, and release it to be retried from ``until`` on.
 
     Raises:
-        LeaseLost: the row is no longer in this hand.
+        LeaseLost: the claim no longer holds.
     """
-    again = {"next_attempt_at": until, "wake_at": until, "lease_until": None}
-    _write(session, table, claimed, {**values, **again})
+    retry = {"next_attempt_at": until, "wake_at": until, "lease_until": None}
+    _write(session, table, claimed, {**values, **retry})
 
 
-def write_each(
+def release(
     session: Session,
     table: Table,
     claims: Sequence[Claim],
     until: datetime | None,
     **values: object,
 ) -> set[Claim]:
-    """Let go of those of ``claims`` that are still in this hand, and say which those were.
+    """Write ``values`` to the rows whose claim still holds and release them; return those claims.
 
-    ``values`` are written to each; ``until`` is when they are tried again, None if never.
+    They are retried from ``until`` on; None ends them.
     """
-    again = {} if until is None else {"next_attempt_at": until}
-    ended = {**values, **again, "wake_at": until, "lease_until": None}
-    held = _held(table).bound((each.id, each.attempt) for each in claims)
-    bound = {**held, **_bound(ended)}
-    rows = session.connection().execute(_write_many(table, _assigned(ended)), bound)
+    retry = {} if until is None else {"next_attempt_at": until}
+    released = {**values, **retry, "wake_at": until, "lease_until": None}
+    claimed = _claimed(table).bound((each.id, each.attempt) for each in claims)
+    bound = {**claimed, **_parameters(released)}
+    rows = session.connection().execute(_update_many(table, _assignments(released)), bound)
     written = {(id_, attempt) for id_, attempt in rows}
     return {each for each in claims if (each.id, each.attempt) in written}
 
 
 def _write(session: Session, table: Table, claimed: Claim, values: Mapping[str, object]) -> None:
-    bound = {"held_id": claimed.id, "held_attempt": claimed.attempt, **_bound(values)}
-    if session.connection().execute(_write_one(table, _assigned(values)), bound).rowcount != 1:
-        raise LeaseLost(f"{table.name} {claimed.id}: attempt {claimed.attempt} no longer holds it")
+    key = {"claimed_id": claimed.id, "claimed_attempt": claimed.attempt}
+    statement, bound = _update_one(table, _assignments(values)), {**key, **_parameters(values)}
+    if session.connection().execute(statement, bound).rowcount != 1:
+        raise LeaseLost(f"{table.name} {claimed.id}: attempt {claimed.attempt} lost its lease")
 
 
 @lru_cache(maxsize=64)
-def _write_one(table: Table, assigned: _Assigned) -> Update:
+def _update_one(table: Table, assignments: _Assignments) -> Update:
     return (
         update(table)
         .where(
-            table.c.id == bindparam("held_id", type_=String),
-            table.c.attempt == bindparam("held_attempt", type_=Integer),
+            table.c.id == bindparam("claimed_id", type_=String),
+            table.c.attempt == bindparam("claimed_attempt", type_=Integer),
             table.c.lease_until.is_not(None),
         )
-        .values(_values(table, assigned))
+        .values(_set_values(table, assignments))
     )
 
 
 @cache
-def _held(table: Table) -> OneOf:
-    return OneOf("held", table.c.id, table.c.attempt)
+def _claimed(table: Table) -> OneOf:
+    return OneOf("claimed", table.c.id, table.c.attempt)
 
 
 @lru_cache(maxsize=64)
-def _write_many(table: Table, assigned: _Assigned) -> ReturningUpdate[Any]:
+def _update_many(table: Table, assignments: _Assignments) -> ReturningUpdate[Any]:
     return (
         update(table)
-        .where(_held(table).condition, table.c.lease_until.is_not(None))
-        .values(_values(table, assigned))
+        .where(_claimed(table).condition, table.c.lease_until.is_not(None))
+        .values(_set_values(table, assignments))
         .returning(table.c.id, table.c.attempt)
     )
 
 
-def _assigned(values: Mapping[str, object]) -> _Assigned:
+def _assignments(values: Mapping[str, object]) -> _Assignments:
     return tuple(
         (name, values[name] if isinstance(values[name], ClauseElement) else None)  # type: ignore[misc]
         for name in sorted(values)
     )
 
 
-def _values(table: Table, assigned: _Assigned) -> dict[str, Any]:
-    """What an UPDATE writes; its parameters have names of their own: those of columns are taken."""
+def _set_values(table: Table, assignments: _Assignments) -> dict[str, Any]:
+    """The SET clause of an UPDATE. Its parameters have a prefix: column names are taken."""
     return {
-        name: bindparam(f"new_{name}", type_=table.c[name].type) if written is None else written
-        for name, written in assigned
+        name: bindparam(f"new_{name}", type_=table.c[name].type) if value is None else value
+        for name, value in assignments
     }
 
 
-def _bound(values: Mapping[str, object]) -> dict[str, object]:
+def _parameters(values: Mapping[str, object]) -> dict[str, object]:
     return {f"new_{n}": v for n, v in values.items() if not isinstance(v, ClauseElement)}
 
 
-def revive(
+def requeue(
     session: Session, table: Table, ids: Sequence[str], *, now: datetime, **values: object
 ) -> list[str]:
-    """Put ended rows back to work, as if new; the ids of those that were not in hand."""
+    """Make ended rows due again, as if new; return the ids of those that were not leased."""
     statement = (
         update(table)
         .where(table.c.id.in_(ids), table.c.lease_until.is_(None))

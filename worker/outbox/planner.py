@@ -1,4 +1,4 @@
-"""Planning what an event calls for, as rows: each is planned once, however often it is asked."""
+"""Plans follow-ups as rows. Each has a unique key: planned again, it stays one row."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from receiver.queue import Waker
 from worker.schema.models import Confirmation, Delivery, table_of
 from worker.schema.states import OPERATORS, PENDING
 
-# Many events may go wrong for one reason: the operators hear of each kind once in this long.
+# Many events may fail for one reason, so the operators get one notice of each kind per window.
 NOTICE_SECONDS = 60
 
 _CONFIRMATIONS = table_of(Confirmation)
 _DELIVERIES = table_of(Delivery)
-# Rows that are written together have the same columns.
-_UNTOLD = {"code_id": None, "detail": None, "stale_at": None}
+# Rows of one INSERT have the same columns.
+_NO_DETAILS = {"code_id": None, "detail": None, "stale_at": None}
 
 
 @dataclass(slots=True)
 class Planner:
-    """Plans within one transaction: :meth:`write` before its commit, :meth:`wake` after it.
+    """Plans within one transaction: call :meth:`write` before its commit, :meth:`wake` after it.
 
     ``confirmations`` and ``deliveries`` (by destination) are the ids of the rows that are new.
     """
@@ -43,7 +43,7 @@ class Planner:
     _deliveries: dict[str, dict[str, object]] = field(default_factory=dict)
     _ids: Iterator[str] = field(default_factory=endless_ids)
 
-    def confirmation(
+    def plan_confirmation(
         self,
         action: str,
         key: str,
@@ -53,11 +53,11 @@ class Planner:
         event_id: str,
         code_id: str,
     ) -> None:
-        """Plan to settle ``action`` with the provider, once for each ``key``."""
+        """Plan to settle ``action`` with the provider, once per ``key``."""
         key = f"{action}:{key}"
         if key not in self._confirmations:
             self._confirmations[key] = {
-                **self._due(key),
+                **self._new_row(key),
                 "action": action,
                 "provider": provider,
                 "order_id": order_id,
@@ -65,7 +65,7 @@ class Planner:
                 "code_id": code_id,
             }
 
-    def deliveries_of(
+    def plan_deliveries(
         self,
         destinations: Iterable[str],
         type_: str,
@@ -76,13 +76,13 @@ class Planner:
         detail: str | None = None,
         stale_at: datetime | None = None,
     ) -> None:
-        """Plan to tell each of ``destinations`` about an event.
+        """Plan to deliver an event to each of ``destinations``.
 
-        What is told of a code, or of the order ``order_ref``, is told once, whichever event says
-        it.
+        Once per destination and type for each code, else for each ``order_ref``, else for each
+        event: other events that report the same plan nothing new.
         """
         for destination in destinations:
-            self._delivery(
+            self._plan_delivery(
                 f"{destination}|{type_}|{code_id or order_ref or event_id}",
                 destination=destination,
                 type=type_,
@@ -92,11 +92,13 @@ class Planner:
                 stale_at=stale_at,
             )
 
-    def notice(self, destinations: Iterable[str], kind: str, *, event_id: str, detail: str) -> None:
-        """Plan to tell the operators that something needs a person."""
+    def plan_notice(
+        self, destinations: Iterable[str], kind: str, *, event_id: str, detail: str
+    ) -> None:
+        """Plan to notify the operators, once per kind and window of :data:`NOTICE_SECONDS`."""
         window = int(self.now.timestamp()) // NOTICE_SECONDS
         for destination in destinations:
-            self._delivery(
+            self._plan_delivery(
                 f"{destination}|{OPERATORS}|{kind}:{window}",
                 destination=destination,
                 type=OPERATORS,
@@ -105,17 +107,17 @@ class Planner:
             )
 
     def write(self) -> None:
-        """Write what was planned, unless it is there already."""
+        """Insert the planned rows, except those whose key exists."""
         self.confirmations += sorted(self._insert(_CONFIRMATIONS, self._confirmations))
-        added = self._insert(_DELIVERIES, self._deliveries)
+        inserted = self._insert(_DELIVERIES, self._deliveries)
         for row in self._deliveries.values():
-            if row["id"] in added:
+            if row["id"] in inserted:
                 self.deliveries.setdefault(str(row["destination"]), []).append(str(row["id"]))
         self._confirmations.clear()
         self._deliveries.clear()
 
     def wake(self, waker: Waker) -> None:
-        """Wake what was planned; call it after the commit."""
+        """Send wake-up messages for the new rows; call it after the commit."""
         for destination, rows in self.deliveries.items():
             waker.wake(queue.DELIVER, rows, group=destination)
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
@@ -125,11 +127,11 @@ class Planner:
         ordered = [rows[key] for key in sorted(rows)]
         return bulk.insert_new(self.session.connection(), table, ordered) if rows else set()
 
-    def _delivery(self, key: str, **values: object) -> None:
+    def _plan_delivery(self, key: str, **values: object) -> None:
         if key not in self._deliveries:
-            self._deliveries[key] = {**_UNTOLD, **self._due(key), "failures": 0, **values}
+            self._deliveries[key] = {**_NO_DETAILS, **self._new_row(key), "failures": 0, **values}
 
-    def _due(self, key: str) -> dict[str, object]:
+    def _new_row(self, key: str) -> dict[str, object]:
         return {
             "id": next(self._ids),
             "key": key,
@@ -145,7 +147,7 @@ class Planner:
 
 @contextmanager
 def planning(database: Database) -> Iterator[Planner]:
-    """A transaction to plan in: what was planned is written when the block ends, then committed."""
+    """A transaction with a planner: at the end of the block it writes the plans and commits."""
     with database.transaction() as session:
         planner = Planner(session, database.now(session))
         yield planner

@@ -1,4 +1,4 @@
-"""What is due and in nobody's hand is woken again: the database knows what the broker lost."""
+"""Wakes rows that are due and not leased: the database knows what the broker lost."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from worker.outbox import leases
 from worker.schema.models import Confirmation, Delivery, Reconciliation, table_of
 
 BATCH: Final = 1_000
-# How long a woken row is left alone before it is woken once more.
-AGAIN: Final = timedelta(seconds=5)
+# How long a woken row may stay unclaimed before it is woken again.
+REWAKE_AFTER: Final = timedelta(seconds=5)
 _NOW: Final = bindparam("now", type_=UtcTime)
-# A time further ahead than any that is ever written was written under a clock that has jumped.
+# No time is ever written further ahead: a later one comes from a clock that has jumped since.
 _AHEAD: Final = bindparam("ahead", type_=UtcTime)
-_AGAIN: Final = bindparam("again", type_=UtcTime)
+_REWAKE_AT: Final = bindparam("rewake_at", type_=UtcTime)
 _BATCH: Final = bindparam("batch", type_=Integer)
 
 
 def _times(now: datetime) -> Mapping[str, datetime]:
-    return {"now": now, "ahead": now + leases.LONGEST_LEASE, "again": now + AGAIN}
+    return {"now": now, "ahead": now + leases.LONGEST_LEASE, "rewake_at": now + REWAKE_AFTER}
 
 
 def _is_due(table: Table) -> ColumnElement[bool]:
@@ -51,30 +51,34 @@ def _is_due(table: Table) -> ColumnElement[bool]:
     return or_(table.c.wake_at <= _NOW, table.c.lease_until > _AHEAD, new_from_the_future)
 
 
-def _claim(table: Table, group: ColumnElement[str], *, abandoned: bool = False) -> Update:
-    """Moves the due rows on, or those whose holder vanished; each with its lease and its group."""
-    which = table.c.lease_until.is_not(None) if abandoned else true()
+def _claim(table: Table, group: ColumnElement[str], *, only_expired: bool = False) -> Update:
+    """Postpones the next wake-up of the due rows, or of those with an expired lease.
+
+    Returns each row's id, lease and group.
+    """
+    which = table.c.lease_until.is_not(None) if only_expired else true()
     chosen = (
         select(table.c.id)
         .where(_is_due(table), which)
         .order_by(table.c.wake_at)
         .limit(_BATCH)
         .with_for_update(skip_locked=True)
-        .cte("chosen")  # evaluated once, so that the limit holds whatever the plan
+        .cte("chosen")  # evaluated once, so that the limit holds with any query plan
     )
     return (
         update(table)
         .where(table.c.id.in_(select(chosen.c.id)))
-        .values(wake_at=_AGAIN)
-        # The column itself: SQLite 3.40 finds every value NOT NULL in what an UPDATE returns.
+        .values(wake_at=_REWAKE_AT)
+        # The column itself: SQLite 3.40 returns true for any IS NOT NULL in an UPDATE's RETURNING.
         .returning(table.c.id, table.c.lease_until, group)
     )
 
 
-# Each kind of work with what its messages are grouped by, so that the rows of one destination, or
-# of one provider, do not wait behind another's. Built once: that costs more than to run it.
+# Each kind of work, and what groups its messages, so that rows of one destination, or of one
+# provider, do not wait behind another's. Built once: building a statement costs more than running
+# it.
 _WORK: Final = tuple(
-    (table, task, _claim(table, group), _claim(table, group, abandoned=True))
+    (table, task, _claim(table, group), _claim(table, group, only_expired=True))
     for table, task, group in (
         (INBOX, queue.HANDLE_EVENTS, literal("")),
         (table_of(Confirmation), queue.CONFIRM_ORDERS, literal("")),
@@ -82,30 +86,30 @@ _WORK: Final = tuple(
         (table_of(Reconciliation), queue.RECONCILE, table_of(Reconciliation).c.provider),
     )
 )
-# Asked first, since there is mostly nothing due, and then this is all.
+# Runs first: mostly nothing is due, and then no other statement runs.
 _ANY_DUE: Final = select(*(exists().where(_is_due(table)) for table, *_ in _WORK))
 
 
 def sweep(database: Database, waker: Waker) -> int:
-    """Wake everything that is due, in any number of processes at once; how many rows that were.
+    """Wake all due rows; return how many. Safe to run in any number of processes at once.
 
-    A row whose holder vanished gets a message of its own: it may be what the holder died of.
+    A row with an expired lease gets a message by itself: it may be what crashed its holder.
     """
-    with database.transaction() as session:  # one for both: most of a sweep are its round trips
+    with database.transaction() as session:  # one for both: round trips are most of a sweep's cost
         now = database.now(session)
         heartbeats.beat(session, "worker", now)
         due = session.connection().execute(_ANY_DUE, _times(now)).one()
     return sum(
-        # Rows stay due in a backlog: to wake them again and again would only lengthen it. A dead
-        # worker's rows have no message there.
-        _wake(database, waker, task, abandoned if waker.is_busy(task) else every)
-        for (_, task, every, abandoned), any_due in zip(_WORK, due, strict=True)
+        # In a backlog, rows stay due while their message waits: waking them again would only
+        # lengthen the queue. A row with an expired lease has no message there.
+        _wake(database, waker, task, expired if waker.is_busy(task) else all_due)
+        for (_, task, all_due, expired), any_due in zip(_WORK, due, strict=True)
         if any_due
     )
 
 
 def _wake(database: Database, waker: Waker, task: str, claim: Update) -> int:
-    """Move the due rows of one kind on, and wake them."""
+    """Wake the due rows of one kind; return how many."""
     with database.transaction() as session:
         times = _times(database.now(session))
         rows = session.connection().execute(claim, {**times, "batch": BATCH}).all()

@@ -1,3 +1,3 @@
-"""Runs the parts of codecatch, one process each, and supervises them under ``codecatch up``."""
+"""The parts of codecatch, one process each, and the supervisor of ``codecatch up``."""
 
 __all__ = ["parts", "supervisor"]

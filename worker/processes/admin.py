@@ -1,4 +1,4 @@
-"""The part that serves metrics to whoever has the token."""
+"""The ``admin`` part: serves metrics over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.admin.settings import AdminSettings
 
 
 def main() -> None:
-    """Serve metrics until told to stop."""
+    """Serve metrics until SIGTERM or SIGINT."""
     settings = load(AdminSettings)
     uvicorn.run(
         "worker.admin.app:create_app",

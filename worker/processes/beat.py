@@ -1,4 +1,4 @@
-"""The part that gives the clock's ticks to the worker and the sender."""
+"""The ``beat`` part: publishes the periodic tasks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from worker.tasks.celery_app import make_app
 
 
 def main() -> None:
-    """Tick until told to stop."""
-    # Not by Celery's command line, which loads a shell, a prompt and every command of it.
-    make_app().Beat(quiet=True, loglevel="INFO").run()
+    """Publish until SIGTERM or SIGINT."""
+    # Not Celery's command line: it would import a shell, a prompt and all of its commands.
+    beat = make_app().Beat(quiet=True, loglevel="INFO")
+    beat.set_process_title = lambda: None  # the title is ours already; Celery's has the arguments
+    beat.run()

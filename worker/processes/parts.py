@@ -1,7 +1,7 @@
-"""The processes that codecatch is made of, each the one way to run it, wherever it runs.
+"""The parts of codecatch: the processes it consists of.
 
-One module for each of them, imported only by the process that is to be it: what the others need
-would be loaded for nothing.
+Each part has one module here. A process imports only the module of its own part, to save the time
+and the memory that the others would take.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from receiver.errors import ConfigurationError
 from receiver.settings import LogSettings, load
 from worker.runtime import child_process
 
+# Celery reads this when it is imported; otherwise it renames its processes after their arguments.
+os.environ.setdefault("NOSETPS", "1")
 PARTS: Final = ("web", "worker", "sender", "beat", "admin")
-# What uvicorn and Celery import by name once they run.
-_LATER: Final = (
+# Modules that uvicorn and Celery import by name when they run.
+_LAZY_IMPORTS: Final = (
     "celery.app.builtins",
     "celery.app.events",
     "celery.apps.beat",
@@ -35,25 +37,26 @@ _LATER: Final = (
 
 
 def load_all() -> None:
-    """Import what all parts need, so that a process that is forked from this one has it."""
-    gc.disable()  # nothing of what an import makes is ever let go of
+    """Import the modules of all parts, so that forked children share their memory."""
+    gc.disable()  # imported modules are never freed, so collections would find nothing
     try:
-        for name in (*(f"worker.processes.{part}" for part in PARTS), *_LATER):
+        for name in (*(f"worker.processes.{part}" for part in PARTS), *_LAZY_IMPORTS):
             importlib.import_module(name)
     finally:
         gc.enable()
-    gc.freeze()  # a collection in a child would copy all memory that it looks at
+    gc.freeze()  # else a collection in a child would copy the shared memory pages
 
 
 def run(part: str) -> None:
-    """Be one of the parts until told to stop.
+    """Run a part until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: there is no such part, or a variable it needs cannot be used.
+        ConfigurationError: the part is unknown, or a variable it needs is missing or invalid.
     """
     if part not in PARTS:
-        raise ConfigurationError(f"no part is called {part}: choose one of {', '.join(PARTS)}")
+        raise ConfigurationError(f"unknown part {part}; choose one of {', '.join(PARTS)}")
     os.environ[child_process.PART] = part
     child_process.die_with_parent()
+    child_process.name_process(part)
     logs.configure(load(LogSettings), part=part)
     importlib.import_module(f"worker.processes.{part}").main()

@@ -1,4 +1,4 @@
-"""The part that confirms orders and tells destinations."""
+"""The ``sender`` part: confirms orders and delivers notifications."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from receiver import queue
 from worker.runtime.runtime import process
 from worker.tasks import celery_app
 
-# Threads that wait for the network cost little; each destination gets only a few of them.
+# Threads that wait for the network are cheap; each destination uses only a few of them.
 _THREADS: Final = 16
 
 
 def main() -> None:
-    """Confirm and tell until told to stop."""
-    process.get()  # a setting that cannot work stops us here, and not the first task
+    """Confirm and deliver until SIGTERM or SIGINT."""
+    process.get()  # an invalid setting stops the process here, not the first task
     celery_app.work("threads", _THREADS, queue.SENDER_QUEUES)

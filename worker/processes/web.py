@@ -1,4 +1,4 @@
-"""The part that receives webhooks."""
+"""The ``web`` part: receives webhooks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from worker.runtime import child_process
 
 
 def main() -> None:
-    """Receive webhooks until told to stop."""
+    """Receive webhooks until SIGTERM or SIGINT."""
     settings = load(WebSettings)
     if settings.web_concurrency > 1:
-        create_app()  # a wrong setting shows here, once, and not in each of the processes
-    server.allow_many_connections()
+        create_app()  # report an invalid setting once, not in each process
+    server.raise_open_file_limit()
     uvicorn.run(f"{__name__}:application", factory=True, **server.options(settings))
 
 
 def application() -> Callable[..., Awaitable[None]]:
-    """The receiver's application in one of the web processes, which uvicorn may have started."""
+    """The ASGI application in one web process, which uvicorn may have started."""
     child_process.die_with_parent()
+    child_process.name_process("web")
     logs.configure(load(LogSettings), part="web")
     return create_app()

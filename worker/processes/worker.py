@@ -1,4 +1,4 @@
-"""The part that handles stored events, and sweeps."""
+"""The ``worker`` part: handles stored events and runs the sweep."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from worker.tasks import celery_app
 
 
 def main() -> None:
-    """Handle events until told to stop."""
+    """Handle events until SIGTERM or SIGINT."""
     runtime = connect()
-    # SQLite has one writer: more processes would only wait for each other.
+    # SQLite has one writer at a time: more processes would only wait for each other.
     concurrency = (os.cpu_count() or 2) if runtime.database.is_postgresql else 2
     runtime.close()
     celery_app.work("prefork", concurrency, queue.WORKER_QUEUES)

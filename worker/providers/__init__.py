@@ -1,4 +1,4 @@
-"""What we ask the providers: one package for each provider's API."""
+"""Clients of the providers' APIs, one package each."""
 
 __all__ = [
     "base",

@@ -1,9 +1,8 @@
-"""What every provider's API is: a name, a key, calls that say what they cost, one way to ask.
+"""The base class of provider APIs and the description of their calls.
 
-A provider is a subclass of :class:`ProviderApi` in a module of its own; it says where its errors
-are written (:meth:`ProviderApi.read_error`) and has a method, marked by :func:`call`, for each of
-the API's calls. Everything that can go wrong leaves as a
-:class:`worker.providers.errors.ProviderError`.
+A provider is a subclass of :class:`ProviderApi` in its own package. It reads the provider's error
+format (:meth:`ProviderApi.read_error`), and has one method for each call of the API, marked with
+:func:`call`. Every failure is raised as a :class:`worker.providers.errors.ProviderError`.
 """
 
 from __future__ import annotations
@@ -32,50 +31,56 @@ from worker.providers.fields import MissingFieldError
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., object])
 
-_LONGEST_DETAIL = 300
-# A word, and no number: the code goes into logs, where a phone number or a key must not.
+_MAX_DETAIL_LENGTH = 300
+# Letters only, no digits: the code is logged, and phone numbers and keys must not be.
 _CODE = re.compile(r"[A-Za-z][A-Za-z_.\-]{0,59}")
-_LONGEST_RETRY_AFTER = 86_400.0
+_MAX_RETRY_AFTER = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is to be known of a call before it is made.
+    """The properties of an API call.
 
     Attributes:
-        name: as the provider's documents name it; the method's name as well.
-        budget: the class of calls whose limit it is counted against, if there is one.
-        spends: it changes what the account owns or owes, so a person is asked first, and it is
-            never repeated without looking at what became of it.
-        look: the call that shows what became of it; every one that spends has one.
-        state: the state (:mod:`worker.orders.state_machine`) that its success brings an order to.
-        swaps: its success gives an order another number.
-        waits: it lasts until a message has come, or ends without one.
+        name: the name in the provider's documents, and of the method.
+        budget: the budget class whose rate limit counts the call; None: unlimited.
+        spends: it changes what the account owns or owes. The command asks for a confirmation, and
+            nothing retries the call without checking its outcome.
+        lookup: the call that shows the outcome of this one; every call that spends has one.
+        state: the order state (:mod:`worker.orders.state_machine`) after success, if it sets one.
+        swaps: success assigns another number to the order.
+        long_poll: the provider responds only when a message has arrived or the wait is over.
     """
 
     name: str
     budget: str | None
     spends: bool = False
-    look: str | None = None
+    lookup: str | None = None
     state: str | None = None
     swaps: bool = False
-    waits: bool = False
+    long_poll: bool = False
 
 
 def call(
     *,
     budget: str | None,
     spends: bool = False,
-    look: str | None = None,
+    lookup: str | None = None,
     state: str | None = None,
     swaps: bool = False,
-    waits: bool = False,
+    long_poll: bool = False,
 ) -> Callable[[Method], Method]:
-    """Mark a method as one of the API's calls."""
+    """Mark a method as an API call with these properties (see :class:`Call`)."""
 
     def mark(method: Method) -> Method:
         method.__dict__["call"] = Call(
-            method.__name__, budget, spends, look=look, state=state, swaps=swaps, waits=waits
+            method.__name__,
+            budget,
+            spends,
+            lookup=lookup,
+            state=state,
+            swaps=swaps,
+            long_poll=long_poll,
         )
         return method
 
@@ -84,7 +89,7 @@ def call(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a provider's error answer says: which error, by what code, in which words."""
+    """An error response: the error class (None if undocumented), its code and its description."""
 
     kind: type[ProviderError] | None
     code: str | None = None
@@ -92,14 +97,14 @@ class Refusal:
 
 
 class ProviderApi(abc.ABC):
-    """One provider's API under one key; safe to share between threads.
+    """One provider's API with one key; thread-safe.
 
     Attributes:
-        name: the provider's name, in settings, tables and on the command line.
-        default_url: where the API is, unless configured otherwise.
-        can_confirm: this version of the API has a call that finishes and charges an order.
-        limits: how many calls of each budget's class the provider takes in a minute.
-        calls: what is to be known of each call, by its name.
+        name: the provider's name in settings, tables and commands.
+        default_url: the base URL, unless another is configured.
+        can_confirm: the API has a call that completes and charges an order.
+        limits: calls per minute that the provider allows, by budget class.
+        calls: the properties of each call, by its name.
     """
 
     name: ClassVar[str]
@@ -115,16 +120,16 @@ class ProviderApi(abc.ABC):
 
     def __init__(self, http: HttpClient, *, base_url: str, api_key: str) -> None:
         if not re.fullmatch(r"[!-~]+", api_key):
-            raise ValueError("an API key is printable ASCII without spaces")
+            raise ValueError("the API key must be printable ASCII without spaces")
         self._http = http
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
 
     @abc.abstractmethod
     def read_error(self, response: Response) -> Refusal | None:
-        """What went wrong, as the answer says it; None for a success."""
+        """Return the error that the response reports; None for a success."""
 
-    def _ask(
+    def _request(
         self,
         name: str,
         read: Callable[[object], T],
@@ -136,10 +141,13 @@ class ProviderApi(abc.ABC):
         base_url: str | None = None,
         key_header: str | None = None,
     ) -> T:
-        """Make the call ``name`` and give what ``read`` makes of its JSON (None: no body).
+        """Make the call ``name``; return the result of ``read`` for its JSON (None: no body).
 
-        Params and members of the body that are None are left out. ``base_url`` and
-        ``key_header`` are for a part of the API that stands elsewhere and wants the bare key.
+        Parameters and body members that are None are left out. ``base_url`` and ``key_header`` are
+        for a part of the API with another URL that takes the key in that header.
+
+        Raises:
+            ProviderError: the call failed, or the response lacks a required field.
         """
         about = f"{self.name} {name}"
         response = self._send(
@@ -147,8 +155,8 @@ class ProviderApi(abc.ABC):
             method,
             "/".join([base_url or self._base_url, *(_segment(about, part) for part in path)]),
             key_header=key_header,
-            params=_given(params),
-            body=_given(body),
+            params=_without_none(params),
+            body=_without_none(body),
             timeout=timeout,
         )
         refusal = self.read_error(response)
@@ -188,18 +196,18 @@ class ProviderApi(abc.ABC):
     def _error(self, about: str, response: Response, refusal: Refusal) -> ProviderError:
         kind = refusal.kind or UnknownProviderError
         code = refusal.code if _CODE.fullmatch(refusal.code or "") else None
-        words = (refusal.detail or "").replace(self._api_key, "[key]")
+        detail = (refusal.detail or "").replace(self._api_key, "[key]")
         return kind(
             " ".join(filter(None, (f"{about}: {response.status}", code))),
             status=response.status,
             code=code,
-            detail="".join(filter(str.isprintable, words))[:_LONGEST_DETAIL].strip() or None,
+            detail="".join(filter(str.isprintable, detail))[:_MAX_DETAIL_LENGTH].strip() or None,
             retry_after=retry_after(response.headers.get("retry-after"), now()),
         )
 
 
 def retry_after(value: str | None, at: datetime) -> float | None:
-    """Seconds to stay away, from a Retry-After header in either form; a day at the most."""
+    """Return the seconds to wait from a Retry-After header of either form, at most a day."""
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]{1,18}", text):
         seconds = float(text)
@@ -211,21 +219,21 @@ def retry_after(value: str | None, at: datetime) -> float | None:
         if until.tzinfo is None:
             until = until.replace(tzinfo=UTC)
         seconds = (until - at).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
 
 
 def _segment(about: str, part: str) -> str:
-    """One path segment, encoded; what would change the path is never sent."""
+    """Return one encoded path segment; reject what would change the path."""
     try:
         segment = quote(part, safe="")
     except UnicodeEncodeError:
         segment = ""
     if segment.strip(".") == "":
-        raise InvalidRequest(f"{about}: an id that cannot be part of a URL; nothing was sent")
+        raise InvalidRequest(f"{about}: the id cannot be part of a URL; nothing was sent")
     return segment
 
 
-def _given(members: Mapping[str, T | None] | None) -> dict[str, T] | None:
+def _without_none(members: Mapping[str, T | None] | None) -> dict[str, T] | None:
     if members is None:
         return None
     return {name: value for name, value in members.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What some providers' APIs can do and others cannot, told by the calls they have."""
+"""Optional capabilities of provider APIs, as protocols: an API has one if it has its methods."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final, Protocol, runtime_checkable
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
 from worker.schema.states import CONFIRM, VERIFY
 
-# The call that each kind of confirmation makes: of :class:`Confirms`, and of :class:`Vouches`.
-CALL_OF: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
+# The call of each kind of confirmation: of :class:`ConfirmsOrders` and :class:`VerifiesCodes`.
+CONFIRMATION_CALLS: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 
 class OrderState(Protocol):
-    """How an order stands, in the words of :mod:`worker.orders.state_machine`."""
+    """The state of an order, in the words of :mod:`worker.orders.state_machine`."""
 
     @property
     def status(self) -> str | None:
-        """The state, if it is one that is known."""
+        """The state, or None if the provider's word is unknown."""
 
 
-class Answer(Protocol):
-    """What a provider says about an activation: ``Completed`` comes with its code."""
+class ActivationStatus(Protocol):
+    """The status of an activation; ``Completed`` comes with its code."""
 
     @property
     def status(self) -> str:
-        """``PendingWrite``, ``Completed`` or another word."""
+        """``Waiting``, ``Completed`` or another word."""
 
     @property
     def code(self) -> str | None:
@@ -33,74 +33,74 @@ class Answer(Protocol):
 
 
 @runtime_checkable
-class Confirms(Protocol):
-    """Orders are finished and charged by a call."""
+class ConfirmsOrders(Protocol):
+    """A call completes and charges orders."""
 
     def get_order(self, order_id: str) -> OrderState:
-        """How the order stands."""
+        """Return the state of the order."""
 
     def confirm_order(self, order_id: str) -> object:
-        """Finish and charge the order."""
+        """Complete and charge the order."""
 
 
 @runtime_checkable
-class Vouches(Protocol):
-    """A code can be asked back about."""
+class VerifiesCodes(Protocol):
+    """A call returns the code of an activation, to verify the one that a webhook reported."""
 
-    def check(self, activation_id: str) -> Answer:
-        """How the activation stands."""
+    def check(self, activation_id: str) -> ActivationStatus:
+        """Return the status of the activation."""
 
 
 @runtime_checkable
-class Reports(Protocol):
-    """Orders can be asked about after the fact: what a webhook would have said, or did."""
+class ReportsOrders(Protocol):
+    """Calls return the current state of orders, including what a lost webhook reported."""
 
     def polling_policy(self) -> PollingPolicy:
-        """How often to ask."""
+        """Return how often to poll."""
 
     def find_order(self, order_id: str) -> ReportedOrder:
-        """How one order stands."""
+        """Return the state of one order."""
 
     def find_orders(self, page: int) -> Sequence[ReportedOrder]:
-        """How the orders of one page stand, newest first; pages count from 1, the last is empty."""
+        """Return a page of orders, newest first; page 1 is the first, past the end it is empty."""
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
-        """The body of the webhook that reports the finding's code."""
+        """Return the body of the webhook that reports the order's code."""
 
 
 class Subscription(Protocol):
-    """Where a provider sends webhooks, and how that goes."""
+    """A webhook subscription and its state."""
 
     @property
     def id(self) -> str:
-        """The provider's id of it."""
+        """The provider's id of the subscription."""
 
     @property
     def path(self) -> str:
-        """The path of the URL that webhooks are sent to."""
+        """The path of the target URL."""
 
     @property
     def active(self) -> bool:
-        """Whether it is meant to be in use."""
+        """Whether the account has it enabled."""
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is sent for the time being."""
+        """Whether deliveries are paused."""
 
     @property
     def failures(self) -> int:
-        """How many webhooks in a row could not be delivered."""
+        """The number of consecutive failed deliveries."""
 
 
 @runtime_checkable
-class Subscribes(Protocol):
-    """The provider tells how its webhooks fare, and can be told to go on sending them."""
+class HasWebhookSubscriptions(Protocol):
+    """Calls return the state of the webhook subscriptions, and resume a paused one."""
 
     def subscriptions(self) -> Sequence[Subscription]:
-        """Every subscription of the account."""
+        """Return every subscription of the account."""
 
     def last_failure(self, subscription_id: str) -> int | None:
-        """The HTTP status that the newest failed delivery was answered with, if it was."""
+        """Return the HTTP status of the newest failed delivery; None without a response."""
 
     def resume(self, subscription_id: str) -> object:
-        """Go on sending."""
+        """Resume a paused subscription."""

@@ -1,7 +1,7 @@
-"""Everything that asking a provider can end in, in words that no provider owns.
+"""The errors of provider calls, in provider-neutral words.
 
-Meanings that providers share are one class: an empty purse is :class:`InsufficientBalance`
-whoever says so. What only one of them says has a class as well.
+An error that several providers report has one class: too little money is
+:class:`InsufficientBalance` for all of them. An error that only one of them reports has one too.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import ClassVar
 
 
 class ProviderError(Exception):
-    """A call that did not end as it was meant to.
+    """A failed call.
 
-    The text names the provider, the call, the status and the code, and nothing of what was asked
-    or of whom; it may be logged.
+    The message has the provider, the call, the status and the code, but no argument and no
+    secret; it may be logged.
 
     Attributes:
-        permanent: asking the same again cannot help.
-        unknown: the provider may have done what it was asked; look before repeating it.
-        status: the HTTP status, if there was an answer.
-        code: the provider's machine code, or the last part of its problem type.
-        detail: the provider's own words, short and printable. Not for logs.
-        retry_after: seconds it asked us to stay away, if it did.
+        permanent: a retry cannot succeed.
+        unknown: the provider may have processed the request; check the outcome before a retry.
+        status: the HTTP status, if there was a response.
+        code: the provider's error code, or the last part of its problem type.
+        detail: the provider's own description, short and printable. Not for logs.
+        retry_after: seconds to wait, if the provider said so.
     """
 
     permanent: bool = True
@@ -44,31 +44,31 @@ class ProviderError(Exception):
 
 
 class TransientError(ProviderError):
-    """It may pass by itself."""
+    """A retry may succeed."""
 
     permanent = False
 
 
 class ProviderUnreachable(TransientError):
-    """Nothing of the request reached the provider."""
+    """The request did not reach the provider."""
 
 
 class ProviderOutcomeUnknown(TransientError):
-    """The request may have been processed; no whole answer came."""
+    """The request may have been processed; no complete response arrived."""
 
     unknown = True
 
 
 class UnexpectedAnswer(TransientError):
-    """It answered with success, and without what the answer is for."""
+    """The response is a success but lacks a required field."""
 
     unknown = True
 
 
 class UnknownProviderError(ProviderError):
-    """An error that no document lists; its status says whether it may pass."""
+    """An undocumented error; its status decides whether it is transient."""
 
-    _passing: ClassVar[frozenset[int]] = frozenset({408, 425, 429})
+    _transient_statuses: ClassVar[frozenset[int]] = frozenset({408, 425, 429})
 
     def __init__(
         self,
@@ -81,51 +81,51 @@ class UnknownProviderError(ProviderError):
     ) -> None:
         super().__init__(about, status=status, code=code, detail=detail, retry_after=retry_after)
         self.unknown = status >= 500
-        self.permanent = status < 500 and status not in self._passing
+        self.permanent = status < 500 and status not in self._transient_statuses
 
 
 class InvalidRequest(ProviderError):
-    """It makes no sense of what it was asked."""
+    """The provider rejects the request as invalid."""
 
 
 class Unauthorized(ProviderError):
-    """The API key is missing, wrong or withdrawn."""
+    """The API key is missing, invalid or revoked."""
 
 
 class MissingToken(Unauthorized):
-    """No API key came with the request."""
+    """The request has no API key."""
 
 
 class InvalidToken(Unauthorized):
-    """The API key is nobody's."""
+    """The API key is unknown."""
 
 
 class AccountSuspended(ProviderError):
-    """The provider has blocked the account."""
+    """The provider has suspended the account."""
 
 
 class AccountLocked(TransientError):
-    """The account is locked for a time."""
+    """The account is locked temporarily."""
 
 
 class InsufficientBalance(ProviderError):
-    """There is not enough money for it."""
+    """The balance does not cover the price."""
 
 
 class InvalidPrice(ProviderError):
-    """The price is not today's; ask for the prices again."""
+    """The price is out of date; fetch the prices again."""
 
 
 class OutOfStock(TransientError):
-    """There is no number to be had for this service and country at present."""
+    """No number is available for this service and country at present."""
 
 
 class RateLimited(TransientError):
-    """Too many calls; ``retry_after`` says how long to wait, if the provider did."""
+    """Too many calls; ``retry_after`` is the provider's wait in seconds, if it sent one."""
 
 
 class NotFound(ProviderError):
-    """What the call is about does not exist, or is not this account's."""
+    """The object of the call does not exist or belongs to another account."""
 
 
 class ServiceNotFound(NotFound):
@@ -145,28 +145,28 @@ class OrderAlreadyConfirmed(ProviderError):
 
 
 class OrderExpired(ProviderError):
-    """The order's window is over."""
+    """The order has expired."""
 
 
 class TooEarly(TransientError):
-    """The order is too young for it; wait and ask again."""
+    """The order is too new for this call; wait and retry."""
 
 
 class CodeReceived(ProviderError):
-    """A code has come, so the order cannot be cancelled."""
+    """A code has arrived, so the order cannot be cancelled."""
 
 
 class AlreadyRefunded(ProviderError):
-    """The money went back before."""
+    """The order was refunded earlier."""
 
 
 class UpstreamFailed(TransientError):
-    """Whoever stands behind the provider gave it an answer it could not use."""
+    """The provider's own upstream failed."""
 
     unknown = True
 
 
 class ServerFailed(TransientError):
-    """The provider broke down over the request."""
+    """The provider failed with an internal error."""
 
     unknown = True

@@ -1,4 +1,4 @@
-"""Reading a provider's JSON: what is there in a usable form, or None."""
+"""Tolerant reading of a provider's JSON: each field in a usable form, or None."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ T = TypeVar("T")
 
 _SEPARATORS = re.compile(r"[\s().\-]")
 _INTERNATIONAL = re.compile(r"(?:\+|00)([1-9][0-9]{6,14})")
-# Eleven digits or more begin with a country code; fewer may as well be a national number.
-_BARE = re.compile(r"([1-9][0-9]{10,14})")
-_FIRST_MILLISECONDS = 100_000_000_000
-_MOST_DIGITS = 18
+# From eleven digits on, a number starts with a country code; shorter ones may be national.
+_DIGITS_ONLY = re.compile(r"([1-9][0-9]{10,14})")
+# From this value on, a Unix time is in milliseconds.
+_MIN_MILLISECONDS = 100_000_000_000
+_MAX_DIGITS = 18
 
 
 class MissingFieldError(Exception):
-    """An answer lacks what it is for; the text names the field, and holds no value."""
+    """A response lacks a required field; the message names the field and holds no value."""
 
 
 class Fields:
-    """One JSON object of an answer; what is no object reads as an empty one.
+    """One JSON object of a response; any other value counts as an empty object.
 
-    A reader takes the names a field goes by, in order of preference, and gives the first value
-    that is of its kind.
+    Each method takes the alternative names of a field in order of preference, and returns the
+    first value of its type, or None.
     """
 
     __slots__ = ("raw",)
@@ -35,7 +36,7 @@ class Fields:
         self.raw: Mapping[str, object] = raw if isinstance(raw, Mapping) else {}
 
     def text(self, *names: str) -> str | None:
-        """A string that is not empty; a whole number counts as its digits."""
+        """A non-empty string; an integer is converted to its digits."""
         for value in self._values(names):
             if isinstance(value, str) and value:
                 return value
@@ -44,40 +45,40 @@ class Fields:
         return None
 
     def number(self, *names: str) -> Decimal | None:
-        """A finite number, to its last digit, from a JSON number or a text."""
+        """A finite number with all its digits, from a JSON number or a string."""
         return _first(map(_decimal, self._values(names)))
 
     def integer(self, *names: str) -> int | None:
-        """A whole number, from a JSON number or a text."""
+        """An integer, from a JSON number or a string."""
         number = self.number(*names)
         return None if number is None or number % 1 else int(number)
 
     def time(self, *names: str) -> datetime | None:
-        """Aware UTC time, from ISO 8601 (UTC where it has no offset) or Unix (milli)seconds."""
+        """An aware UTC time, from ISO 8601 (UTC if it has no offset) or Unix (milli)seconds."""
         return _first(map(_time, self._values(names)))
 
     def phone(self, *names: str) -> str | None:
-        """A phone number, in E.164 where that is plain, else as it stands."""
+        """A phone number, in E.164 if it is unambiguous, else unchanged."""
         text = self.text(*names)
         return None if text is None else normalise_phone(text)
 
     def record(self, *names: str) -> Fields:
-        """An object within this one; an empty one where there is none."""
+        """A nested object; an empty one if there is none."""
         return Fields(_first(v for v in self._values(names) if isinstance(v, Mapping)))
 
     def items(self, *names: str) -> list[object] | None:
-        """A list within this object."""
+        """A nested list."""
         return _first(v for v in self._values(names) if isinstance(v, list))
 
     def _values(self, names: tuple[str, ...]) -> Iterator[object]:
         return (self.raw[name] for name in names if name in self.raw)
 
 
-def needed(value: T | None, name: str) -> T:
-    """The value of a field that the answer is for.
+def required(value: T | None, name: str) -> T:
+    """Return the value of a required field.
 
     Raises:
-        MissingFieldError: there is none.
+        MissingFieldError: the value is None.
     """
     if value is None:
         raise MissingFieldError(f"no usable {name}")
@@ -85,10 +86,10 @@ def needed(value: T | None, name: str) -> T:
 
 
 def normalise_phone(text: str) -> str:
-    """``+`` and digits, where the text plainly is an international number; else the text."""
-    bare = _SEPARATORS.sub("", text)
-    found = _INTERNATIONAL.fullmatch(bare) or _BARE.fullmatch(bare)
-    return f"+{found[1]}" if found else text
+    """Return E.164 if ``text`` is clearly an international number, else ``text``."""
+    compact = _SEPARATORS.sub("", text)
+    match = _INTERNATIONAL.fullmatch(compact) or _DIGITS_ONLY.fullmatch(compact)
+    return f"+{match[1]}" if match else text
 
 
 def _first(values: Iterable[T | None]) -> T | None:
@@ -102,19 +103,19 @@ def _decimal(value: object) -> Decimal | None:
         number = Decimal(value)
     except InvalidOperation:
         return None
-    # A hostile exponent would be written out as a gigabyte of zeros.
-    return number if number.is_finite() and abs(number.adjusted()) <= _MOST_DIGITS else None
+    # A hostile exponent would be formatted as a gigabyte of zeros.
+    return number if number.is_finite() and abs(number.adjusted()) <= _MAX_DIGITS else None
 
 
 def _time(value: object) -> datetime | None:
     number = _decimal(value)
     try:
         if number is not None:
-            seconds = number / 1000 if abs(number) >= _FIRST_MILLISECONDS else number
+            seconds = number / 1000 if abs(number) >= _MIN_MILLISECONDS else number
             return datetime.fromtimestamp(float(seconds), UTC)
-        read = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if read is None:
+        parsed = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if parsed is None:
             return None
-        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None

@@ -1,4 +1,4 @@
-"""Finds the providers' APIs: each package in this one has a module ``api`` that defines one."""
+"""The registry of provider APIs: each subpackage has a module ``api`` that defines one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.providers.base import ProviderApi
 
 @functools.cache
 def provider_apis() -> Mapping[str, type[ProviderApi]]:
-    """Every provider's API, by the provider's name, in the order of the names."""
+    """Return every provider's API class by the provider's name, in alphabetical order."""
     found: dict[str, type[ProviderApi]] = {}
     for package in pkgutil.iter_modules(worker.providers.__path__, "worker.providers."):
         if not package.ispkg:

@@ -1,7 +1,4 @@
-"""How an order stands, as its provider says when asked, and how often it is worth asking.
-
-In words that no provider owns.
-"""
+"""An order as its provider reports it, in provider-neutral words, and how often to poll."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportedOrder:
-    """What is said of one order; anything may be left unsaid, and is None then.
+    """What a provider reports about one order; None for everything that it leaves out.
 
-    ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, None also where the answer has
-    another word. ``received_at`` is when the code came.
+    ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, and None also for an unknown
+    word. ``received_at`` is when the code arrived.
     """
 
     order_id: str
@@ -34,24 +31,24 @@ class ReportedOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollingPolicy:
-    """How a provider's orders are watched.
+    """How to poll a provider's orders.
 
     Attributes:
-        one: the name of the call that answers for one order.
-        many: the name of the call that answers for a page of them, newest first.
-        every: between two questions about an open order, while the budget allows.
-        back: between two passes over the newest orders, back to the last one known.
-        crowd: with so many orders open, such a pass is made ``every`` time: a page answers for
-            more of them than one call each would.
-        lifetime: how long an order is open, where nobody said when it ends.
-        ends_silently: an order that is past its end, and of which the provider has no more to
-            say, has expired.
+        order_call: name of the call that returns one order.
+        page_call: name of the call that returns a page of orders, newest first.
+        interval: between two polls of an open order, while the budget allows.
+        history_interval: between two passes over the newest orders, back to the last known one.
+        bulk_threshold: from this number of open orders on, such a pass is made every
+            ``interval``, because a page covers more of them than one call each.
+        lifetime: how long an order is open if the provider does not say when it ends.
+        expires_silently: the provider does not report expiry: an order that is past its end and
+            has no other status has expired.
     """
 
-    one: str
-    many: str
-    every: timedelta
-    back: timedelta
-    crowd: int
+    order_call: str
+    page_call: str
+    interval: timedelta
+    history_interval: timedelta
+    bulk_threshold: int
     lifetime: timedelta
-    ends_silently: bool
+    expires_silently: bool

@@ -1,7 +1,7 @@
-"""What the typed answers of all providers have in common, and how lists are read.
+"""The base class of typed API results, and the parsing of lists and pages.
 
-An optional field that an answer lacks is None. ``raw`` keeps the object as it came; it stays out
-of ``repr``, as do codes, texts, phone numbers and addresses.
+An optional field that a response lacks is None. ``raw`` is the JSON object as received; ``repr``
+leaves it out, together with codes, texts, phone numbers and addresses.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """An object of an answer."""
+    """An object in a response."""
 
     raw: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
-    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder | None:
-        """What it says about an order, to a call with the arguments ``_asked``; None: nothing."""
+    def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder | None:
+        """Return what the result of a call with these arguments says about an order, or None."""
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Result, Generic[T]):
-    """Some of a longer list; ``page`` and ``total`` are None where the answer does not say."""
+    """One page of a list; ``page`` and ``total`` are None if the response does not have them."""
 
     items: tuple[T, ...]
     page: int | None = None
@@ -37,7 +37,7 @@ class Page(Result, Generic[T]):
 
 
 def read_list(payload: object, name: str, read: Callable[[object], T]) -> tuple[T, ...]:
-    """The objects of a list, bare or under ``name`` or a common name for it.
+    """Parse a list: the payload itself, or its field ``name`` or another common name.
 
     Raises:
         MissingFieldError: there is no list.
@@ -55,14 +55,14 @@ def read_list(payload: object, name: str, read: Callable[[object], T]) -> tuple[
 
 
 def read_page(payload: object, name: str, read: Callable[[object], T]) -> Page[T]:
-    """Like :func:`read_list`, with where in the longer list it stands."""
+    """Like :func:`read_list`, with the number of the page and the total."""
     items = read_list(payload, name, read)
     item = Fields(payload)
     outer = Fields({**item.record("data").raw, **item.raw})
-    place = Fields({**outer.raw, **outer.record("pagination", "meta").raw})
+    position = Fields({**outer.raw, **outer.record("pagination", "meta").raw})
     return Page(
         items=items,
-        page=place.integer("page", "current_page"),
-        total=place.integer("total", "total_items"),
+        page=position.integer("page", "current_page"),
+        total=position.integer("total", "total_items"),
         raw=item.raw,
     )

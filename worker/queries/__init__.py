@@ -1,7 +1,7 @@
-"""What operators ask the database: read-only, newest first, and fast over a million rows.
+"""Read-only queries for operators: newest rows first, served by indexes over a million rows.
 
-Every function takes a session and returns plain rows (``dict``): sealed columns opened, times
-aware. What is shown of a secret is decided by whoever shows it.
+Functions take a session and return plain rows (``dict``) with sealed columns opened and aware
+times. The caller masks secrets before it shows them.
 """
 
 __all__ = ["codes", "destinations", "events", "filters", "followups", "orders", "statistics"]

@@ -1,4 +1,4 @@
-"""Codes: lists, one, the newest of an order, and those that come while somebody watches."""
+"""Queries on codes: list, one, newest of an order, and a tail of new ones."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from worker.queries.filters import (
 from worker.schema.models import Code, Order
 from worker.schema.states import CODE_QUARANTINED, HELD, READY
 
-# A row may be committed after one with a later id; a later look finds it within this long.
+# A row may be committed after a row with a higher id; every poll looks back this far.
 _WINDOW = timedelta(seconds=60)
-_MOST_WATCHED = 1_000
+_MAX_WATCHED = 1_000
 _BATCH = 500
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest codes that fit."""
+    """The newest codes that match."""
     statement = _with_status().where(*_conditions(vault, filters))
     return [_row(vault, *found) for found in newest(session, statement, Code.id, filters)]
 
 
 def one(session: Session, vault: Vault, code_id: str) -> Row | None:
-    """Everything about one code."""
+    """One code with all its fields, or None."""
     found = session.exec(_with_status().where(col(Code.id) == code_id)).first()
     if found is None:
         return None
@@ -54,9 +54,9 @@ def of(session: Session, vault: Vault, order: Order) -> list[Row]:
 
 
 def newest_ready(session: Session, vault: Vault, filters: Filters) -> str | None:
-    """The newest code that may be told and was not purged, of the order in ``filters``.
+    """The newest ready code of the order in ``filters`` that was not purged.
 
-    Of codes that were stored in one transaction, the newest by the provider's clock.
+    The provider's clock orders codes that were stored in one transaction.
     """
     code = session.exec(
         select(Code)
@@ -76,9 +76,9 @@ def newest_ready(session: Session, vault: Vault, filters: Filters) -> str | None
 
 
 class Tail:
-    """The codes that become ready after ``now``, or that were stored since ``since``; each once.
+    """Yields each code once: those that become ready after ``now``, or stored since ``since``.
 
-    A code that is held or quarantined is watched, and comes once it is ready.
+    Held and quarantined codes are watched, and returned when they become ready.
     """
 
     def __init__(self, session: Session, vault: Vault, filters: Filters, *, now: datetime) -> None:
@@ -89,26 +89,26 @@ class Tail:
         if filters.since is not None:
             self._floor = first_id(filters.since, -_WINDOW)
         else:
-            self._remember(self._look(session, now), now)
+            self._remember(self._poll(session, now), now)
 
     def fresh(self, session: Session, vault: Vault, *, now: datetime) -> list[Row]:
-        """What has become ready since the last call that succeeded, oldest first."""
-        states = self._look(session, now)
+        """Codes that became ready since the last successful call, oldest first."""
+        states = self._poll(session, now)
         rows: list[Row] = []
         unseen = self._unseen(states)
         for start in range(0, len(unseen), _BATCH):
             ids = unseen[start : start + _BATCH]
-            wanted = _with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id))
-            rows += [_row(vault, *pair) for pair in session.exec(wanted)]
+            statement = _with_status().where(col(Code.id).in_(ids)).order_by(col(Code.id))
+            rows += [_row(vault, *pair) for pair in session.exec(statement)]
         self._remember(states, now)
         return rows
 
-    def _look(self, session: Session, now: datetime) -> dict[str, str]:
+    def _poll(self, session: Session, now: datetime) -> dict[str, str]:
         floor = self._floor or first_id(now, -_WINDOW)
-        looked = select(Code.id, Code.state).where(*self._conditions)
-        states = dict(session.exec(looked.where(col(Code.id) >= floor)).all())
+        statement = select(Code.id, Code.state).where(*self._conditions)
+        states = dict(session.exec(statement.where(col(Code.id) >= floor)).all())
         if self._watched:
-            states |= dict(session.exec(looked.where(col(Code.id).in_(self._watched))).all())
+            states |= dict(session.exec(statement.where(col(Code.id).in_(self._watched))).all())
         return states
 
     def _unseen(self, states: dict[str, str]) -> list[str]:
@@ -118,7 +118,7 @@ class Tail:
         window = first_id(now, -_WINDOW)
         watched = sorted(i for i, state in states.items() if state in {HELD, CODE_QUARANTINED})
         self._seen = {i for i in self._seen if i >= window}.union(self._unseen(states))
-        self._watched = watched[-_MOST_WATCHED:]
+        self._watched = watched[-_MAX_WATCHED:]
         self._floor = None
 
 

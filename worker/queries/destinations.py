@@ -1,4 +1,4 @@
-"""Destinations: what is configured, and how each fares."""
+"""Query on destinations: configuration, state and pending deliveries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from worker.queries.filters import Row
 from worker.schema.models import Delivery, DestinationState
 from worker.schema.states import DONE
 
-# How many of the newest deliveries are looked at for when a destination was last told.
+# How many of the newest deliveries the query for ``last_sent_at`` reads.
 _RECENT = 10_000
 
 
 def listed(session: Session, policies: Mapping[str, DestinationPolicy]) -> list[Row]:
-    """Every configured destination, and those that were known before and are no longer."""
+    """Every configured destination, and removed ones that still have pending deliveries."""
     states = {row.name: row for row in session.exec(select(DestinationState))}
-    waiting, told = _waiting(session), _last_told(session)
+    waiting, last_sent = _waiting(session), _last_sent(session)
     return [
         {
             "name": name,
@@ -28,7 +28,7 @@ def listed(session: Session, policies: Mapping[str, DestinationPolicy]) -> list[
             "since": states[name].disabled_at if name in states else None,
             "reason": states[name].reason if name in states else None,
             "waiting": waiting.get(name, 0),
-            "last_sent_at": told.get(name),
+            "last_sent_at": last_sent.get(name),
             "reveal": policies[name].reveal if name in policies else None,
             "fallback": policies[name].fallback if name in policies else None,
         }
@@ -51,7 +51,7 @@ def _waiting(session: Session) -> Mapping[str, int]:
     return dict(session.exec(counted).all())
 
 
-def _last_told(session: Session) -> Mapping[str, object]:
+def _last_sent(session: Session) -> Mapping[str, object]:
     recent = (
         select(Delivery.destination, Delivery.sent_at)
         .where(col(Delivery.state) == DONE)

@@ -1,4 +1,4 @@
-"""Events and refused requests: what came in, and what became of it."""
+"""Queries on events and rejected requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.schema.models import Code
 
 
 def in_state(state: str) -> Conditions:
-    """Events in one state; those that are not simply handled are few, and have an index."""
+    """Events in one state; a partial index covers all states but handled."""
     conditions: Conditions = [col(InboxEvent.state) == state]
     if state != HANDLED:
         conditions.append(differs(col(InboxEvent.state), HANDLED))
@@ -23,7 +23,7 @@ def in_state(state: str) -> Conditions:
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest events that fit."""
+    """The newest events that match."""
     conditions = [
         *of_event(session, vault, filters),
         *span(InboxEvent.id, InboxEvent.stored_at, filters),
@@ -34,9 +34,10 @@ def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
 
 
 def one(session: Session, vault: Vault, event_id: str) -> Row | None:
-    """Everything about one event, with its raw body (None once it was purged).
+    """One event with its raw body (None after a purge), code and follow-ups; None if unknown.
 
-    The id of one that was acknowledged and then found to be a duplicate leads to the first one.
+    The id of an event that was acknowledged and later found to be a duplicate resolves to the
+    first event.
     """
     alias = session.get(EventAlias, event_id)
     event = session.get(InboxEvent, event_id if alias is None else alias.first_id)
@@ -62,7 +63,7 @@ def one(session: Session, vault: Vault, event_id: str) -> Row | None:
 
 
 def rejected(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest refused requests that fit."""
+    """The newest rejected requests that match."""
     conditions = span(RejectedRequest.id, RejectedRequest.at, filters)
     if filters.provider is not None:
         conditions.append(col(RejectedRequest.provider) == filters.provider)

@@ -1,4 +1,4 @@
-"""Confirmations and deliveries: what events called for, and how far it got."""
+"""Queries on the follow-ups of events: confirmations and deliveries."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from worker.queries.filters import Conditions, Filters, Row, differs, newest, of
 from worker.schema.models import Confirmation, Delivery
 from worker.schema.states import DONE
 
-# One order has few events; of one that has more, the newest count.
-_MOST_EVENTS = 1_000
+# An order has few events; if it has more, only the newest ones are searched.
+_MAX_EVENTS = 1_000
 
 
 def deliveries(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest deliveries that fit; provider, order, number and service are their event's."""
+    """The newest deliveries that match; provider, order, number and service apply to the event."""
     conditions = span(Delivery.id, Delivery.created_at, filters)
     if filters.state is not None:
         conditions += in_states([filters.state])
     events = of_event(session, vault, filters)
     if filters.order is not None or filters.phone is not None:
-        # Few events: looked up first, and their deliveries by them.
+        # Few events match: find them first, then their deliveries by event id.
         few = select(InboxEvent.id).where(*events).order_by(col(InboxEvent.id).desc())
-        found = session.exec(few.limit(_MOST_EVENTS)).all()
+        found = session.exec(few.limit(_MAX_EVENTS)).all()
         conditions.append(col(Delivery.event_id).in_(found))
     elif events:
-        # Most events: asked for one by one while the newest deliveries are read.
-        own = col(InboxEvent.id) == col(Delivery.event_id)
-        conditions.append(select(InboxEvent.id).where(own, *events).exists())
+        # Many events match: scan the newest deliveries and check each one's event.
+        joined = col(InboxEvent.id) == col(Delivery.event_id)
+        conditions.append(select(InboxEvent.id).where(joined, *events).exists())
     statement = select(Delivery).where(*conditions)
     return [delivery(row) for row in newest(session, statement, Delivery.id, filters)]
 
 
 def in_states(states: Sequence[str]) -> Conditions:
-    """Deliveries in one of ``states``; the few that are not done are found by their index."""
+    """Deliveries in one of ``states``; a partial index covers all states but done."""
     conditions: Conditions = [col(Delivery.state).in_(states)]
     if DONE not in states:
         conditions.append(differs(col(Delivery.state), DONE))
@@ -44,26 +44,26 @@ def in_states(states: Sequence[str]) -> Conditions:
 
 
 def deliveries_of(session: Session, event_id: str) -> list[Row]:
-    """Everything that was to be told about one event, oldest first."""
-    told = select(Delivery).where(col(Delivery.event_id) == event_id)
+    """All deliveries of one event, oldest first."""
+    statement = select(Delivery).where(col(Delivery.event_id) == event_id)
     return [
         {**delivery(row), "type": row.type, "created_at": row.created_at}
-        for row in session.exec(told.order_by(col(Delivery.id)))
+        for row in session.exec(statement.order_by(col(Delivery.id)))
     ]
 
 
 def confirmations_of(session: Session, event: InboxEvent) -> list[Row]:
-    """Everything that was to be settled with the provider because of one event, oldest first."""
-    wanted = select(Confirmation).where(
+    """All confirmations that one event caused, oldest first."""
+    statement = select(Confirmation).where(
         col(Confirmation.provider) == event.provider,
         col(Confirmation.order_id) == event.order_id,
         col(Confirmation.event_id) == event.id,
     )
-    return [confirmation(row) for row in session.exec(wanted.order_by(col(Confirmation.id)))]
+    return [confirmation(row) for row in session.exec(statement.order_by(col(Confirmation.id)))]
 
 
 def delivery(row: Delivery) -> Row:
-    """One delivery; ``next_attempt_at`` is None once nothing is left to do."""
+    """One delivery; ``next_attempt_at`` is None when no attempt is due."""
     return {
         "id": row.id,
         "event": row.event_id,
@@ -77,7 +77,7 @@ def delivery(row: Delivery) -> Row:
 
 
 def confirmation(row: Confirmation) -> Row:
-    """One confirmation; ``next_attempt_at`` is None once nothing is left to do."""
+    """One confirmation; ``next_attempt_at`` is None when no attempt is due."""
     return {
         "id": row.id,
         "action": row.action,

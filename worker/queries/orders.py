@@ -1,11 +1,11 @@
-"""Orders: lists, and one with everything that happened to it."""
+"""Queries on orders: list, and one order with its history."""
 
 from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
 from receiver.vault.sealing import Vault
-from worker.orders.state_machine import is_drawn
+from worker.orders.state_machine import is_documented
 from worker.queries import codes, followups
 from worker.queries.filters import Filters, Row, has_number, newest, of_order, span
 from worker.schema.models import Confirmation, Order, OrderNumber, OrderTransition, table_of
@@ -16,7 +16,7 @@ _NUMBERS = table_of(OrderNumber).name
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest orders that fit; a number finds the orders that ever had it."""
+    """The newest orders that match; a number matches every order that ever had it."""
     conditions = [
         *of_order(Order.provider, Order.order_id, filters),
         *span(Order.id, Order.created_at, filters),
@@ -32,12 +32,12 @@ def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
 
 
 def matching(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The orders in ``filters`` (one for each provider that knows the id), with their history."""
-    wanted = select(Order).where(*of_order(Order.provider, Order.order_id, filters))
-    return [_whole(session, vault, order) for order in session.exec(wanted).all()]
+    """Orders with the id in ``filters``, at most one for each provider, with their history."""
+    statement = select(Order).where(*of_order(Order.provider, Order.order_id, filters))
+    return [_with_history(session, vault, order) for order in session.exec(statement).all()]
 
 
-def _whole(session: Session, vault: Vault, order: Order) -> Row:
+def _with_history(session: Session, vault: Vault, order: Order) -> Row:
     return {
         **_row(vault, order),
         "expires_at": order.expires_at,
@@ -66,7 +66,7 @@ def _row(vault: Vault, order: Order) -> Row:
 
 
 def _numbers(session: Session, vault: Vault, order: Order) -> list[Row]:
-    had = select(OrderNumber).where(col(OrderNumber.order_ref) == order.id)
+    statement = select(OrderNumber).where(col(OrderNumber.order_ref) == order.id)
     return [
         {
             "phone_number": vault.open_text(
@@ -74,7 +74,7 @@ def _numbers(session: Session, vault: Vault, order: Order) -> list[Row]:
             ),
             "since": number.since,
         }
-        for number in session.exec(had.order_by(col(OrderNumber.since), col(OrderNumber.id)))
+        for number in session.exec(statement.order_by(col(OrderNumber.since), col(OrderNumber.id)))
     ]
 
 
@@ -85,7 +85,7 @@ def _transitions(session: Session, order: Order) -> list[Row]:
             "kind": step.kind,
             "from_status": step.from_status,
             "to_status": step.to_status,
-            "documented": is_drawn(step.from_status, step.to_status),
+            "documented": is_documented(step.from_status, step.to_status),
             "at": step.at,
             "event": step.event_id,
         }

@@ -1,4 +1,4 @@
-"""Counts by state, what waits, and how fast it went: computed when asked for."""
+"""Counts by state, backlog and latencies, computed on demand."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ CODE_STATES = (HELD, READY, QUARANTINED, DISCARDED)
 FOLLOWUP_STATES = (PENDING, SENDING, DONE, DEAD, UNKNOWN)
 _SAMPLE = 1_000
 _PERCENTILES = (50, 95, 99)
-# Counting millions of rows takes longer than anything in a webhook's way may take.
-_PATIENCE = text("SET LOCAL statement_timeout = '60s'")
+# Counting millions of rows takes longer than the statement timeout of the webhook path.
+_LONG_STATEMENT_TIMEOUT = text("SET LOCAL statement_timeout = '60s'")
 
 
 def collect(database: Database, *, spooled: int) -> Row:
-    """The numbers of ``codecatch stats``; latencies are in milliseconds.
+    """The statistics of ``codecatch stats``; latencies are in milliseconds.
 
-    ``spooled`` events were acknowledged and are not in the database yet.
+    ``spooled`` is the number of acknowledged events that are not in the database yet.
     """
     with database.reading() as session:
         if database.is_postgresql:
-            session.connection().execute(_PATIENCE)
+            session.connection().execute(_LONG_STATEMENT_TIMEOUT)
         return {
-            "events": _counts(session, INBOX.c.state, EVENT_STATES, most=HANDLED),
-            "orders": _counts(session, table_of(Order).c.status, ORDER_STATES, most=None),
-            "codes": _counts(session, table_of(Code).c.state, CODE_STATES, most=READY),
+            "events": _counts(session, INBOX.c.state, EVENT_STATES, usual=HANDLED),
+            "orders": _counts(session, table_of(Order).c.status, ORDER_STATES, usual=None),
+            "codes": _counts(session, table_of(Code).c.state, CODE_STATES, usual=READY),
             "confirmations": _counts(
-                session, table_of(Confirmation).c.state, FOLLOWUP_STATES, most=DONE
+                session, table_of(Confirmation).c.state, FOLLOWUP_STATES, usual=DONE
             ),
-            "deliveries": _counts(session, table_of(Delivery).c.state, FOLLOWUP_STATES, most=DONE),
+            "deliveries": _counts(session, table_of(Delivery).c.state, FOLLOWUP_STATES, usual=DONE),
             "oldest_unhandled_seconds": oldest_unhandled_seconds(session, database.now(session)),
             "acknowledged_unhandled": count_events(session, PENDING) + spooled,
             "spooled": spooled,
@@ -62,7 +62,7 @@ def collect(database: Database, *, spooled: int) -> Row:
 
 
 def oldest_unhandled_seconds(session: Session, now: datetime) -> float:
-    """How long the oldest pending event has been stored; 0 where none waits."""
+    """Age of the oldest pending event in seconds; 0 if none is pending."""
     stored = session.exec(
         select(InboxEvent.stored_at).where(*in_state(PENDING)).order_by(col(InboxEvent.id)).limit(1)
     ).first()
@@ -70,7 +70,7 @@ def oldest_unhandled_seconds(session: Session, now: datetime) -> float:
 
 
 def deliveries_by_destination(session: Session) -> list[tuple[str, str, int]]:
-    """Destination, state and count, of every destination that was ever told anything."""
+    """Destination, state and count, for every destination that has deliveries."""
     grouped = (
         select(Delivery.destination, Delivery.state, func.count())
         .group_by(col(Delivery.destination), col(Delivery.state))
@@ -80,32 +80,32 @@ def deliveries_by_destination(session: Session) -> list[tuple[str, str, int]]:
 
 
 def heartbeat_ages(session: Session, now: datetime) -> list[tuple[str, float]]:
-    """How many seconds ago each kind of worker process last did a task."""
+    """Seconds since the last heartbeat of each part."""
     rows = session.exec(select(Heartbeat).order_by(col(Heartbeat.part)))
     return [(row.part, max((now - row.seen_at).total_seconds(), 0.0)) for row in rows]
 
 
 def count_events(session: Session, state: str) -> int:
-    """How many events are in one of the open states."""
+    """Number of events in ``state``, which is any state but handled."""
     counted = select(func.count()).select_from(InboxEvent).where(*in_state(state))
     return session.exec(counted).one()
 
 
 def count_deliveries(session: Session, states: Sequence[str]) -> int:
-    """How many deliveries are in one of ``states``."""
+    """Number of deliveries in one of ``states``."""
     counted = select(func.count()).select_from(Delivery).where(*in_states(states))
     return session.exec(counted).one()
 
 
 def count_stale(session: Session, since: datetime) -> int:
-    """How many webhooks came with a timestamp far from our clock since then."""
+    """Number of webhooks since then whose timestamp was far from our clock."""
     counted = select(func.count()).select_from(InboxEvent)
     noted = col(InboxEvent.notes).contains("Timestamp")
     return session.exec(counted.where(col(InboxEvent.id) >= first_id(since), noted)).one()
 
 
 def reasons_of_rejections(session: Session, since: datetime) -> list[tuple[str, str, int]]:
-    """Provider, reason and number of the refused requests since then, the most frequent first."""
+    """Provider, reason and count of requests rejected since then, most frequent first."""
     number = func.count().label("number")
     grouped = (
         select(RejectedRequest.provider, RejectedRequest.reason, number)
@@ -117,17 +117,18 @@ def reasons_of_rejections(session: Session, since: datetime) -> list[tuple[str, 
 
 
 def _counts(
-    session: Session, state: Column[str], states: Sequence[str], *, most: str | None
+    session: Session, state: Column[str], states: Sequence[str], *, usual: str | None
 ) -> dict[str, int]:
-    """How many rows are in each state; ``most`` of them in one that its index leaves out."""
+    """Number of rows in each state; ``usual`` is the state that the partial index excludes."""
     found = dict.fromkeys(states, 0)
     counted = sql.select(state, func.count()).group_by(state)
-    if most is None:
+    if usual is None:
         return {**found, **dict(session.connection().execute(counted).all())}
-    every = sql.select(literal(most), func.count()).select_from(state.table)
-    both = sql.union_all(counted.where(differs(state, most)), every)
+    # The partial index excludes the usual state: count it as the total less the others.
+    total = sql.select(literal(usual), func.count()).select_from(state.table)
+    both = sql.union_all(counted.where(differs(state, usual)), total)
     found |= dict(session.connection().execute(both).all())
-    found[most] -= sum(number for name, number in found.items() if name != most)
+    found[usual] -= sum(number for name, number in found.items() if name != usual)
     return found
 
 
@@ -152,18 +153,18 @@ def _latency_of_deliveries(session: Session) -> Row:
         .order_by(col(Delivery.id).desc())
         .limit(_SAMPLE)
     ).all()
-    waited = [claimed - created for _, created, claimed, _ in rows if claimed]
-    told = [sent - claimed for _, _, claimed, sent in rows if claimed and sent]
-    whole = [sent - arrived for arrived, _, _, sent in rows if sent]
+    waiting = [claimed - created for _, created, claimed, _ in rows if claimed]
+    sending = [sent - claimed for _, _, claimed, sent in rows if claimed and sent]
+    total = [sent - arrived for arrived, _, _, sent in rows if sent]
     return {
-        "planned_to_claimed": _percentiles(waited),
-        "claimed_to_sent": _percentiles(told),
-        "arrived_to_sent": _percentiles(whole),
+        "planned_to_claimed": _percentiles(waiting),
+        "claimed_to_sent": _percentiles(sending),
+        "arrived_to_sent": _percentiles(total),
     }
 
 
 def _percentiles(spans: Sequence[timedelta]) -> dict[str, float | None]:
-    """By the nearest rank, in milliseconds; None where there is nothing to measure."""
+    """Nearest-rank percentiles in milliseconds; None without samples."""
     ordered = sorted(max(span.total_seconds(), 0.0) * 1000 for span in spans)
 
     def at(percent: int) -> float | None:

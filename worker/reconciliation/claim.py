@@ -1,8 +1,8 @@
-"""The rows by which providers are asked again and again: made, paid for, claimed, let go.
+"""The rows by which providers are polled: debit a call and claim a row, record the result.
 
-Asking takes what is left of a budget. A part of it is never touched, so that a confirmation or a
-question about a held code is paid at once, and while one of those waits for its turn nothing is
-asked at all. The more orders are open, the longer each of them waits for its next question.
+Polling uses what is left of a call budget. One part of it is reserved, so that a confirmation or a
+verification is allowed at once, and while one of those waits, nothing is polled. The more orders
+are open, the longer the interval between two polls of each.
 """
 
 from __future__ import annotations
@@ -22,126 +22,130 @@ from worker.outbox import call_budgets, leases
 from worker.outbox.call_budgets import OutOfBudget, budget_key
 from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
 from worker.outbox.planner import Planner, planning
-from worker.providers.capabilities import CALL_OF, Reports
-from worker.reconciliation.merge import Asked
+from worker.providers.capabilities import CONFIRMATION_CALLS, ReportsOrders
+from worker.reconciliation.merge import Query
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
 from worker.schema.models import OPEN, Budget, Confirmation, Order, Reconciliation, table_of
 from worker.schema.states import HISTORY, ORDER
 
-# A provider that hangs keeps so many of the sender's threads, and no more.
-IN_HAND = 2
+# Calls in flight per provider: a provider that hangs blocks no more of the sender's threads.
+MAX_IN_FLIGHT = 2
 TABLE = table_of(Reconciliation)
 _MINUTE = timedelta(seconds=60)
-# How long to stand back for what is more urgent, or for whoever has the provider in hand.
-_MOMENT = timedelta(seconds=2)
+# How long to wait for more urgent calls, or for the calls in flight.
+_BUSY_DELAY = timedelta(seconds=2)
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One row in hand, and the provider to ask; ``asked_at`` is when it was taken."""
+    """A claimed row and the API to ask; ``asked_at`` is the time of the claim."""
 
     runtime: Runtime
     api: Api
-    client: Reports
+    client: ReportsOrders
     row: Reconciliation
-    claimed: Claim
+    claim: Claim
     asked_at: datetime
 
     @property
-    def asked(self) -> Asked:
-        """Who is asked, for what becomes of the answer."""
-        return Asked(provider=self.row.provider, client=self.client, at=self.asked_at)
+    def query(self) -> Query:
+        """The query that the answer belongs to."""
+        return Query(provider=self.row.provider, client=self.client, asked_at=self.asked_at)
 
-    def pay_again(self) -> None:
-        """Pay for one more call of this attempt, and keep the row in hand for it.
+    def debit_call(self) -> None:
+        """Debit one more call of this attempt, and renew the lease for it.
 
         Raises:
-            OutOfBudget: it cannot be paid now.
-            LeaseLost: the row is no longer in this hand.
+            OutOfBudget: the call is not allowed now.
+            LeaseLost: the claim no longer holds.
         """
         with self.runtime.database.transaction() as session:
             budget, until, now = _budget(self.runtime, session, self.api, self.client, self.row)
             if until > now:
                 raise OutOfBudget(until)
             call_budgets.debit(budget, now)
-            leases.renew(session, TABLE, self.claimed, now=now, lease=CALL_LEASE)
+            leases.renew(session, TABLE, self.claim, now=now, lease=CALL_LEASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Next:
-    """What follows an attempt: when the next one is due (None: never), and what to write.
+class AttemptResult:
+    """The result of an attempt.
 
-    ``block`` is how long the provider wants none of the calls of this budget; ``events`` are the
-    rows of the inbox to be handled now.
+    Attributes:
+        delay: until the next attempt; None ends the row.
+        values: what to write to the row.
+        block: how long no call of the budget is allowed.
+        events: the ids of new inbox events, to be handled now.
     """
 
-    again: timedelta | None
+    delay: timedelta | None
     values: Mapping[str, object] = field(default_factory=dict)
     block: timedelta | None = None
     events: Sequence[str] = ()
 
 
-def well(
+def succeeded(
     planner: Planner,
-    again: timedelta | None,
+    delay: timedelta | None,
     *,
     events: Sequence[str] = (),
     error: str | None = None,
     **values: object,
-) -> Next:
-    """What follows an answer; ``error`` is what it lacked."""
-    fresh = {"answered_at": planner.now, "failures": 0, "vanished": 0, "error": error}
-    return Next(again=again, values={**fresh, **values}, events=events)
+) -> AttemptResult:
+    """The result of an answered attempt; ``error`` says what the answer lacked."""
+    usual = {"answered_at": planner.now, "failures": 0, "vanished": 0, "error": error}
+    return AttemptResult(delay=delay, values={**usual, **values}, events=events)
 
 
-# Writes what an attempt found out, in the transaction that lets go of the row.
-Record = Callable[[Planner], Next]
+# Writes what an attempt found out, in the transaction that releases the row.
+WriteResult = Callable[[Planner], AttemptResult]
 
 
-def take(runtime: Runtime, row_id: str) -> Task | None:
-    """Pay for a call and claim a row for it; None if there is none, or no call can be paid.
+def claim(runtime: Runtime, row_id: str) -> Task | None:
+    """Claim a row and debit its call; None if there is no due row or the call is not allowed.
 
-    A row about an order stands for all of its provider's: the one that ends first is taken.
+    A row about an order stands for all such rows of its provider: the one whose order ends first
+    is claimed.
     """
     with runtime.database.transaction() as session:
         row = session.get(Reconciliation, row_id)
         if row is None:
             return None
         api = runtime.integrations.apis.get(row.provider)
-        if api is None or not isinstance(api.client, Reports):
-            _put_off(session, row_id, runtime.database.now(session) + _MINUTE)
+        if api is None or not isinstance(api.client, ReportsOrders):
+            _defer(session, row_id, runtime.database.now(session) + _MINUTE)
             return None
         budget, until, now = _budget(runtime, session, api, api.client, row)
-        if until <= now and _in_hand(session, row.provider, now) >= IN_HAND:
-            until = now + _MOMENT
+        if until <= now and _count_in_flight(session, row.provider, now) >= MAX_IN_FLIGHT:
+            until = now + _BUSY_DELAY
         if until > now:
-            _put_off(session, row_id, until)
+            _defer(session, row_id, until)
             return None
         chosen = _most_urgent(session, row, now)
-        won = leases.claim(session, TABLE, chosen, now=now, lease=CALL_LEASE)
-        if not won:
+        claims = leases.claim(session, TABLE, chosen, now=now, lease=CALL_LEASE)
+        if not claims:
             return None
         call_budgets.debit(budget, now)
-        taken = session.get_one(Reconciliation, won[0].id, populate_existing=True)
-        session.expunge(taken)
-        return Task(runtime, api, api.client, taken, won[0], now)
+        claimed = session.get_one(Reconciliation, claims[0].id, populate_existing=True)
+        session.expunge(claimed)
+        return Task(runtime, api, api.client, claimed, claims[0], now)
 
 
-def record(task: Task, write: Record) -> None:
-    """Let go of a row with what ``write`` says, unless it was lost to somebody else meanwhile."""
+def record(task: Task, write: WriteResult) -> None:
+    """Release a row with the result of ``write``, unless its lease was lost meanwhile."""
     runtime, row = task.runtime, task.row
     try:
-        planner, following = persist(lambda: _write(task, write))
+        planner, result = persist(lambda: _write(task, write))
     except LeaseLost as lost:
         _log.warning("reconciliation.lease_lost", reconciliation_id=row.id, reason=str(lost))
         return
-    runtime.waker.wake(queue.HANDLE_EVENTS, following.events)
+    runtime.waker.wake(queue.HANDLE_EVENTS, result.events)
     planner.wake(runtime.waker)
-    if following.again is not None and not following.again:
+    if result.delay is not None and not result.delay:
         runtime.waker.wake(queue.RECONCILE, [row.id], group=row.provider)
-    error = following.values.get("error")
+    error = result.values.get("error")
     log: Callable[..., Any] = _log.info if error is None else _log.warning
     log(
         "reconciliation.attempted",
@@ -149,31 +153,31 @@ def record(task: Task, write: Record) -> None:
         provider=row.provider,
         action=row.action,
         order_id=row.order_id,
-        events=len(following.events),
-        ended=following.again is None,
+        events=len(result.events),
+        ended=result.delay is None,
         reason=error,
     )
 
 
-def pause(task: Task, session: Session) -> timedelta:
-    """How long an open order waits for its next question: all share what may be spent."""
+def poll_interval(task: Task, session: Session) -> timedelta:
+    """How long an open order waits for its next poll: all open orders share the budget."""
     polling_policy = task.client.polling_policy()
-    share = spendable(task.api.limit(task.api.budget_of(polling_policy.one)))
-    return max(polling_policy.every, count_open(session, task.row.provider) * _MINUTE / share)
+    share = spendable(task.api.limit(task.api.budget_of(polling_policy.order_call)))
+    return max(polling_policy.interval, count_open(session, task.row.provider) * _MINUTE / share)
 
 
-def is_crowded(task: Task, session: Session) -> bool:
-    """Whether so many orders are open that they are told of by pages, and not one by one."""
-    return count_open(session, task.row.provider) >= task.client.polling_policy().crowd
+def polls_pages(task: Task, session: Session) -> bool:
+    """Whether enough orders are open to poll them by pages instead of one by one."""
+    return count_open(session, task.row.provider) >= task.client.polling_policy().bulk_threshold
 
 
 def spendable(limit: int) -> int:
-    """How many of ``limit`` calls may be made here; the others are for what people wait for."""
+    """How many of ``limit`` calls polling may use; the rest is reserved for urgent calls."""
     return limit - limit // 2
 
 
 def count_open(session: Session, provider: str) -> int:
-    """How many open orders of a provider are watched."""
+    """How many open orders of a provider are polled."""
     counted = select(func.count()).where(
         col(Reconciliation.provider) == provider,
         col(Reconciliation.action) == ORDER,
@@ -182,25 +186,27 @@ def count_open(session: Session, provider: str) -> int:
     return session.exec(counted).one()
 
 
-def histories(session: Session) -> Sequence[Reconciliation]:
-    """The rows by which the providers' newest orders are read, one for each provider."""
-    wanted = select(Reconciliation).where(
+def history_rows(session: Session) -> Sequence[Reconciliation]:
+    """The active rows that read the providers' newest orders, one per provider."""
+    chosen = select(Reconciliation).where(
         col(Reconciliation.action) == HISTORY, col(Reconciliation.wake_at).is_not(None)
     )
-    return session.exec(wanted.order_by(col(Reconciliation.provider))).all()
+    return session.exec(chosen.order_by(col(Reconciliation.provider))).all()
 
 
-def answered(session: Session, provider: str, orders: Sequence[str], until: datetime) -> None:
-    """A page told of these orders: none of them is asked for by itself before ``until``.
+def postpone_orders(
+    session: Session, provider: str, order_ids: Sequence[str], until: datetime
+) -> None:
+    """Do not poll these orders singly before ``until``: a page has just reported them.
 
-    Those that are to end before are left as they are. A page is an attempt like any other.
+    Orders that end before ``until`` keep their time. Each postponed row counts an attempt.
     """
     statement = (
         update(TABLE)
         .where(
             TABLE.c.provider == provider,
             TABLE.c.action == ORDER,
-            TABLE.c.order_id.in_(orders),
+            TABLE.c.order_id.in_(order_ids),
             TABLE.c.deadline > until,
             TABLE.c.next_attempt_at < until,
             TABLE.c.lease_until.is_(None),
@@ -212,26 +218,30 @@ def answered(session: Session, provider: str, orders: Sequence[str], until: date
 
 
 def _budget(
-    runtime: Runtime, session: Session, api: Api, client: Reports, row: Reconciliation
+    runtime: Runtime, session: Session, api: Api, client: ReportsOrders, row: Reconciliation
 ) -> tuple[Budget, datetime, datetime]:
-    """The budget of the row's calls, locked; when it has room for one of them; and the time."""
+    """The budget of the row's calls, locked; when it allows one of them; and the time now."""
     class_ = _budget_class(api, client, row)
     budget = call_budgets.lock(session, budget_key(row.provider, class_))
-    now = runtime.database.now(session)  # after the lock, which may have been waited for
+    now = runtime.database.now(session)  # after the lock, which may have taken time
     until = call_budgets.available_at(budget, spendable(api.limit(class_)), now)
-    if until <= now and _urgent(session, api, row.provider, class_, now):
-        until = now + _MOMENT
+    if until <= now and _is_urgent_waiting(session, api, row.provider, class_, now):
+        until = now + _BUSY_DELAY
     return budget, until, now
 
 
-def _budget_class(api: Api, client: Reports, row: Reconciliation) -> str:
-    polling_policy = client.polling_policy()
-    return api.budget_of(polling_policy.one if row.action == ORDER else polling_policy.many)
+def _budget_class(api: Api, client: ReportsOrders, row: Reconciliation) -> str:
+    policy = client.polling_policy()
+    return api.budget_of(policy.order_call if row.action == ORDER else policy.page_call)
 
 
-def _urgent(session: Session, api: Api, provider: str, class_: str, now: datetime) -> bool:
-    """Whether a confirmation or a question about a held code waits for a call of this class."""
-    actions = [action for action, call in CALL_OF.items() if api.budget_of(call) == class_]
+def _is_urgent_waiting(
+    session: Session, api: Api, provider: str, class_: str, now: datetime
+) -> bool:
+    """Whether a due confirmation or verification needs a call of this class."""
+    actions = [
+        action for action, call in CONFIRMATION_CALLS.items() if api.budget_of(call) == class_
+    ]
     waiting = select(Confirmation.id).where(
         col(Confirmation.provider) == provider,
         col(Confirmation.action).in_(actions),
@@ -242,17 +252,17 @@ def _urgent(session: Session, api: Api, provider: str, class_: str, now: datetim
     return session.exec(waiting.limit(1)).first() is not None
 
 
-def _in_hand(session: Session, provider: str, now: datetime) -> int:
-    held = select(func.count()).where(
+def _count_in_flight(session: Session, provider: str, now: datetime) -> int:
+    leased = select(func.count()).where(
         col(Reconciliation.provider) == provider, col(Reconciliation.lease_until) > now
     )
-    return session.exec(held).one()
+    return session.exec(leased).one()
 
 
 def _most_urgent(session: Session, row: Reconciliation, now: datetime) -> list[str]:
-    """The row to claim, if one is due: this one, or of those about orders the first to end."""
+    """The due row to claim, if any: this one, or among rows about orders the first to end."""
     due = (
-        leases.available(TABLE),
+        leases.claimable(TABLE),
         or_(TABLE.c.next_attempt_at <= now, TABLE.c.lease_until.is_not(None)),
     )
     if row.action != ORDER:
@@ -271,22 +281,22 @@ def _most_urgent(session: Session, row: Reconciliation, now: datetime) -> list[s
     return list(session.exec(first, params=leases.times(now)))
 
 
-def _write(task: Task, write: Record) -> tuple[Planner, Next]:
+def _write(task: Task, write: WriteResult) -> tuple[Planner, AttemptResult]:
     with planning(task.runtime.database) as planner:
-        following = write(planner)
-        if following.block is not None:
+        result = write(planner)
+        if result.block is not None:
             key = budget_key(task.row.provider, _budget_class(task.api, task.client, task.row))
-            call_budgets.block(planner.session, key, planner.now + following.block)
-        if following.again is None:
-            leases.finish(planner.session, TABLE, task.claimed, **following.values)
+            call_budgets.block(planner.session, key, planner.now + result.block)
+        if result.delay is None:
+            leases.finish(planner.session, TABLE, task.claim, **result.values)
         else:
-            until = planner.now + following.again
-            leases.postpone(planner.session, TABLE, task.claimed, until, **following.values)
-    return planner, following
+            until = planner.now + result.delay
+            leases.postpone(planner.session, TABLE, task.claim, until, **result.values)
+    return planner, result
 
 
-def _put_off(session: Session, row_id: str, until: datetime) -> None:
-    """Nobody's row, not before ``until``: the sweep need not look at it until then."""
+def _defer(session: Session, row_id: str, until: datetime) -> None:
+    """Keep the sweep from waking an unleased row before ``until``."""
     statement = (
         update(TABLE)
         .where(TABLE.c.id == row_id, TABLE.c.lease_until.is_(None), TABLE.c.wake_at.is_not(None))

@@ -1,7 +1,7 @@
-"""Reading a provider's newest orders, page by page, back to the newest one of the last time.
+"""Reads a provider's newest orders, page by page, back to the newest order of the last pass.
 
-Each page is an attempt of its own, with its own call and its own record, so a pass that is cut
-short goes on where it was.
+Each page is a separate attempt, with its own call and its own commit, so an interrupted pass
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -13,68 +13,80 @@ from typing import Final
 
 from worker.outbox.planner import Planner
 from worker.providers.reported_order import ReportedOrder
-from worker.reconciliation import claim as claims
-from worker.reconciliation import merge as merging
-from worker.reconciliation.claim import Next, Record, Task, well
+from worker.reconciliation.claim import (
+    AttemptResult,
+    Task,
+    WriteResult,
+    polls_pages,
+    postpone_orders,
+    succeeded,
+)
+from worker.reconciliation.merge import (
+    adds_information,
+    find_orders,
+    is_code_missing,
+    merge_reported,
+)
 from worker.schema.models import Reconciliation
 from worker.schema.states import CODE_STATES, OPEN_STATES
 
-# How far the first pass goes back: an older code is of no use to anybody.
-FIRST_LOOK: Final = timedelta(hours=1)
-MOST_PAGES: Final = 50
+# How far the first pass goes back: an older code is of no use.
+FIRST_PASS: Final = timedelta(hours=1)
+MAX_PAGES: Final = 50
 
 
-def read(task: Task) -> Record:
-    """The next page.
+def read(task: Task) -> WriteResult:
+    """Read the next page.
 
     Raises:
-        ProviderError: the provider did not give it.
+        ProviderError: the call failed.
     """
-    return partial(_found, task, task.client.find_orders(task.row.page))
+    return partial(_write, task, task.client.find_orders(task.row.page))
 
 
-def _found(task: Task, reported_orders: Sequence[ReportedOrder], planner: Planner) -> Next:
+def _write(task: Task, page: Sequence[ReportedOrder], planner: Planner) -> AttemptResult:
     session, row = planner.session, task.row
-    events = merging.enter_all(
-        session, task.runtime.vault, task.asked,
-        _worth_entering(task, reported_orders, planner), now=planner.now,
-    )  # fmt: skip
-    told = [f.order_id for f in reported_orders if not merging.lacks_code(session, row.provider, f)]
-    polling_policy, crowded = task.client.polling_policy(), claims.is_crowded(task, session)
-    # Where pages come so often, the next one should tell of these again before they are asked for.
-    spared = 2 * polling_policy.every if crowded else polling_policy.every
-    claims.answered(session, row.provider, told, planner.now + spared)
-    head = row.head if row.page > 1 else next((f.order_id for f in reported_orders), row.place)
-    if _goes_on(row, reported_orders):
+    events = merge_reported(
+        session, task.runtime.vault, task.query, _relevant(task, page, planner), now=planner.now
+    )
+    complete = [
+        reported.order_id
+        for reported in page
+        if not is_code_missing(session, row.provider, reported)
+    ]
+    policy, by_pages = task.client.polling_policy(), polls_pages(task, session)
+    # With frequent pages, the next page should report these orders before a single poll is due.
+    spared = 2 * policy.interval if by_pages else policy.interval
+    postpone_orders(session, row.provider, complete, planner.now + spared)
+    head = row.head if row.page > 1 else next((each.order_id for each in page), row.place)
+    if _has_next_page(row, page):
         values = {"head": head, "page": row.page + 1, "failures": 0}
-        return Next(again=timedelta(0), values=values, events=events)
-    pause = polling_policy.every if crowded else polling_policy.back
-    return well(planner, pause, events=events, place=head, head=None, page=1)
+        return AttemptResult(delay=timedelta(0), values=values, events=events)
+    delay = policy.interval if by_pages else policy.history_interval
+    return succeeded(planner, delay, events=events, place=head, head=None, page=1)
 
 
-def _worth_entering(
-    task: Task, reported_orders: Sequence[ReportedOrder], planner: Planner
-) -> list[ReportedOrder]:
-    """Those that tell something new of an order we know, or of one that is new itself."""
+def _relevant(task: Task, page: Sequence[ReportedOrder], planner: Planner) -> list[ReportedOrder]:
+    """The orders that add to a known order, and the unknown ones that are new and useful."""
     session, vault, row = planner.session, task.runtime.vault, task.row
-    ids = [reported.order_id for reported in reported_orders]
-    known = merging.known(session, row.provider, ids)
+    ids = [reported.order_id for reported in page]
+    known = find_orders(session, row.provider, ids)
     newer = ids[: ids.index(row.place)] if row.place in ids else ids
     return [
         reported
-        for reported in reported_orders
+        for reported in page
         if (
-            merging.tells_more(session, vault, known[reported.order_id], reported)
+            adds_information(session, vault, known[reported.order_id], reported)
             if reported.order_id in known
-            else reported.order_id in newer and _is_news(row, reported)
+            else reported.order_id in newer and _is_useful(row, reported)
         )
     ]
 
 
-def _is_news(row: Reconciliation, reported: ReportedOrder) -> bool:
-    """Whether an unknown order may yet get a code, or has one that is of use to somebody.
+def _is_useful(row: Reconciliation, reported: ReportedOrder) -> bool:
+    """Whether an unknown order may still get a code, or has a recent one.
 
-    The first pass, which finds all that ever was, passes over a code of unknown age.
+    The first pass sees the whole history, so it skips codes of unknown age.
     """
     if reported.status in OPEN_STATES:
         return True
@@ -85,16 +97,16 @@ def _is_news(row: Reconciliation, reported: ReportedOrder) -> bool:
     return reported.created_at >= _horizon(row)
 
 
-def _goes_on(row: Reconciliation, reported_orders: Sequence[ReportedOrder]) -> bool:
-    """Whether the pass is not over with this page."""
-    ids = {reported.order_id for reported in reported_orders}
-    if not ids or row.place in ids or row.page >= MOST_PAGES:
+def _has_next_page(row: Reconciliation, page: Sequence[ReportedOrder]) -> bool:
+    """Whether the pass goes on after this page."""
+    ids = {reported.order_id for reported in page}
+    if not ids or row.place in ids or row.page >= MAX_PAGES:
         return False
-    if row.page > 1 and row.head in ids:  # the same page, whatever it was asked for
+    if row.page > 1 and row.head in ids:  # the provider repeats its first page
         return False
-    made = [reported.created_at for reported in reported_orders if reported.created_at is not None]
-    return not made or min(made) >= _horizon(row)
+    created = [reported.created_at for reported in page if reported.created_at is not None]
+    return not created or min(created) >= _horizon(row)
 
 
 def _horizon(row: Reconciliation) -> datetime:
-    return row.created_at - FIRST_LOOK
+    return row.created_at - FIRST_PASS

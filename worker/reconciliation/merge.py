@@ -1,6 +1,6 @@
-"""What a provider says of orders when asked, merged into what is known of them.
+"""Merges what a provider answers about orders into what is known of them.
 
-A code enters through the inbox, as the webhook would have: whichever of the two comes second is
+A code enters through the inbox, as its webhook would have; whichever of the two comes second is
 linked to the first. Everything else is merged into the order.
 """
 
@@ -23,71 +23,71 @@ from receiver.providers.registry import registry
 from receiver.vault.sealing import Vault
 from worker.orders import state_machine
 from worker.orders import store as orders
-from worker.providers.capabilities import Reports
+from worker.providers.capabilities import ReportsOrders
 from worker.providers.fields import normalise_phone
 from worker.providers.reported_order import ReportedOrder
 from worker.schema.models import Code, Order
 from worker.schema.states import CODE_STATES, DISCARDED, OPEN_STATES, READY, RECEIVED, WAITING
 
-# Codes that are told, or never to be.
-_SETTLED = frozenset({READY, DISCARDED})
+# Codes in one of these states are delivered, or never will be.
+_FINAL_STATES = frozenset({READY, DISCARDED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Who was asked, by what, and when.
+class Query:
+    """A query to a provider's API.
 
     Attributes:
-        provider: its name.
-        client: its API; a code is kept of one that reports (see ``capabilities.Reports``).
-        by: the kind of the steps that its answer brings orders to.
-        at: when it was asked.
+        provider: the provider's name.
+        client: its API; codes are taken only from one that is a ``capabilities.ReportsOrders``.
+        kind: the kind of the order transitions that the answer causes.
+        asked_at: when the query was sent.
     """
 
     provider: str
     client: object
-    by: str = RECONCILED
-    at: datetime
+    kind: str = RECONCILED
+    asked_at: datetime
 
 
-def enter_all(
+def merge_reported(
     session: Session,
     vault: Vault,
-    asked: Asked,
+    query: Query,
     reported_orders: Sequence[ReportedOrder],
     *,
     now: datetime,
 ) -> list[str]:
-    """Merge what was found; the ids of the events that are new in the inbox.
+    """Merge the answer to ``query``; return the ids of the new inbox events.
 
-    Finding the same again changes nothing.
+    Merging the same again changes nothing.
     """
     incoming_events = []
-    # In the sequence in which events lock orders, or one could wait for the other for ever.
+    # Sorted: events lock orders in this order too, or the two could deadlock.
     for reported in sorted(reported_orders, key=lambda reported: reported.order_id):
-        order = orders.find_or_create(session, asked.provider, reported.order_id, now=now)
-        _merge(session, vault, order, reported, asked, now=now)
-        if isinstance(asked.client, Reports) and (reported.code or reported.text):
-            payload = asked.client.webhook(_with_what_is_known(vault, order, reported))
-            incoming_events += _arrivals(session, vault, order, payload)
+        order = orders.find_or_create(session, query.provider, reported.order_id, now=now)
+        _merge(session, vault, order, reported, query, now=now)
+        if isinstance(query.client, ReportsOrders) and (reported.code or reported.text):
+            payload = query.client.webhook(_completed(vault, order, reported))
+            incoming_events += _incoming_events(session, vault, order, payload)
     stored = inbox.store_many(session, vault, incoming_events) if incoming_events else []
     return [each.id for each in stored if not each.duplicate]
 
 
-def known(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, Order]:
-    """Those of the orders that are known, by their ids."""
+def find_orders(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, Order]:
+    """The known orders among ``order_ids``, by the provider's id."""
     chosen = select(Order).where(
         col(Order.provider) == provider, col(Order.order_id).in_(order_ids)
     )
     return {order.order_id: order for order in session.exec(chosen)}
 
 
-def tells_more(session: Session, vault: Vault, order: Order, reported: ReportedOrder) -> bool:
-    """Whether the finding says anything that is not known of the order: most say nothing."""
-    if reported.code and not _is_settled(session, vault, order, reported.code):
+def adds_information(session: Session, vault: Vault, order: Order, reported: ReportedOrder) -> bool:
+    """Whether the report says anything new about the order; most reports do not."""
+    if reported.code and not _is_final(session, vault, order, reported.code):
         return True
-    said = _believed(session, order, reported)
-    if said is not None and state_machine.furthest(order.status, said) != order.status:
+    state = _target_state(session, order, reported)
+    if state is not None and state_machine.furthest(order.status, state) != order.status:
         return True
     number = reported.phone_number
     return order.status in OPEN_STATES and (
@@ -98,22 +98,22 @@ def tells_more(session: Session, vault: Vault, order: Order, reported: ReportedO
     )
 
 
-def lacks_code(session: Session, provider: str, reported: ReportedOrder) -> bool:
-    """Whether the order has a code by what is said of it, and that is nowhere to be seen."""
+def is_code_missing(session: Session, provider: str, reported: ReportedOrder) -> bool:
+    """Whether the order got a code that neither the report nor the database has."""
     if reported.status not in CODE_STATES or reported.code or reported.text:
         return False
     of_order = col(Code.provider) == provider, col(Code.order_id) == reported.order_id
     return session.exec(select(Code.id).where(*of_order).limit(1)).first() is None
 
 
-def _is_settled(session: Session, vault: Vault, order: Order, code: str) -> bool:
-    known = select(Code.id).where(
+def _is_final(session: Session, vault: Vault, order: Order, code: str) -> bool:
+    final = select(Code.id).where(
         col(Code.provider) == order.provider,
         col(Code.order_id) == order.order_id,
         col(Code.code_digest) == vault.digest("code", code),
-        col(Code.state).in_(_SETTLED),
+        col(Code.state).in_(_FINAL_STATES),
     )
-    return session.exec(known).first() is not None
+    return session.exec(final).first() is not None
 
 
 def _merge(
@@ -121,16 +121,17 @@ def _merge(
     vault: Vault,
     order: Order,
     reported: ReportedOrder,
-    asked: Asked,
+    query: Query,
     *,
     now: datetime,
 ) -> None:
-    said = _believed(session, order, reported)  # first: a query forgets what was modified
+    # Before any change: a query flushes the session, and is_modified below would not see it.
+    state = _target_state(session, order, reported)
     if reported.phone_number:
-        _merge_number(session, vault, order, reported.phone_number, asked, now=now)
-    if said is not None and state_machine.furthest(order.status, said) != order.status:
-        at = reported.confirmed_at or asked.at
-        orders.advance(session, order, said, kind=asked.by, event_id=None, at=at, now=now)
+        _merge_number(session, vault, order, reported.phone_number, query, now=now)
+    if state is not None and state_machine.furthest(order.status, state) != order.status:
+        at = reported.confirmed_at or query.asked_at
+        orders.advance(session, order, state, kind=query.kind, event_id=None, at=at, now=now)
     order.service = order.service or reported.service
     order.country = order.country or reported.country
     if order.price is None and reported.price is not None:
@@ -141,13 +142,13 @@ def _merge(
     session.flush()
 
 
-def _believed(session: Session, order: Order, reported: ReportedOrder) -> str | None:
-    """The state that the order is brought to.
+def _target_state(session: Session, order: Order, reported: ReportedOrder) -> str | None:
+    """The state that the report brings the order to.
 
-    One whose code is still missing stays open, so that it is asked for until the code is there.
-    A code brings its order to `received` itself, with the event that it comes by.
+    An order whose code is missing stays open, so that it is polled until the code is there. A
+    reported code brings its order to `received` through its own inbox event.
     """
-    if lacks_code(session, order.provider, reported):
+    if is_code_missing(session, order.provider, reported):
         return WAITING
     return (
         None
@@ -157,26 +158,26 @@ def _believed(session: Session, order: Order, reported: ReportedOrder) -> str | 
 
 
 def _merge_number(
-    session: Session, vault: Vault, order: Order, number: str, asked: Asked, *, now: datetime
+    session: Session, vault: Vault, order: Order, number: str, query: Query, *, now: datetime
 ) -> None:
-    """Take the number that an order has at the provider; another one than ours was swapped."""
+    """Merge the number that the provider reports; a number other than ours means a swap."""
     ours = orders.open_number(vault, order.phone_number, order=order.id)
     same = ours is not None and normalise_phone(ours) == normalise_phone(number)
     if same or (ours is not None and order.status not in OPEN_STATES):
         return
-    # A swap that was reported since the question was asked is the later one.
-    rank = (ours is not None, asked.at, "")
+    # A swap that was reported after the query was sent is the later one.
+    rank = (ours is not None, query.asked_at, "")
     before = order.phone_digest
     orders.merge_number(session, vault, order, number, rank)
     if before is not None and order.phone_digest != before:
         orders.advance(
             session, order, WAITING,
-            kind="swapped", event_id=None, at=asked.at, now=now, swapped=True,
+            kind="swapped", event_id=None, at=query.asked_at, now=now, swapped=True,
         )  # fmt: skip
 
 
-def _with_what_is_known(vault: Vault, order: Order, reported: ReportedOrder) -> ReportedOrder:
-    """People are told which number and service a code is for, whoever knows it."""
+def _completed(vault: Vault, order: Order, reported: ReportedOrder) -> ReportedOrder:
+    """The report with the known number, service and country, which notifications show."""
     return replace(
         reported,
         phone_number=reported.phone_number
@@ -186,15 +187,15 @@ def _with_what_is_known(vault: Vault, order: Order, reported: ReportedOrder) -> 
     )
 
 
-def _arrivals(
+def _incoming_events(
     session: Session, vault: Vault, order: Order, payload: Payload
 ) -> list[IncomingEvent]:
-    """The webhook that would have reported a code, unless there is nothing left to do about it."""
+    """The event that the missing webhook would have been; none if its code is final."""
     try:
         event = registry()[order.provider].read(payload)
     except MalformedPayload:
-        event = None  # it waits as failed, as the webhook would have
-    if isinstance(event, SmsReceived) and _is_settled(session, vault, order, event.code):
+        event = None  # it is stored and fails when handled, as the webhook would have
+    if isinstance(event, SmsReceived) and _is_final(session, vault, order, event.code):
         return []
     body = json.dumps(payload, separators=(",", ":")).encode()
     return [
@@ -202,7 +203,7 @@ def _arrivals(
             provider=order.provider,
             body=body,
             arrived_at=clock.now(),
-            # Keyed, since codes are short; and not the provider's own key of anything.
+            # A keyed digest, since codes are short; never equal to an event id of the provider.
             key=f"{RECONCILED}:{vault.digest(RECONCILED, body)}",
             source=RECONCILED,
         )

@@ -1,4 +1,4 @@
-"""Asking for an open order until it has ended, one way or the other."""
+"""Polls an open order until it has ended."""
 
 from __future__ import annotations
 
@@ -10,66 +10,67 @@ from worker.orders import store as orders
 from worker.outbox.planner import Planner
 from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
 from worker.providers.reported_order import ReportedOrder
-from worker.reconciliation import claim as claims
-from worker.reconciliation import merge as merging
-from worker.reconciliation.claim import Next, Record, Task, well
+from worker.reconciliation.claim import AttemptResult, Task, WriteResult, poll_interval, succeeded
+from worker.reconciliation.merge import merge_reported
 from worker.schema.models import Order
 from worker.schema.states import CODE_STATES, EXPIRED, OPEN_STATES
 
-# An order past its end is asked for once more after this long, for the clocks' sake.
+# An order is polled once more this long after its end, in case clocks differ.
 GRACE: Final = timedelta(seconds=30)
-# Nobody asks for an order for longer than this past its end.
-PATIENCE: Final = timedelta(hours=24)
-# How often it is asked for in between.
-_LATE: Final = timedelta(minutes=5)
+# Polling stops this long after an order's end.
+GIVE_UP_AFTER: Final = timedelta(hours=24)
+# The interval in between.
+_LATE_INTERVAL: Final = timedelta(minutes=5)
 
 
-def ask(task: Task) -> Record:
-    """How the order of the row stands.
+def poll(task: Task) -> WriteResult:
+    """Ask the provider for the state of the row's order.
 
     Raises:
-        ProviderError: the provider did not say.
+        ProviderError: the call failed.
     """
     order_id = task.row.order_id or ""
     try:
         reported = task.client.find_order(order_id)
     except OrderExpired:
         reported = ReportedOrder(order_id=order_id, status=EXPIRED)
-    except InvalidRequest as error:  # nothing is ever called so
+    except InvalidRequest as error:  # no order can have this id: end the row
         reason = str(error)
-        return lambda planner: well(planner, None, error=reason)
+        return lambda planner: succeeded(planner, None, error=reason)
     except NotFound as error:
-        return partial(_found, task, ReportedOrder(order_id=order_id), str(error))
-    return partial(_found, task, reported, None)
+        return partial(_write, task, ReportedOrder(order_id=order_id), str(error))
+    return partial(_write, task, reported, None)
 
 
-def too_late(deadline: datetime | None, now: datetime) -> bool:
-    """Whether an order has been over for so long that nobody asks any more."""
-    return deadline is not None and now >= deadline + PATIENCE
+def is_given_up(deadline: datetime | None, now: datetime) -> bool:
+    """Whether the order ended so long ago that polling stops."""
+    return deadline is not None and now >= deadline + GIVE_UP_AFTER
 
 
-def _found(task: Task, reported: ReportedOrder, error: str | None, planner: Planner) -> Next:
+def _write(
+    task: Task, reported: ReportedOrder, error: str | None, planner: Planner
+) -> AttemptResult:
     session, provider = planner.session, task.row.provider
-    events = merging.enter_all(session, task.runtime.vault, task.asked, [reported], now=planner.now)
+    events = merge_reported(session, task.runtime.vault, task.query, [reported], now=planner.now)
     order = orders.find_or_create(session, provider, reported.order_id, now=planner.now)
     if order.status not in OPEN_STATES or reported.code or reported.text:
-        return well(planner, None, events=events)
+        return succeeded(planner, None, events=events)
     if reported.status in CODE_STATES:
-        error = "the provider has a code for it, and does not tell it"
+        error = "the provider has a code for the order, but does not report it"
     elif _has_expired(task, order, planner.now):
         _expire(planner, order, at=_deadline(task, order))
-        return well(planner, None)
-    return _ask_again(task, planner, order, error)
+        return succeeded(planner, None)
+    return _poll_again(task, planner, order, error)
 
 
-def _ask_again(task: Task, planner: Planner, order: Order, error: str | None) -> Next:
+def _poll_again(task: Task, planner: Planner, order: Order, error: str | None) -> AttemptResult:
     deadline, now = _deadline(task, order), planner.now
-    if too_late(deadline, now):
-        return well(planner, None, error=error or "its provider says no end of it")
-    pause = claims.pause(task, planner.session)
+    if is_given_up(deadline, now):
+        return succeeded(planner, None, error=error or "the provider reports no end of the order")
+    delay = poll_interval(task, planner.session)
     last = deadline + GRACE - now
-    pause = min(pause, last) if last > timedelta(0) else max(pause, _LATE)
-    return well(planner, pause, deadline=deadline, error=error)
+    delay = min(delay, last) if last > timedelta(0) else max(delay, _LATE_INTERVAL)
+    return succeeded(planner, delay, deadline=deadline, error=error)
 
 
 def _deadline(task: Task, order: Order) -> datetime:
@@ -77,8 +78,8 @@ def _deadline(task: Task, order: Order) -> datetime:
 
 
 def _has_expired(task: Task, order: Order, now: datetime) -> bool:
-    """Whether the provider's having nothing more to say means that the order is over."""
-    return task.client.polling_policy().ends_silently and now >= _deadline(task, order) + GRACE
+    """Whether the order is over although the provider reports no end of it."""
+    return task.client.polling_policy().expires_silently and now >= _deadline(task, order) + GRACE
 
 
 def _expire(planner: Planner, order: Order, *, at: datetime) -> None:

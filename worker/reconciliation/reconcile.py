@@ -1,4 +1,4 @@
-"""One attempt after the other at what is to be asked, and what follows where it fails."""
+"""Makes one attempt after the other, and decides what follows a failed one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from receiver.database.engine import TROUBLE
+from receiver.database.engine import TRANSIENT_ERRORS
 from worker.outbox import backoff
 from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, OutOfBudget
 from worker.outbox.leases import LeaseLost
@@ -16,25 +16,25 @@ from worker.outbox.planner import Planner
 from worker.providers.errors import AccountSuspended, ProviderError, RateLimited, Unauthorized
 from worker.reconciliation import claim as claims
 from worker.reconciliation import history, open_orders, subscriptions
-from worker.reconciliation.claim import Next, Record, Task
+from worker.reconciliation.claim import AttemptResult, Task, WriteResult
 from worker.runtime.runtime import Runtime
 from worker.schema.states import HISTORY, ORDER, SUBSCRIPTIONS
 
-_LONGEST_PAUSE = timedelta(minutes=5)
-# Errors that a person at the provider's dashboard can mend.
-_MENDABLE = (Unauthorized, AccountSuspended)
-_ASK: Final[Mapping[str, Callable[[Task], Record]]] = {
-    ORDER: open_orders.ask,
+_LONGEST_DELAY = timedelta(minutes=5)
+# Errors that an operator can fix in the provider's dashboard.
+_FIXABLE = (Unauthorized, AccountSuspended)
+_ACTIONS: Final[Mapping[str, Callable[[Task], WriteResult]]] = {
+    ORDER: open_orders.poll,
     HISTORY: history.read,
-    SUBSCRIPTIONS: subscriptions.look,
+    SUBSCRIPTIONS: subscriptions.check,
 }
 _log = structlog.get_logger(__name__)
 
 
 def reconcile(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Ask about those of the rows ``ids`` that are due, affordable and in nobody's hand."""
+    """Make an attempt for each of the rows ``ids`` that is due, not leased, and allowed a call."""
     for row_id in ids:
-        task = claims.take(runtime, row_id)
+        task = claims.claim(runtime, row_id)
         if task is None:
             continue
         try:
@@ -42,51 +42,51 @@ def reconcile(runtime: Runtime, ids: Sequence[str]) -> None:
         except LeaseLost as lost:
             _log.warning("reconciliation.lease_lost", reconciliation_id=row_id, reason=str(lost))
             continue
-        except TROUBLE:
+        except TRANSIENT_ERRORS:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug here must not stop the others
-            _log.exception("reconciliation.broke", reconciliation_id=task.row.id)
-            write = _failed(task, f"it broke: {type(error).__name__}", _LONGEST_PAUSE)
+        except Exception as error:  # noqa: BLE001 - a bug in one attempt must not stop the others
+            _log.exception("reconciliation.attempt_failed", reconciliation_id=task.row.id)
+            write = _failed(task, f"internal error: {type(error).__name__}", _LONGEST_DELAY)
         claims.record(task, write)
 
 
-def _attempt(task: Task) -> Record:
-    if task.claimed.given_up_calling:
-        reason = f"{task.claimed.vanished} processes died while asking"
-        return _failed(task, reason, _LONGEST_PAUSE, vanished=0)
+def _attempt(task: Task) -> WriteResult:
+    if task.claim.is_poison_concurrent:
+        reason = f"{task.claim.vanished} processes died while asking the provider"
+        return _failed(task, reason, _LONGEST_DELAY, vanished=0)
     try:
-        return _ASK[task.row.action](task)
+        return _ACTIONS[task.row.action](task)
     except OutOfBudget as spent:
         until = spent.until
-        return lambda planner: Next(again=max(until - planner.now, timedelta(0)))
+        return lambda planner: AttemptResult(delay=max(until - planner.now, timedelta(0)))
     except RateLimited as error:
-        stay_away = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
-        return _failed(task, str(error), stay_away, block=stay_away)
+        pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
+        return _failed(task, str(error), pause, block=pause)
     except ProviderError as error:
-        return _failed(task, str(error), _pause_after(task, error))
+        return _failed(task, str(error), _delay_after(task, error))
 
 
-def _pause_after(task: Task, error: ProviderError) -> timedelta:
-    if isinstance(error, _MENDABLE):
-        return _LONGEST_PAUSE
+def _delay_after(task: Task, error: ProviderError) -> timedelta:
+    if isinstance(error, _FIXABLE):
+        return _LONGEST_DELAY
     if error.retry_after:
         return timedelta(seconds=error.retry_after)
-    return min(backoff.after(task.row.failures + 1), _LONGEST_PAUSE)
+    return min(backoff.after(task.row.failures + 1), _LONGEST_DELAY)
 
 
 def _failed(
     task: Task,
     reason: str,
-    pause: timedelta,
+    delay: timedelta,
     *,
     block: timedelta | None = None,
     **values: object,
-) -> Record:
-    """Nothing was learnt: again after ``pause``, unless the order has been over for too long."""
+) -> WriteResult:
+    """A failed attempt: retry after ``delay``, unless the order ended too long ago."""
 
-    def write(planner: Planner) -> Next:
-        again = None if open_orders.too_late(task.row.deadline, planner.now) else pause
+    def write(planner: Planner) -> AttemptResult:
+        given_up = open_orders.is_given_up(task.row.deadline, planner.now)
         written = {"failures": task.row.failures + 1, "error": reason, **values}
-        return Next(again=again, values=written, block=block)
+        return AttemptResult(delay=None if given_up else delay, values=written, block=block)
 
     return write

@@ -1,4 +1,4 @@
-"""Which rows there are to be: one for each open order, and those of each provider."""
+"""Keeps the rows in step with the orders: one per open order, and those of each provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from receiver import queue
 from receiver.database.engine import insert_once
 from receiver.database.followup import GRACE
 from worker.outbox import leases
-from worker.providers.capabilities import Reports, Subscribes
+from worker.providers.capabilities import HasWebhookSubscriptions, ReportsOrders
 from worker.providers.reported_order import PollingPolicy
 from worker.reconciliation.claim import TABLE, count_open
 from worker.runtime.integrations import Api
@@ -24,52 +24,59 @@ from worker.schema.models import OPEN, Order, Reconciliation
 from worker.schema.states import HISTORY, ORDER, SUBSCRIPTIONS
 
 BATCH: Final = 1_000
-# A new order is asked about after this long at the latest. No row may begin further ahead than a
-# lease is long: the sweep would take it for one that was written under a clock that has jumped.
+# A new order is first polled after this long at the latest. It must be shorter than the longest
+# lease: the sweep takes a new row that is due later for one written under a clock that has jumped.
 _LONGEST_FIRST: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class _Missing:
-    """What a provider's rows lack, or have too much of."""
+class _Changes:
+    """What to change in a provider's rows.
+
+    Attributes:
+        new: orders that get a row.
+        closed: ids of rows to end, since their orders are no longer open.
+        actions: actions of the provider itself that have no active row.
+        history_sooner: whether to bring the next history pass forward.
+    """
 
     new: Sequence[Order]
     closed: Sequence[str]
-    lists: Sequence[str]
-    hurried: bool
+    actions: Sequence[str]
+    history_sooner: bool
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.closed or self.lists or self.hurried)
+        return bool(self.new or self.closed or self.actions or self.history_sooner)
 
 
 def plan(runtime: Runtime) -> None:
-    """Make, end and move rows, so that every open order and every history is asked for.
+    """Insert, end and reschedule rows so that every open order and every history is polled.
 
-    Safe to run in any number of processes at once, and writes only where something has changed.
+    Safe to run in any number of processes at once; writes only if something has changed.
     """
     for name, api in runtime.integrations.apis.items():
         client = api.client
-        if not isinstance(client, Reports):
+        if not isinstance(client, ReportsOrders):
             continue
         with runtime.database.reading() as session:
             at = runtime.database.now(session)
-            missing = _missing(session, name, api, client.polling_policy(), at)
-        if not missing:
+            changes = _changes(session, name, api, client.polling_policy(), at)
+        if not changes:
             continue
         with runtime.database.transaction() as session:
             now = runtime.database.now(session)
-            begun = _write(session, name, client.polling_policy(), missing, now)
-        runtime.waker.wake(queue.RECONCILE, begun, group=name)
+            due = _write(session, name, client.polling_policy(), changes, now)
+        runtime.waker.wake(queue.RECONCILE, due, group=name)
 
 
-def _missing(
+def _changes(
     session: Session, provider: str, api: Api, polling_policy: PollingPolicy, now: datetime
-) -> _Missing:
+) -> _Changes:
     key = literal(f"{ORDER}:{provider}:") + col(Order.order_id)
-    watched = select(Reconciliation.id).where(col(Reconciliation.key) == key)
+    polled = select(Reconciliation.id).where(col(Reconciliation.key) == key)
     new = session.exec(
         select(Order)
-        .where(col(Order.provider) == provider, OPEN, ~watched.exists())
+        .where(col(Order.provider) == provider, OPEN, ~polled.exists())
         .order_by(col(Order.id).desc())
         .limit(BATCH)
     ).all()
@@ -90,38 +97,38 @@ def _missing(
         .limit(BATCH)
     ).all()
     wanted = [HISTORY]
-    if isinstance(api.client, Subscribes) and api.settings.webhook_care == "on":
+    if isinstance(api.client, HasWebhookSubscriptions) and api.settings.webhook_care == "on":
         wanted.append(SUBSCRIPTIONS)
     keys = [f"{action}:{provider}" for action in wanted]
-    there = select(Reconciliation.key, Reconciliation.next_attempt_at).where(
+    active = select(Reconciliation.key, Reconciliation.next_attempt_at).where(
         col(Reconciliation.key).in_(keys), col(Reconciliation.wake_at).is_not(None)
     )
-    due = dict(session.exec(there).all())
-    lists = [action for action in wanted if f"{action}:{provider}" not in due]
+    due = dict(session.exec(active).all())
+    actions = [action for action in wanted if f"{action}:{provider}" not in due]
     next_pass = due.get(f"{HISTORY}:{provider}")
-    hurried = (
+    history_sooner = (
         next_pass is not None
-        and next_pass > now + polling_policy.every
-        and count_open(session, provider) >= polling_policy.crowd
+        and next_pass > now + polling_policy.interval
+        and count_open(session, provider) >= polling_policy.bulk_threshold
     )
-    return _Missing(new, closed, lists, hurried)
+    return _Changes(new, closed, actions, history_sooner)
 
 
 def _write(
-    session: Session, provider: str, polling_policy: PollingPolicy, missing: _Missing, now: datetime
+    session: Session, provider: str, polling_policy: PollingPolicy, changes: _Changes, now: datetime
 ) -> list[str]:
-    """The ids of the rows to begin with at once."""
-    first = now + min(polling_policy.every, _LONGEST_FIRST)
-    for order in sorted(missing.new, key=lambda order: order.order_id):
+    """Write the changes; return the ids of the rows that are due at once."""
+    first = now + min(polling_policy.interval, _LONGEST_FIRST)
+    for order in sorted(changes.new, key=lambda order: order.order_id):
         deadline = order.expires_at or order.created_at + polling_policy.lifetime
         _insert(session, ORDER, provider, now, first, order_id=order.order_id, deadline=deadline)
     session.connection().execute(
         update(TABLE)
-        .where(TABLE.c.id.in_(missing.closed), TABLE.c.lease_until.is_(None))
+        .where(TABLE.c.id.in_(changes.closed), TABLE.c.lease_until.is_(None))
         .values(wake_at=None)
     )
-    if missing.hurried:
-        soon = now + polling_policy.every
+    if changes.history_sooner:
+        soon = now + polling_policy.interval
         session.connection().execute(
             update(TABLE)
             .where(
@@ -132,31 +139,31 @@ def _write(
             )
             .values(next_attempt_at=soon, wake_at=soon)
         )
-    begun = (_insert(session, action, provider, now, now) for action in missing.lists)
-    return [row for row in begun if row is not None] + _revive(session, provider, missing, now)
+    inserted = (_insert(session, action, provider, now, now) for action in changes.actions)
+    return [row for row in inserted if row is not None] + _requeue(session, provider, changes, now)
 
 
-def _revive(session: Session, provider: str, missing: _Missing, now: datetime) -> list[str]:
-    """Rows that had ended, since nobody wanted them any more."""
-    keys = [f"{action}:{provider}" for action in missing.lists]
+def _requeue(session: Session, provider: str, changes: _Changes, now: datetime) -> list[str]:
+    """Make the provider's ended rows due again, such as those of an option that was off."""
+    keys = [f"{action}:{provider}" for action in changes.actions]
     ended = select(Reconciliation.id).where(
         col(Reconciliation.key).in_(keys), col(Reconciliation.wake_at).is_(None)
     )
-    return leases.revive(session, TABLE, list(session.exec(ended)), now=now)
+    return leases.requeue(session, TABLE, list(session.exec(ended)), now=now)
 
 
 def _insert(
     session: Session, action: str, provider: str, now: datetime, first: datetime, **values: object
 ) -> str | None:
-    """The id of the new row; None where somebody else has made it."""
+    """The id of the new row; None if its key exists."""
     row = str(ULID())
-    name = ":".join(filter(None, (action, provider, str(values.get("order_id") or ""))))
-    made = insert_once(
+    key = ":".join(filter(None, (action, provider, str(values.get("order_id") or ""))))
+    inserted = insert_once(
         session,
         TABLE,
         {
             "id": row,
-            "key": name,
+            "key": key,
             "action": action,
             "provider": provider,
             "page": 1,
@@ -169,4 +176,4 @@ def _insert(
             **values,
         },
     )
-    return row if made else None
+    return row if inserted else None

@@ -1,7 +1,7 @@
-"""Care for the webhook subscription: a provider that cannot deliver stops trying.
+"""Watches webhook subscriptions: a provider stops sending after too many failed deliveries.
 
-Optional (``…_WEBHOOK_CARE=on``). The operators are told once when deliveries fail in a row; a
-subscription that the provider has paused for it is un-paused, and so is tried again.
+Optional (``…_WEBHOOK_CARE=on``). The operators are notified once when deliveries keep failing. A
+subscription that the provider has paused for that is resumed, so that deliveries are tried again.
 """
 
 from __future__ import annotations
@@ -12,68 +12,70 @@ from typing import Final
 import structlog
 
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import Subscribes, Subscription
+from worker.providers.capabilities import HasWebhookSubscriptions, Subscription
 from worker.providers.errors import ProviderError, RateLimited
-from worker.reconciliation.claim import Next, Record, Task, well
+from worker.reconciliation.claim import AttemptResult, Task, WriteResult, succeeded
 
-EVERY: Final = timedelta(minutes=5)
-WARN_AFTER: Final = 5
+INTERVAL: Final = timedelta(minutes=5)
+NOTIFY_AFTER: Final = 5
 _log = structlog.get_logger(__name__)
 
 
-def look(task: Task) -> Record:
-    """How the subscriptions to this receiver fare; each call is paid for.
+def check(task: Task) -> WriteResult:
+    """Check the subscriptions of this receiver, and resume the paused ones; debit each call.
 
     Raises:
-        OutOfBudget, LeaseLost: see :meth:`worker.reconciliation.claim.Task.pay_again`.
-        ProviderError: the provider did not say.
+        OutOfBudget, LeaseLost: see :meth:`worker.reconciliation.claim.Task.debit_call`.
+        ProviderError: a call failed.
     """
     client = task.client
-    if not isinstance(client, Subscribes) or task.api.settings.webhook_care != "on":
-        return lambda planner: well(planner, None, place=None)
+    if not isinstance(client, HasWebhookSubscriptions) or task.api.settings.webhook_care != "on":
+        return lambda planner: succeeded(planner, None, place=None)
     failing = [each for each in client.subscriptions() if _is_failing(task.row.provider, each)]
-    warned = frozenset((task.row.place or "").split())
+    notified = frozenset((task.row.place or "").split())
     notices = {
-        each.id: _tend(task, client, each)
+        each.id: _resume(task, client, each)
         for each in failing
-        if each.paused or each.id not in warned
+        if each.paused or each.id not in notified
     }
 
-    still = " ".join(sorted(each.id for each in failing)) or None
+    still_failing = " ".join(sorted(each.id for each in failing)) or None
 
-    def write(planner: Planner) -> Next:
+    def write(planner: Planner) -> AttemptResult:
         operators = task.runtime.policy.routing.operators()
         for subscription, detail in notices.items():
-            planner.notice(operators, f"subscription:{subscription}", event_id="", detail=detail)
-        return well(planner, EVERY, place=still)
+            planner.plan_notice(
+                operators, f"subscription:{subscription}", event_id="", detail=detail
+            )
+        return succeeded(planner, INTERVAL, place=still_failing)
 
     return write
 
 
 def _is_failing(provider: str, subscription: Subscription) -> bool:
-    """Whether it fails, and is one of ours: the account may have others, for other receivers."""
+    """Whether it keeps failing and is ours: the account may have others, for other receivers."""
     ours = subscription.path.rstrip("/").endswith(f"/webhooks/{provider}")
-    return ours and subscription.active and subscription.failures >= WARN_AFTER
+    return ours and subscription.active and subscription.failures >= NOTIFY_AFTER
 
 
-def _tend(task: Task, client: Subscribes, subscription: Subscription) -> str:
-    """Un-pause it if it is paused; what the operators are told."""
+def _resume(task: Task, client: HasWebhookSubscriptions, subscription: Subscription) -> str:
+    """Resume the subscription if it is paused; return the text of the notice."""
     name = task.row.provider
-    task.pay_again()
+    task.debit_call()
     status = client.last_failure(subscription.id)
     answer = "no answer" if status is None else f"the answer {status}"
-    told = (
+    notice = (
         f"{name} could not deliver {subscription.failures} webhooks in a row to its subscription "
-        f"{subscription.id}: the last one got {answer}. Look: codecatch doctor"
+        f"{subscription.id}: the last one got {answer}. To check: codecatch doctor"
     )
     if not subscription.paused:
-        return told
-    task.pay_again()
+        return notice
+    task.debit_call()
     try:
         client.resume(subscription.id)
     except RateLimited:
         raise
     except ProviderError as error:
-        return f"{told}. It has stopped sending, and could not be told to go on: {error}"
+        return f"{notice}. {name} paused the subscription, and resuming it failed: {error}"
     _log.warning("subscription.resumed", provider=name, failures=subscription.failures)
-    return f"{told}. It had stopped sending; it was told to go on"
+    return f"{notice}. {name} had paused the subscription; it is resumed"

@@ -1,3 +1,3 @@
-"""What one process works with: database, vault, broker, provider clients and destinations."""
+"""The objects one process works with: database, vault, broker, provider clients, destinations."""
 
 __all__ = ["child_process", "installation", "integrations", "runtime"]

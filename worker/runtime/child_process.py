@@ -1,4 +1,4 @@
-"""Tying the life of one process to another's."""
+"""Start child processes that end when their parent does."""
 
 from __future__ import annotations
 
@@ -14,74 +14,81 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+import setproctitle
+
 # From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
-_PR_SET_NAME = 15
-# Loaded now: between a fork and an exec there is no time for it.
+# Loaded at import: loading a library between fork and exec is not safe.
 _LIBC = ctypes.CDLL(None)
+# The process id of the supervisor, in the environment of its children.
 SUPERVISED = "CODECATCH_SUPERVISED"
-# Names the part that a process is, for its log lines.
+# The part this process runs, for its log lines.
 PART: Final = "CODECATCH_PART"
 _STDOUT, _STDERR = 1, 2
-_LOOK_SECONDS = 0.01
-_ASKED_TO_STOP: Final = (signal.SIGTERM, signal.SIGINT)
+_POLL_SECONDS = 0.01
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Process(Protocol):
-    """What a supervisor does with a process; :class:`subprocess.Popen` has it."""
+    """The part of :class:`subprocess.Popen` that a supervisor uses."""
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended, negative for the signal that ended it."""
+        """The exit code, negative for a signal; None while the process runs."""
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
 
     def kill(self) -> None:
-        """Stop it."""
+        """Send SIGKILL."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code; raises :class:`subprocess.TimeoutExpired`."""
+        """Wait for the exit code; raises :class:`subprocess.TimeoutExpired`."""
+
+
+def name_process(part: str) -> None:
+    """Have ``ps`` show this process as ``codecatch PART``, without its arguments."""
+    setproctitle.setproctitle(f"codecatch {part}")
 
 
 def die_with_parent() -> None:
-    """Under ``codecatch up``, have the kernel kill this process when its parent is gone.
+    """Under ``codecatch up``, have the kernel kill this process when its parent ends.
 
-    Killed, not asked: everything here is safe to kill, and a part that lingered would hold the
-    port that its successor needs. Does nothing where there is no such kernel feature, or where
-    the process was started by something that supervises in its own way.
+    The signal is SIGKILL: every part is safe to kill, and one that stayed would occupy the port
+    that its successor needs. Does nothing on systems other than Linux, or if the process was not
+    started by ``codecatch up``.
     """
     if not os.environ.get(SUPERVISED) or not sys.platform.startswith("linux"):
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # A parent that was gone before the kernel knew; in a container, process 1 may supervise us.
+    # The parent may have ended before prctl. In a container, it may itself be process 1.
     if os.getppid() == 1 and os.environ[SUPERVISED] != "1":
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, so that a Ctrl-C reaches only its supervisor.
+    """Start a process in a new process group, so that Ctrl-C reaches only the supervisor.
 
-    On Linux it is killed when this process is gone, whatever the command is.
+    On Linux the kernel kills it when this process ends, whatever the command is.
     """
     if sys.platform.startswith("linux"):
         options["preexec_fn"] = die_with_parent
-    return subprocess.Popen(command, process_group=0, **options)  # noqa: S603 - our own words
+    return subprocess.Popen(command, process_group=0, **options)  # noqa: S603 - no user input
 
 
 def can_fork() -> bool:
-    """Whether this process may be forked without an exec, so that both go on.
+    """Whether this process can be forked without an exec.
 
-    What other threads hold would be held for ever; and elsewhere than on Linux, the system's own
-    libraries have such threads.
+    Locks held by other threads would stay locked in the child for ever; on systems other than
+    Linux, the system libraries start such threads.
     """
     return sys.platform.startswith("linux") and threading.active_count() == 1
 
 
 def fork(run: Callable[[], object], name: str) -> Process:
-    """Start ``run`` in a process that has everything imported that this one has.
+    """Run ``run`` in a forked child, which shares the modules imported so far.
 
-    It has a group of its own, and is killed when this process is gone; what it prints goes to
-    standard error. Only where :func:`can_fork`, and while no connection is open.
+    The child has its own process group, is killed when this process ends, and prints to standard
+    error. Call it only if :func:`can_fork` and while no connection is open.
     """
     return _Fork(run, name)
 
@@ -89,9 +96,9 @@ def fork(run: Callable[[], object], name: str) -> Process:
 class _Fork:
     def __init__(self, run: Callable[[], object], name: str) -> None:
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_go_on, args=(run, name), name=name)
-        # A signal that comes before the child has handlers of its own waits for them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_TO_STOP)
+        self._process = context.Process(target=_run_child, args=(run,), name=name)
+        # Block the signals until the child has reset the handlers that it inherits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
             self._process.start()
         finally:
@@ -108,22 +115,21 @@ class _Fork:
 
     def wait(self, timeout: float | None = None) -> int:
         until = math.inf if timeout is None else time.monotonic() + timeout
-        # Not by join(), which takes who has closed everything that it was born with for ended.
+        # Not join(): it takes a child that closed its inherited files for one that has ended.
         while (code := self.poll()) is None:
             if time.monotonic() >= until:
                 raise subprocess.TimeoutExpired(self._process.name, timeout or 0)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         return code
 
 
-def _go_on(run: Callable[[], object], name: str) -> None:
-    """Be what an exec would have made of this process, and then do the work."""
+def _run_child(run: Callable[[], object]) -> None:
+    """Reset the inherited process state, as an exec would, and run the part."""
     os.setpgid(0, 0)
-    _LIBC.prctl(_PR_SET_NAME, name.encode())
     os.dup2(_STDERR, _STDOUT)
     os.closerange(_STDERR + 1, os.sysconf("SC_OPEN_MAX"))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_TO_STOP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     die_with_parent()
     run()

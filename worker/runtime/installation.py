@@ -1,7 +1,7 @@
-"""One machine's installation in a data directory: what ``codecatch up`` made, and others find.
+"""The data directory of ``codecatch up``, and how other commands find the installation in it.
 
-``secrets.env`` holds the secrets that were made on the first run, ``broker.env`` where the
-embedded broker listens now; both are readable by their owner only.
+``secrets.env`` holds the secrets generated on the first run, ``broker.env`` the current URL of the
+embedded broker. Only their owner can read either file.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _KEYS = "ENCRYPTION_KEYS"
 
 
 def data_dir() -> Path:
-    """The directory where the embedded parts keep their files."""
+    """The directory for the files of the embedded database and broker, and for the spool."""
     return Path(os.environ.get(_DATA_DIR) or "var")
 
 
 def database_url() -> str:
-    """``DATABASE_URL``, or that of the embedded database."""
-    given = os.environ.get("DATABASE_URL")
-    if given:
-        return given
+    """``DATABASE_URL``, or the URL of the embedded database."""
+    url = os.environ.get("DATABASE_URL")
+    if url:
+        return url
     file = (data_dir() / "codecatch.db").absolute()
     return f"sqlite:///{quote(str(file))}"
 
 
 def adopt() -> None:
-    """Let this process find an installation that ``codecatch up`` made in the data directory.
+    """Set the environment variables of an installation that ``codecatch up`` created.
 
-    Only variables that are not set are filled in; without an installation nothing happens.
+    Variables that are already set keep their values. Does nothing if there is no installation.
     """
     folder = data_dir()
     if not (folder / _SECRETS).exists():
@@ -50,35 +50,36 @@ def adopt() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make what is missing of the directory's secrets, and put all into the environment.
+    """Generate the secrets that are missing, and set all of them in the environment.
 
-    The caller holds the directory: two that made keys at once would lose one of them.
+    The caller must hold the directory's lock: of two processes that generate keys at once, one
+    would lose its keys.
 
     Raises:
-        ConfigurationError: the database was sealed with keys that are not here.
+        ConfigurationError: the database is sealed with keys that are not in the directory.
     """
-    kept = read_env(folder / _SECRETS)
+    stored = read_env(folder / _SECRETS)
     os.environ["DATABASE_URL"] = database_url()
-    made = {
+    generated = {
         "VIRTUALSMS_WEBHOOK_SECRETS": f"whsec_{secrets.token_urlsafe(32)}",
         "DAISYSIM_WEBHOOK_TOKENS": secrets.token_urlsafe(24),
     }
-    if not os.environ.get(_KEYS) and _KEYS not in kept:
-        made[_KEYS] = _first_key()
-    missing = {name: value for name, value in made.items() if not os.environ.get(name)}
-    complete = {**missing, **kept}
-    if complete != kept:
+    if not os.environ.get(_KEYS) and _KEYS not in stored:
+        generated[_KEYS] = _first_key()
+    missing = {name: value for name, value in generated.items() if not os.environ.get(name)}
+    complete = {**missing, **stored}
+    if complete != stored:
         write_env(folder / _SECRETS, complete)
     _fill({**_spool(folder), **complete})
 
 
 def announce_broker(folder: Path, url: str) -> None:
-    """Tell commands on this machine where the embedded broker listens."""
+    """Write the embedded broker's URL where other commands on this machine find it."""
     write_env(folder / _BROKER, {"REDIS_URL": url})
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """The ``NAME=value`` lines of a file; none if it is not there."""
+    """Read the ``NAME=value`` lines of a file; empty if the file does not exist."""
     if not path.exists():
         return {}
     lines = (line.strip() for line in path.read_text("utf-8").splitlines())
@@ -87,7 +88,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:
-    """Replace a file by ``NAME=value`` lines, at once, readable by its owner only."""
+    """Replace a file with ``NAME=value`` lines, atomically and readable by its owner only."""
     draft = path.with_suffix(".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -96,25 +97,25 @@ def write_env(path: Path, values: Mapping[str, str]) -> None:
         os.fsync(file.fileno())
     draft.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
-    try:  # a key that a power cut takes back would take every sealed code with it
+    try:  # if a power cut undid the rename, no code sealed with a new key could be opened
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
 def _spool(folder: Path) -> dict[str, str]:
-    """Where events take spool while an outside database is away."""
+    """Where events are spooled while an external database is unavailable."""
     return {"SPOOL_DIR": str((folder / "spool").absolute())}
 
 
 def _first_key() -> str:
-    """A new key, unless the database was sealed with another one already."""
+    """Generate a key; raises ConfigurationError if the database already has sealed data."""
     database = Database(database_url())
     try:
         if index_key.exists(database):
             raise ConfigurationError(
-                f"{_KEYS}: is required: the database was sealed with keys that are not in "
-                f"{data_dir() / _SECRETS}"
+                f"{_KEYS}: is required; the database is sealed with keys that are not in "
+                f"{data_dir() / _SECRETS}; set them"
             )
     finally:
         database.dispose()

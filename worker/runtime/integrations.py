@@ -1,7 +1,4 @@
-"""Everything beyond the database and the broker: providers' APIs, destinations, and what to do.
-
-Made from the environment and the configuration file; nothing is contacted on the way.
-"""
+"""Builds provider clients, destinations and policies from the configuration; no network calls."""
 
 from __future__ import annotations
 
@@ -17,42 +14,43 @@ from receiver.settings import load
 from worker.configuration import file as configuration_file
 from worker.configuration.destination_policy import DestinationPolicy
 from worker.configuration.event_policy import EventPolicy
-from worker.configuration.file import Configuration, Declared
+from worker.configuration.file import Configuration, DeclaredDestination
 from worker.configuration.settings import ApiSettings, ConfirmationSettings, DestinationSettings
-from worker.destinations.base import Destination, Surroundings
+from worker.destinations.base import Destination, DestinationContext
 from worker.http.client import HttpClient
 from worker.messages.text import Texts
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import Subscribes, Vouches
+from worker.providers.capabilities import HasWebhookSubscriptions, VerifiesCodes
 from worker.providers.registry import provider_apis
 
-# For calls whose provider names no limit.
-_UNLIMITED = 1_000
+# Calls per minute where the provider documents no limit.
+_DEFAULT_LIMIT = 1_000
 _SLACK_HOST = "hooks.slack.com"
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One provider that can be asked, and how often."""
+    """A provider's client and its rate limits."""
 
     client: ProviderApi
     settings: ApiSettings
 
     def budget_of(self, call: str) -> str:
-        """The class of calls that ``call`` is counted in."""
+        """The budget class that ``call`` counts towards."""
         known = self.client.calls.get(call)
         return (known.budget if known else None) or call
 
     def limit(self, budget: str) -> int:
-        """Calls of the class ``budget`` that may be made in a minute."""
-        return self.settings.limit(budget, self.client.limits.get(budget, _UNLIMITED))
+        """Calls per minute in the budget class ``budget``."""
+        return self.settings.limit(budget, self.client.limits.get(budget, _DEFAULT_LIMIT))
 
 
 @dataclass(frozen=True, slots=True)
 class Integrations:
-    """Everything beyond the database and the broker that this installation may talk to.
+    """The configured providers and destinations.
 
-    ``asking`` reaches the providers' hosts, ``telling`` those of destinations.
+    ``provider_http`` may reach the providers' hosts only, ``destination_http`` those of the
+    destinations.
     """
 
     apis: Mapping[str, Api]
@@ -60,63 +58,67 @@ class Integrations:
     policies: Mapping[str, DestinationPolicy]
     policy: EventPolicy
     configuration: Configuration
-    asking: HttpClient
-    telling: HttpClient
+    provider_http: HttpClient
+    destination_http: HttpClient
 
     def close(self) -> None:
-        """Let go of every connection."""
-        self.asking.close()
-        self.telling.close()
+        """Close every connection."""
+        self.provider_http.close()
+        self.destination_http.close()
 
 
 def connect_integrations() -> Integrations:
-    """Clients and destinations as they are configured.
+    """Build everything that is configured.
 
     Raises:
-        ConfigurationError: a variable, or something in the configuration file, cannot be used.
+        ConfigurationError: a variable or a key of the configuration file is invalid.
     """
-    declared = configuration_file.read()
+    configuration = configuration_file.read()
     settings = {name: load(ApiSettings, f"{name}_") for name in provider_apis()}
-    asking, telling = _asking(settings), _telling(load(DestinationSettings))
+    provider_http = _provider_http(settings)
+    destination_http = _destination_http(load(DestinationSettings))
     apis = {
-        name: Api(_client(name, asking, chosen), chosen)
-        for name, chosen in settings.items()
-        if chosen.api_key is not None
+        name: Api(_client(name, provider_http, api_settings), api_settings)
+        for name, api_settings in settings.items()
+        if api_settings.api_key is not None
     }
-    for name, chosen in settings.items():
-        _check_api(name, chosen, apis)
+    for name, api_settings in settings.items():
+        _check_api(name, api_settings, apis)
     policy = EventPolicy(
         confirming=frozenset(n for n, api in apis.items() if api.client.can_confirm),
         verifying=frozenset(
             n
             for n, api in apis.items()
-            if isinstance(api.client, Vouches) and api.settings.verify_back != "off"
+            if isinstance(api.client, VerifiesCodes) and api.settings.verify_back != "off"
         ),
         confirmed_services=frozenset(load(ConfirmationSettings).auto_confirm),
-        routing=declared.routing,
+        routing=configuration.routing,
     )
     return Integrations(
         apis=apis,
-        destinations={each.policy.name: _destination(each, telling) for each in declared.declared},
-        policies={each.policy.name: each.policy for each in declared.declared},
+        destinations={
+            each.policy.name: _destination(each, destination_http)
+            for each in configuration.destinations
+        },
+        policies={each.policy.name: each.policy for each in configuration.destinations},
         policy=policy,
-        configuration=declared,
-        asking=asking,
-        telling=telling,
+        configuration=configuration,
+        provider_http=provider_http,
+        destination_http=destination_http,
     )
 
 
 @contextmanager
 def connected_api(name: str) -> Iterator[Api]:
-    """One provider's API as the environment configures it, for as long as the block lasts.
+    """One provider's API, built from the environment and closed at the end of the block.
 
     Raises:
-        ConfigurationError: a variable is missing or cannot be used.
+        ConfigurationError: a variable is missing or invalid.
     """
     settings = {each: load(ApiSettings, f"{each}_") for each in provider_apis()}
     if settings[name].api_key is None:
         raise ConfigurationError(f"{name.upper()}_API_KEY: is required")
-    http = _asking(settings)
+    http = _provider_http(settings)
     try:
         apis = {name: Api(_client(name, http, settings[name]), settings[name])}
         _check_api(name, settings[name], apis)
@@ -125,28 +127,29 @@ def connected_api(name: str) -> Iterator[Api]:
         http.close()
 
 
-def _check_api(name: str, chosen: ApiSettings, apis: Mapping[str, Api]) -> None:
+def _check_api(name: str, settings: ApiSettings, apis: Mapping[str, Api]) -> None:
     prefix, limits = name.upper(), provider_apis()[name].limits
-    if chosen.verify_back == "on":
-        if not issubclass(provider_apis()[name], Vouches):
+    if settings.verify_back == "on":
+        if not issubclass(provider_apis()[name], VerifiesCodes):
             raise ConfigurationError(
-                f"{prefix}_VERIFY_BACK: wants off: this API vouches for nothing"
+                f"{prefix}_VERIFY_BACK: must be off; this API cannot verify codes"
             )
         if name not in apis:
-            raise ConfigurationError(f"{prefix}_VERIFY_BACK: wants {prefix}_API_KEY as well")
-    if chosen.webhook_care == "on":
-        if not issubclass(provider_apis()[name], Subscribes):
+            raise ConfigurationError(f"{prefix}_VERIFY_BACK: requires {prefix}_API_KEY; set it")
+    if settings.webhook_care == "on":
+        if not issubclass(provider_apis()[name], HasWebhookSubscriptions):
             raise ConfigurationError(
-                f"{prefix}_WEBHOOK_CARE: wants off: this API tells nothing of its webhooks"
+                f"{prefix}_WEBHOOK_CARE: must be off; this API has no webhook subscriptions"
             )
         if name not in apis:
-            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: wants {prefix}_API_KEY as well")
-    if not chosen.rate_limits.keys() <= limits.keys():
-        raise ConfigurationError(f"{prefix}_RATE_LIMITS: wants {'=…,'.join(limits)}=…")
+            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: requires {prefix}_API_KEY; set it")
+    if not settings.rate_limits.keys() <= limits.keys():
+        raise ConfigurationError(
+            f"{prefix}_RATE_LIMITS: unknown class of calls; use {', '.join(limits)}"
+        )
 
 
-def _asking(apis: Mapping[str, ApiSettings]) -> HttpClient:
-    """The client that asks providers."""
+def _provider_http(apis: Mapping[str, ApiSettings]) -> HttpClient:
     urls = [urlsplit(api.api_url) for api in apis.values() if api.api_url]
     defaults = [urlsplit(api.default_url) for api in provider_apis().values()]
     try:
@@ -160,12 +163,11 @@ def _asking(apis: Mapping[str, ApiSettings]) -> HttpClient:
         raise ConfigurationError(f"{', '.join(variables)}: {error}") from None
 
 
-def _telling(chosen: DestinationSettings) -> HttpClient:
-    """The client that tells destinations."""
-    named = chosen.destination_allowed_hosts
+def _destination_http(settings: DestinationSettings) -> HttpClient:
+    hosts = settings.destination_allowed_hosts
     try:
         return HttpClient(
-            allowed_hosts=[_SLACK_HOST, *named], plain_http_hosts=named, private_hosts=named
+            allowed_hosts=[_SLACK_HOST, *hosts], plain_http_hosts=hosts, private_hosts=hosts
         )
     except ValueError as error:
         raise ConfigurationError(f"DESTINATION_ALLOWED_HOSTS: {error}") from None
@@ -180,23 +182,23 @@ def _client(name: str, http: HttpClient, settings: ApiSettings) -> ProviderApi:
         raise ConfigurationError(f"{name.upper()}_API_KEY: {error}") from None
 
 
-def _destination(declared: Declared, http: HttpClient) -> Destination:
+def _destination(declared: DeclaredDestination, http: HttpClient) -> Destination:
     try:
         texts = Texts.of(declared.templates)
     except ConfigurationError as error:
         raise declared.source.at("templates").error(f"templates: {error}") from None
-    surroundings = Surroundings(http, texts, os.environ)
+    context = DestinationContext(http, texts, os.environ)
     try:
-        return declared.kind.make(declared.policy.name, declared.options, surroundings)
+        return declared.kind.make(declared.policy.name, declared.options, context)
     except ValueError as error:
-        words = str(error)
+        problem = str(error)
     if declared.source.file is None:
-        raise ConfigurationError(_of_the_environment(words))
-    option = words.partition(":")[0]
-    raise declared.source.at(option).error(f"{declared.policy.name}: {words}")
+        raise ConfigurationError(_for_environment(problem))
+    option = problem.partition(":")[0]
+    raise declared.source.at(option).error(f"{declared.policy.name}: {problem}")
 
 
-def _of_the_environment(words: str) -> str:
-    """What is wrong with a destination that no file declared, named by its variable."""
-    of_variable = re.sub(r"^\w+: the variable (\w+) ", r"\1: ", words)
-    return re.sub(r"^(from|to): ", lambda key: f"EMAIL_{key[1].upper()}: ", of_variable)
+def _for_environment(problem: str) -> str:
+    """The problem of a destination that no file declares, reworded to start with its variable."""
+    by_variable = re.sub(r"^\w+: the variable (\w+) ", r"\1: ", problem)
+    return re.sub(r"^(from|to): ", lambda key: f"EMAIL_{key[1].upper()}: ", by_variable)

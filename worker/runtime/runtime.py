@@ -1,6 +1,6 @@
-"""What a worker process works with: made from the environment once, after the fork.
+"""The runtime of a worker process, created from the environment once, after the fork.
 
-Making it checks everything: a setting that cannot work stops the process at its start.
+Creating it validates every setting: a wrong one stops the process at its start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.runtime.integrations import Integrations, connect_integrations
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The parts of one worker process."""
+    """The objects of one worker process."""
 
     database: Database
     vault: Vault
@@ -32,22 +32,22 @@ class Runtime:
 
     @property
     def policy(self) -> EventPolicy:
-        """What this installation does about an event."""
+        """The policy for handling events."""
         return self.integrations.policy
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self.waker.close()
         self.integrations.close()
         self.database.dispose()
 
 
 def connect() -> Runtime:
-    """The parts as the environment configures them.
+    """Create the runtime from the environment.
 
     Raises:
-        ConfigurationError: a variable is missing or cannot be used, or the database is not
-            prepared for these keys.
+        ConfigurationError: a variable is missing or invalid, or the database is not prepared for
+            these keys.
     """
     store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
     if broker_url is None:
@@ -65,7 +65,7 @@ def connect() -> Runtime:
 
 
 class _Process:
-    """The runtime of this process; a forked child must not use its parent's."""
+    """The runtime of this process, created when first used; a child must not use its parent's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

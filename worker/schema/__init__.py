@@ -1,3 +1,3 @@
-"""The tables, the words in their columns, and the migrations."""
+"""The tables, the values of their state columns, and the migrations."""
 
 __all__ = ["migrate", "models", "states"]

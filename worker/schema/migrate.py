@@ -1,4 +1,4 @@
-"""Preparing a database: the schema, and the key that its digests are made with."""
+"""Prepares a database: the schema, and the key of its digests."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from worker.schema import models
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# The version of the schema that this code was written for: that of the newest migration.
+# The schema version that this code requires: the newest migration.
 HEAD: Final = "0006"
-# Every module that defines a table: importing them is what fills the metadata.
-_WITH_TABLES = (heartbeats, inbox, index_key, models, rejections, spool)
+# Every module that defines a table: importing them registers the tables in the metadata.
+_TABLE_MODULES = (heartbeats, inbox, index_key, models, rejections, spool)
 METADATA = SQLModel.metadata
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Any number will do, as long as nobody else locks the same one.
+# An arbitrary number that nothing else in the database uses as an advisory lock.
 _ADVISORY_LOCK = 0x636F6465
 
 
 def migrate(database: Database, keys: Sequence[bytes]) -> None:
-    """Bring the schema to the newest version, and make the index key of a new database.
+    """Upgrade the schema to the newest version; create the index key of a new database.
 
-    Safe to run in any number of processes at once.
+    Safe to run in several processes at once.
     """
     if not is_current(database):
         _upgrade(database)
@@ -40,7 +40,7 @@ def migrate(database: Database, keys: Sequence[bytes]) -> None:
 
 
 def is_current(database: Database) -> bool:
-    """Whether the schema is the one that this code was written for."""
+    """Whether the schema has exactly the version that this code requires."""
     with database.reading() as session:
         connection = session.connection()
         if not inspect(connection).has_table("alembic_version"):
@@ -49,7 +49,7 @@ def is_current(database: Database) -> bool:
 
 
 def _upgrade(database: Database) -> None:
-    from alembic import command  # noqa: PLC0415 - dear, and most starts find nothing to do
+    from alembic import command  # noqa: PLC0415 - slow to import, and rarely needed
 
     with database.transaction() as session:
         connection = session.connection()
@@ -61,7 +61,7 @@ def _upgrade(database: Database) -> None:
 
 
 def _config(connection: Connection | None) -> Config:
-    from alembic.config import Config  # noqa: PLC0415 - the same
+    from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

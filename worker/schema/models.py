@@ -1,7 +1,7 @@
-"""What the worker knows: orders, their codes, and the follow-ups that codes call for.
+"""The worker's tables: orders, codes, and the follow-ups of events.
 
-Codes, texts and phone numbers are sealed with ``table|column|id`` as associated data; beside
-them stand keyed digests to search and compare by.
+Codes, texts and phone numbers are sealed (encrypted) with ``table|column|id`` as associated data.
+Keyed digests beside them allow search and comparison.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from receiver.database.engine import UtcTime
 from receiver.database.followup import FollowUp, followup_indexes
 from worker.schema.states import PENDING
 
-# Orders that a code may still come for; spelled alike in queries, or SQLite would not see that an
-# index has them all.
+# Orders that may still receive a code. Queries must use this exact text: otherwise SQLite does not
+# recognise that the partial index applies.
 OPEN = text("status IN ('created', 'waiting')")
-# What people look for and count: the few that have not ended as they should.
+# For listing and counting the few rows that have not ended normally.
 _NOT_READY = text("state <> 'ready'")
 _NOT_DONE = text("state <> 'done'")
-# What retention looks for.
+# For retention, which erases codes and phone numbers.
 _WITH_CODE = text("code IS NOT NULL")
 _WITH_NUMBER = text("phone_number IS NOT NULL")
 
 
 class Order(SQLModel, table=True):
-    """A number bought for one service; ``status`` is the furthest state reported.
+    """A phone number bought for one service; ``status`` is the highest-ranked state reported.
 
-    The number is that of the latest swap by the provider's clock (``number_at``), arrival
-    (``number_event_id``) breaking ties; a number no swap reported gives way to any swap's.
-    One that was forgotten (``forgotten_at``) takes no number again.
+    ``phone_number`` is that of the latest swap by the provider's clock (``number_at``); the order
+    of arrival (``number_event_id``) breaks ties. The number of any swap replaces one that no swap
+    reported. An order whose data was erased (``forgotten_at``) never stores a number again.
     """
 
     __tablename__ = "orders"
@@ -67,7 +67,7 @@ class Order(SQLModel, table=True):
 
 
 class OrderNumber(SQLModel, table=True):
-    """A number that an order has or had: a late code on a former number still finds its order."""
+    """A current or former number of an order: a late code to a former number finds its order."""
 
     __tablename__ = "order_numbers"
     __table_args__ = (UniqueConstraint("order_ref", "phone_digest", name="uq_order_numbers"),)
@@ -80,7 +80,7 @@ class OrderNumber(SQLModel, table=True):
 
 
 class OrderTransition(SQLModel, table=True):
-    """One step of an order, with the event that caused it; ``at`` is the provider's clock."""
+    """A state change of an order and the event that caused it; ``at`` is the provider's time."""
 
     __tablename__ = "order_transitions"
     __table_args__ = (
@@ -98,10 +98,10 @@ class OrderTransition(SQLModel, table=True):
 
 
 class Code(SQLModel, table=True):
-    """A one-time code, once for each order however often it is reported.
+    """A one-time code, stored once per order however often it is reported.
 
-    ``verified`` is None where nobody asked back, True where the provider confirmed the code and
-    False where it could not be asked in time. ``event_id`` is the first event that reported it.
+    ``verified`` is None if the provider was not asked, True if it confirmed the code, and False if
+    it could not be asked in time. ``event_id`` is the first event that reported the code.
     """
 
     __tablename__ = "codes"
@@ -133,10 +133,11 @@ class Code(SQLModel, table=True):
 
 
 class Confirmation(FollowUp, table=True):
-    """Something to settle with the provider about a code.
+    """A provider call that a code requires.
 
-    ``action`` is ``confirm`` (finish the order; once for an order) or ``verify`` (ask whether
-    the code is real; once for a code). ``asked_since`` is when the provider was first asked.
+    ``action`` is ``confirm`` (finish the order; once per order) or ``verify`` (check that the code
+    is genuine; once per code). ``asked_since`` is when the provider was first asked. ``unsure``
+    means that the outcome of a call is unknown.
     """
 
     __tablename__ = "confirmations"
@@ -166,12 +167,13 @@ class Confirmation(FollowUp, table=True):
 
 
 class Delivery(FollowUp, table=True):
-    """One notification to one destination; ``sent_at`` is when its far side took it.
+    """One notification to one destination; ``sent_at`` is when the destination accepted it.
 
-    ``recipient`` is a keyed digest: this row is for one recipient of the destination, who did
-    not get what the others got. ``message`` is shared by the rows that were last told together,
-    at ``claimed_at``. ``failures`` counts the attempts that failed for good reason: a pause that
-    the far side asked for is none. From ``stale_at`` on fresher rows go first.
+    ``recipient``, a keyed digest, is set if the row is for the one recipient of the destination
+    that did not receive the message. Rows with the same ``message`` were last sent in one message,
+    at ``claimed_at``. ``failures`` counts failed attempts, except those where the destination asked
+    for a pause. ``unsure`` means that the outcome of an attempt is unknown. From ``stale_at`` on,
+    newer rows are sent first.
     """
 
     __tablename__ = "deliveries"
@@ -210,12 +212,13 @@ class Delivery(FollowUp, table=True):
 
 
 class DestinationState(SQLModel, table=True):
-    """How one destination fares; one that has no row was never told anything.
+    """The state of a destination; there is no row before the first delivery.
 
-    ``disabled_at`` and ``reason`` are set while it is disabled. ``failures_in_row`` counts
-    messages refused for good since one was taken. ``spent_until`` is its pace: when all that was
-    sent would have been sent evenly. ``blocked_until`` is when its owner lets us come back, and
-    ``awaited_until`` is set while a sender waits for its next turn.
+    ``disabled_at`` and ``reason`` are set while it is disabled. ``failures_in_row`` counts the
+    permanent refusals since the last accepted message. ``spent_until`` is its token bucket: when
+    the messages sent so far would end if they were sent evenly at the configured rate.
+    ``blocked_until`` is the end of a pause that the destination asked for. ``awaited_until`` is set
+    while a sender waits for the next token.
     """
 
     __tablename__ = "destination_states"
@@ -230,13 +233,17 @@ class DestinationState(SQLModel, table=True):
 
 
 class Reconciliation(FollowUp, table=True):
-    """Something to ask a provider about, again and again.
+    """A question that a provider is asked periodically.
 
-    ``action`` is ``order`` (how an open order stands; in the order of ``deadline``, when it is
-    expected to end), ``history`` (the newest orders, back to ``place``, the newest of the last
-    whole pass; a pass under way is at ``page``, and began with ``head``) or ``subscriptions``
-    (how webhooks fare; ``place`` has the ids that the operators were warned about).
-    ``answered_at`` is when it last ended well, and ``failures`` how often it has not since.
+    ``action`` is one of:
+
+    - ``order``: the state of an open order; ``deadline`` is its expected end, earliest first.
+    - ``history``: the newest orders, back to ``place``, the newest order of the last complete pass.
+      A pass in progress is at ``page`` and started with the order ``head``.
+    - ``subscriptions``: the health of the webhooks; ``place`` has the ids that the operators were
+      warned about.
+
+    ``answered_at`` is the last success, and ``failures`` counts the failures since.
     """
 
     __tablename__ = "reconciliations"
@@ -266,7 +273,7 @@ class Reconciliation(FollowUp, table=True):
 
 
 class Budget(SQLModel, table=True):
-    """What was spent of a limit on calls, and until when its owner told us to stay away.
+    """A call budget: the calls made, and the end of a pause that the provider asked for.
 
     ``spent`` is JSON: pairs of a Unix second and the calls made in it, oldest first.
     """
@@ -279,6 +286,6 @@ class Budget(SQLModel, table=True):
 
 
 def table_of(model: type[SQLModel]) -> Table:
-    """The table behind a model, for statements that need no object."""
+    """The table of a model, for statements that load no objects."""
     table: Table = model.__table__  # type: ignore[attr-defined]
     return table

@@ -1,13 +1,13 @@
-"""The words that stand in the tables' columns.
+"""Values of the tables' state, kind and action columns.
 
-They are part of the stored data: a word may be added, but none may change.
+They are stored data: new values may be added, but existing ones must not change.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# Order.status, from the lowest rank to the highest: a code that comes after a cancellation still
+# Order.status, from the lowest rank to the highest. A code that arrives after a cancellation still
 # counts, so ``received`` outranks ``cancelled``.
 CREATED: Final = "created"
 WAITING: Final = "waiting"
@@ -16,15 +16,15 @@ CANCELLED: Final = "cancelled"
 RECEIVED: Final = "received"
 CONFIRMED: Final = "confirmed"
 ORDER_STATES: Final = (CREATED, WAITING, EXPIRED, CANCELLED, RECEIVED, CONFIRMED)
-# Orders in one of these may still get a code.
+# Orders that may still receive a code.
 OPEN_STATES: Final = frozenset({CREATED, WAITING})
-# Orders in one of these got a code.
+# Orders that received a code.
 CODE_STATES: Final = frozenset({RECEIVED, CONFIRMED})
-# Orders that ended like this were refunded or never charged.
+# Orders that ended without a code: refunded or never charged.
 UNPAID_ENDS: Final = frozenset({CANCELLED, EXPIRED})
 
 # Code.state
-HELD: Final = "held"  # the provider has not yet said that the code is its own
+HELD: Final = "held"  # waits for the provider to verify the code
 READY: Final = "ready"
 CODE_QUARANTINED: Final = "quarantined"
 DISCARDED: Final = "discarded"
@@ -40,7 +40,7 @@ UNKNOWN: Final = "unknown"
 CONFIRM: Final = "confirm"
 VERIFY: Final = "verify"
 
-# Delivery.type of a notice to the operators; other deliveries have an event type.
+# Delivery.type of a notice to the operators; all other deliveries have an event type.
 OPERATORS: Final = "operators"
 
 # Reconciliation.action

@@ -1,3 +1,3 @@
-"""Both providers, simulated: their APIs, and signed webhooks that repeat, vanish or come late."""
+"""Both providers, simulated: their APIs, and their signed webhooks with configurable faults."""
 
 __all__ = ["knobs", "server", "signed_webhooks", "webhooks"]

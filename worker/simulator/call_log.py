@@ -1,4 +1,4 @@
-"""Every API call as it arrived, and what became of it."""
+"""A log of every API call as it arrived, with the status of its answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MOST_CALLS = 100_000
 
 @dataclass(slots=True, kw_only=True)
 class ApiCall:
-    """One call. Header names are in lower case; ``path`` and ``query`` are as they were sent.
+    """One call. Header names are in lower case; ``path`` and ``query`` are as sent.
 
     Attributes:
-        at: when it arrived, by the provider's clock.
-        clock: ``time.monotonic()`` of its arrival, to measure pauses with.
-        status: what it was answered; None while it is not, and where the answer was cut off.
+        at: the time of arrival, by the provider's clock.
+        clock: ``time.monotonic()`` at the arrival, to measure intervals.
+        status: the status of the answer; None before the answer and if the connection was cut.
     """
 
     at: datetime
@@ -34,35 +34,35 @@ class ApiCall:
 
     @property
     def line(self) -> str:
-        """The request line, to the letter."""
+        """The exact request line."""
         target = f"{self.path}?{self.query}" if self.query else self.path
         return f"{self.method} {target} HTTP/{self.http_version}"
 
 
 class CallLog:
-    """The calls so far, as far as there is room for them.
+    """The newest calls, up to a fixed number.
 
     Args:
-        say: told of each answer, in a line.
+        echo: receives one line of text for each answer.
     """
 
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self._say = say
+    def __init__(self, echo: Callable[[str], object]) -> None:
+        self._echo = echo
         self._calls: deque[ApiCall] = deque(maxlen=_MOST_CALLS)
         self._lock = threading.Lock()
 
     def begin(self, call: ApiCall) -> None:
-        """Keep a call that is to be answered."""
+        """Add a call before its answer."""
         with self._lock:
             self._calls.append(call)
 
     def end(self, call: ApiCall, status: int | None) -> None:
-        """Note what a call was answered; None: nothing."""
+        """Record the status of a call's answer; None: the connection was cut."""
         call.status = status
-        self._say(f"{call.method} {call.path} {status or 'cut off'}")
+        self._echo(f"{call.method} {call.path} {status or 'cut off'}")
 
     def __call__(self, method: str = "*", path: str = "*") -> list[ApiCall]:
-        """The calls whose method and path fit, oldest first; ``*`` stands for anything."""
+        """The calls whose method and path match the patterns, oldest first."""
         with self._lock:
             calls = list(self._calls)
         return [

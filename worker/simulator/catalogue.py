@@ -1,7 +1,7 @@
-"""What the simulated providers sell: a few services and countries, and numbers for fiction.
+"""What the simulated providers sell: a few services and countries, with fictional numbers.
 
-Every number is of a range that a regulator has set aside for films and examples, so none is
-anybody's. Countries without such a range are in the catalogue, and always sold out.
+Every number is from a range that a regulator reserves for films and examples, so it belongs to
+nobody. A country without such a range is in the catalogue and always sold out.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from worker.simulator.knobs import Dice
+from worker.simulator.knobs import SeededRandom
 
 _IN_STOCK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """A country: by its two letters at VirtualSMS, by a number at DaisySIM.
+    """A country: VirtualSMS identifies it by two letters, DaisySIM by a number.
 
-    ``prefix`` and ``digits`` are the range of its numbers; a country without any is sold out.
-    ``factor`` is what a service's price is multiplied by.
+    ``prefix`` and ``digits`` define the range of its numbers; a country without one is sold out.
+    ``factor`` multiplies the price of a service.
     """
 
     iso2: str
@@ -32,13 +32,13 @@ class Country:
 
     @property
     def stock(self) -> int:
-        """How many numbers there are for each service at the start."""
+        """The number of phone numbers for each service at the start."""
         return _IN_STOCK if self.prefix else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service: by its name in small letters at VirtualSMS, by two letters at DaisySIM."""
+    """A service: VirtualSMS identifies it by its lower-case name, DaisySIM by two letters."""
 
     id: str
     code: str
@@ -63,8 +63,8 @@ SERVICES: Final = (
 )
 
 
-def phone_number(country: Country, dice: Dice, place: int) -> str:
-    """The country's number number ``place`` in a seeded order; neighbours differ."""
+def phone_number(country: Country, random: SeededRandom, index: int) -> str:
+    """The phone number at ``index``, from a seeded start; successive indexes give other numbers."""
     size = 10**country.digits
-    start = dice.number(size, "numbers", country.iso2)
-    return f"{country.prefix}{(start + place) % size:0{country.digits}}"
+    start = random.integer(size, "numbers", country.iso2)
+    return f"{country.prefix}{(start + index) % size:0{country.digits}}"

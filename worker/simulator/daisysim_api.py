@@ -1,6 +1,6 @@
-"""DaisySIM over HTTP: eight calls, answers and errors in an envelope.
+"""The HTTP API of DaisySIM: eight calls, answers and errors in an envelope.
 
-A refusal for too many calls has no ``Retry-After``, because the API page promises none.
+A 429 has no ``Retry-After``, because the API page does not promise one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from worker.http.client import encode_json
 from worker.simulator import paging
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
 from worker.simulator.daisysim import CANCELLED, COMPLETED, WAITING, DaisySIM
-from worker.simulator.gate import Ask, Gate, Spelling
-from worker.simulator.refusals import Refused
+from worker.simulator.errors import ApiError
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate
 from worker.simulator.signed_webhooks import iso
 
 PATH: Final = "/api/v1/virtual"
@@ -27,7 +27,7 @@ _EMAIL = "owner@example.com"
 _DISCOUNT_TIER, _DISCOUNT_PERCENT = "Silver", 10
 _NEXT_TIER, _NEXT_TIER_AT = "Gold", Decimal(100)
 _INVALID = "VALIDATION_ERROR"
-# The API page's table, and below it what it does not list.
+# The API page's table, then the codes that it does not list.
 _STATUS: Mapping[str, int] = {
     "MISSING_TOKEN": 401,
     "INVALID_TOKEN": 401,
@@ -49,38 +49,38 @@ _STATUS: Mapping[str, int] = {
 _HISTORY = {"waiting": WAITING, "completed": COMPLETED, "cancelled": CANCELLED}
 
 
-def spelling(api_key: str, account: DaisySIM) -> Spelling:
-    """How this API writes, for the account of a key."""
+def conventions(api_key: str, account: DaisySIM) -> ApiConventions:
+    """The conventions of this API, for the account with this key."""
 
     def authenticate(headers: Mapping[str, str]) -> None:
         given = headers.get("authorization", "")
         if not given.startswith("Bearer "):
-            raise Refused("MISSING_TOKEN", "No API key in the Authorization header")
+            raise ApiError("MISSING_TOKEN", "No API key in the Authorization header")
         if given != f"Bearer {api_key}":
-            raise Refused("INVALID_TOKEN", "The API key matches no user")
+            raise ApiError("INVALID_TOKEN", "The API key matches no user")
         if account.standing != "good":
-            raise Refused(f"ACCOUNT_{account.standing.upper()}", f"Account {account.standing}")
+            raise ApiError(f"ACCOUNT_{account.standing.upper()}", f"Account {account.standing}")
 
-    return Spelling(
+    return ApiConventions(
         authenticate,
-        refuse,
+        error_response,
         rate_limited="RATE_LIMITED",
         unavailable="PROVIDER_ERROR",
         broken="SERVER_ERROR",
     )
 
 
-def refuse(refusal: Refused, _: str) -> Response:
-    """A refusal in its envelope."""
+def error_response(error: ApiError, _: str) -> Response:
+    """An error in the API's envelope."""
     return Response(
-        encode_json({"success": False, "error": str(refusal), "code": refusal.code}),
-        HTTPStatus(_STATUS[refusal.code]),
+        encode_json({"success": False, "error": str(error), "code": error.code}),
+        HTTPStatus(_STATUS[error.code]),
         media_type="application/json",
     )
 
 
 def routes(gate: Gate, account: DaisySIM) -> list[Route]:
-    """The eight calls, in the API page's order."""
+    """The eight calls, in the order of the API page."""
     calls = _Calls(account)
     id_ = "{activation}"
     return [
@@ -99,7 +99,7 @@ class _Calls:
     def __init__(self, account: DaisySIM) -> None:
         self._account = account
 
-    def balance(self, _: Ask) -> object:
+    def balance(self, _: ApiRequest) -> object:
         spent = self._account.total_spent
         data = {
             "balance": self._account.wallet.balance,
@@ -116,27 +116,27 @@ class _Calls:
         }
         return _envelope(data)
 
-    def countries(self, _: Ask) -> object:
+    def countries(self, _: ApiRequest) -> object:
         return _envelope({"countries": [{"id": c.id, "name": c.name} for c in COUNTRIES]})
 
-    def services(self, ask: Ask) -> object:
-        country = next((c for c in COUNTRIES if str(c.id) == ask.path["country"]), None)
+    def services(self, request: ApiRequest) -> object:
+        country = next((c for c in COUNTRIES if str(c.id) == request.path["country"]), None)
         if country is None:
-            raise Refused("NOT_FOUND", "Country not found")
+            raise ApiError("NOT_FOUND", "Country not found")
         services = [{"code": s.code, "name": s.name} for s in SERVICES]
         return _envelope({"country_id": country.id, "services": services})
 
-    def prices(self, ask: Ask) -> object:
-        country, service = _wanted(ask.members())
+    def prices(self, request: ApiRequest) -> object:
+        country, service = _service_in_country(request.json_object())
         stock = self._account.stock
         tiers = [
             {
-                "tier": place + 1,
+                "tier": index + 1,
                 "price": price,
                 "discount_pct": _DISCOUNT_PERCENT,
-                "available": stock[service.code, country.id, place],
+                "available": stock[service.code, country.id, index],
             }
-            for place, price in enumerate(self._account.prices(service, country))
+            for index, price in enumerate(self._account.prices(service, country))
         ]
         return _envelope(
             {
@@ -147,14 +147,14 @@ class _Calls:
             }
         )
 
-    def purchase(self, ask: Ask) -> object:
-        body = ask.members()
-        country, service = _wanted(body)
+    def purchase(self, request: ApiRequest) -> object:
+        body = request.json_object()
+        country, service = _service_in_country(body)
         price, label = body.get("price"), body.get("service_name")
-        if not isinstance(price, Decimal):  # a text or a whole number is none of our prices
-            raise Refused("INVALID_PRICE", "Price does not match current pricing")
+        if not isinstance(price, Decimal):  # text or a whole number is never a valid price
+            raise ApiError("INVALID_PRICE", "Price does not match current pricing")
         if label is not None and not isinstance(label, str):
-            raise Refused(_INVALID, "service_name: a text")
+            raise ApiError(_INVALID, "service_name must be text")
         bought = self._account.purchase(service, country, price, label)
         return _envelope(
             {
@@ -165,16 +165,16 @@ class _Calls:
             }
         )
 
-    def check(self, ask: Ask) -> object:
-        """How an activation stands; the API page shows no ``success`` in this answer."""
-        activation = self._account.find(ask.path["activation"])
-        told = {"status": activation.status, "code": activation.code}
+    def check(self, request: ApiRequest) -> object:
+        """The state of an activation; the API page shows no ``success`` in this answer."""
+        activation = self._account.find(request.path["activation"])
+        data = {"status": activation.status, "code": activation.code}
         if activation.code is not None:
-            told["phone_number"] = activation.phone_number
-        return {"data": told}
+            data["phone_number"] = activation.phone_number
+        return {"data": data}
 
-    def cancel(self, ask: Ask) -> object:
-        activation = self._account.cancel(ask.path["activation"])
+    def cancel(self, request: ApiRequest) -> object:
+        activation = self._account.cancel(request.path["activation"])
         return _envelope(
             {
                 "activation_id": activation.activation_id,
@@ -183,12 +183,12 @@ class _Calls:
             }
         )
 
-    def history(self, ask: Ask) -> object:
-        status = ask.query.get("status")
+    def history(self, request: ApiRequest) -> object:
+        status = request.query.get("status")
         if status is not None and status not in _HISTORY:
-            raise Refused(_INVALID, f"status: one of {', '.join(_HISTORY)}")
+            raise ApiError(_INVALID, f"status must be one of {', '.join(_HISTORY)}")
         found = self._account.newest(None if status is None else _HISTORY[status])
-        page = paging.cut(found, ask.query, size="per_page", invalid=_INVALID)
+        page = paging.cut(found, request.query, size="per_page", invalid=_INVALID)
         orders = [
             {
                 "activation_id": activation.activation_id,
@@ -202,21 +202,21 @@ class _Calls:
             }
             for activation in page.items
         ]
-        place = {"page": page.number, "per_page": page.size, "total": page.total}
-        return _envelope({"orders": orders, "pagination": place})
+        pagination = {"page": page.number, "per_page": page.size, "total": page.total}
+        return _envelope({"orders": orders, "pagination": pagination})
 
 
-def _wanted(body: Mapping[str, object]) -> tuple[Country, Service]:
-    """The country and the service that a body names; what is not sold has no numbers."""
+def _service_in_country(body: Mapping[str, object]) -> tuple[Country, Service]:
+    """The country and the service that a body names; one that is not sold has no numbers."""
     number, code = body.get("country"), body.get("service")
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 999:
-        raise Refused(_INVALID, "country: a whole number from 1 to 999")
+        raise ApiError(_INVALID, "country must be a whole number from 1 to 999")
     if not isinstance(code, str):
-        raise Refused(_INVALID, "service: a text")
+        raise ApiError(_INVALID, "service must be text")
     country = next((c for c in COUNTRIES if c.id == number), None)
     service = next((s for s in SERVICES if s.code == code), None)
     if country is None or service is None:
-        raise Refused("NO_NUMBERS_AVAILABLE", "No numbers available")
+        raise ApiError("NO_NUMBERS_AVAILABLE", "No numbers available")
     return country, service
 
 

@@ -1,43 +1,43 @@
-"""What goes wrong with an API call, by the dice and as often as the knobs say."""
+"""Random faults of API calls, as often as the knobs set."""
 
 from __future__ import annotations
 
 import enum
 import itertools
 
-from worker.simulator.knobs import Dice, Knobs
+from worker.simulator.knobs import Knobs, SeededRandom
 
 
 class Fault(enum.Enum):
     """How a call fails."""
 
-    TOO_MANY = "refused as one too many"
-    UNAVAILABLE = "refused because the provider is away"
-    BROKEN_BEFORE = "broken without an effect"
-    BROKEN_AFTER = "broken after its effect"
-    CUT = "done, and its connection cut"
+    TOO_MANY = "rejected with 429"
+    UNAVAILABLE = "rejected as unavailable"
+    BROKEN_BEFORE = "fails with 500, without an effect"
+    BROKEN_AFTER = "fails with 500, after its effect"
+    CUT = "takes effect, then the connection is cut"
 
 
 class Faults:
-    """Draws for one call after the other; for one thread, the server's."""
+    """Draws a fault for each call in sequence; only the server's thread may use it."""
 
     def __init__(self, knobs: Knobs) -> None:
         self._knobs = knobs
-        self._dice = Dice(knobs.seed)
+        self._random = SeededRandom(knobs.seed)
         self._numbers = itertools.count()
 
     def draw(self) -> Fault | None:
-        """How the next call fails; None: not at all."""
+        """The fault of the next call; None if it does not fail."""
         knobs, number = self._knobs, next(self._numbers)
-        roll = self._dice.roll("fault", number)
-        for fault, fraction in (
+        drawn = self._random.fraction("fault", number)
+        for fault, probability in (
             (Fault.TOO_MANY, knobs.api_429),
             (Fault.UNAVAILABLE, knobs.api_503),
             (Fault.BROKEN_BEFORE, knobs.api_500 / 2),
             (Fault.BROKEN_AFTER, knobs.api_500 / 2),
             (Fault.CUT, knobs.api_cut),
         ):
-            if roll < fraction:
+            if drawn < probability:
                 return fault
-            roll -= fraction
+            drawn -= probability
         return None

@@ -1,6 +1,6 @@
-"""What every API call passes: the log, the key, the rate limit, the faults; then the call itself.
+"""The steps of every API call: log, key, rate limit, faults, then the call's handler.
 
-A call is a function of an :class:`Ask` that returns what is answered, as data, or raises Refused.
+A handler takes an :class:`ApiRequest` and returns the answer as data, or raises ApiError.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from starlette.routing import Route
 
 from worker.http.client import encode_json
 from worker.simulator.call_log import ApiCall, CallLog
+from worker.simulator.errors import ApiError
 from worker.simulator.faults import Fault, Faults
 from worker.simulator.knobs import Knobs
 from worker.simulator.limits import Limits
-from worker.simulator.refusals import Refused
 from worker.simulator.timeline import Timeline
 
 _LARGEST_BODY = 64 * 1024
-# What a server that is overdriven at random asks for, in seconds.
-_STAY_AWAY = 1
-# The ASGI state's member by which the server closes a request's connection.
+# The Retry-After of a random 429, in seconds.
+_RANDOM_RETRY_AFTER = 1
+# The key in the ASGI state of the function that closes a request's connection.
 CUT = "cut"
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A call's own part of a request."""
+class ApiRequest:
+    """The parts of a request that a handler reads."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     raw: bytes = field(repr=False)
 
-    def members(self) -> Mapping[str, object]:
-        """The JSON object in the body, numbers with a point as Decimal; none, where it is none."""
+    def json_object(self) -> Mapping[str, object]:
+        """The body's JSON object, with decimal numbers as Decimal; empty if it is not an object."""
         try:
             body = json.loads(self.raw, parse_float=Decimal)
         except (ValueError, RecursionError):
@@ -51,40 +51,40 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
-    """How an API writes.
+class ApiConventions:
+    """The authentication and the error format of an API.
 
     Attributes:
-        authenticate: raises Refused where the request's key is not the account's.
-        refuse: the answer to a refusal, for a call at this path.
-        rate_limited: the code of too many calls.
-        unavailable: the code of a service that is away.
-        broken: the code of a server that breaks.
+        authenticate: raises ApiError if the request's key is not the account's.
+        error_response: the answer for an error of a call at this path.
+        rate_limited: the error code for too many calls.
+        unavailable: the error code of an unavailable service.
+        broken: the error code of an internal error.
     """
 
     authenticate: Callable[[Mapping[str, str]], None]
-    refuse: Callable[[Refused, str], Response]
+    error_response: Callable[[ApiError, str], Response]
     rate_limited: str
     unavailable: str
     broken: str
 
 
-Call = Callable[[Ask], object | Awaitable[object]]
+Handler = Callable[[ApiRequest], object | Awaitable[object]]
 
 
 class Gate:
-    """Makes routes of one API's calls."""
+    """Makes the routes of one API."""
 
     def __init__(
         self,
-        spelling: Spelling,
+        conventions: ApiConventions,
         *,
         limits: Limits,
         knobs: Knobs,
         timeline: Timeline,
         log: CallLog,
     ) -> None:
-        self._spelling = spelling
+        self._conventions = conventions
         self._limits = limits
         self._knobs = knobs
         self._timeline = timeline
@@ -92,17 +92,23 @@ class Gate:
         self._faults = Faults(knobs)
 
     def route(
-        self, method: str, path: str, call: Call, *, budget: str | None = None, status: int = 200
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        budget: str | None = None,
+        status: int = 200,
     ) -> Route:
         """A route for a call, which counts against ``budget`` and succeeds with ``status``."""
 
         async def endpoint(request: Request) -> Response:
-            return await self._serve(request, call, budget, status)
+            return await self._serve(request, handler, budget, status)
 
         return Route(path, endpoint, methods=[method])
 
     async def _serve(
-        self, request: Request, call: Call, budget: str | None, status: int
+        self, request: Request, handler: Handler, budget: str | None, status: int
     ) -> Response:
         body = await _read(request)
         entry = ApiCall(
@@ -117,47 +123,54 @@ class Gate:
         )
         self._log.begin(entry)
         await asyncio.sleep(self._knobs.latency)
-        ask = Ask(request.path_params, request.query_params, body)
+        api_request = ApiRequest(request.path_params, request.query_params, body)
         try:
-            response = await self._answer(request, ask, call, budget, status)
-        except Refused as refusal:
-            response = self._spelling.refuse(refusal, request.url.path)
+            response = await self._answer(request.headers, api_request, handler, budget, status)
+        except ApiError as error:
+            response = self._conventions.error_response(error, request.url.path)
         self._log.end(entry, None if response is None else response.status_code)
         return await _cut_off(request) if response is None else response
 
     async def _answer(
-        self, request: Request, ask: Ask, call: Call, budget: str | None, status: int
+        self,
+        headers: Mapping[str, str],
+        request: ApiRequest,
+        handler: Handler,
+        budget: str | None,
+        status: int,
     ) -> Response | None:
-        """What a call is answered; None for nothing at all."""
-        spelling = self._spelling
-        spelling.authenticate(request.headers)
+        """The answer to a call; None: cut the connection."""
+        conventions = self._conventions
+        conventions.authenticate(headers)
         wait = self._limits.take(budget, self._timeline.now())
         if wait is not None:
-            raise Refused(spelling.rate_limited, "Too many requests", retry_after=wait)
+            raise ApiError(conventions.rate_limited, "Too many requests", retry_after=wait)
         fault = self._faults.draw()
         if fault is Fault.TOO_MANY:
-            raise Refused(spelling.rate_limited, "Too many requests", retry_after=_STAY_AWAY)
+            raise ApiError(
+                conventions.rate_limited, "Too many requests", retry_after=_RANDOM_RETRY_AFTER
+            )
         if fault is Fault.UNAVAILABLE:
-            raise Refused(spelling.unavailable, "Try again later")
+            raise ApiError(conventions.unavailable, "Try again later")
         if fault is Fault.BROKEN_BEFORE:
-            raise Refused(spelling.broken, "Something broke")
+            raise ApiError(conventions.broken, "Something broke")
         if fault is Fault.CUT:
-            with suppress(Refused):
-                await _result(call, ask)
+            with suppress(ApiError):
+                await _result(handler, request)
             return None
-        payload = await _result(call, ask)
+        payload = await _result(handler, request)
         if fault is Fault.BROKEN_AFTER:
-            raise Refused(spelling.broken, "Something broke")
+            raise ApiError(conventions.broken, "Something broke")
         return Response(encode_json(payload), status, media_type="application/json")
 
 
-async def _result(call: Call, ask: Ask) -> object:
-    payload = call(ask)
+async def _result(handler: Handler, request: ApiRequest) -> object:
+    payload = handler(request)
     return await payload if inspect.isawaitable(payload) else payload
 
 
 async def _read(request: Request) -> bytes:
-    """The body, as far as a call's can go: a longer one is not JSON any more."""
+    """The body, truncated at the size limit: a longer one is then invalid JSON."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -167,8 +180,8 @@ async def _read(request: Request) -> bytes:
 
 
 async def _cut_off(request: Request) -> Response:
-    """Close the connection, and wait until that is done."""
+    """Close the connection and wait until it is closed."""
     request.scope["state"][CUT]()
     while (await request.receive())["type"] != "http.disconnect":
         continue
-    return Response()  # to nobody
+    return Response()  # Starlette needs one; the connection is closed already

@@ -1,4 +1,4 @@
-"""What can be set about the simulated providers, and the dice that are thrown by it."""
+"""Settings of the simulated providers, and the seeded random numbers that they use."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from decimal import Decimal
 
 @dataclass(slots=True, kw_only=True)
 class Knobs:
-    """Fractions are between 0 and 1, times in seconds.
+    """Fractions are between 0 and 1, times are in seconds.
 
-    All may be turned while the simulation runs, but for ``seed``, ``balance`` and ``clock_skew``,
-    which count when it begins.
+    All settings may change while the simulation runs, except ``seed``, ``balance`` and
+    ``clock_skew``, which are read at the start.
 
     Attributes:
-        seed: equal seeds make equal decisions, ids and codes for equal calls in equal order.
-        balance: what each account has at the start.
-        low_balance: VirtualSMS reports a balance that falls to this.
-        activation: how long an order is ``created`` before its number waits for messages.
-        order_lifetime: how long a number waits.
-        sms_after: when the message comes after the number waits; None: when it is sent by hand.
+        seed: the same seed and the same sequence of calls give the same decisions, ids and codes.
+        balance: the balance of each account at the start.
+        low_balance: VirtualSMS reports a balance that falls to this value.
+        activation: how long an order stays ``created`` before its number waits for messages.
+        order_lifetime: how long a number waits for a message.
+        sms_after: delay of the message after the number starts to wait; None: messages come only
+            through ``deliver``.
         early_hold: VirtualSMS answers 425 to a swap or cancel before 120 s (in its public
             documents, not in its API reference).
         long_poll: how long a request for a message is held.
-        latency: how long each API call takes.
-        limit_factor: what the documented limits of calls in a minute are multiplied by.
-        api_429: the fraction of API calls refused with 429, at any rate of calls.
-        api_503: the fraction refused as unavailable (VirtualSMS 503, DaisySIM 502).
-        api_500: the fraction that break with 500, in half of the cases after their effect.
-        api_cut: the fraction that take effect, and whose connection is cut without an answer.
+        latency: the duration of each API call.
+        limit_factor: factor for the documented limits of calls in a minute.
+        api_429: the fraction of API calls that get 429, at any rate of calls.
+        api_503: the fraction that get "unavailable" (VirtualSMS 503, DaisySIM 502).
+        api_500: the fraction that fail with 500, half of them after their effect.
+        api_cut: the fraction that take effect and whose connection is cut without an answer.
         webhooks_dropped: the fraction of webhooks that are never sent.
-        webhooks_doubled: the fraction sent twice, half of them under another event id.
-        webhooks_delayed: the fraction that come late, and so out of order.
-        webhook_delay: how late at most.
-        retry_factor: what the pauses between attempts of a webhook are multiplied by.
+        webhooks_doubled: the fraction that are sent twice, half of them with another event id.
+        webhooks_delayed: the fraction that are late, and so out of order.
+        webhook_delay: the longest delay.
+        retry_factor: factor for the pauses between attempts of a webhook.
         clock_skew: how far the providers' clocks are ahead of this machine's.
     """
 
@@ -60,21 +61,21 @@ class Knobs:
     clock_skew: float = 0.0
 
 
-class Dice:
-    """Decides by what it is asked about, never by when: threads do not change an answer."""
+class SeededRandom:
+    """Random values derived from the seed and a subject, so that thread timing has no effect."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def roll(self, *about: object) -> float:
-        """A number from 0 up to, and without, 1."""
-        return self.number(2**53, *about) / 2**53
+    def fraction(self, *subject: object) -> float:
+        """A number in the half-open range [0, 1)."""
+        return self.integer(2**53, *subject) / 2**53
 
-    def number(self, below: int, *about: object) -> int:
-        """A whole number from 0 up to, and without, ``below``."""
-        words = "\x1f".join(map(str, (self._seed, *about)))
+    def integer(self, below: int, *subject: object) -> int:
+        """A whole number in the half-open range [0, ``below``)."""
+        words = "\x1f".join(map(str, (self._seed, *subject)))
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=16).digest()) % below
 
-    def happens(self, fraction: float, *about: object) -> bool:
-        """Whether this is one of the ``fraction`` of cases that something happens to."""
-        return self.roll(*about) < fraction
+    def happens(self, probability: float, *subject: object) -> bool:
+        """True with the given probability."""
+        return self.fraction(*subject) < probability

@@ -1,4 +1,4 @@
-"""How many calls a key may make: no more than so many in any minute, each class by itself."""
+"""Rate limits of an API key: calls in any minute, counted for each class of calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 class Limits:
-    """A sliding minute for each class of calls; for one thread, the server's."""
+    """A sliding one-minute window for each class of calls; only the server's thread may use it."""
 
     def __init__(self, limits: Mapping[str, int], knobs: Knobs) -> None:
         self._limits = limits
@@ -21,9 +21,10 @@ class Limits:
         self._taken: dict[str, deque[datetime]] = defaultdict(deque)
 
     def take(self, budget: str | None, now: datetime) -> int | None:
-        """Count a call; or, where it is one too many, the whole seconds until there is room.
+        """Count a call of the class ``budget``; calls of no class are free.
 
-        Calls of no class are free.
+        Returns:
+            None if the call is within the limit, else the whole seconds until it would be.
         """
         if budget is None:
             return None

@@ -1,4 +1,4 @@
-"""Cutting a page out of a list, as the query asks for it."""
+"""Pagination: the page of a list that a query asks for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from worker.simulator.refusals import Refused
+from worker.simulator.errors import ApiError
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ _LARGEST_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of a longer list."""
+    """One page of a list."""
 
     items: Sequence[T]
     number: int
@@ -25,10 +25,10 @@ class Page(Generic[T]):
 
 
 def cut(items: Sequence[T], query: Mapping[str, str], *, size: str, invalid: str) -> Page[T]:
-    """The page that ``page`` and ``size`` (by its name) ask for; a size over 100 counts as 100.
+    """The page that the query's ``page`` and the parameter named ``size`` ask for, at most 100.
 
     Raises:
-        Refused: with the code ``invalid``, where one of them is no number from 1.
+        ApiError: with the code ``invalid``, if one of them is not a whole number from 1.
     """
     number = _positive(query, "page", 1, invalid)
     length = min(_positive(query, size, _DEFAULT_SIZE, invalid), _LARGEST_SIZE)
@@ -39,5 +39,5 @@ def cut(items: Sequence[T], query: Mapping[str, str], *, size: str, invalid: str
 def _positive(query: Mapping[str, str], name: str, default: int, invalid: str) -> int:
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
-        raise Refused(invalid, f"{name}: a whole number from 1")
+        raise ApiError(invalid, f"{name} must be a whole number from 1")
     return int(text)

@@ -1,4 +1,4 @@
-"""How an account lets others know: its owner of events, and waiting calls of changes."""
+"""How an account reports changes: events to its owner, and callbacks to waiting API calls."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from worker.simulator.signed_webhooks import Facts
+from worker.simulator.signed_webhooks import EventDetails
 
-# Tells the account's owner: the event's type, and what it is about.
-Tell = Callable[[str, Facts], None]
+# Reports an event to the account's owner: the event's type, and its details.
+ReportEvent = Callable[[str, EventDetails], None]
 
 
-def tell_nobody(_: str, __: Facts) -> None:
-    """For an account whose owner has not asked for webhooks."""
+def discard_event(_: str, __: EventDetails) -> None:
+    """Report nothing: for an account without webhooks."""
 
 
 class Watchers:
-    """Who is to be called, in whatever thread, when something changes."""
+    """Callbacks for changes, by name; they run in the thread that makes the change."""
 
     def __init__(self) -> None:
         self._watchers: defaultdict[str, list[Callable[[], object]]] = defaultdict(list)
 
     @contextmanager
     def watching(self, name: str, changed: Callable[[], object]) -> Iterator[None]:
-        """Have ``changed`` called whenever ``name`` changes."""
+        """Call ``changed`` whenever ``name`` changes, while the block lasts."""
         watchers = self._watchers[name]
         watchers.append(changed)
         try:
@@ -33,6 +33,6 @@ class Watchers:
             watchers.remove(changed)
 
     def changed(self, name: str) -> None:
-        """Call whoever watches ``name``."""
+        """Call the watchers of ``name``."""
         for changed in list(self._watchers.get(name, ())):
             changed()

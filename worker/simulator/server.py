@@ -1,4 +1,4 @@
-"""Both providers on one port of this machine, to be asked over HTTP and driven by hand."""
+"""A server that runs both simulated providers on one local port."""
 
 from __future__ import annotations
 
@@ -22,39 +22,38 @@ from receiver.errors import ConfigurationError
 from worker.simulator import daisysim_api, subscription_api, virtualsms_api
 from worker.simulator.call_log import CallLog
 from worker.simulator.daisysim import DaisySIM
+from worker.simulator.errors import ApiError
 from worker.simulator.gate import CUT, Gate
 from worker.simulator.knobs import Knobs
 from worker.simulator.limits import Limits
-from worker.simulator.refusals import Refused
-from worker.simulator.reports import tell_nobody
+from worker.simulator.reports import discard_event
 from worker.simulator.subscription import Subscription
 from worker.simulator.timeline import Timeline
 from worker.simulator.virtualsms import VirtualSMS
-from worker.simulator.webhooks import Target, Webhooks
+from worker.simulator.webhooks import Target, WebhookSender
 
 VIRTUALSMS_KEY: Final = "sk_live_simulated"
 DAISYSIM_KEY: Final = "simulated"
 
 _HOST = "127.0.0.1"
 _GRACE_SECONDS = 2
-# Longer than any client here keeps an idle connection, so that none is closed under a request.
+# Longer than any of our clients keeps an idle connection, so that no request meets a closed one.
 _KEEP_ALIVE_SECONDS = 60
 
 
-class Upstream:
-    """The simulation, from ``with`` to its end.
+class Simulator:
+    """The simulation, which runs while the ``with`` block lasts.
 
     Args:
-        knobs: what it is like; may be turned while it runs.
-        target: where its webhooks go; None: nowhere.
-        say: told in a line what happens, for a person who watches; nothing in it is secret.
-        port: where it listens on 127.0.0.1; 0: on any free port.
-        real: the clock underneath its own.
+        knobs: its settings; they may change while it runs.
+        target: the receiver of its webhooks; None: it sends none.
+        echo: receives one line for each API call and webhook, to print; it contains no secret.
+        port: the port on 127.0.0.1; 0: any free port.
+        real: the clock that its own is based on.
 
     Attributes:
-        virtualsms, daisysim: the accounts, for whatever a provider's customers and their messages
-            would do.
-        subscription: VirtualSMS's record of how its webhooks fare.
+        virtualsms, daisysim: the accounts; their methods do what customers and their SMS do.
+        subscription: VirtualSMS's record of its webhook deliveries.
         calls: the API calls so far.
 
     Raises:
@@ -66,24 +65,24 @@ class Upstream:
         knobs: Knobs | None = None,
         target: Target | None = None,
         *,
-        say: Callable[[str], object] = lambda _: None,
+        echo: Callable[[str], object] = lambda _: None,
         port: int = 0,
         real: Callable[[], datetime] = clock.now,
     ) -> None:
         self._socket = _listen(port)
         self.knobs = knobs or Knobs()
-        self.calls = CallLog(say)
+        self.calls = CallLog(echo)
         self._timeline = Timeline(real, ahead=self.knobs.clock_skew)
         self.subscription = Subscription(self._timeline.now())
         self._webhooks = (
             None
             if target is None
-            else Webhooks(self.knobs, self._timeline, self.subscription, target, say)
+            else WebhookSender(self.knobs, self._timeline, self.subscription, target, echo)
         )
-        tell = tell_nobody if self._webhooks is None else self._webhooks.virtualsms
-        self.virtualsms = VirtualSMS(self.knobs, self._timeline, tell)
-        tell = tell_nobody if self._webhooks is None else self._webhooks.daisysim
-        self.daisysim = DaisySIM(self.knobs, self._timeline, tell)
+        report = discard_event if self._webhooks is None else self._webhooks.send_virtualsms
+        self.virtualsms = VirtualSMS(self.knobs, self._timeline, report)
+        report = discard_event if self._webhooks is None else self._webhooks.send_daisysim
+        self.daisysim = DaisySIM(self.knobs, self._timeline, report)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._application(),
@@ -99,18 +98,18 @@ class Upstream:
             )
         )
         self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="upstream", daemon=True
+            target=self._server.run, args=([self._socket],), name="simulator", daemon=True
         )
-        self._ends = ExitStack()
+        self._cleanup = ExitStack()
 
     @property
     def url(self) -> str:
-        """Its address, without a path."""
+        """The base address, without a path."""
         return f"http://{_HOST}:{self._socket.getsockname()[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that point codecatch's outbound calls here."""
+        """The environment variables that direct codecatch's API calls to this simulation."""
         return {
             "VIRTUALSMS_API_URL": f"{self.url}{virtualsms_api.PATH}",
             "VIRTUALSMS_API_KEY": VIRTUALSMS_KEY,
@@ -119,24 +118,24 @@ class Upstream:
         }
 
     def now(self) -> datetime:
-        """The providers' time."""
+        """The time on the providers' clock."""
         return self._timeline.now()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the providers; what becomes due on the way has happened on return."""
+        """Advance the providers' clock; every action due by then has run on return."""
         self._timeline.advance(seconds)
 
     def __enter__(self) -> Self:
-        self._ends.enter_context(self._socket)
+        self._cleanup.enter_context(self._socket)
         if self._webhooks is not None:
-            self._ends.callback(self._webhooks.close)
-        self._ends.enter_context(self._timeline)
-        self._ends.callback(self._stop_serving)
+            self._cleanup.callback(self._webhooks.close)
+        self._cleanup.enter_context(self._timeline)
+        self._cleanup.callback(self._stop_serving)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ends.close()
+        self._cleanup.close()
 
     def _stop_serving(self) -> None:
         self.virtualsms.close()
@@ -146,10 +145,10 @@ class Upstream:
     def _application(self) -> Starlette:
         gate = partial(Gate, knobs=self.knobs, timeline=self._timeline, log=self.calls)
         calls = Limits(virtualsms_api.LIMITS, self.knobs)
-        orders = gate(virtualsms_api.spelling(VIRTUALSMS_KEY), limits=calls)
-        subscriptions = gate(subscription_api.spelling(VIRTUALSMS_KEY), limits=calls)
+        orders = gate(virtualsms_api.conventions(VIRTUALSMS_KEY), limits=calls)
+        subscriptions = gate(subscription_api.conventions(VIRTUALSMS_KEY), limits=calls)
         numbers = gate(
-            daisysim_api.spelling(DAISYSIM_KEY, self.daisysim),
+            daisysim_api.conventions(DAISYSIM_KEY, self.daisysim),
             limits=Limits(daisysim_api.LIMITS, self.knobs),
         )
         app = Starlette(
@@ -160,14 +159,14 @@ class Upstream:
                 ),
                 *daisysim_api.routes(numbers, self.daisysim),
             ],
-            exception_handlers={HTTPException: _no_such_call},
+            exception_handlers={HTTPException: _http_error},
         )
         app.router.redirect_slashes = False
         return app
 
 
 class _Protocol(HttpToolsProtocol):
-    """Lets the application close a connection without an answer, as a broken network does."""
+    """Lets the application close a connection without an answer, like a network failure."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -179,16 +178,16 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((_HOST, port))
     except OSError as error:
         raise ConfigurationError(
-            f"--port: cannot listen on port {port} ({error.strerror}): choose another"
+            f"--port: cannot listen on port {port} ({error.strerror}); choose another port"
         ) from None
 
 
-async def _no_such_call(request: Request, error: Exception) -> Response:
-    """A path or a method that neither provider has, in the words of the nearer one."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """The answer for an unknown path or method, in the format of the provider it is closest to."""
     wrong_method = isinstance(error, HTTPException) and error.status_code == 405
     path = request.url.path
     if path.startswith(daisysim_api.PATH):
         code = "METHOD_NOT_ALLOWED" if wrong_method else "NOT_FOUND"
-        return daisysim_api.refuse(Refused(code, "No such endpoint"), path)
+        return daisysim_api.error_response(ApiError(code, "No such endpoint"), path)
     code = "method-not-allowed" if wrong_method else "not-found"
-    return virtualsms_api.refuse(Refused(code, "there is no such call"), path)
+    return virtualsms_api.error_response(ApiError(code, "there is no such endpoint"), path)

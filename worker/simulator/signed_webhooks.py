@@ -1,7 +1,7 @@
-"""The providers' webhooks, made and signed as the providers do, with fictional content.
+"""The providers' webhooks with fictional content, signed as the providers sign them.
 
-Which events a dialect has, and what it calls them, is what the provider's documents say; see the
-readers in :mod:`receiver.providers` for those documents.
+The events of each dialect and their names follow the provider's documents; the modules in
+:mod:`receiver.providers` name those documents.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from receiver.settings import load
 VIRTUALSMS: Final = "virtualsms"
 DAISYSIM: Final = "daisysim"
 
-# Provider → dialect → event type → the dialect's name for it; the first dialect that has the
-# event is taken where none is named.
+# Provider → dialect → event type → the dialect's name for it. Without a named dialect, the first
+# one that has the event is used.
 EVENTS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
     VIRTUALSMS: {
         "v2": {
@@ -62,7 +62,7 @@ EVENTS: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
     DAISYSIM: {"webhook": {SmsReceived.type: "code.received"}},
 }
 
-# What the receiver knows each provider by.
+# The variables with which the receiver authenticates each provider.
 SECRET_VARIABLES: Final[Mapping[str, str]] = {
     VIRTUALSMS: "VIRTUALSMS_WEBHOOK_SECRETS",
     DAISYSIM: "DAISYSIM_WEBHOOK_TOKENS",
@@ -70,12 +70,12 @@ SECRET_VARIABLES: Final[Mapping[str, str]] = {
 
 
 class NoSuchEvent(ValueError):
-    """The provider, or the dialect that was named, reports nothing of this kind; says what does."""
+    """Unknown provider, dialect or event; the message lists the valid ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A request: POST ``body`` to ``path`` with ``headers``."""
+    """A webhook request: POST ``body`` to ``path`` with ``headers``."""
 
     path: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -83,11 +83,11 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What an event is about; each order of the fictional ones has a number of its own.
+class EventDetails:
+    """The content of an event.
 
-    ``at`` is the provider's clock. ``more`` are fields that only this kind of event has, or that
-    differ from what is usually sent.
+    ``at`` is by the provider's clock. ``extra`` contains fields of this event type only, and fields
+    that override the defaults.
     """
 
     order: str
@@ -97,82 +97,88 @@ class Facts:
     country: str = "GB"
     at: datetime = field(default_factory=clock.now)
     event_id: str = field(default_factory=lambda: f"evt_{ULID()}")
-    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def choose(provider: str, event: str, dialect: str | None) -> tuple[str, str]:
-    """The dialect, and its name for ``event``.
+    """The dialect to use, and its name for ``event``.
 
     Raises:
-        NoSuchEvent: there is no such provider, dialect or event.
+        NoSuchEvent: the provider, the dialect or the event does not exist.
     """
     dialects = EVENTS.get(provider)
     if dialects is None:
-        raise NoSuchEvent(f"there is no provider {provider}: {', '.join(EVENTS)}")
+        raise NoSuchEvent(f"unknown provider {provider}; choose one of: {', '.join(EVENTS)}")
     if dialect is not None and dialect not in dialects:
-        raise NoSuchEvent(f"{provider} has no dialect {dialect}: {', '.join(dialects)}")
+        raise NoSuchEvent(
+            f"{provider} has no dialect {dialect}; choose one of: {', '.join(dialects)}"
+        )
     for known in dialects if dialect is None else [dialect]:
         if event in dialects[known]:
             return known, dialects[known][event]
     reported = dialects[dialect] if dialect else {e for names in dialects.values() for e in names}
-    spoken = f"{provider} {dialect}" if dialect else provider
-    raise NoSuchEvent(f"{spoken} reports no {event}: {', '.join(sorted(reported))}")
+    where = f"{provider} {dialect}" if dialect else provider
+    raise NoSuchEvent(f"{where} has no event {event}; choose one of: {', '.join(sorted(reported))}")
 
 
-def invent(provider: str, *, order: str | None, code: str | None) -> Facts:
-    """Facts about an order that nobody has, on a number that is set aside for fiction."""
+def invent(provider: str, *, order: str | None, code: str | None) -> EventDetails:
+    """The details of a fictional order, with a phone number that is reserved for fiction."""
     digits = secrets.randbelow(1_000_000)
     code = code or f"{digits:06}"
     if provider == DAISYSIM:
         phone = f"+1202555{100 + secrets.randbelow(100):04}"
-        return Facts(order or str(100_000_000 + secrets.randbelow(900_000_000)), code, phone)
+        return EventDetails(order or str(100_000_000 + secrets.randbelow(900_000_000)), code, phone)
     phone = f"+447700900{secrets.randbelow(1000):03}"
-    return Facts(order or f"ord_{secrets.token_hex(4)}", code, phone)
+    return EventDetails(order or f"ord_{secrets.token_hex(4)}", code, phone)
 
 
 def known_secret(provider: str) -> str | None:
-    """What the receiver knows this provider by, as the environment says; None: nothing yet."""
-    known = (
+    """The provider's webhook secret or token in the environment; None if none is configured."""
+    secrets_ = (
         load(DaisySIMSettings).daisysim_webhook_tokens
         if provider == DAISYSIM
         else load(VirtualSMSSettings).virtualsms_webhook_secrets
     )
-    return known[0].get_secret_value() if known else None
+    return secrets_[0].get_secret_value() if secrets_ else None
 
 
 def secret_of(provider: str) -> str:
-    """What the receiver knows this provider by, as the environment says.
+    """The provider's webhook secret or token in the environment.
 
     Raises:
-        ConfigurationError: it is not configured.
+        ConfigurationError: none is configured.
     """
-    known = known_secret(provider)
-    if known is None:
+    secret = known_secret(provider)
+    if secret is None:
         variable = SECRET_VARIABLES[provider]
-        raise ConfigurationError(f"{variable}: is required: the receiver would know nothing by it")
-    return known
+        raise ConfigurationError(
+            f"{variable}: not set; set the value that the receiver authenticates webhooks with"
+        )
+    return secret
 
 
-def webhook(provider: str, event: str, dialect: str | None, facts: Facts, secret: str) -> Webhook:
-    """The webhook by which ``provider`` reports ``event``, authentic under ``secret``.
+def webhook(
+    provider: str, event: str, dialect: str | None, details: EventDetails, secret: str
+) -> Webhook:
+    """The webhook with which ``provider`` reports ``event``, authenticated with ``secret``.
 
     Raises:
         NoSuchEvent: see :func:`choose`.
     """
     chosen, name = choose(provider, event, dialect)
-    body = write(provider, chosen, name, event, facts)
-    return address(provider, chosen, body, secret, at=clock.now(), delivery=f"dlv_{ULID()}")
+    body = encode_body(provider, chosen, name, event, details)
+    return build_request(provider, chosen, body, secret, at=clock.now(), delivery=f"dlv_{ULID()}")
 
 
-def write(provider: str, dialect: str, name: str, event: str, facts: Facts) -> bytes:
-    """The body that reports ``event``, which the dialect calls ``name``; the same every time."""
-    return _encode(_WRITERS[provider, dialect](name, event, facts))
+def encode_body(provider: str, dialect: str, name: str, event: str, details: EventDetails) -> bytes:
+    """The body for ``event``, which the dialect calls ``name``; deterministic."""
+    return _encode(_DOCUMENTS[provider, dialect](name, event, details))
 
 
-def address(
+def build_request(
     provider: str, dialect: str, body: bytes, secret: str, *, at: datetime, delivery: str
 ) -> Webhook:
-    """One attempt, begun at ``at``, to deliver a body; authentic under ``secret``."""
+    """The request of one delivery attempt at ``at``, authenticated with ``secret``."""
     headers = {"Content-Type": "application/json"}
     if provider == DAISYSIM:
         return Webhook(f"/webhooks/daisysim/{quote(secret, safe='')}", headers, body)
@@ -190,41 +196,41 @@ def address(
     return Webhook("/webhooks/virtualsms", headers, body)
 
 
-def _v2(name: str, event: str, facts: Facts) -> dict[str, Any]:
-    return {"type": name, "data": _fields(event, facts)}
+def _v2(name: str, event: str, details: EventDetails) -> dict[str, Any]:
+    return {"type": name, "data": _fields(event, details)}
 
 
-def _v1(name: str, event: str, facts: Facts) -> dict[str, Any]:
+def _v1(name: str, event: str, details: EventDetails) -> dict[str, Any]:
     return {
-        "id": facts.event_id,
+        "id": details.event_id,
         "type": name,
-        "created_at": iso(facts.at),
+        "created_at": iso(details.at),
         "account_id": "00000000-0000-4000-8000-000000000000",
-        "data": _fields(event, facts),
+        "data": _fields(event, details),
     }
 
 
-def _flat(name: str, event: str, facts: Facts) -> dict[str, Any]:
-    fields = _fields(event, facts)
+def _flat(name: str, event: str, details: EventDetails) -> dict[str, Any]:
+    fields = _fields(event, details)
     fields.pop("country", None)
     if "code" in fields:
         fields["sms_code"] = fields.pop("code")
     return {"event": name, **fields}
 
 
-def _daisysim(name: str, _: str, facts: Facts) -> dict[str, Any]:
+def _daisysim(name: str, _: str, details: EventDetails) -> dict[str, Any]:
     return {
         "event": name,
-        "activation_id": facts.order,
-        "phone_number": facts.phone,
-        "service": facts.service,
-        "code": facts.code,
-        "received_at": iso(facts.at),
+        "activation_id": details.order,
+        "phone_number": details.phone,
+        "service": details.service,
+        "code": details.code,
+        "received_at": iso(details.at),
     }
 
 
-_Writer = Callable[[str, str, Facts], dict[str, Any]]
-_WRITERS: Final[Mapping[tuple[str, str], _Writer]] = {
+_Document = Callable[[str, str, EventDetails], dict[str, Any]]
+_DOCUMENTS: Final[Mapping[tuple[str, str], _Document]] = {
     (VIRTUALSMS, "v2"): _v2,
     (VIRTUALSMS, "v1"): _v1,
     (VIRTUALSMS, "flat"): _flat,
@@ -232,21 +238,21 @@ _WRITERS: Final[Mapping[tuple[str, str], _Writer]] = {
 }
 
 
-def _fields(event: str, facts: Facts) -> dict[str, Any]:
+def _fields(event: str, details: EventDetails) -> dict[str, Any]:
     if event == BalanceDeposited.type:
-        return {"amount": "25.00", "currency": "USD", **facts.more}
+        return {"amount": "25.00", "currency": "USD", **details.extra}
     if event == BalanceLow.type:
-        return {"balance": "1.20", "currency": "USD", "threshold": "5.00", **facts.more}
+        return {"balance": "1.20", "currency": "USD", "threshold": "5.00", **details.extra}
     fields = {
-        "order_id": facts.order,
-        "phone_number": facts.phone,
-        "service": facts.service,
-        "country": facts.country,
+        "order_id": details.order,
+        "phone_number": details.phone,
+        "service": details.service,
+        "country": details.country,
     }
     if event == SmsReceived.type:
-        text = f"Your {facts.service} code is {facts.code}"
-        fields |= {"code": facts.code, "full_text": text, "received_at": iso(facts.at)}
-    return {**fields, **facts.more}
+        text = f"Your {details.service} code is {details.code}"
+        fields |= {"code": details.code, "full_text": text, "received_at": iso(details.at)}
+    return {**fields, **details.extra}
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:
@@ -254,5 +260,5 @@ def _encode(document: Mapping[str, Any]) -> bytes:
 
 
 def iso(moment: datetime) -> str:
-    """A time as the providers write it: UTC, to the millisecond, with a Z."""
+    """A time in the providers' format: UTC, milliseconds, with a ``Z``."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

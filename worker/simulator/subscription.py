@@ -1,4 +1,4 @@
-"""VirtualSMS's record of the one webhook subscription: its state, and each delivery."""
+"""VirtualSMS's record of its one webhook subscription: the state and every delivery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_DELIVERIES = 10_000
 
 @dataclass(slots=True, kw_only=True)
 class Delivery:
-    """One event on its way to the subscriber, and its latest attempt."""
+    """One event for the subscriber, with its latest attempt."""
 
     id: str
     event_id: str
@@ -31,7 +31,7 @@ class Delivery:
 
 
 class Subscription:
-    """Where webhooks go; pauses itself after 20 attempts in a row that failed."""
+    """The subscription; it pauses itself after 20 failed attempts in a row."""
 
     def __init__(self, created_at: datetime) -> None:
         self._lock = threading.Lock()
@@ -45,17 +45,17 @@ class Subscription:
         self.last_error: str | None = None
 
     def deliveries(self) -> list[Delivery]:
-        """The deliveries, the newest first."""
+        """The deliveries, newest first."""
         with self._lock:
             return list(reversed(self._deliveries))
 
     def add(self, delivery: Delivery) -> None:
-        """Begin a delivery."""
+        """Add a new delivery."""
         with self._lock:
             self._deliveries.append(delivery)
 
     def succeeded(self, delivery: Delivery, status: int, at: datetime) -> None:
-        """An attempt was answered with a 2xx."""
+        """Record an attempt that got a 2xx answer."""
         with self._lock:
             delivery.status, delivery.response_status = DELIVERED, status
             delivery.delivered_at, delivery.error, delivery.scheduled_for = at, None, None
@@ -68,25 +68,26 @@ class Subscription:
         status: int | None,
         error: str,
         at: datetime,
-        again: datetime | None,
+        retry_at: datetime | None,
     ) -> None:
-        """An attempt failed; the next is at ``again``, if there is one."""
+        """Record a failed attempt; None as ``retry_at``: it was the last."""
         with self._lock:
-            delivery.status = FAILED if again is None else PENDING
-            delivery.response_status, delivery.error, delivery.scheduled_for = status, error, again
+            delivery.status = FAILED if retry_at is None else PENDING
+            delivery.response_status, delivery.error = status, error
+            delivery.scheduled_for = retry_at
             self.failures += 1
             self.last_error_at, self.last_error = at, error
             if self.failures >= _FAILURES_TO_PAUSE and not self.paused:
                 self._set_paused(paused=True, at=at)
 
     def skipped(self, delivery: Delivery) -> None:
-        """Nothing was attempted, because of the pause; the event is lost to webhooks."""
+        """Record a delivery without an attempt during a pause; no webhook will report the event."""
         with self._lock:
             delivery.status, delivery.scheduled_for = FAILED, None
             delivery.error = "the subscription is paused"
 
     def pause(self, *, paused: bool, at: datetime) -> None:
-        """Pause, or go on with a clean count."""
+        """Pause, or resume with a failure count of 0."""
         with self._lock:
             if paused != self.paused:
                 self._set_paused(paused=paused, at=at)

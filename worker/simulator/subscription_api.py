@@ -1,7 +1,7 @@
-"""VirtualSMS's webhook subscription over HTTP, as its older API surface and its SDKs have it.
+"""The HTTP API of VirtualSMS's webhook subscription, as its older API and its SDKs use it.
 
-Not in the API reference: read in the provider's public client libraries. The simulated account
-has one subscription, or none.
+The API reference does not describe it; the source is the provider's public client libraries. The
+simulated account has one subscription or none.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from starlette.routing import Route
 
 from worker.http.client import encode_json
 from worker.simulator import signed_webhooks
-from worker.simulator.gate import Ask, Gate, Spelling
-from worker.simulator.refusals import Refused
+from worker.simulator.errors import ApiError
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate
 from worker.simulator.signed_webhooks import VIRTUALSMS, iso
 from worker.simulator.subscription import Delivery, Subscription
 from worker.simulator.timeline import Timeline
 from worker.simulator.virtualsms_api import CALLS
-from worker.simulator.webhooks import Webhooks
+from worker.simulator.webhooks import WebhookSender
 
 PATH: Final = "/api/v1/customer/webhooks"
 
@@ -38,41 +38,41 @@ _STATUS: Mapping[str, int] = {
 }
 
 
-def spelling(api_key: str) -> Spelling:
-    """How this surface writes; the key comes in ``X-API-Key``, or as a bearer's."""
+def conventions(api_key: str) -> ApiConventions:
+    """The conventions of this API; the key is in ``X-API-Key`` or is a bearer token."""
 
     def authenticate(headers: Mapping[str, str]) -> None:
         given = headers.get("x-api-key"), headers.get("authorization")
         if given[0] != api_key and given[1] != f"Bearer {api_key}":
-            raise Refused("unauthorized", "the API key is missing or wrong")
+            raise ApiError("unauthorized", "the API key is missing or wrong")
 
-    return Spelling(
+    return ApiConventions(
         authenticate,
-        _refuse,
+        _error_response,
         rate_limited="rate_limited",
         unavailable="unavailable",
         broken="internal_error",
     )
 
 
-def _refuse(refusal: Refused, _: str) -> Response:
-    after = refusal.retry_after
+def _error_response(error: ApiError, _: str) -> Response:
+    after = error.retry_after
     return Response(
-        encode_json({"success": False, "error": refusal.code, "message": str(refusal)}),
-        HTTPStatus(_STATUS[refusal.code]),
+        encode_json({"success": False, "error": error.code, "message": str(error)}),
+        HTTPStatus(_STATUS[error.code]),
         {} if after is None else {"Retry-After": str(after)},
         media_type="application/json",
     )
 
 
 def routes(
-    gate: Gate, subscription: Subscription, webhooks: Webhooks | None, timeline: Timeline
+    gate: Gate, subscription: Subscription, webhooks: WebhookSender | None, timeline: Timeline
 ) -> list[Route]:
-    """The calls about the subscription; ``webhooks`` are None where nobody has subscribed."""
+    """The subscription's calls; ``webhooks`` is None if the account has no subscription."""
     calls = _Calls(subscription, webhooks, timeline)
 
-    def route(method: str, path: str, call: Any) -> Route:
-        return gate.route(method, f"{PATH}{path}", call, budget=CALLS)
+    def route(method: str, path: str, handler: Any) -> Route:
+        return gate.route(method, f"{PATH}{path}", handler, budget=CALLS)
 
     return [
         route("GET", "", calls.list),
@@ -85,31 +85,33 @@ def routes(
 
 class _Calls:
     def __init__(
-        self, subscription: Subscription, webhooks: Webhooks | None, timeline: Timeline
+        self, subscription: Subscription, webhooks: WebhookSender | None, timeline: Timeline
     ) -> None:
         self._subscription = subscription
         self._webhooks = webhooks
         self._timeline = timeline
 
-    def list(self, _: Ask) -> object:
-        found = [] if self._webhooks is None else [self._shown(self._webhooks)]
+    def list(self, _: ApiRequest) -> object:
+        found = [] if self._webhooks is None else [self._fields(self._webhooks)]
         return {"success": True, "webhooks": found, "count": len(found)}
 
-    def get(self, ask: Ask) -> object:
-        return {"success": True, "webhook": self._shown(self._find(ask))}
+    def get(self, request: ApiRequest) -> object:
+        return {"success": True, "webhook": self._fields(self._find(request))}
 
-    def update(self, ask: Ask) -> object:
-        webhooks = self._find(ask)
-        paused = ask.members().get("paused")
+    def update(self, request: ApiRequest) -> object:
+        webhooks = self._find(request)
+        paused = request.json_object().get("paused")
         if not isinstance(paused, bool):
-            raise Refused("invalid_request", "paused: true or false; no more can be changed here")
+            raise ApiError(
+                "invalid_request", "paused must be true or false; nothing else can be changed"
+            )
         self._subscription.pause(paused=paused, at=self._timeline.now())
-        return {"success": True, "webhook": self._shown(webhooks)}
+        return {"success": True, "webhook": self._fields(webhooks)}
 
-    def deliveries(self, ask: Ask) -> object:
-        self._find(ask)
-        limit = min(_number(ask, "limit", _DEFAULT_DELIVERIES), _MOST_DELIVERIES)
-        offset = _number(ask, "offset", 0)
+    def deliveries(self, request: ApiRequest) -> object:
+        self._find(request)
+        limit = min(_number(request, "limit", _DEFAULT_DELIVERIES), _MOST_DELIVERIES)
+        offset = _number(request, "offset", 0)
         found = self._subscription.deliveries()[offset : offset + limit]
         return {
             "success": True,
@@ -119,11 +121,11 @@ class _Calls:
             "offset": offset,
         }
 
-    def test(self, ask: Ask) -> object:
-        webhooks = self._find(ask)
+    def test(self, request: ApiRequest) -> object:
+        webhooks = self._find(request)
         if self._subscription.paused:
-            raise Refused("invalid_request", "the subscription is paused")
-        delivery = webhooks.test()
+            raise ApiError("invalid_request", "the subscription is paused")
+        delivery = webhooks.send_test()
         return {
             "success": True,
             "message": "test event sent",
@@ -132,34 +134,34 @@ class _Calls:
             "event_type": delivery.event_type,
         }
 
-    def _find(self, ask: Ask) -> Webhooks:
-        if self._webhooks is None or ask.path["id"] != self._subscription.id:
-            raise Refused("not_found", "no such webhook")
+    def _find(self, request: ApiRequest) -> WebhookSender:
+        if self._webhooks is None or request.path["id"] != self._subscription.id:
+            raise ApiError("not_found", "no such webhook")
         return self._webhooks
 
-    def _shown(self, webhooks: Webhooks) -> Mapping[str, object]:
-        record = self._subscription
+    def _fields(self, webhooks: WebhookSender) -> Mapping[str, object]:
+        subscription = self._subscription
         return {
-            "id": record.id,
+            "id": subscription.id,
             "url": f"{webhooks.target.url}/webhooks/virtualsms",
             "description": None,
             "events": list(signed_webhooks.EVENTS[VIRTUALSMS][webhooks.target.dialect].values()),
             "active": True,
-            "paused": record.paused,
+            "paused": subscription.paused,
             "threshold": None,
-            "failure_count_consecutive": record.failures,
-            "last_delivered_at": _iso(record.last_delivered_at),
-            "last_error_at": _iso(record.last_error_at),
-            "last_error_code": record.last_error,
-            "created_at": iso(record.created_at),
-            "updated_at": iso(record.updated_at),
+            "failure_count_consecutive": subscription.failures,
+            "last_delivered_at": _iso(subscription.last_delivered_at),
+            "last_error_at": _iso(subscription.last_error_at),
+            "last_error_code": subscription.last_error,
+            "created_at": iso(subscription.created_at),
+            "updated_at": iso(subscription.updated_at),
         }
 
 
-def _number(ask: Ask, name: str, default: int) -> int:
-    text = ask.query.get(name, str(default))
+def _number(request: ApiRequest, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Refused("invalid_request", f"{name}: a whole number")
+        raise ApiError("invalid_request", f"{name} must be a whole number")
     return int(text)
 
 

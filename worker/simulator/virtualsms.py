@@ -1,9 +1,9 @@
-"""VirtualSMS as it is inside: an account, its orders, and the states they go through.
+"""A simulated VirtualSMS account: its orders and their states.
 
-The API reference gives the states and the errors. Where it is silent: the price is taken when a
-number is ordered, given back when the order is cancelled or expires, and final once it is
-confirmed; what makes no sense in an order's state is refused as ``validation``; a rental costs
-its price for each hour, takes any number of messages, and is confirmed by its release.
+The API reference defines the states and the errors. Assumptions where it says nothing: the price
+is charged when a number is ordered, refunded when the order is cancelled or expires, and final
+when the order is confirmed. A call that the order's state does not allow gets ``validation``. A
+rental costs its price for each hour, receives any number of messages, and its release confirms it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from receiver.events import (
     SmsReceived,
 )
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service, phone_number
-from worker.simulator.knobs import Dice, Knobs
-from worker.simulator.refusals import Refused
-from worker.simulator.reports import Tell, Watchers
-from worker.simulator.signed_webhooks import Facts
+from worker.simulator.errors import ApiError
+from worker.simulator.knobs import Knobs, SeededRandom
+from worker.simulator.reports import ReportEvent, Watchers
+from worker.simulator.signed_webhooks import EventDetails
 from worker.simulator.timeline import Timeline
 from worker.simulator.virtualsms_orders import (
     CANCELLED,
@@ -46,20 +46,20 @@ _LONGEST_RENTAL_HOURS = 720
 
 
 class VirtualSMS:
-    """One account; every method may be called from any thread.
+    """One account; every method is thread-safe.
 
-    A method that an API call stands for raises Refused as the call would be refused.
+    A method for an API call raises ApiError with the error that the call answers.
 
     Attributes:
-        watchers: called, by an order's id, when the order changes.
-        open: whether it is worth waiting for what comes.
+        watchers: callbacks for changes of an order, by the order's id.
+        open: False once the simulation ends: a long poll must not wait any more.
     """
 
-    def __init__(self, knobs: Knobs, timeline: Timeline, tell: Tell) -> None:
+    def __init__(self, knobs: Knobs, timeline: Timeline, report: ReportEvent) -> None:
         self._knobs = knobs
-        self._dice = Dice(knobs.seed)
+        self._random = SeededRandom(knobs.seed)
         self._timeline = timeline
-        self._tell = tell
+        self._report_event = report
         self._lock = threading.RLock()
         self.watchers = Watchers()
         self._numbers_sold = 0
@@ -69,33 +69,33 @@ class VirtualSMS:
         self.stock = {(s.id, c.iso2): c.stock for s in SERVICES for c in COUNTRIES}
 
     def price(self, service: Service, country: Country) -> Decimal:
-        """What a number costs, or each hour of its rental."""
+        """The price of a number, or of each hour of its rental."""
         return self.wallet.rounded(service.price * country.factor)
 
     def find(self, order_id: str) -> Order:
         """An order by its id."""
         order = self.orders.get(order_id)
         if order is None:
-            raise Refused("order-not-found", "no such order")
+            raise ApiError("order-not-found", "no such order")
         return order
 
     def newest(self) -> list[Order]:
-        """Every order, the newest first."""
+        """Every order, newest first."""
         with self._lock:
             return list(reversed(self.orders.values()))
 
     def create(self, service: str, country: str, rental_hours: int | None = None) -> Order:
         """Order a number."""
-        sold, place = find_service(service), find_country(country)
+        found_service, found_country = find_service(service), find_country(country)
         if rental_hours is not None and not 1 <= rental_hours <= _LONGEST_RENTAL_HOURS:
-            raise Refused("validation", f"rental_hours: 1 to {_LONGEST_RENTAL_HOURS}")
+            raise ApiError("validation", f"rental_hours must be from 1 to {_LONGEST_RENTAL_HOURS}")
         with self._lock:
-            number = self._number(sold.id, place)
+            number = self._take_number(found_service.id, found_country)
             order_number = len(self.orders) + 1
-            order_id = f"ord_{self._dice.number(2**32, 'orders') ^ order_number * 7919:08x}"
-            price = self.price(sold, place) * (rental_hours or 1)
+            order_id = f"ord_{self._random.integer(2**32, 'orders') ^ order_number * 7919:08x}"
+            price = self.price(found_service, found_country) * (rental_hours or 1)
             self._charge(price, order_id)
-            self.stock[sold.id, place.iso2] -= 1
+            self.stock[found_service.id, found_country.iso2] -= 1
             now = self._timeline.now()
             lifetime = (
                 timedelta(seconds=self._knobs.order_lifetime)
@@ -104,8 +104,8 @@ class VirtualSMS:
             )
             order = Order(
                 order_id=order_id,
-                service=sold.id,
-                country=place,
+                service=found_service.id,
+                country=found_country,
                 price=price,
                 created_at=now,
                 expires_at=now + lifetime,
@@ -113,7 +113,7 @@ class VirtualSMS:
                 phone_number=number,
             )
             self.orders[order_id] = order
-            self._timeline.at(order.expires_at, lambda: self._close(order))
+            self._timeline.at(order.expires_at, lambda: self._expire_if_due(order))
             if self._knobs.activation:
                 self._timeline.after(self._knobs.activation, lambda: self._activate(order))
             else:
@@ -121,34 +121,34 @@ class VirtualSMS:
             return order
 
     def deliver(self, order_id: str, code: str | None = None, text: str | None = None) -> Message:
-        """Let a message reach the order's number now, whatever the order's state is."""
+        """Deliver a message to the order's number now, in any state of the order."""
         with self._lock:
             order = self.find(order_id)
             serial = len(order.messages)
-            code = code or f"{self._dice.number(10**6, 'code', order_id, serial):06}"
+            code = code or f"{self._random.integer(10**6, 'code', order_id, serial):06}"
             text = text or f"Your {order.service} code is {code}"
             message = Message(code, text, self._timeline.now())
             order.messages.append(message)
-            if order.waits:
+            if order.is_waiting:
                 order.status = RECEIVED
             self._report(SmsReceived.type, order, code=code, full_text=text)
             return message
 
     def swap(self, order_id: str) -> Order:
-        """Another number for an order that waits."""
+        """Give another number to an order that waits for a message."""
         with self._lock:
             order = self.find(order_id)
             self._check_changeable(order)
             former = order.phone_number
-            order.phone_number = self._number(order.service, order.country)
+            order.phone_number = self._take_number(order.service, order.country)
             order.former_numbers.append(former)
             order.status = WAITING
             self._report(OrderSwapped.type, order, old_phone_number=former)
-            self._expect_message(order)
+            self._schedule_message(order)
             return order
 
     def cancel(self, order_id: str) -> Order:
-        """Give an order up before its message; the money goes back."""
+        """Cancel an order before its message, and refund it."""
         with self._lock:
             order = self.find(order_id)
             self._check_changeable(order)
@@ -164,66 +164,66 @@ class VirtualSMS:
             return order
 
     def confirm(self, order_id: str) -> Order:
-        """Make the charge of an order final that has its message."""
+        """Make the charge final for an order that has a message."""
         with self._lock:
             order = self.find(order_id)
             order.check_received()
             return self._finish(order)
 
     def extend(self, order_id: str, hours: int) -> Order:
-        """Rent a number for longer."""
+        """Extend the rental of a number."""
         with self._lock:
             order = self.find(order_id)
             order.check_rental()
             if not 1 <= hours <= _LONGEST_RENTAL_HOURS:
-                raise Refused("validation", f"hours: 1 to {_LONGEST_RENTAL_HOURS}")
+                raise ApiError("validation", f"hours must be from 1 to {_LONGEST_RENTAL_HOURS}")
             more = self.price(find_service(order.service), order.country) * hours
             self._charge(more, order_id)
             order.price += more
             order.expires_at += timedelta(hours=hours)
-            self._timeline.at(order.expires_at, lambda: self._close(order))
+            self._timeline.at(order.expires_at, lambda: self._expire_if_due(order))
             self.watchers.changed(order.order_id)
             return order
 
     def release(self, order_id: str) -> Order:
-        """Give a rented number back before its time; nothing is refunded."""
+        """End a rental early, without a refund."""
         with self._lock:
             order = self.find(order_id)
             order.check_rental()
             return self._finish(order)
 
     def expire(self, order_id: str) -> Order:
-        """Let an order's window end now, if its message has not come."""
+        """Expire an order now, if it still waits for its message."""
         with self._lock:
             order = self.find(order_id)
             order.expires_at = self._timeline.now()
-            self._close(order)
+            self._expire_if_due(order)
             return order
 
     def deposit(self, amount: Decimal) -> None:
-        """Put money into the account."""
+        """Add money to the account."""
         with self._lock:
             self.wallet.book("deposit", amount, None, self._timeline.now())
             self._report_balance(BalanceDeposited.type, amount=str(self.wallet.rounded(amount)))
 
     def close(self) -> None:
-        """Release whoever waits for something."""
+        """End all long polls."""
         self.open = False
         for order in self.newest():
             self.watchers.changed(order.order_id)
 
-    def _number(self, service: str, country: Country) -> str:
+    def _take_number(self, service: str, country: Country) -> str:
         if not self.stock[service, country.iso2]:
-            raise Refused("no-stock", "no number in stock: try a different country")
+            raise ApiError("no-stock", "no number in stock; try a different country")
         self._numbers_sold += 1
-        return phone_number(country, self._dice, self._numbers_sold)
+        return phone_number(country, self._random, self._numbers_sold)
 
     def _charge(self, amount: Decimal, order_id: str) -> None:
         before = self.wallet.balance
         try:
             self.wallet.book("order", -amount, order_id, self._timeline.now())
         except ValueError:
-            raise Refused(
+            raise ApiError(
                 "insufficient-balance", f"Balance ${before} < required ${amount}"
             ) from None
         if self.wallet.balance <= self._knobs.low_balance < before:
@@ -238,10 +238,10 @@ class VirtualSMS:
             if order.status == CREATED:
                 order.status = WAITING
                 self.watchers.changed(order.order_id)
-                self._expect_message(order)
+                self._schedule_message(order)
 
-    def _expect_message(self, order: Order) -> None:
-        """Let a message come to the number that the order has now."""
+    def _schedule_message(self, order: Order) -> None:
+        """Schedule a message to the order's current number."""
         if self._knobs.sms_after is None:
             return
         number = order.phone_number
@@ -253,10 +253,10 @@ class VirtualSMS:
 
         self._timeline.after(self._knobs.sms_after, arrive)
 
-    def _close(self, order: Order) -> None:
-        """End an order's window, unless it was extended or the order is past waiting."""
+    def _expire_if_due(self, order: Order) -> None:
+        """Expire an order, unless it was extended or waits no more."""
         with self._lock:
-            if order.waits and order.expires_at <= self._timeline.now():
+            if order.is_waiting and order.expires_at <= self._timeline.now():
                 order.status = EXPIRED
                 self._refund(order)
                 self._report(OrderExpired.type, order)
@@ -271,21 +271,22 @@ class VirtualSMS:
         since = self._timeline.now() - order.created_at
         order.check_changeable(_HOLD - since if self._knobs.early_hold else timedelta(0))
 
-    def _report(self, event: str, order: Order, *, code: str = "", **more: str) -> None:
-        self._tell(
+    def _report(self, event: str, order: Order, *, code: str = "", **extra: str) -> None:
+        self._report_event(
             event,
-            Facts(
+            EventDetails(
                 order=order.order_id,
                 code=code,
                 phone=order.phone_number,
                 service=order.service,
                 country=order.country.iso2,
                 at=self._timeline.now(),
-                more=more,
+                extra=extra,
             ),
         )
         self.watchers.changed(order.order_id)
 
-    def _report_balance(self, event: str, **more: str) -> None:
-        told = {"balance": str(self.wallet.balance), "currency": "USD", **more}
-        self._tell(event, Facts(order="", code="", phone="", at=self._timeline.now(), more=told))
+    def _report_balance(self, event: str, **extra: str) -> None:
+        extra = {"balance": str(self.wallet.balance), "currency": "USD", **extra}
+        now = self._timeline.now()
+        self._report_event(event, EventDetails(order="", code="", phone="", at=now, extra=extra))

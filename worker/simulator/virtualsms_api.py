@@ -1,4 +1,4 @@
-"""VirtualSMS over HTTP: version 2 of its API, eighteen calls, errors as problem documents."""
+"""The HTTP API of VirtualSMS, version 2: eighteen calls, errors as problem documents."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from starlette.routing import Route
 from worker.http.client import encode_json
 from worker.simulator import paging
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
-from worker.simulator.gate import Ask, Gate, Spelling
+from worker.simulator.errors import ApiError
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate
 from worker.simulator.knobs import Knobs
-from worker.simulator.refusals import Refused
 from worker.simulator.signed_webhooks import iso
 from worker.simulator.virtualsms import VirtualSMS
 from worker.simulator.virtualsms_orders import CONFIRMED, EXPIRED, Order, find_country, find_service
@@ -26,7 +26,7 @@ CALLS: Final = "calls"
 LIMITS: Final = {CALLS: 60}
 _EMAIL = "owner@example.com"
 _TYPES = "https://virtualsms.io/errors/"
-# The API reference's table, and below it what it does not list.
+# The API reference's table, then the codes that it does not list.
 _STATUS: Mapping[str, int] = {
     "validation": 400,
     "unauthorized": 401,
@@ -46,33 +46,33 @@ _STATUS: Mapping[str, int] = {
 }
 
 
-def spelling(api_key: str) -> Spelling:
-    """How this API writes, for the account of a key."""
+def conventions(api_key: str) -> ApiConventions:
+    """The conventions of this API, for the account with this key."""
 
     def authenticate(headers: Mapping[str, str]) -> None:
         if headers.get("authorization") != f"Bearer {api_key}":
-            raise Refused("unauthorized", "the API key is missing or wrong")
+            raise ApiError("unauthorized", "the API key is missing or wrong")
 
-    return Spelling(
+    return ApiConventions(
         authenticate,
-        refuse,
+        error_response,
         rate_limited="rate-limited",
         unavailable="unavailable",
         broken="internal",
     )
 
 
-def refuse(refusal: Refused, path: str) -> Response:
-    """A refusal as a problem document."""
-    status = _STATUS[refusal.code]
-    after = refusal.retry_after
+def error_response(error: ApiError, path: str) -> Response:
+    """An error as a problem document."""
+    status = _STATUS[error.code]
+    after = error.retry_after
     return Response(
         encode_json(
             {
-                "type": f"{_TYPES}{refusal.code}",
-                "title": refusal.code.replace("-", " ").capitalize(),
+                "type": f"{_TYPES}{error.code}",
+                "title": error.code.replace("-", " ").capitalize(),
                 "status": status,
-                "detail": str(refusal),
+                "detail": str(error),
                 "instance": path,
             }
         ),
@@ -83,11 +83,11 @@ def refuse(refusal: Refused, path: str) -> Response:
 
 
 def routes(gate: Gate, account: VirtualSMS, knobs: Knobs) -> list[Route]:
-    """The eighteen calls, in the API reference's order."""
+    """The eighteen calls, in the order of the API reference."""
     calls = _Calls(account, knobs)
 
-    def route(method: str, path: str, call: Any, status: int = 200) -> Route:
-        return gate.route(method, f"{PATH}{path}", call, budget=CALLS, status=status)
+    def route(method: str, path: str, handler: Any, status: int = 200) -> Route:
+        return gate.route(method, f"{PATH}{path}", handler, budget=CALLS, status=status)
 
     return [
         route("GET", "/services", calls.services),
@@ -103,35 +103,41 @@ def routes(gate: Gate, account: VirtualSMS, knobs: Knobs) -> list[Route]:
         route("GET", "/orders", calls.orders),
         route("GET", "/orders/{order}", calls.order),
         route("GET", "/orders/{order}/sms", calls.sms),
-        route("POST", "/orders/{order}/swap", lambda ask: _order(account.swap(ask.path["order"]))),
         route(
-            "POST", "/orders/{order}/cancel", lambda ask: _order(account.cancel(ask.path["order"]))
+            "POST",
+            "/orders/{order}/swap",
+            lambda request: _order(account.swap(request.path["order"])),
+        ),
+        route(
+            "POST",
+            "/orders/{order}/cancel",
+            lambda request: _order(account.cancel(request.path["order"])),
         ),
         route(
             "POST",
             "/orders/{order}/confirm",
-            lambda ask: _order(account.confirm(ask.path["order"])),
+            lambda request: _order(account.confirm(request.path["order"])),
         ),
         route("POST", "/orders/{order}/extend", calls.extend),
         route(
             "POST",
             "/orders/{order}/release",
-            lambda ask: _order(account.release(ask.path["order"])),
+            lambda request: _order(account.release(request.path["order"])),
         ),
     ]
 
 
 class _Calls:
-    """The calls that are more than a method of the account."""
+    """The calls that do more than call a method of the account."""
 
     def __init__(self, account: VirtualSMS, knobs: Knobs) -> None:
         self._account = account
         self._knobs = knobs
 
-    def services(self, _: Ask) -> object:
+    def services(self, _: ApiRequest) -> object:
         return [{"id": s.id, "name": s.name, "category": s.category} for s in SERVICES]
 
-    def countries(self, _: Ask) -> object:
+    def countries(self, _: ApiRequest) -> object:
         stock = self._account.stock
         return [
             {
@@ -142,20 +148,20 @@ class _Calls:
             for c in COUNTRIES
         ]
 
-    def cheapest(self, ask: Ask) -> object:
-        offers = self._offers(find_service(ask.path["service"]))
+    def cheapest(self, request: ApiRequest) -> object:
+        offers = self._offers(find_service(request.path["service"]))
         if not offers:
-            raise Refused("no-stock", "no country has a number for this service")
+            raise ApiError("no-stock", "no country has a number for this service")
         return min(offers, key=lambda offer: offer["price"])
 
-    def availability(self, ask: Ask) -> object:
-        return self._offers(find_service(ask.path["service"]))
+    def availability(self, request: ApiRequest) -> object:
+        return self._offers(find_service(request.path["service"]))
 
-    def pricing(self, ask: Ask) -> object:
-        country = find_country(ask.path["country"])
+    def pricing(self, request: ApiRequest) -> object:
+        country = find_country(request.path["country"])
         return [{"service": s.id, **self._offer(s, country)} for s in SERVICES]
 
-    def me(self, _: Ask) -> object:
+    def me(self, _: ApiRequest) -> object:
         return {
             "email": _EMAIL,
             "balance": self._account.wallet.balance,
@@ -163,18 +169,18 @@ class _Calls:
             "plan": "standard",
         }
 
-    def balance(self, _: Ask) -> object:
+    def balance(self, _: ApiRequest) -> object:
         return {"balance": self._account.wallet.balance, "currency": "USD"}
 
-    def stats(self, _: Ask) -> object:
+    def stats(self, _: ApiRequest) -> object:
         orders = self._account.newest()
         paid = (order.price for order in orders if order.status == CONFIRMED)
         spend = sum(paid, self._account.wallet.rounded(self._account.wallet.balance * 0))
         return {"lifetime_orders": len(orders), "lifetime_spend": spend}
 
-    def transactions(self, ask: Ask) -> object:
+    def transactions(self, request: ApiRequest) -> object:
         entries = list(reversed(self._account.wallet.entries))
-        page = paging.cut(entries, ask.query, size="limit", invalid="validation")
+        page = paging.cut(entries, request.query, size="limit", invalid="validation")
         items = [
             {
                 "id": entry.id,
@@ -186,13 +192,13 @@ class _Calls:
             }
             for entry in page.items
         ]
-        return {"transactions": items, **_place(page)}
+        return {"transactions": items, **_page_fields(page)}
 
-    def create(self, ask: Ask) -> object:
-        body = ask.members()
+    def create(self, request: ApiRequest) -> object:
+        body = request.json_object()
         service, country, hours = (body.get(n) for n in ("service", "country", "rental_hours"))
         if not isinstance(service, str) or not isinstance(country, str):
-            raise Refused("validation", "service and country are needed, as texts")
+            raise ApiError("validation", "service and country must be text")
         order = self._account.create(
             service, country, None if hours is None else _hours(hours, "rental_hours")
         )
@@ -203,27 +209,27 @@ class _Calls:
             "price": order.price,
         }
 
-    def orders(self, ask: Ask) -> object:
-        page = paging.cut(self._account.newest(), ask.query, size="limit", invalid="validation")
-        return {"orders": [_order(order) for order in page.items], **_place(page)}
+    def orders(self, request: ApiRequest) -> object:
+        page = paging.cut(self._account.newest(), request.query, size="limit", invalid="validation")
+        return {"orders": [_order(order) for order in page.items], **_page_fields(page)}
 
-    def order(self, ask: Ask) -> object:
-        return _order(self._account.find(ask.path["order"]))
+    def order(self, request: ApiRequest) -> object:
+        return _order(self._account.find(request.path["order"]))
 
-    async def sms(self, ask: Ask) -> object:
-        """Hold the request until there is a message, or the order will have none."""
-        order = self._account.find(ask.path["order"])
+    async def sms(self, request: ApiRequest) -> object:
+        """Hold the request until there is a message, or there can be none."""
+        order = self._account.find(request.path["order"])
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         with self._account.watchers.watching(
             order.order_id, lambda: loop.call_soon_threadsafe(changed.set)
         ):
             try:
                 async with asyncio.timeout(self._knobs.long_poll):
-                    while order.waits and self._account.open:
+                    while order.is_waiting and self._account.open:
                         changed.clear()
                         await changed.wait()
             except TimeoutError:
-                pass  # the answer says that there is none yet
+                pass  # no message yet: not an error
         if order.status == EXPIRED and not order.messages:
             order.check_unfinished()
         return {
@@ -233,9 +239,9 @@ class _Calls:
             **_newest_message(order),
         }
 
-    def extend(self, ask: Ask) -> object:
-        hours = _hours(ask.members().get("hours"), "hours")
-        return _order(self._account.extend(ask.path["order"], hours))
+    def extend(self, request: ApiRequest) -> object:
+        hours = _hours(request.json_object().get("hours"), "hours")
+        return _order(self._account.extend(request.path["order"], hours))
 
     def _offers(self, service: Service) -> list[dict[str, Any]]:
         offers = ({"country": c.iso2, **self._offer(service, c)} for c in COUNTRIES)
@@ -248,7 +254,7 @@ class _Calls:
 
 def _hours(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise Refused("validation", f"{name}: a whole number of hours")
+        raise ApiError("validation", f"{name} must be a whole number of hours")
     return value
 
 
@@ -282,7 +288,7 @@ def _newest_message(order: Order) -> dict[str, str | None]:
     }
 
 
-def _place(page: paging.Page[Any]) -> dict[str, int]:
+def _page_fields(page: paging.Page[Any]) -> dict[str, int]:
     return {"page": page.number, "limit": page.size, "total": page.total}
 
 

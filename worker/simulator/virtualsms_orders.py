@@ -1,4 +1,4 @@
-"""An order of VirtualSMS: what is known of it, and what its state allows."""
+"""An order of VirtualSMS: its data, and what its state allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NoReturn
 
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
-from worker.simulator.refusals import Refused
+from worker.simulator.errors import ApiError
 
 CREATED, WAITING, RECEIVED = "created", "waiting", "received"
 CONFIRMED, CANCELLED, EXPIRED = "confirmed", "cancelled", "expired"
@@ -16,7 +16,7 @@ CONFIRMED, CANCELLED, EXPIRED = "confirmed", "cancelled", "expired"
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A text message that reached an order's number."""
+    """A text message to an order's number."""
 
     code: str = field(repr=False)
     text: str = field(repr=False)
@@ -25,7 +25,7 @@ class Message:
 
 @dataclass(slots=True, kw_only=True)
 class Order:
-    """A number that is ordered for a service; each check raises Refused where it fails."""
+    """A number ordered for a service; a check that fails raises ApiError."""
 
     order_id: str
     service: str
@@ -41,48 +41,48 @@ class Order:
     confirmed_at: datetime | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether its first message is still to come."""
+    def is_waiting(self) -> bool:
+        """Whether the order waits for its first message."""
         return self.status in {CREATED, WAITING}
 
     def check_unfinished(self) -> None:
-        """It can go on."""
+        """The order must be neither confirmed nor expired."""
         if self.status == CONFIRMED:
-            raise Refused("order-already-confirmed", "the order is confirmed and charged")
+            raise ApiError("order-already-confirmed", "the order is confirmed and charged")
         if self.status == EXPIRED:
-            raise Refused("order-expired", "the order's window has passed")
+            raise ApiError("order-expired", "the order's window has passed")
 
     def check_received(self) -> None:
-        """Its message has come, and it is not confirmed yet."""
+        """The order must have a message and must not be confirmed."""
         self.check_unfinished()
         if self.status != RECEIVED:
-            raise Refused("validation", f"the order is {self.status}: it has no message")
+            raise ApiError("validation", f"the order is {self.status}: it has no message")
 
     def check_changeable(self, hold: timedelta) -> None:
-        """It can be swapped or cancelled, once ``hold`` is over."""
+        """The order must allow a swap or a cancellation; ``hold`` is the time left to wait."""
         self.check_unfinished()
-        if not self.waits:
-            raise Refused("validation", f"the order is {self.status}: too late for that")
+        if not self.is_waiting:
+            raise ApiError("validation", f"the order is {self.status}: it can no longer change")
         if hold > timedelta(0):
-            raise Refused("too-early", f"wait {hold.total_seconds():.0f} s more")
+            raise ApiError("too-early", f"wait {hold.total_seconds():.0f} s more")
 
     def check_rental(self) -> None:
-        """It is a rental that goes on."""
+        """The order must be an active rental."""
         self.check_unfinished()
         if not self.rental or self.status == CANCELLED:
-            raise Refused("validation", "the order is no rental that goes on")
+            raise ApiError("validation", "the order is not an active rental")
 
 
 def find_service(name: str) -> Service:
-    """A service by its id; raises Refused."""
+    """A service by its id; raises ApiError."""
     return next((s for s in SERVICES if s.id == name), None) or _unknown("service", name)
 
 
 def find_country(iso2: str) -> Country:
-    """A country by its two letters in either case; raises Refused."""
+    """A country by its two letters in either case; raises ApiError."""
     wanted = iso2.upper()
     return next((c for c in COUNTRIES if c.iso2 == wanted), None) or _unknown("country", iso2)
 
 
 def _unknown(what: str, name: str) -> NoReturn:
-    raise Refused(f"{what}-not-found", f"there is no {what} {name[:40]}")
+    raise ApiError(f"{what}-not-found", f"there is no {what} {name[:40]}")

@@ -1,4 +1,4 @@
-"""An account's money: a balance, and the ledger that explains it."""
+"""An account's money: its balance and its ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger; what was spent is negative."""
+    """One entry of the ledger; spending is negative."""
 
     id: str
     type: str
@@ -19,7 +19,7 @@ class Entry:
 
 
 class Wallet:
-    """Holds money in dollars, to ``places`` digits."""
+    """A balance in dollars with ``places`` decimal places."""
 
     def __init__(self, balance: Decimal, *, places: int) -> None:
         self._unit = Decimal(1).scaleb(-places)
@@ -27,14 +27,14 @@ class Wallet:
         self.entries: list[Entry] = []
 
     def rounded(self, amount: Decimal) -> Decimal:
-        """An amount in the smallest units that the account knows."""
+        """An amount, rounded to the account's decimal places."""
         return amount.quantize(self._unit)
 
     def book(self, kind: str, amount: Decimal, order_id: str | None, at: datetime) -> None:
-        """Add to the balance, or take a negative amount off it, and write that down.
+        """Add an amount, which may be negative, to the balance and to the ledger.
 
         Raises:
-            ValueError: there is less than that.
+            ValueError: the balance would become negative.
         """
         left = self.balance + self.rounded(amount)
         if left < 0:

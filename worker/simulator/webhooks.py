@@ -1,7 +1,7 @@
-"""Sending what happens to the account's owner, as the two providers do, and worse where asked.
+"""Sends the simulated providers' webhooks, with the faults that the knobs set.
 
-VirtualSMS tries each webhook up to six times and pauses after too many failures; DaisySIM tries
-once. What the provider's dialect has no word for is not reported.
+VirtualSMS tries each webhook up to six times and pauses its subscription after too many failures;
+DaisySIM tries once. An event that the dialect does not have is not sent.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ulid import ULID
 from receiver.events import SmsReceived
 from worker.http.client import HttpClient, HttpError
 from worker.simulator import signed_webhooks
-from worker.simulator.knobs import Dice, Knobs
-from worker.simulator.signed_webhooks import DAISYSIM, VIRTUALSMS, Facts, NoSuchEvent
+from worker.simulator.knobs import Knobs, SeededRandom
+from worker.simulator.signed_webhooks import DAISYSIM, VIRTUALSMS, EventDetails, NoSuchEvent
 from worker.simulator.subscription import Delivery, Subscription
 from worker.simulator.timeline import Timeline
 
 # The pauses before the second to the sixth attempt.
 RETRIES: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 720))
 _DEADLINE_SECONDS = 10.0
-_AT_ONCE = 8
+_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where webhooks go: the receiver's address without a path, and what it knows senders by.
+    """The receiver of webhooks: its address without a path, and its secret and token.
 
-    ``dialect`` is VirtualSMS's.
+    ``dialect`` applies to VirtualSMS.
     """
 
     url: str
@@ -45,11 +45,11 @@ class Target:
     dialect: str = "v2"
 
 
-class Webhooks:
-    """The senders of both providers.
+class WebhookSender:
+    """Sends the webhooks of both providers.
 
     Args:
-        say: told of each attempt, in a line.
+        echo: receives one line for each attempt.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Webhooks:
         timeline: Timeline,
         subscription: Subscription,
         target: Target,
-        say: Callable[[str], object],
+        echo: Callable[[str], object],
     ) -> None:
-        self._say = say
+        self._echo = echo
         self._knobs = knobs
-        self._dice = Dice(knobs.seed)
+        self._random = SeededRandom(knobs.seed)
         self._timeline = timeline
         self._subscription = subscription
-        self._told: Counter[tuple[str, str, str]] = Counter()
+        self._event_counts: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "upstream-webhook")
+        self._threads = ThreadPoolExecutor(_THREADS, "simulator-webhook")
         self.target = target
         host = urlsplit(target.url).netloc
         self._http = HttpClient(
@@ -78,85 +78,88 @@ class Webhooks:
         )
 
     def close(self) -> None:
-        """Give up what has not begun; what is under way ends by its deadline at the latest."""
+        """Cancel queued attempts; those in flight end by their deadline at the latest."""
         self._threads.shutdown(cancel_futures=True)
         self._http.close()
 
-    def virtualsms(self, event: str, facts: Facts) -> None:
-        """Report an event of VirtualSMS, again until it is taken."""
+    def send_virtualsms(self, event: str, details: EventDetails) -> None:
+        """Send an event of VirtualSMS, with retries until it is accepted."""
         try:
             signed_webhooks.choose(VIRTUALSMS, event, self.target.dialect)
         except NoSuchEvent:
             return
-        for copy, delay in self._copies(VIRTUALSMS, event, facts):
-            self._plan(delay, partial(self._attempt, self._begin(event, copy)))
+        for copy, delay in self._copies(VIRTUALSMS, event, details):
+            self._schedule(delay, partial(self._attempt, self._create_delivery(event, copy)))
 
-    def daisysim(self, event: str, facts: Facts) -> None:
-        """Report an event of DaisySIM, once."""
+    def send_daisysim(self, event: str, details: EventDetails) -> None:
+        """Send an event of DaisySIM, without retries."""
         dialect, name = signed_webhooks.choose(DAISYSIM, event, None)
-        for copy, delay in self._copies(DAISYSIM, event, facts):
-            body = signed_webhooks.write(DAISYSIM, dialect, name, event, copy)
-            self._plan(delay, partial(self._fire, body))
+        for copy, delay in self._copies(DAISYSIM, event, details):
+            body = signed_webhooks.encode_body(DAISYSIM, dialect, name, event, copy)
+            self._schedule(delay, partial(self._attempt_once, body))
 
-    def test(self) -> Delivery:
-        """Press the test button: an event about nothing, which has no effect."""
-        facts = Facts(
+    def send_test(self) -> Delivery:
+        """Send a test event, as the dashboard's button does; it must have no effect."""
+        details = EventDetails(
             order="ord_test",
             code="123456",
             phone="+447700900000",
             at=self._timeline.now(),
-            more={"test": True},
+            extra={"test": True},
         )
-        delivery = self._begin(SmsReceived.type, facts)
-        self._plan(0.0, partial(self._attempt, delivery))
+        delivery = self._create_delivery(SmsReceived.type, details)
+        self._schedule(0.0, partial(self._attempt, delivery))
         return delivery
 
-    def _begin(self, event: str, facts: Facts) -> Delivery:
+    def _create_delivery(self, event: str, details: EventDetails) -> Delivery:
         dialect, name = signed_webhooks.choose(VIRTUALSMS, event, self.target.dialect)
         delivery = Delivery(
             id=f"dlv_{ULID()}",
-            event_id=facts.event_id,
+            event_id=details.event_id,
             event_type=name,
             created_at=self._timeline.now(),
-            body=signed_webhooks.write(VIRTUALSMS, dialect, name, event, facts),
+            body=signed_webhooks.encode_body(VIRTUALSMS, dialect, name, event, details),
         )
         self._subscription.add(delivery)
         return delivery
 
-    def _copies(self, provider: str, event: str, facts: Facts) -> list[tuple[Facts, float]]:
-        """What is sent of an event, and in how many seconds: often it, once, at once."""
-        knobs, dice = self._knobs, self._dice
+    def _copies(
+        self, provider: str, event: str, details: EventDetails
+    ) -> list[tuple[EventDetails, float]]:
+        """The copies of an event to send, each with its delay in seconds; normally one, without."""
+        knobs, random = self._knobs, self._random
         with self._lock:
-            self._told[provider, facts.order, event] += 1
-            about = (provider, facts.order, event, self._told[provider, facts.order, event])
-        if dice.happens(knobs.webhooks_dropped, "dropped", *about):
-            self._say(f"webhook of {provider} dropped: {event}")
+            self._event_counts[provider, details.order, event] += 1
+            count = self._event_counts[provider, details.order, event]
+        subject = (provider, details.order, event, count)
+        if random.happens(knobs.webhooks_dropped, "dropped", *subject):
+            self._echo(f"webhook of {provider} dropped: {event}")
             return []
-        copies = [facts]
-        if dice.happens(knobs.webhooks_doubled, "doubled", *about):
-            other = dice.happens(0.5, "other id", *about)
-            copies.append(replace(facts, event_id=f"evt_{ULID()}") if other else facts)
-        return [(copy, self._delay(*about, place)) for place, copy in enumerate(copies)]
+        copies = [details]
+        if random.happens(knobs.webhooks_doubled, "doubled", *subject):
+            other_id = random.happens(0.5, "other id", *subject)
+            copies.append(replace(details, event_id=f"evt_{ULID()}") if other_id else details)
+        return [(copy, self._delay(*subject, index)) for index, copy in enumerate(copies)]
 
-    def _delay(self, *about: object) -> float:
-        if not self._dice.happens(self._knobs.webhooks_delayed, "delayed", *about):
+    def _delay(self, *subject: object) -> float:
+        if not self._random.happens(self._knobs.webhooks_delayed, "delayed", *subject):
             return 0.0
-        return self._dice.roll("delay", *about) * self._knobs.webhook_delay
+        return self._random.fraction("delay", *subject) * self._knobs.webhook_delay
 
-    def _plan(self, seconds: float, send: Callable[[], None]) -> None:
-        """Send later, in a thread that may wait for the receiver."""
-        self._timeline.after(seconds, lambda: self._hand_over(send))
+    def _schedule(self, seconds: float, send: Callable[[], None]) -> None:
+        """Send later, in a thread that may block on the receiver."""
+        self._timeline.after(seconds, lambda: self._submit(send))
 
-    def _hand_over(self, send: Callable[[], None]) -> None:
+    def _submit(self, send: Callable[[], None]) -> None:
         self._threads.submit(send)
 
     def _attempt(self, delivery: Delivery) -> None:
-        """Try a delivery of VirtualSMS, and plan the next attempt if there is one to make."""
+        """Make an attempt of a VirtualSMS delivery, and schedule the next one if it fails."""
         if self._subscription.paused:
             self._subscription.skipped(delivery)
             return
         delivery.attempt += 1
-        made = signed_webhooks.address(
+        request = signed_webhooks.build_request(
             VIRTUALSMS,
             self.target.dialect,
             delivery.body,
@@ -164,38 +167,41 @@ class Webhooks:
             at=self._timeline.now(),
             delivery=delivery.id,
         )
-        status, error = self._post(made, VIRTUALSMS, delivery.attempt)
+        status, error = self._post(request, VIRTUALSMS, delivery.attempt)
         now = self._timeline.now()
         if error is None and status is not None:
             self._subscription.succeeded(delivery, status, now)
             return
         pause = RETRIES[delivery.attempt - 1] if delivery.attempt <= len(RETRIES) else None
-        again = None if pause is None else now + pause * self._knobs.retry_factor
-        self._subscription.failed(delivery, status, error or "no answer", now, again)
-        if again is not None:
-            self._timeline.at(again, lambda: self._hand_over(partial(self._attempt, delivery)))
+        retry_at = None if pause is None else now + pause * self._knobs.retry_factor
+        self._subscription.failed(delivery, status, error or "no answer", now, retry_at)
+        if retry_at is not None:
+            self._timeline.at(retry_at, lambda: self._submit(partial(self._attempt, delivery)))
 
-    def _fire(self, body: bytes) -> None:
-        """Send a webhook of DaisySIM, whatever becomes of it."""
+    def _attempt_once(self, body: bytes) -> None:
+        """Make the only attempt of a DaisySIM webhook."""
         at = self._timeline.now()
-        made = signed_webhooks.address(
+        request = signed_webhooks.build_request(
             DAISYSIM, "webhook", body, self.target.token, at=at, delivery=""
         )
-        self._post(made, DAISYSIM, 1)
+        self._post(request, DAISYSIM, 1)
 
     def _post(
-        self, made: signed_webhooks.Webhook, provider: str, attempt: int
+        self, request: signed_webhooks.Webhook, provider: str, attempt: int
     ) -> tuple[int | None, str | None]:
-        """The status, if there was one, and what was wrong, if it was no 2xx."""
+        """The status, if there is an answer, and the error, if it is not a 2xx."""
         status: int | None = None
         error: str | None = None
         try:
             status = self._http.request(
-                "POST", self.target.url + made.path, headers=made.headers, content=made.body
+                "POST",
+                self.target.url + request.path,
+                headers=request.headers,
+                content=request.body,
             ).status
         except HttpError as failure:
             error = str(failure)
         if status is not None and not 200 <= status < 300:
             error = f"HTTP {status}"
-        self._say(f"webhook of {provider}, attempt {attempt}: {error or status}")
+        self._echo(f"webhook of {provider}, attempt {attempt}: {error or status}")
         return status, error

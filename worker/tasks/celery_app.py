@@ -1,4 +1,4 @@
-"""The Celery application of the worker's side: settings, and what happens around a fork."""
+"""The workers' Celery application: its settings, and what happens before and after a fork."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, loa
 from worker.runtime import child_process
 from worker.runtime.child_process import PART
 from worker.runtime.runtime import process
-from worker.tasks import kombu_patches
-from worker.tasks import watchdog as watching
+from worker.tasks import kombu_patches, watchdog
 
-# Where processors are short, to answer a webhook comes before what follows from it.
+# When processors are busy, answering webhooks has priority over processing them.
 _NICENESS: Final = 5
-# Due when the clock starts, and not a while later: what a start waits for are these.
-_AT_ONCE: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
+# Due when beat starts, not one interval later: `codecatch up` waits for these tasks.
+_DUE_NOW: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
 
 
 def make_app() -> Celery:
-    """The application with its tasks, on the broker that the environment names.
+    """Create the application with its tasks, on the configured broker.
 
     Raises:
         ConfigurationError: no broker is configured.
@@ -41,14 +40,14 @@ def make_app() -> Celery:
     app.set_default()
     app.conf.update(
         task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},
-        # A task that dies with its process is delivered again; the row's lease decides whether
-        # there is anything left to do.
+        # The broker redelivers a task whose process died; the row's lease decides whether there is
+        # work left.
         task_acks_late=True,
         task_reject_on_worker_lost=False,
-        # Ids in a prefetched message wait behind a slow task while others are idle.
+        # A prefetched message would wait behind a slow task while other processes are idle.
         worker_prefetch_multiplier=1,
-        # No task of ours takes this long: a stuck one frees its process (threads have no limit,
-        # but nothing they do lacks a deadline).
+        # No task takes this long: the limit frees the process of a stuck one. It does not apply to
+        # threads, but every operation in them has a deadline.
         task_soft_time_limit=50,
         task_time_limit=60,
         worker_soft_shutdown_timeout=20,
@@ -58,16 +57,16 @@ def make_app() -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        # Ticks expire, so that they do not pile up while nobody works; not so soon that hosts
-        # whose clocks differ by seconds would drop each other's.
-        # The schedule is in the code, and nothing is worth remembering between two beats.
+        # The schedule is in the code: no state needs to be kept on disk.
         beat_scheduler="celery.beat:Scheduler",
         beat_max_loop_interval=1,
+        # Periodic messages expire, so that they do not accumulate while no worker runs. The expiry
+        # leaves room for hosts whose clocks differ by seconds.
         beat_schedule={
-            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}, **_AT_ONCE},
+            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}, **_DUE_NOW},
             "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
             "purge": {"task": queue.PURGE, "schedule": 60.0, "options": {"expires": 60}},
-            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}, **_AT_ONCE},
+            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}, **_DUE_NOW},
         },
     )
     app.conf.include = ["worker.tasks.tasks"]
@@ -76,9 +75,9 @@ def make_app() -> Celery:
 
 
 def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
-    """Be a worker for these queues until told to stop; never returns.
+    """Run a worker for these queues until SIGTERM or SIGINT; does not return.
 
-    Not by Celery's command line, which loads a shell, a prompt and every command of it.
+    Not Celery's command line: it would import a shell, a prompt and all of its commands.
     """
     os.nice(_NICENESS)
     worker = make_app().Worker(
@@ -102,12 +101,12 @@ def _configure_logs(**_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _watch(sender: Any, **_: Any) -> None:
-    watchdog = watching.start(
+def _start_watchdog(sender: Any, **_: Any) -> None:
+    started = watchdog.start(
         sender.app, os.environ.get(PART, ""), Database(load(DatabaseSettings).url, pool_size=1)
     )
-    if watchdog is not None:
-        signals.task_received.connect(lambda **_: watchdog.heard(), weak=False)
+    if started is not None:
+        signals.task_received.connect(lambda **_: started.message_received(), weak=False)
 
 
 @signals.worker_process_init.connect

@@ -1,4 +1,4 @@
-"""What we change in kombu, and the fault of kombu that each change answers.
+"""Patches of kombu, each with the defect that it works around.
 
 The private names used here are those of the kombu release that ``pyproject.toml`` allows.
 """
@@ -13,44 +13,44 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.transport import redis, virtual
 
-_KEPT = "codecatch_client"
-# In seconds: a broker that restarts is back at once, one that is away is asked for no more often
-# than a log can bear.
-_FIRST, _LONGER, _LONGEST = 0.1, 0.2, 2.0
+_CLIENT_ATTRIBUTE = "codecatch_client"
+# Reconnection intervals in seconds: short at first, because a broker that restarts is back soon;
+# then longer, to limit the log lines of an outage.
+_INTERVAL_START, _INTERVAL_STEP, _INTERVAL_MAX = 0.1, 0.2, 2.0
 
 
 def install_transport() -> None:
-    """Change the Redis transport of this process: its clients and its acknowledgements."""
+    """Patch the Redis transport of this process: its clients and its acknowledgements."""
     channel: Any = redis.Channel
     channel.conn_or_acquire = _conn_or_acquire
-    channel.QoS = CreditKeepingQoS
+    channel.QoS = ReleasingQoS
 
 
 def install_connection(app: Celery) -> None:
-    """Have every connection of this application reconnect at short intervals."""
+    """Make every connection of this application reconnect at short intervals."""
     app.amqp.Connection = _Connection
 
 
 @contextmanager
 def _conn_or_acquire(channel: Any, client: Any = None) -> Iterator[Any]:
-    """One client for all commands of a channel, where kombu makes one for each.
+    """Reuse one client for all commands of a channel; kombu creates one for each command.
 
-    Making one costs more than most commands do, and every message takes two of them.
+    Creating a client costs more than most commands, and every message takes two commands.
     """
-    kept = client or channel.__dict__.get(_KEPT)
-    # A connection that was lost has taken its pool along.
-    if kept is None or (client is None and kept.connection_pool is not channel.pool):
-        kept = channel.__dict__[_KEPT] = channel._create_client()
-    yield kept
+    reused = client or channel.__dict__.get(_CLIENT_ATTRIBUTE)
+    # A lost connection replaces the channel's pool, so the client must be replaced too.
+    if reused is None or (client is None and reused.connection_pool is not channel.pool):
+        reused = channel.__dict__[_CLIENT_ATTRIBUTE] = channel._create_client()
+    yield reused
 
 
-class CreditKeepingQoS(redis.QoS):
-    """Counts a message as done once it was to be acknowledged, whatever the broker says.
+class ReleasingQoS(redis.QoS):
+    """Releases a message's prefetch slot even if its acknowledgement fails.
 
-    Celery logs an acknowledgement that failed and goes on, but kombu counts the message as in
-    hand until the channel is closed: a worker with as many of them as its prefetch allows never
-    takes another message, even after its connection came back. The broker may deliver the message
-    again later; the row that it names has ended by then.
+    Celery logs a failed acknowledgement and continues, but kombu counts the message as
+    unacknowledged until the channel is closed. Once such messages use up the prefetch limit, the
+    worker never takes another message, even after it has reconnected. The broker may redeliver
+    the message later; by then the row that it names is finished.
     """
 
     def ack(self, delivery_tag: Any) -> None:
@@ -63,16 +63,19 @@ class CreditKeepingQoS(redis.QoS):
 
 
 class _Connection(Connection):
-    """Reconnects after 0.1 to 2 s, where kombu waits for 2 s each time.
+    """Reconnects after 0.1 to 2 s; kombu waits 2 s each time.
 
-    Webhooks go on while the broker is away, and their work comes as one burst when it is back: the
-    sooner, the smaller.
+    Webhooks are accepted while the broker is unavailable, and their work arrives as one burst when
+    it is back: the sooner, the smaller the burst.
     """
 
     def ensure_connection(self, *args: Any, **options: Any) -> Connection:
-        """Return itself, connected; raises what the broker's client raises."""
+        """Connect and return the connection; raises what the broker's client raises."""
         options = {
-            "interval_start": _FIRST, "interval_step": _LONGER, "interval_max": _LONGEST, **options
-        }  # fmt: skip
+            "interval_start": _INTERVAL_START,
+            "interval_step": _INTERVAL_STEP,
+            "interval_max": _INTERVAL_MAX,
+            **options,
+        }
         connection: Connection = super().ensure_connection(*args, **options)  # type: ignore[no-untyped-call]
         return connection

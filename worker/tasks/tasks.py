@@ -11,27 +11,28 @@ from celery import shared_task, signals
 
 from receiver import queue
 from receiver.database import heartbeats
-from receiver.database.engine import TROUBLE, kind_of
-from worker.confirmation import confirm as confirmation
+from receiver.database.engine import TRANSIENT_ERRORS, kind_of
+from worker.confirmation.confirm import settle
 from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
-from worker.handling import handle as handling
+from worker.handling.handle import handle
 from worker.maintenance import retention
-from worker.outbox import sweep as sweeping
-from worker.reconciliation import reconcile as reconciling
+from worker.outbox.sweep import sweep as sweep_rows
 from worker.reconciliation import schedule
+from worker.reconciliation.reconcile import reconcile as reconcile_rows
 from worker.runtime.runtime import process
 
-# The threads by which this process sends; they start with the first delivery.
+# The sender threads of this process; they start with the first delivery.
 senders = SenderPool()
 _log = structlog.get_logger(__name__)
 _Work = Callable[..., None]
 
 
 def _task(name: str) -> Callable[[_Work], Any]:
-    """Make a task of a function; what a database in trouble leaves undone, the sweep wakes again.
+    """Register a function as a task that logs database failures and ends normally.
 
-    That is one line in the log: a traceback for each message of an outage would fill the disk.
+    The sweep later wakes the rows that such a task leaves. One log line replaces the traceback:
+    an outage produces one per message, which would fill the disk.
     """
 
     def register(work: _Work) -> Any:
@@ -40,7 +41,7 @@ def _task(name: str) -> Callable[[_Work], Any]:
         def task(*args: Any) -> None:
             try:
                 work(*args)
-            except TROUBLE as error:
+            except TRANSIENT_ERRORS as error:
                 _log.warning("task.database_away", task=name, error=kind_of(error))
 
         return task
@@ -50,51 +51,51 @@ def _task(name: str) -> Callable[[_Work], Any]:
 
 @_task(queue.HANDLE_EVENTS)
 def handle_events(ids: list[str]) -> None:
-    """Turn stored events into orders, codes and follow-ups."""
-    handling.handle(process.get(), ids)
+    """Process inbox events into orders, codes and follow-ups."""
+    handle(process.get(), ids)
 
 
 @_task(queue.CONFIRM_ORDERS)
 def confirm_orders(ids: list[str]) -> None:
-    """Settle codes with their providers."""
-    confirmation.settle(process.get(), ids)
+    """Confirm orders and verify codes with their providers."""
+    settle(process.get(), ids)
 
 
 @_task(queue.DELIVER)
 def deliver(ids: list[str]) -> None:
-    """Tell destinations."""
+    """Deliver notifications to destinations."""
     delivery.deliver(process.get(), ids, senders)
 
 
 @_task(queue.RECONCILE)
 def reconcile(ids: list[str]) -> None:
-    """Ask providers what they know and we do not."""
-    reconciling.reconcile(process.get(), ids)
+    """Find orders and codes that only the provider knows."""
+    reconcile_rows(process.get(), ids)
 
 
 @_task(queue.WATCH)
 def watch() -> None:
-    """See to it that every open order is asked for."""
+    """Schedule the reconciliation of every open order."""
     schedule.plan(process.get())
 
 
 @_task(queue.SWEEP)
 def sweep() -> None:
-    """Wake what is due."""
+    """Wake the rows that are due."""
     runtime = process.get()
-    sweeping.sweep(runtime.database, runtime.waker)
+    sweep_rows(runtime.database, runtime.waker)
 
 
 @_task(queue.PURGE)
 def purge() -> None:
-    """Take out what has been kept for as long as it may be."""
+    """Erase what has reached the end of its retention period."""
     runtime = process.get()
     retention.purge(runtime.database, runtime.retention)
 
 
 @_task(queue.PULSE)
 def pulse() -> None:
-    """Show that the sender is alive."""
+    """Write the sender's heartbeat."""
     runtime = process.get()
     with runtime.database.transaction() as session:
         heartbeats.beat(session, "sender", runtime.database.now(session))

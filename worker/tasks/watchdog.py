@@ -1,9 +1,9 @@
-"""A worker that has silently stopped consuming notices it, and has itself started afresh.
+"""Restarts a worker that has silently stopped consuming messages.
 
-Celery workers on Redis have been seen to stay connected, and to take nothing more, after the
-broker came back from a fault. From outside such a process looks healthy. So each worker's main
-process listens for its own messages: in a long silence it publishes a tick of the kind that it
-lives on, and where nobody takes that either, it ends, and its supervisor starts another.
+Celery workers on Redis have been seen to stay connected after a broker fault and to receive
+nothing more; from outside such a process looks healthy. So each worker's main process watches the
+messages it receives. After a long silence it publishes a probe, a task of the kind that beat sends
+it. If the probe is not received either, the process ends, and its supervisor starts a new one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from receiver import queue
 from receiver.database import heartbeats
 from receiver.database.engine import Database
 
-# The tick by which each kind of worker shows that it is alive; the clock sends one a second or two.
-TICKS = {"worker": queue.SWEEP, "sender": queue.PULSE}
-# Without a message for this long, a tick is sent; without an answer to it for as long, it is over.
+# The task that writes each kind of worker's heartbeat; beat publishes it every one or two seconds.
+PROBES = {"worker": queue.SWEEP, "sender": queue.PULSE}
+# After this long without a message, publish a probe; after as long again, end the process.
 SILENCE_SECONDS = 10.0
-# Others of its kind may take every tick by chance, but not for so long.
-LONGEST_SILENCE_SECONDS = 600.0
-_LOOK_SECONDS = 2.0
+# Other workers may receive every probe by chance, but not for this long.
+MAX_SILENCE_SECONDS = 600.0
+_CHECK_SECONDS = 2.0
 _GRACE_SECONDS = 15.0
 _log = structlog.get_logger(__name__)
 
 
 def end_process() -> None:
-    """Ask this process to stop in good order, and make it if it does not."""
+    """Send this process SIGTERM, and SIGKILL if it does not stop in time."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -44,59 +44,59 @@ def end_process() -> None:
 
 @dataclass(slots=True)
 class Watchdog:
-    """Watches one worker's main process; :meth:`heard` is told of every message it takes.
+    """Watches one worker's main process; call :meth:`message_received` for every message.
 
-    ``others_alive`` says whether any worker of its kind did a tick lately.
+    ``others_alive`` tells whether any worker of the same kind wrote a heartbeat lately.
     """
 
-    send_tick: Callable[[], None]
+    send_probe: Callable[[], None]
     others_alive: Callable[[], bool]
     end: Callable[[], None] = end_process
     busy: Callable[[], bool] = lambda: bool(state.reserved_requests)
     clock: Callable[[], float] = time.monotonic
-    _last: float = field(init=False)
-    _asked: float | None = field(init=False)
+    _last_message: float = field(init=False)
+    _probed: float | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heard()
+        self.message_received()
 
-    def heard(self) -> None:
-        """A message came."""
-        self._last, self._asked = self.clock(), None
+    def message_received(self) -> None:
+        """Record that the worker received a message."""
+        self._last_message, self._probed = self.clock(), None
 
-    def look(self) -> None:
-        """Do what the silence so far calls for."""
+    def check(self) -> None:
+        """Publish a probe, or end the process, depending on the length of the silence."""
         now = self.clock()
-        silent = now - self._last
-        if silent < SILENCE_SECONDS:
+        silence = now - self._last_message
+        if silence < SILENCE_SECONDS:
             return
-        if self._asked is None:
-            self._ask(now)
-        elif now - self._asked >= SILENCE_SECONDS:
-            alone = not self.others_alive() and not self.busy()
-            if alone or silent >= LONGEST_SILENCE_SECONDS:
-                _log.error("worker.silent", seconds=round(silent))
+        if self._probed is None:
+            self._probe(now)
+        elif now - self._probed >= SILENCE_SECONDS:
+            stuck = not self.others_alive() and not self.busy()
+            if stuck or silence >= MAX_SILENCE_SECONDS:
+                _log.error("worker.stalled", seconds=round(silence))
                 self.end()
-            self._asked = None
+            self._probed = None
 
-    def _ask(self, now: float) -> None:
+    def _probe(self, now: float) -> None:
         try:
-            self.send_tick()
+            self.send_probe()
         except Exception as error:  # noqa: BLE001 - whatever the broker's client raises
-            # A broker that is away explains the silence.
+            # An unavailable broker explains the silence.
             _log.warning("watchdog.broker_away", error=type(error).__name__)
-            self.heard()
+            self.message_received()
         else:
-            self._asked = now
+            self._probed = now
 
 
 def start(app: Celery, part: str, database: Database) -> Watchdog | None:
-    """Watch this process from a thread of its own; None for a part that takes no ticks."""
-    task = TICKS.get(part)
+    """Watch this process from a daemon thread; None for a part that beat sends no probes."""
+    task = PROBES.get(part)
     if task is None:
         return None
 
-    def send_tick() -> None:
+    def send_probe() -> None:
         app.send_task(task, queue=queue.QUEUE_OF[task], expires=SILENCE_SECONDS, retry=False)
 
     def others_alive() -> bool:
@@ -104,14 +104,14 @@ def start(app: Celery, part: str, database: Database) -> Watchdog | None:
             with database.reading() as session:
                 return heartbeats.alive(session, part, database.now(session))
         except SQLAlchemyError:
-            return True  # nothing can be known, and another process would know no more
+            return True  # unknown; a new process could not tell either
 
-    watchdog = Watchdog(send_tick, others_alive)
+    watchdog = Watchdog(send_probe, others_alive)
 
     def watch() -> None:
         while True:
-            time.sleep(_LOOK_SECONDS)
-            watchdog.look()
+            time.sleep(_CHECK_SECONDS)
+            watchdog.check()
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
     return watchdog

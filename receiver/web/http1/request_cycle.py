@@ -1,8 +1,8 @@
-"""One request and its answer: uvicorn's cycle, which hands over in one piece what came in one.
+"""One request and its response: uvicorn's cycle, with a shortcut for small complete messages.
 
-Most webhooks come with head and body in one segment, and are answered by a few bytes. Their body
-is put beside the request, where nobody has to wait for it, and their answer is one call to the
-system. Whatever is otherwise goes uvicorn's way.
+Most webhooks arrive with headers and body in one segment, and get a response of a few bytes. A
+body that is complete before anybody awaits it is stored in the request's state, and a response
+that is complete is sent with one system call. Everything else goes through uvicorn's own code.
 """
 
 from __future__ import annotations
@@ -14,88 +14,94 @@ from typing import Any
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-# Where, in a request's state, a body stands that came before anybody asked for it.
+# Key in a request's state: a body that was complete before the application received any of it.
 BODY = "body"
 CLOSE = (b"connection", b"close")
 
 
 @dataclass(slots=True)
-class Answer:
-    """A whole answer; its length and its type are among the headers, whose names are lower-case."""
+class CompleteResponse:
+    """A response with its whole body.
+
+    ``headers`` has lower-case names and includes the content length and type.
+    """
 
     status: int
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
 
     @classmethod
-    def of(cls, response: Response) -> Answer:
-        """The same as a response of Starlette's that is no stream."""
+    def from_starlette(cls, response: Response) -> CompleteResponse:
+        """Convert a Starlette response that is not a stream."""
         return cls(response.status_code, response.raw_headers, bytes(response.body))
 
-    def written(self, *more: tuple[bytes, bytes]) -> bytes:
-        """The answer as it is sent, with ``more`` headers."""
+    def encode(self, *extra_headers: tuple[bytes, bytes]) -> bytes:
+        """Return the bytes to send, with ``extra_headers`` before its own."""
         lines = [STATUS_LINE[self.status]]
-        for name, value in (*more, *self.headers):
+        for name, value in (*extra_headers, *self.headers):
             lines += (name, b": ", value, b"\r\n")
         lines += (b"\r\n", self.body)
         return b"".join(lines)
 
 
 class RequestCycle(RequestResponseCycle):
-    """What :class:`receiver.web.http1.protocol.HardenedHttpProtocol` makes of each request."""
+    """The request cycle of :class:`receiver.web.http1.protocol.HardenedHttpProtocol`."""
 
-    _asked = False
-    _head: Mapping[str, Any] | None = None
+    _receive_called = False
+    _response_start: Mapping[str, Any] | None = None
 
-    def is_whole(self) -> None:
-        """All of the request is here."""
-        if not self._asked:
+    def on_request_complete(self) -> None:
+        """Store the complete body in the state, unless the application has received some of it."""
+        if not self._receive_called:
             self.scope["state"][BODY] = bytes(self.body)
 
     async def receive(self) -> Any:
         """ASGI's ``receive``."""
-        self._asked = True
+        self._receive_called = True
         return await super().receive()
 
     async def send(self, message: MutableMapping[str, Any]) -> None:  # type: ignore[override]
-        """ASGI's ``send``; the head of an answer waits for its body."""
+        """ASGI's ``send``; it delays the start of a response until the first part of its body."""
         if message["type"] == "http.response.start" and not self.response_started:
-            self._head = message
+            self._response_start = message
             return
-        head, self._head = self._head, None
-        if head is not None:
-            if self._is_plain(head, message):
-                self.reply(Answer(head["status"], head["headers"], message.get("body", b"")))
+        start, self._response_start = self._response_start, None
+        if start is not None:
+            if self._is_complete_response(start, message):
+                response = CompleteResponse(
+                    start["status"], start["headers"], message.get("body", b"")
+                )
+                self.respond(response)
                 return
-            await super().send(head)  # type: ignore[arg-type]
+            await super().send(start)  # type: ignore[arg-type]
         await super().send(message)  # type: ignore[arg-type]
 
-    def _is_plain(self, head: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
-        """Whether this is all of the answer, and may be written as it is."""
+    def _is_complete_response(self, start: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+        """Return whether these two messages are the whole response and can be written now."""
         return (
             not message.get("more_body", False)
-            and (b"content-length", b"%d" % len(message.get("body", b""))) in head["headers"]
+            and (b"content-length", b"%d" % len(message.get("body", b""))) in start["headers"]
             and self.scope["method"] != "HEAD"
             and not self.flow.write_paused
         )
 
-    def reply(self, answer: Answer) -> None:
-        """Answer, unless the sender has gone or was answered."""
+    def respond(self, response: CompleteResponse) -> None:
+        """Send a response, unless the client has disconnected or has a response already."""
         if self.disconnected or self.response_started:
             return
-        more = self.default_headers
-        if CLOSE in answer.headers:
+        extra_headers = self.default_headers
+        if CLOSE in response.headers:
             self.keep_alive = False
         elif not self.keep_alive:
-            more = [*more, CLOSE]
-        self.transport.write(answer.written(*more))
+            extra_headers = [*extra_headers, CLOSE]
+        self.transport.write(response.encode(*extra_headers))
         self.response_started = self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
-        self.on_response = _nothing  # it holds the connection, which holds this
+        self.on_response = _do_nothing  # breaks the reference cycle with the connection
 
 
-def _nothing() -> None:
-    """What is left to do after an answer."""
+def _do_nothing() -> None:
+    """``on_response`` after a response."""

@@ -1,4 +1,4 @@
-"""The transport as uvicorn is given it: closed in the door's way."""
+"""A transport wrapper that lets the protocol decide how to close the connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 
 class LingeringTransport:
-    """A connection's transport; ``close`` and ``is_closing`` are its door's."""
+    """Passes everything to the real transport, except ``close`` and ``is_closing``.
+
+    uvicorn closes the transport directly in several places; here those calls reach the protocol,
+    which closes without losing the response (``HardenedHttpProtocol.close``).
+    """
 
     __slots__ = ("close", "get_extra_info", "is_closing", "pause_reading", "resume_reading",
                  "write")  # fmt: skip
@@ -25,20 +29,20 @@ class LingeringTransport:
         self.resume_reading = transport.resume_reading
         self.write = transport.write
 
-    def let_go(self) -> None:
-        """Forget the door, whose connection is lost: it is closed, and stays so.
+    def detach(self) -> None:
+        """Drop the references to the protocol of a lost connection; stay closed.
 
-        Each holds the other, and such circles wait for the collector, which looks rarely here:
-        those of hundreds of connections would lie about.
+        Protocol and transport refer to each other. The garbage collector runs rarely in this
+        process, so without this the memory of hundreds of closed connections would pile up.
         """
-        self.close = _nothing
-        self.is_closing = _always
+        self.close = _do_nothing
+        self.is_closing = _always_true
 
 
-def _nothing() -> None:
-    """What closing a closed connection does."""
+def _do_nothing() -> None:
+    """``close`` of a connection that is already closed."""
 
 
-def _always() -> bool:
-    """Whether a lost connection is closed."""
+def _always_true() -> bool:
+    """``is_closing`` of a lost connection."""
     return True

@@ -1,1 +1,1 @@
-"""What the benchmarks start as processes of their own."""
+"""Programs that the benchmarks start as separate processes."""

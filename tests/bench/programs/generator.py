@@ -1,8 +1,8 @@
-"""Sends signed requests from a file and prints, as JSON, what was answered and how late.
+"""Sends signed requests from a file and prints the answers' statuses and latencies as JSON.
 
-With a rate the load is open: a request is due at its time whatever became of those before it, and
-its latency counts from then; when each request was really written is printed too, in the order of
-the file. Without a rate each connection sends as soon as it was answered.
+With a rate the load is open: each request has a fixed due time, independent of earlier answers,
+and its latency counts from then. The time at which each request was written is printed too, in the
+order of the file. Without a rate each connection sends its next request after each answer.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from typing import cast
 import uvloop
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-# The account is looked at so often: an event would cost each answer another step.
+# The counters are polled at this interval: an asyncio.Event would slow each answer down.
 _TICK = 0.001
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 class Run:
-    """What is sent, and the account of it."""
+    """The requests of a run, and its counters."""
 
     def __init__(self, records: list[bytes], *, closed: bool) -> None:
         self.records = iter(records)
@@ -38,13 +38,13 @@ class Run:
         self.last = 0.0
 
     def fetch(self) -> bytes | None:
-        """The next request; none once they are used up."""
+        """The next request; None if none is left."""
         record = next(self.records, None)
         self.exhausted = record is None
         return record
 
     def answered(self, connection: "Connection", status: int, latency: float) -> None:
-        """Note an answer, and give the connection something to do."""
+        """Record an answer, and send the connection's next request."""
         self.last = time.perf_counter()
         self.in_flight -= 1
         self.statuses[status] += 1
@@ -57,7 +57,7 @@ class Run:
             self.idle.append(connection)
 
     def broken(self) -> None:
-        """Note a request whose connection ended before its answer."""
+        """Record a request whose connection ended before its answer."""
         self.in_flight -= 1
         self.statuses[0] += 1
 
@@ -71,12 +71,12 @@ class Connection(asyncio.Protocol):
         self._since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Be ready."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by descent
+        """Add the connection to the idle ones."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
         self._run.idle.append(self)
 
     def send(self, since: float) -> None:
-        """Send the next request, if there is one; its latency counts from `since`."""
+        """Send the next request, if any; its latency counts from `since`."""
         record = self._run.fetch()
         if record is not None:
             self._since = since
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(record)
 
     def data_received(self, data: bytes) -> None:
-        """Read an answer to its end."""
+        """Read an answer."""
         self._buffer += data
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._run.answered(self, status, time.perf_counter() - since)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take it out of use."""
+        """Remove the connection."""
         if self._since is not None:
             self._run.broken()
         elif self in self._run.idle:
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main(options: argparse.Namespace, records: list[bytes]) -> dict[str, object]:
-    """Send, wait for what is in flight, and return the account."""
+    """Send, wait for the requests in flight, and return the result."""
     run = Run(records, closed=not options.rate)
     loop = asyncio.get_running_loop()
     for _ in range(options.connections):
@@ -122,7 +122,7 @@ async def main(options: argparse.Namespace, records: list[bytes]) -> dict[str, o
         run.records = iter(())
     else:
         await _pace(run, options.rate, options.seconds, start)
-    until = time.perf_counter() + _PATIENCE
+    until = time.perf_counter() + _TIMEOUT
     while (run.in_flight or run.due) and time.perf_counter() < until:  # noqa: ASYNC110
         await asyncio.sleep(_TICK)
     latencies = sorted(run.latencies) or [0.0]
@@ -162,5 +162,5 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=0.0)
     given = parser.parse_args()
     content = given.file.read_bytes()
-    whole = [content[at : at + given.size] for at in range(0, len(content), given.size)]
-    print(json.dumps(uvloop.run(main(given, whole))))
+    records = [content[at : at + given.size] for at in range(0, len(content), given.size)]
+    print(json.dumps(uvloop.run(main(given, records))))

@@ -1,7 +1,7 @@
-"""Answers 200 to every request at once: a destination, and the load generator's own limit.
+"""Answers 200 to every request at once: a destination, and a target for the generator's limit.
 
-``GET /told`` answers when each order was first named in a message, by the order's number and in
-the seconds of ``time.perf_counter``, and forgets it.
+``GET /delivered`` answers with the time of each order's first message, as a map from the order's
+number to seconds of ``time.perf_counter``, and clears the map.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\
 _ANSWER = _HEAD % 2 + b"ok"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _ORDER = re.compile(rb"order-(\d{10})")
-# Where the load generator sends to when its own limit is looked for: those are no messages.
+# The generator sends here when its own limit is measured: these requests are not messages.
 _LOAD = b"POST /webhooks/"
-_ASKED = b"GET /told "
+_QUERY = b"GET /delivered "
 
-_heard: dict[int, float] = {}
+_first_seen: dict[int, float] = {}
 
 
 class Sink(asyncio.Protocol):
-    """One connection; a request is complete with the length that its header announces."""
+    """One connection; ``Content-Length`` delimits each request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by descent
+        """Set the connection up."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is whole."""
+        """Answer each complete request."""
         now = time.perf_counter()
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
@@ -48,12 +48,12 @@ class Sink(asyncio.Protocol):
 def _answer(request: bytes, now: float) -> bytes:
     if request.startswith(_LOAD):
         return _ANSWER
-    if request.startswith(_ASKED):
-        heard = json.dumps(_heard).encode()
-        _heard.clear()
-        return _HEAD % len(heard) + heard
+    if request.startswith(_QUERY):
+        body = json.dumps(_first_seen).encode()
+        _first_seen.clear()
+        return _HEAD % len(body) + body
     for order in _ORDER.findall(request):
-        _heard.setdefault(int(order), now)
+        _first_seen.setdefault(int(order), now)
     return _ANSWER
 
 

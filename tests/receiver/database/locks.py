@@ -1,4 +1,4 @@
-"""Another process's lock on the inbox: whoever writes waits, whoever reads does not."""
+"""A write lock on the inbox, as another process holds it: it blocks writers, not readers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import psycopg
 
 @contextmanager
 def inbox_locked(url: str) -> Iterator[None]:
-    """Hold the lock until the block ends."""
+    """Hold a write lock on the inbox until the block ends."""
     if url.startswith("sqlite:///"):
         path = url.removeprefix("sqlite:///")
-        # Another thread may end the block.
+        # The block may end in another thread.
         with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
             connection.isolation_level = None
             connection.execute("BEGIN IMMEDIATE")

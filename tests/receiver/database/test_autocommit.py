@@ -1,4 +1,4 @@
-"""Statements that commit by themselves, beside others who write."""
+"""Autocommit: single statements, also while another process writes."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ COUNT = text("SELECT count(*) FROM schema_notes")
 
 
 @contextmanager
-def opened(store: Store) -> Iterator[Autocommit]:
-    """Of a database with a table that holds texts."""
+def with_notes(store: Store) -> Iterator[Autocommit]:
+    """An Autocommit on a database with a table of notes."""
     with store.database.transaction() as session:
         session.execute(text("CREATE TABLE schema_notes (note text PRIMARY KEY)"))
-    made = Autocommit(store.database)
-    yield made
-    made.close()
+    opened = Autocommit(store.database)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
 def autocommit(store: Store) -> Iterator[Autocommit]:
-    """On either server."""
-    with opened(store) as made:
-        yield made
+    """An Autocommit on either database server."""
+    with with_notes(store) as opened:
+        yield opened
 
 
 @pytest.fixture
-def on_sqlite(sqlite_store: Store) -> Iterator[Autocommit]:
-    """On the one that has a single writer."""
-    with opened(sqlite_store) as made:
-        yield made
+def sqlite_autocommit(sqlite_store: Store) -> Iterator[Autocommit]:
+    """An Autocommit on SQLite, which has a single writer."""
+    with with_notes(sqlite_store) as opened:
+        yield opened
 
 
 @pytest.fixture
 def other(sqlite_store: Store) -> Iterator[Store]:
-    """What another process has of the same file."""
-    made = open_store(sqlite_store.url)
-    yield made
-    made.database.dispose()
+    """The same SQLite file, opened as another process would."""
+    opened = open_store(sqlite_store.url)
+    yield opened
+    opened.database.dispose()
 
 
 def insert(note: str) -> str:
-    """The statement that writes one."""
+    """The statement that inserts a note."""
     return f"INSERT INTO schema_notes VALUES ('{note}')"
 
 
 def write(autocommit: Autocommit, note: str) -> int:
-    """Write one; how many were written."""
+    """Insert a note; the number of rows inserted."""
 
     def work(connection: Connection) -> int:
         return connection.exec_driver_sql(insert(note)).rowcount
@@ -66,49 +66,49 @@ def write(autocommit: Autocommit, note: str) -> int:
     return autocommit.run(work)
 
 
-def note_down(connection: Connection, note: str) -> None:
-    """Write one, with a statement that is the same for all."""
+def insert_with_parameter(connection: Connection, note: str) -> None:
+    """Insert a note; the statement's text is the same for all notes."""
     connection.exec_driver_sql("INSERT INTO schema_notes VALUES (%s)", (note,))
 
 
-def test_its_statements_are_planned_once(autocommit: Autocommit, store: Store) -> None:
-    """PostgreSQL keeps their plans, however different the values are."""
+def test_statements_are_planned_once(autocommit: Autocommit, store: Store) -> None:
+    """PostgreSQL uses generic plans, whatever the values are."""
     if not store.database.is_postgresql:
         pytest.skip("SQLite plans a statement when it is prepared")
-    for number in range(10):  # the driver prepares what is run again and again
-        autocommit.run(partial(note_down, note=str(number)))
+    for number in range(10):  # the driver prepares a statement after a few runs
+        autocommit.run(partial(insert_with_parameter, note=str(number)))
     plans = text("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements")
     generic, custom = autocommit.run(lambda connection: connection.execute(plans).one())
     assert generic > 0
     assert custom == 0
 
 
-def write_beside(other: Store, autocommit: Autocommit, note: str) -> tuple[Future[int], int]:
-    """Write one while another process writes "b"; what became of it, and at which try."""
-    tries: list[int] = []
+def write_concurrently(other: Store, autocommit: Autocommit, note: str) -> tuple[Future[int], int]:
+    """Insert a note while another process inserts "b"; the result, and the number of attempts."""
+    attempts: list[int] = []
 
     def attempt(connection: Connection) -> int:
-        tries.append(1)
+        attempts.append(1)
         return connection.exec_driver_sql(insert(note)).rowcount
 
     with ThreadPoolExecutor(1) as pool:
         with other.database.transaction() as session:
             session.execute(text(insert("b")))
             writing = pool.submit(autocommit.run, attempt)
-            eventually(lambda: tries)
+            eventually(lambda: attempts)
             assert not writing.done()
         wait([writing], 10)
-    return writing, len(tries)
+    return writing, len(attempts)
 
 
 def count(store: Store) -> int:
-    """How many another connection sees."""
+    """Number of notes that another connection sees."""
     with store.database.reading() as session:
         return int(session.execute(COUNT).scalar_one())
 
 
-def test_a_statement_is_committed_by_itself(store: Store, autocommit: Autocommit) -> None:
-    """Others see it at once, and the next one uses the same connection."""
+def test_each_statement_is_committed(store: Store, autocommit: Autocommit) -> None:
+    """Others see it at once, and the next statement reuses the connection."""
     used: list[int] = []
     for number in range(3):
         assert write(autocommit, str(number)) == 1
@@ -118,7 +118,7 @@ def test_a_statement_is_committed_by_itself(store: Store, autocommit: Autocommit
 
 
 def test_a_statement_that_fails_writes_nothing(store: Store, autocommit: Autocommit) -> None:
-    """Its error is the caller's, and the next statement is none the worse."""
+    """The error is raised, and the connection is reused for the next statement."""
     write(autocommit, "a")
     used: list[Connection] = []
     autocommit.run(used.append)
@@ -130,8 +130,8 @@ def test_a_statement_that_fails_writes_nothing(store: Store, autocommit: Autocom
     assert write(autocommit, "b") == 1
 
 
-def test_a_connection_that_failed_is_not_used_again(autocommit: Autocommit) -> None:
-    """Whatever state it is in, nobody inherits it."""
+def test_a_connection_is_not_reused_after_other_errors(autocommit: Autocommit) -> None:
+    """Its state is unknown, so it is closed."""
     used: list[Connection] = []
 
     def fail(connection: Connection) -> None:
@@ -145,15 +145,15 @@ def test_a_connection_that_failed_is_not_used_again(autocommit: Autocommit) -> N
     assert used[0].closed
 
 
-def test_it_waits_for_another_writer(on_sqlite: Autocommit, other: Store) -> None:
-    """While another process holds the file, a statement waits for its turn, and then is done."""
-    writing, tries = write_beside(other, on_sqlite, "a")
-    assert (writing.result(0), tries) == (1, 2)
+def test_it_waits_for_another_writer(sqlite_autocommit: Autocommit, other: Store) -> None:
+    """While another process holds the write lock, a statement waits, and then succeeds."""
+    writing, attempts = write_concurrently(other, sqlite_autocommit, "a")
+    assert (writing.result(0), attempts) == (1, 2)
     assert count(other) == 2
 
 
-def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is never free is said to be locked."""
+def test_it_waits_for_a_limited_time(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that stays locked is an error."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     autocommit = Autocommit(sqlite_store.database)
     with inbox_locked(sqlite_store.url), pytest.raises(OperationalError, match="locked"):
@@ -161,15 +161,15 @@ def test_it_does_not_wait_for_ever(sqlite_store: Store, monkeypatch: pytest.Monk
     autocommit.close()
 
 
-def test_a_statement_that_fails_in_its_turn_leaves_the_file_free(
-    on_sqlite: Autocommit, other: Store
+def test_a_statement_that_fails_after_waiting_releases_the_lock(
+    sqlite_autocommit: Autocommit, other: Store
 ) -> None:
-    """What it was begun with is ended, and what comes next on its connection is committed."""
-    writing, tries = write_beside(other, on_sqlite, "b")
+    """Its transaction is rolled back, and the connection commits the next statement."""
+    writing, attempts = write_concurrently(other, sqlite_autocommit, "b")
     with pytest.raises(IntegrityError):
         writing.result(0)
-    assert tries == 2
-    assert write(on_sqlite, "c") == 1
+    assert attempts == 2
+    assert write(sqlite_autocommit, "c") == 1
     with other.database.transaction() as session:
         session.execute(text(insert("d")))
     assert count(other) == 3

@@ -1,4 +1,4 @@
-"""Many rows in one statement: what the driver is given is what the table's types would write."""
+"""Bulk statements: the driver gets the same values as the table's types would write."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def row(store: Store, key: str, **changed: object) -> dict[str, object]:
     incoming = IncomingEvent(
         provider="virtualsms", body=key.encode(), arrived_at=clock.now(), key=key
     )
-    (entry,) = inbox.prepare(store.vault, [incoming])
-    return {**entry.values, **changed}
+    (prepared,) = inbox.prepare(store.vault, [incoming])
+    return {**prepared.values, **changed}
 
 
 def write(store: Store, *rows: dict[str, object]) -> int:
-    """Insert them in a transaction of their own."""
+    """Insert rows in one transaction; how many were inserted."""
     with store.database.transaction() as session:
         return bulk.insert_unless_taken(session.connection(), INBOX, rows, index=KEY)
 
 
-def kept(store: Store, key: str) -> dict[str, Any]:
-    """The row that holds a key, as the table's types read it."""
+def stored(store: Store, key: str) -> dict[str, Any]:
+    """The row with this event key, as the table's types read it."""
     with store.database.reading() as session:
         found = session.connection().execute(select(INBOX).where(INBOX.c.key == key))
         return dict(found.mappings().one())
 
 
-def test_every_kind_of_value_comes_back(store: Store) -> None:
-    """Text beyond ASCII, bytes, numbers, times of any zone and nothing at all."""
+def test_all_value_types_are_stored(store: Store) -> None:
+    """Non-ASCII text, bytes, numbers, times of any zone and null."""
     east = datetime(2026, 1, 2, 3, 4, 5, 678_901, timezone(timedelta(hours=5)))
     full = row(
         store, "full", notes='ключ "🔑", \\{}', received_at=east, handled_at=east, wake_at=None,
@@ -49,19 +49,19 @@ def test_every_kind_of_value_comes_back(store: Store) -> None:
     )  # fmt: skip
     empty = row(store, "empty", body=None)
     assert write(store, full, empty) == 2
-    assert kept(store, "full") == full
-    assert kept(store, "empty") == empty
+    assert stored(store, "full") == full
+    assert stored(store, "empty") == empty
 
 
-def test_it_writes_what_the_tables_own_insert_writes(store: Store) -> None:
-    """The bytes in the database are the same as SQLAlchemy's."""
+def test_it_writes_the_same_as_sqlalchemy(store: Store) -> None:
+    """The stored values equal those of SQLAlchemy's own insert."""
     ours, theirs = row(store, "ours"), row(store, "theirs")
     theirs = {**ours, "id": theirs["id"], "key": "theirs"}
     write(store, ours)
     with store.database.transaction() as session:
         session.connection().execute(insert(INBOX), theirs)
-    assert {**kept(store, "ours"), "id": "", "key": ""} == {
-        **kept(store, "theirs"),
+    assert {**stored(store, "ours"), "id": "", "key": ""} == {
+        **stored(store, "theirs"),
         "id": "",
         "key": "",
     }
@@ -70,17 +70,17 @@ def test_it_writes_what_the_tables_own_insert_writes(store: Store) -> None:
         assert len(set(map(tuple, stamps))) == 1
 
 
-def test_a_taken_key_is_passed_over(store: Store) -> None:
-    """Only what is new counts, and what was there stays as it was."""
+def test_a_taken_key_is_skipped(store: Store) -> None:
+    """Only new rows are counted, and existing rows do not change."""
     first, again, other = row(store, "a"), row(store, "a"), row(store, "b")
     assert write(store, first) == 1
     assert write(store, again, other) == 1
-    assert kept(store, "a") == first
-    assert kept(store, "b") == other
+    assert stored(store, "a") == first
+    assert stored(store, "b") == other
 
 
-def test_a_taken_id_is_an_error_of_the_database(store: Store) -> None:
-    """Any other conflict is one, in SQLAlchemy's words, and nothing of the batch is written."""
+def test_another_conflict_is_an_error(store: Store) -> None:
+    """A taken id raises SQLAlchemy's error, and no row of the batch is written."""
     first = row(store, "a")
     write(store, first)
     with pytest.raises(DBAPIError):
@@ -89,8 +89,8 @@ def test_a_taken_id_is_an_error_of_the_database(store: Store) -> None:
         assert len(session.connection().execute(select(INBOX)).all()) == 1
 
 
-def test_new_rows_are_told_by_their_ids(store: Store) -> None:
-    """Whichever of their unique keys it is that others have."""
+def test_ids_of_new_rows_are_returned(store: Store) -> None:
+    """Rows are skipped for a conflict on any unique key."""
     first, second, third = (row(store, key) for key in "abc")
     with store.database.transaction() as session:
         connection = session.connection()
@@ -98,12 +98,12 @@ def test_new_rows_are_told_by_their_ids(store: Store) -> None:
         assert bulk.insert_new(connection, INBOX, [first]) == {first["id"]}
         again = [row(store, "a"), second, {**third, "id": first["id"]}, third]
         assert bulk.insert_new(connection, INBOX, again) == {second["id"], third["id"]}
-    assert kept(store, "a") == first
+    assert stored(store, "a") == first
 
 
 def test_many_rows_are_written_in_parts(store: Store) -> None:
-    """More than fit into a statement: each is inserted, and each is changed."""
-    rows = [row(store, f"{number}") for number in range(bulk.MOST_ROWS + 3)]
+    """Rows beyond one statement are all inserted and all updated."""
+    rows = [row(store, f"{number}") for number in range(bulk.MAX_ROWS + 3)]
     changes = [
         {"id": each["id"], "attempt": 0, "notes": each["key"], "handled_at": clock.now()}
         for each in rows
@@ -113,11 +113,11 @@ def test_many_rows_are_written_in_parts(store: Store) -> None:
         assert len(bulk.insert_new(connection, INBOX, rows)) == len(rows)
         assert bulk.update(connection, INBOX, changes, keys=("id", "attempt")) == len(rows)
     for each, change in zip(rows, changes, strict=True):
-        assert kept(store, str(each["key"])) == {**each, **change}
+        assert stored(store, str(each["key"])) == {**each, **change}
 
 
-def test_only_rows_with_the_keys_are_changed(store: Store) -> None:
-    """And among them only those of which the condition holds."""
+def test_only_rows_with_the_keys_are_updated(store: Store) -> None:
+    """Of those, only rows that meet the condition are updated."""
     first, second, third = (row(store, key, attempt=1) for key in "abc")
     write(store, first, second, {**third, "source": "elsewhere"})
     changes = [
@@ -131,6 +131,6 @@ def test_only_rows_with_the_keys_are_changed(store: Store) -> None:
             keys=("id", "attempt"), where="source = 'webhook'",
         )  # fmt: skip
     assert done == 1
-    assert kept(store, "a") == {**first, "error": "one", "body": None}
-    assert kept(store, "b") == second
-    assert kept(store, "c") == {**third, "source": "elsewhere"}
+    assert stored(store, "a") == {**first, "error": "one", "body": None}
+    assert stored(store, "b") == second
+    assert stored(store, "c") == {**third, "source": "elsewhere"}

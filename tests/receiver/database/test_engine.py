@@ -1,4 +1,4 @@
-"""The database: durable, bounded in time, and the same on both servers."""
+"""The database engine: durable, with time-outs, and the same on both servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEARTBEATS = Heartbeat.__table__  # type: ignore[attr-defined]
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Database]:
-    """An empty SQLite database in a folder that is not there yet."""
+    """An empty SQLite database in a directory that does not exist yet."""
     opened = Database(f"sqlite:///{tmp_path / 'new' / 'folder' / 'codecatch.db'}")
     yield opened
     opened.dispose()
@@ -45,8 +45,8 @@ def plain(tmp_path: Path) -> Iterator[Database]:
         ("postgresql+psycopg://u@h/d", "postgresql+psycopg"),
     ],
 )
-def test_usual_urls_are_understood(text_: str, driver: str) -> None:
-    """What hosting companies hand out is taken as it is."""
+def test_common_urls_are_accepted(text_: str, driver: str) -> None:
+    """The URLs that hosting companies provide work unchanged."""
     assert parse_url(text_).drivername == driver
 
 
@@ -58,14 +58,14 @@ def test_usual_urls_are_understood(text_: str, driver: str) -> None:
     ],
 )
 def test_other_urls_are_refused_and_not_quoted(text_: str) -> None:
-    """The refusal says what is wanted, and shows no part of a password."""
-    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL: wants sqlite") as refused:
+    """The error says what the URL must be, and shows no part of a password."""
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL: must be sqlite") as refused:
         parse_url(text_)
     assert "hunter2" not in str(refused.value)
 
 
-def test_sqlite_is_set_to_survive_a_power_cut(plain: Database) -> None:
-    """The journal is a write-ahead log that is synced at every commit."""
+def test_sqlite_survives_a_power_cut(plain: Database) -> None:
+    """The journal is a write-ahead log, flushed at every commit."""
     with plain.reading() as session:
         values = [
             session.connection().scalar(text(f"PRAGMA {name}"))
@@ -77,7 +77,7 @@ def test_sqlite_is_set_to_survive_a_power_cut(plain: Database) -> None:
 def test_sqlite_takes_the_write_lock_at_once(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction that may write holds off other writers from its first moment, not readers."""
+    """A writing transaction blocks other writers from its beginning, but not readers."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     other = Database(sqlite_store.url)
     with sqlite_store.database.transaction() as holding:
@@ -89,34 +89,34 @@ def test_sqlite_takes_the_write_lock_at_once(
     other.dispose()
 
 
-def test_a_writer_gets_in_between_those_of_another_process(sqlite_store: Store) -> None:
-    """One that writes nearly all the time does not keep it waiting for more than some turns."""
+def test_a_writer_gets_the_lock_from_a_busy_process(sqlite_store: Store) -> None:
+    """A process that writes almost all the time does not starve another writer."""
     other = Database(sqlite_store.url)
     begun, served = threading.Event(), threading.Event()
 
-    def write_on_and_on() -> int:
-        for turn in range(500):
+    def write_repeatedly() -> int:
+        for attempt in range(500):
             with other.transaction() as session:
                 session.connection()
                 begun.set()
                 time.sleep(0.02)
             if served.is_set():
-                return turn
+                return attempt
             time.sleep(0.002)
         return 500
 
     with ThreadPoolExecutor(1) as thread:
-        turns = thread.submit(write_on_and_on)
+        attempts = thread.submit(write_repeatedly)
         assert begun.wait(10)
         with sqlite_store.database.transaction() as session:
             session.connection()
             served.set()
-        assert turns.result(30) < 20
+        assert attempts.result(30) < 20
     other.dispose()
 
 
-def test_postgresql_is_set_to_answer_in_time(store: Store) -> None:
-    """Commits are synchronous, and a slow statement ends before a webhook's sender gives up."""
+def test_postgresql_has_time_outs(store: Store) -> None:
+    """Commits are synchronous, and a slow statement is cancelled before the sender gives up."""
     if not store.database.is_postgresql:
         pytest.skip("only PostgreSQL has such settings")
     with store.database.reading() as session:
@@ -131,7 +131,7 @@ def test_postgresql_is_set_to_answer_in_time(store: Store) -> None:
 
 
 def test_a_transaction_is_committed_when_its_block_ends(store: Store) -> None:
-    """Another session sees the row, and sees none of a block that raised."""
+    """Another session sees the row, and no row of a block that raised."""
     at = clock.now()
     with store.database.transaction() as session:
         assert insert_once(session, HEARTBEATS, {"part": "kept", "seen_at": at})
@@ -148,7 +148,7 @@ def test_a_transaction_is_committed_when_its_block_ends(store: Store) -> None:
 
 
 def test_an_equal_row_is_inserted_once(store: Store) -> None:
-    """The second insert of a key changes nothing and says so."""
+    """The second insert of a key changes nothing and returns False."""
     with store.database.transaction() as session:
         outcomes = [
             insert_once(session, HEARTBEATS, {"part": "web", "seen_at": clock.now()})
@@ -166,8 +166,8 @@ def test_an_equal_row_is_inserted_once(store: Store) -> None:
         datetime(2026, 6, 11, 11, 14, tzinfo=timezone(timedelta(hours=2))),
     ],
 )
-def test_a_time_comes_back_to_the_microsecond(store: Store, moment: datetime) -> None:
-    """What is stored is read as the same moment in UTC, at both ends of the calendar too."""
+def test_times_keep_their_microseconds(store: Store, moment: datetime) -> None:
+    """A stored time is read as the same moment in UTC, also at both ends of the calendar."""
     with store.database.transaction() as session:
         insert_once(session, HEARTBEATS, {"part": "web", "seen_at": moment})
     with store.database.reading() as session:
@@ -176,8 +176,8 @@ def test_a_time_comes_back_to_the_microsecond(store: Store, moment: datetime) ->
     assert found.utcoffset() == timedelta(0)
 
 
-def test_times_sort_as_they_follow(store: Store) -> None:
-    """The order of stored times is that of the moments, whatever zone they were given in."""
+def test_stored_times_sort_chronologically(store: Store) -> None:
+    """The zone that a time was given in does not matter."""
     base = datetime(2026, 6, 11, tzinfo=UTC)
     zone = timezone(timedelta(hours=-9))
     with store.database.transaction() as session:
@@ -189,8 +189,8 @@ def test_times_sort_as_they_follow(store: Store) -> None:
         assert session.connection().scalars(ordered).all() == ["1", "2", "3"]
 
 
-def test_no_time_is_no_time(store: Store) -> None:
-    """An absent time is null in both directions."""
+def test_a_missing_time_is_null(store: Store) -> None:
+    """None is stored as null and read as None."""
     with store.database.transaction() as session:
         incoming = IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now())
         (stored,) = inbox.store_many(session, store.vault, [incoming])
@@ -198,24 +198,24 @@ def test_no_time_is_no_time(store: Store) -> None:
         assert session.get_one(InboxEvent, stored.id).received_at is None
 
 
-def test_time_is_the_servers(store: Store) -> None:
-    """Leases are measured by an aware time in UTC, of the server where there is one."""
+def test_now_is_the_servers_time(store: Store) -> None:
+    """The time for leases is aware, in UTC, and on PostgreSQL the server's."""
     with store.database.reading() as session:
         now = store.database.now(session)
     assert now.utcoffset() == timedelta(0)
     assert abs(now - clock.now()) < timedelta(seconds=30)
 
 
-def test_an_error_never_quotes_what_was_bound(store: Store) -> None:
-    """A failing statement's text holds its words and not its values."""
+def test_an_error_does_not_quote_bound_values(store: Store) -> None:
+    """The error of a failed statement contains its SQL, but no values."""
     values = table("no_such_table", column("code"))
     with pytest.raises(DBAPIError) as failed, store.database.transaction() as session:
         session.execute(values.insert().values(code="483921"))
     assert "483921" not in str(failed.value)
 
 
-def test_connections_are_given_back(sqlite_store: Store) -> None:
-    """After many transactions none is held."""
+def test_connections_are_returned_to_the_pool(sqlite_store: Store) -> None:
+    """After many transactions none is checked out."""
     for _ in range(50):
         with sqlite_store.database.transaction() as session:
             session.connection()
@@ -225,7 +225,7 @@ def test_connections_are_given_back(sqlite_store: Store) -> None:
 
 
 def test_the_file_of_a_database_is_a_sqlite_file(plain: Database, tmp_path: Path) -> None:
-    """The folder is made as needed, and other programs can read the file."""
+    """The directory is created, and other programs can read the file."""
     with plain.transaction() as session:
         session.execute(text("CREATE TABLE t (at BIGINT)"))
         session.execute(table("t", column("at", UtcTime())).insert().values(at=clock.now()))
@@ -234,8 +234,8 @@ def test_the_file_of_a_database_is_a_sqlite_file(plain: Database, tmp_path: Path
     assert isinstance(micros, int)
 
 
-def test_passing_trouble_does_not_lose_a_record() -> None:
-    """A transaction that fails for no fault of its own is done again, a few times."""
+def test_persist_retries_transient_errors() -> None:
+    """A transaction that fails for a database error is retried twice."""
     left = [OperationalError("x", None, Exception()), OperationalError("x", None, Exception())]
 
     def work() -> str:
@@ -246,8 +246,8 @@ def test_passing_trouble_does_not_lose_a_record() -> None:
     assert persist(work) == "done"
 
 
-def test_lasting_trouble_is_told() -> None:
-    """What does not pass is raised in the end."""
+def test_persist_raises_a_lasting_error() -> None:
+    """The error of the third attempt is raised."""
     calls = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Signs of life: fresh ones count, old ones do not."""
+"""Heartbeats: fresh ones count, old ones do not."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tests.support.stores import Store
         (-timedelta(hours=1), False),
     ],
 )
-def test_only_a_fresh_sign_counts(store: Store, age: timedelta, alive: bool) -> None:
-    """A sign is good for some seconds; one from a clock that ran ahead proves nothing."""
+def test_only_a_fresh_heartbeat_counts(store: Store, age: timedelta, alive: bool) -> None:
+    """A heartbeat is valid for some seconds; one from a clock that is ahead does not count."""
     now = clock.now()
     with store.database.transaction() as session:
         heartbeats.beat(session, "worker", now - age)
         assert heartbeats.alive(session, "worker", now) is alive
 
 
-def test_a_part_is_judged_by_its_own_and_latest_sign(store: Store) -> None:
-    """Beats replace each other, and one part's say nothing of another's."""
+def test_only_the_latest_heartbeat_of_a_part_counts(store: Store) -> None:
+    """A heartbeat replaces the previous one of its part, and no other's."""
     now = clock.now()
     with store.database.transaction() as session:
         heartbeats.beat(session, "worker", now - timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""Conditions on several columns: whole rows are compared, and not each column for itself."""
+"""Conditions on several columns: whole rows are compared, not single columns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from receiver.inbox.store import INBOX, IncomingEvent
 from tests.support.stores import Store
 
 
-def test_columns_of_different_rows_are_no_row(store: Store) -> None:
-    """What two rows hold together is not taken for a third one."""
+def test_values_of_different_rows_do_not_match(store: Store) -> None:
+    """A combination of values from two rows is not a match."""
     incoming_events = [
         IncomingEvent(provider=provider, key=key, body=b"{}", arrived_at=clock.now())
         for provider in ("virtualsms", "daisysim")
@@ -20,11 +20,11 @@ def test_columns_of_different_rows_are_no_row(store: Store) -> None:
     ]
     with store.database.transaction() as session:
         inbox.store_many(session, store.vault, incoming_events)
-    places = OneOf("places", INBOX.c.provider, INBOX.c.key)
-    found = select(INBOX.c.provider, INBOX.c.key).where(places.condition)
+    keys = OneOf("keys", INBOX.c.provider, INBOX.c.key)
+    found = select(INBOX.c.provider, INBOX.c.key).where(keys.condition)
     wanted = [("virtualsms", "a"), ("daisysim", "b")]
     with store.database.reading() as session:
-        rows = session.connection().execute(found, places.bound(wanted)).all()
-        none = session.connection().execute(found, places.bound([])).all()
+        rows = session.connection().execute(found, keys.bound(wanted)).all()
+        none = session.connection().execute(found, keys.bound([])).all()
     assert sorted(map(tuple, rows)) == sorted(wanted)
     assert none == []

@@ -1,4 +1,4 @@
-"""Group commit: shared transactions, an answer for each, and a loop that never waits."""
+"""Group commit: shared transactions, one outcome per request, and a loop that never blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.receiver.database.locks import inbox_locked
 from tests.support.stores import Store, open_store
 from tests.support.waiting import eventually
 
-# No text encoding takes half a surrogate pair, so no database takes this key.
+# A lone surrogate cannot be encoded, so no database stores this key.
 POISON = "\ud800"
 Batches = list[list[str]]
 
@@ -43,29 +43,29 @@ def incoming(key: str | None, body: bytes = b"{}") -> IncomingEvent:
     return IncomingEvent(provider="virtualsms", body=body, arrived_at=clock.now(), key=key)
 
 
-def kept(store: Store) -> dict[str, str]:
-    """The ids of all rows by their keys."""
+def stored_ids(store: Store) -> dict[str, str]:
+    """Ids of all rows, by event key."""
     with store.database.reading() as session:
         return {row.key: row.id for row in session.exec(select(InboxEvent))}
 
 
 @pytest.fixture
-def taken(store: Store) -> Iterator[GroupCommit]:
-    """The way into a database on either server."""
-    made = GroupCommit(store.database, store.vault)
-    yield made
-    made.close()
+def group(store: Store) -> Iterator[GroupCommit]:
+    """A group commit on either database server, without a spool."""
+    opened = GroupCommit(store.database, store.vault)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
-    """The keys of every transaction that is tried."""
+    """The event keys of every batch that is attempted."""
     seen: Batches = []
-    really = inbox.insert_new
+    original = inbox.insert_new
 
-    def watched(connection: Connection, entries: Sequence[InboxRow]) -> bool:
-        seen.append([entry.place[1] for entry in entries])
-        return really(connection, entries)
+    def watched(connection: Connection, rows: Sequence[InboxRow]) -> bool:
+        seen.append([row.unique_key[1] for row in rows])
+        return original(connection, rows)
 
     monkeypatch.setattr(inbox, "insert_new", watched)
     return seen
@@ -73,353 +73,355 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have either server give up soon on a lock that somebody else holds."""
+    """Shorten the lock time-outs of both servers to 100 ms."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     options = engine.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
     monkeypatch.setattr(engine, "POSTGRESQL_OPTIONS", options)
 
 
-async def until(check: Callable[[], object]) -> None:
-    """Let the loop run until something is so."""
+async def wait_until(check: Callable[[], object]) -> None:
+    """Let the loop run until ``check`` returns a true value."""
     async with asyncio.timeout(10):
-        while not check():  # noqa: ASYNC110 -- the check is of the database, which sets no event
+        while not check():  # noqa: ASYNC110 -- the check reads the database, which sets no event
             await asyncio.sleep(0.01)
 
 
-def run(story: Coroutine[Any, Any, Any]) -> Any:
-    """Run a story on a loop that has nothing to complain about."""
-    complaints: list[object] = []
+def run(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Run a scenario on a new loop; fail if the loop's exception handler is called."""
+    unhandled: list[object] = []
 
-    async def listen() -> Any:
+    async def watch() -> Any:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
-        return await story
+        loop.set_exception_handler(lambda _, context: unhandled.append(context))
+        return await scenario
 
-    result = asyncio.run(listen())
-    assert complaints == []
+    result = asyncio.run(watch())
+    assert unhandled == []
     return result
 
 
 async def store_all(
-    taken: GroupCommit, incoming_events: Sequence[IncomingEvent]
+    group: GroupCommit, incoming_events: Sequence[IncomingEvent]
 ) -> list[StoreResult | BaseException]:
-    """Store at once, and return each outcome or exception."""
-    return await asyncio.gather(*map(taken.store, incoming_events), return_exceptions=True)
+    """Store all events concurrently; each result or exception."""
+    return await asyncio.gather(*map(group.store, incoming_events), return_exceptions=True)
 
 
-def flights_of(store: Store) -> int:
-    """How many batches may be in flight."""
+def max_in_flight(store: Store) -> int:
+    """How many batches may be in flight at once."""
     return 2 if store.database.is_postgresql else 1
 
 
-async def plug(taken: GroupCommit, store: Store) -> list[asyncio.Task[StoreResult]]:
-    """As many batches in flight as may be, of one event each."""
+async def fill_in_flight(group: GroupCommit, store: Store) -> list[asyncio.Task[StoreResult]]:
+    """Start as many batches as may be in flight, of one event each."""
     storing = []
-    for number in range(flights_of(store)):
-        storing.append(asyncio.create_task(taken.store(incoming(f"plug_{number}"))))
-        for _ in range(3):  # one step of the loop to come, one to look for others, one to go
+    for number in range(max_in_flight(store)):
+        storing.append(asyncio.create_task(group.store(incoming(f"first_{number}"))))
+        for _ in range(3):  # iterations of the loop: submit, collect, start
             await asyncio.sleep(0)
     return storing
 
 
-def test_the_answer_comes_after_the_commit(store: Store, taken: GroupCommit) -> None:
-    """In the moment of the answer another connection finds the row."""
-    stored = run(taken.store(incoming("evt_1")))
+def test_the_answer_comes_after_the_commit(store: Store, group: GroupCommit) -> None:
+    """When the result arrives, another connection finds the row."""
+    stored = run(group.store(incoming("evt_1")))
     other = open_store(store.url)
-    assert kept(other) == {"evt_1": stored.id}
+    assert stored_ids(other) == {"evt_1": stored.id}
     other.database.dispose()
 
 
-def test_a_lone_event_is_written_at_once(taken: GroupCommit, batches: Batches) -> None:
-    """Nothing waits for company."""
-    run(taken.store(incoming("evt_1")))
+def test_a_lone_event_is_written_at_once(group: GroupCommit, batches: Batches) -> None:
+    """A single event is not delayed to fill a batch."""
+    run(group.store(incoming("evt_1")))
     assert batches == [["evt_1"]]
 
 
-def test_what_comes_in_the_next_steps_comes_along(taken: GroupCommit, batches: Batches) -> None:
-    """As long as each step of the loop brings one more; without a timer, and not for ever."""
+def test_events_of_the_next_loop_iterations_join_the_batch(
+    group: GroupCommit, batches: Batches
+) -> None:
+    """As long as each iteration adds one; without a timer, and up to a full batch."""
 
-    async def story(count: int) -> None:
+    async def scenario(count: int) -> None:
         storing = []
         for number in range(count):
-            storing.append(asyncio.create_task(taken.store(incoming(f"evt_{number:02}"))))
+            storing.append(asyncio.create_task(group.store(incoming(f"evt_{number:02}"))))
             await asyncio.sleep(0)
         await asyncio.gather(*storing)
 
     keys = [f"evt_{number:02}" for number in range(48)]
-    run(story(5))
+    run(scenario(5))
     assert batches == [keys[:5]]
     batches.clear()
-    run(story(48))
+    run(scenario(48))
     assert 30 <= len(batches[0]) <= 34
 
 
-def test_events_at_once_share_transactions(
-    store: Store, taken: GroupCommit, batches: Batches
+def test_concurrent_events_share_transactions(
+    store: Store, group: GroupCommit, batches: Batches
 ) -> None:
-    """Three hundred events at once are a handful of commits, and each gets its own id."""
+    """Three hundred concurrent events take a handful of commits, and each gets its own id."""
     keys = [f"evt_{number}" for number in range(300)]
-    outcomes = run(store_all(taken, [incoming(key) for key in keys]))
+    outcomes = run(store_all(group, [incoming(key) for key in keys]))
     assert len(batches) <= 6
-    assert max(map(len, batches)) <= group_commit.LARGEST_BATCH
-    assert kept(store) == {key: outcome.id for key, outcome in zip(keys, outcomes, strict=True)}
+    assert max(map(len, batches)) <= group_commit.MAX_BATCH
+    assert stored_ids(store) == {
+        key: outcome.id for key, outcome in zip(keys, outcomes, strict=True)
+    }
 
 
-def test_equal_events_at_once_are_one_row(store: Store, taken: GroupCommit) -> None:
-    """Of a hundred only one is new, and all are told the same id."""
-    outcomes = run(store_all(taken, [incoming("evt_1")] * 100))
+def test_concurrent_duplicates_are_one_row(store: Store, group: GroupCommit) -> None:
+    """Of a hundred only one is new, and all get the same id."""
+    outcomes = run(store_all(group, [incoming("evt_1")] * 100))
     assert sum(not outcome.duplicate for outcome in outcomes) == 1
-    assert {outcome.id for outcome in outcomes} == {kept(store)["evt_1"]}
+    assert {outcome.id for outcome in outcomes} == {stored_ids(store)["evt_1"]}
 
 
 @pytest.mark.parametrize("poison", [POISON, "a\x00b"])
-def test_a_poisonous_event_does_not_hurt_its_neighbours(
-    store: Store, taken: GroupCommit, log: Log, poison: str
+def test_a_poison_event_does_not_fail_its_batch(
+    store: Store, group: GroupCommit, log: Log, poison: str
 ) -> None:
-    """What the database cannot take fails alone, and the rest of its batch is stored."""
+    """An event that the database cannot store fails alone; the rest of the batch is stored."""
     if poison != POISON and not store.database.is_postgresql:
-        pytest.skip("SQLite takes a NUL in text")
+        pytest.skip("SQLite stores a NUL in text")
     keys = [f"evt_{number}" for number in range(20)]
     incoming_events = [*map(incoming, keys[:10]), incoming(poison), *map(incoming, keys[10:])]
-    outcomes = run(store_all(taken, incoming_events))
+    outcomes = run(store_all(group, incoming_events))
     assert isinstance(outcomes.pop(10), StoreUnavailable)
     assert all(isinstance(outcome, StoreResult) for outcome in outcomes)
-    assert sorted(kept(store)) == sorted(keys)
+    assert sorted(stored_ids(store)) == sorted(keys)
     assert log.of("group_commit.commit_failed")
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_trouble_of_the_database_refuses_the_batch_once(
+def test_a_failing_database_refuses_the_whole_batch(
     store_url: str, batches: Batches, log: Log
 ) -> None:
-    """While the database takes nothing, everybody is told so, without a try for each."""
+    """While the database fails, every request is refused, without one attempt per event."""
     store = open_store(store_url)
-    taken = GroupCommit(store.database, store.vault)
+    group = GroupCommit(store.database, store.vault)
     with inbox_locked(store_url):
-        outcomes = run(store_all(taken, [incoming(f"evt_{number}") for number in range(50)]))
+        outcomes = run(store_all(group, [incoming(f"evt_{number}") for number in range(50)]))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert len({id(outcome) for outcome in outcomes}) == 50
     assert len(batches) <= 4
     assert log.of("group_commit.commit_failed")
-    (good,) = run(store_all(taken, [incoming("evt_1")]))
-    assert kept(store) == {"evt_1": good.id}
-    taken.close()
+    (good,) = run(store_all(group, [incoming("evt_1")]))
+    assert stored_ids(store) == {"evt_1": good.id}
+    group.close()
     store.database.dispose()
 
 
-def test_a_slow_commit_does_not_hold_the_loop(store: Store, taken: GroupCommit) -> None:
-    """While the write waits for a lock the loop goes on, and afterwards the event is stored."""
+def test_a_slow_commit_does_not_block_the_loop(store: Store, group: GroupCommit) -> None:
+    """While the write waits for a lock the loop runs, and afterwards the event is stored."""
 
-    async def story() -> StoreResult:
+    async def scenario() -> StoreResult:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = asyncio.create_task(taken.store(incoming("evt_1")))
+            storing = asyncio.create_task(group.store(incoming("evt_1")))
             for _ in range(20):
                 await asyncio.sleep(0.01)
             assert not storing.done()
         return await storing
 
-    stored = run(story())
-    assert kept(store) == {"evt_1": stored.id}
+    stored = run(scenario())
+    assert stored_ids(store) == {"evt_1": stored.id}
 
 
-def test_the_queue_has_an_end(
-    store: Store, taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
+def test_the_queue_is_bounded(
+    store: Store, group: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With too many waiting the next one is refused at once, and the waiting ones are stored."""
-    monkeypatch.setattr(group_commit, "DEEPEST_QUEUE", 5)
-    in_hand = 5 + flights_of(store)
+    """When it is full, the next event is refused at once, and the queued ones are stored."""
+    monkeypatch.setattr(group_commit, "MAX_QUEUED", 5)
+    accepted = 5 + max_in_flight(store)
 
-    async def story() -> None:
+    async def scenario() -> None:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = await plug(taken, store)
+            storing = await fill_in_flight(group, store)
             storing += [
-                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(group.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             with pytest.raises(StoreUnavailable, match="too many"):
-                await taken.store(incoming("one too many"))
+                await group.store(incoming("one too many"))
         await asyncio.gather(*storing)
 
-    run(story())
-    assert len(kept(store)) == in_hand
+    run(scenario())
+    assert len(stored_ids(store)) == accepted
 
 
-def test_an_event_whose_request_gave_up_is_stored_all_the_same(
-    store: Store, taken: GroupCommit
-) -> None:
-    """After the deadline nobody waits for the event, in flight or queued, but it is not lost."""
+def test_the_event_of_a_cancelled_request_is_stored(store: Store, group: GroupCommit) -> None:
+    """An event in flight or queued is not lost when its request is cancelled."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
             storing = [
-                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(group.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             _, waiting = await asyncio.wait(storing, timeout=0.05)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*storing, return_exceptions=True)
-        await until(lambda: len(kept(store)) == 5)
+        await wait_until(lambda: len(stored_ids(store)) == 5)
 
-    run(story())
+    run(scenario())
 
 
-def test_each_is_told_at_its_own_deadline(store: Store, taken: GroupCommit) -> None:
-    """Whoever's time is over first is told first, though others came before."""
+def test_each_request_has_its_own_deadline(store: Store, group: GroupCommit) -> None:
+    """The earliest deadline is refused first, even if other requests came before."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         now = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            patient, hasty, next_one = (
-                asyncio.create_task(taken.store(incoming(key), now + seconds))
+            late, early, middle = (
+                asyncio.create_task(group.store(incoming(key), now + seconds))
                 for key, seconds in (("evt_1", 60), ("evt_2", 0.1), ("evt_3", 0.2))
             )
-            done, _ = await asyncio.wait([patient, hasty, next_one], return_when=FIRST_EXCEPTION)
-            assert done == {hasty}
+            done, _ = await asyncio.wait([late, early, middle], return_when=FIRST_EXCEPTION)
+            assert done == {early}
             with pytest.raises(StoreUnavailable, match="in time"):
-                await next_one
+                await middle
             assert time.monotonic() - now < 1.5
-            assert not patient.done()
-        assert not (await patient).duplicate
-        await until(lambda: len(kept(store)) == 3)
+            assert not late.done()
+        assert not (await late).duplicate
+        await wait_until(lambda: len(stored_ids(store)) == 3)
 
-    run(story())
+    run(scenario())
 
 
-def test_a_failure_that_nobody_waits_for_makes_no_noise(
-    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
+def test_a_failure_of_a_cancelled_request_is_handled(
+    group: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write that breaks after its request gave up leaves no unheard exception behind."""
-    go_on = threading.Event()
+    """A write that fails after its request was cancelled leaves no unhandled exception."""
+    release = threading.Event()
 
     def broken(*_: object) -> bool:
-        go_on.wait(10)
+        release.wait(10)
         raise RuntimeError
 
     monkeypatch.setattr(inbox, "insert_new", broken)
 
-    async def story() -> None:
-        storing = asyncio.create_task(taken.store(incoming("evt_1")))
+    async def scenario() -> None:
+        storing = asyncio.create_task(group.store(incoming("evt_1")))
         await asyncio.wait([storing], timeout=0.05)
         storing.cancel()
         await asyncio.gather(storing, return_exceptions=True)
-        go_on.set()
+        release.set()
         with pytest.raises(StoreUnavailable):
-            await taken.store(incoming("evt_2"))
+            await group.store(incoming("evt_2"))
 
-    run(story())
+    run(scenario())
 
 
-def test_even_a_broken_writer_answers(
-    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch, log: Log
+def test_an_unexpected_error_of_the_writer_refuses_the_batch(
+    group: GroupCommit, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    """Whatever ends a write, each of its requests hears of it."""
+    """Whatever exception ends a write, each request of the batch gets an outcome."""
 
     def broken(_: GroupCommit, __: object) -> list[StoreResult | StoreUnavailable]:
         raise RuntimeError
 
     monkeypatch.setattr(GroupCommit, "_write", broken)
-    outcomes = run(store_all(taken, [incoming(str(number)) for number in range(5)]))
+    outcomes = run(store_all(group, [incoming(str(number)) for number in range(5)]))
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
-    assert {line["error"] for line in log.of("group_commit.write_broke")} == {"RuntimeError"}
+    assert {line["error"] for line in log.of("group_commit.write_failed")} == {"RuntimeError"}
 
 
-@pytest.mark.parametrize("sheltered", [False, True])
-def test_a_disk_that_fails_to_flush_ends_the_process(
-    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sheltered: bool
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_a_failed_flush_stops_the_process(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_spool: bool
 ) -> None:
-    """The event is refused or sheltered, never taken for stored, and the process starts afresh."""
+    """The event is refused or spooled, never reported as stored, and the process stops."""
     stops: list[int] = []
-    spool = Spool(tmp_path / "spool") if sheltered else None
-    taken = GroupCommit(sqlite_store.database, sqlite_store.vault, spool, lambda: stops.append(1))
+    spool = Spool(tmp_path / "spool") if with_spool else None
+    group = GroupCommit(sqlite_store.database, sqlite_store.vault, spool, lambda: stops.append(1))
 
     def insert_new(*_: object) -> bool:
-        broken = sqlite3.OperationalError("disk I/O error")
-        broken.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
-        raise OperationalError("INSERT", {}, broken)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise OperationalError("INSERT", {}, error)
 
     monkeypatch.setattr(inbox, "insert_new", insert_new)
-    (outcome,) = run(store_all(taken, [incoming("evt_1")]))
-    taken.close()
-    assert isinstance(outcome, StoreResult if sheltered else StoreUnavailable)
+    (outcome,) = run(store_all(group, [incoming("evt_1")]))
+    group.close()
+    assert isinstance(outcome, StoreResult if with_spool else StoreUnavailable)
     assert stops == [1]
-    assert kept(sqlite_store) == {}
+    assert stored_ids(sqlite_store) == {}
     if spool is not None:
         assert spool_files.depth(tmp_path / "spool") == 1
         spool.close()
 
 
-def test_closing_ends_what_is_written_and_refuses_the_rest(store: Store) -> None:
-    """The event in flight is stored and answered; who waits or comes later is told to go."""
-    taken = GroupCommit(store.database, store.vault)
-    flights = flights_of(store)
+def test_closing_finishes_batches_in_flight_and_refuses_the_rest(store: Store) -> None:
+    """Events in flight are stored; queued and later ones are refused."""
+    group = GroupCommit(store.database, store.vault)
+    in_flight = max_in_flight(store)
 
-    async def story() -> list[StoreResult | BaseException]:
+    async def scenario() -> list[StoreResult | BaseException]:
         with ExitStack() as stack:
             stack.enter_context(inbox_locked(store.url))
-            storing = await plug(taken, store)
+            storing = await fill_in_flight(group, store)
             storing += [
-                asyncio.create_task(taken.store(incoming(f"evt_{number}"))) for number in range(5)
+                asyncio.create_task(group.store(incoming(f"evt_{number}"))) for number in range(5)
             ]
             await asyncio.sleep(0)
             storing[-1].cancel()
             releasing = threading.Timer(0.1, stack.pop_all().close)
             releasing.start()
-            taken.close()
+            group.close()
             releasing.join()
         with pytest.raises(StoreUnavailable, match="stopping"):
-            await taken.store(incoming("too late"))
+            await group.store(incoming("too late"))
         return await asyncio.gather(*storing, return_exceptions=True)
 
-    outcomes = run(story())
-    assert all(isinstance(outcome, StoreResult) for outcome in outcomes[:flights])
-    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes[flights:-1])
+    outcomes = run(scenario())
+    assert all(isinstance(outcome, StoreResult) for outcome in outcomes[:in_flight])
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes[in_flight:-1])
     assert isinstance(outcomes[-1], asyncio.CancelledError)
-    assert len(kept(store)) == flights
+    assert len(stored_ids(store)) == in_flight
 
 
 def postgresql_only(store: Store) -> None:
-    """Skip where rows are not locked one by one."""
+    """Skip on SQLite, which has no row locks."""
     if not store.database.is_postgresql:
         pytest.skip("SQLite has one writer, so no deadlocks")
 
 
 def test_equal_keys_in_opposite_order_are_stored_once(store: Store) -> None:
-    """Two processes that write the same events at once, from both ends, both succeed."""
+    """Two writers that store the same events concurrently, in opposite order, both succeed."""
     keys = [f"evt_{number}" for number in range(40)]
 
     def write(process: int) -> list[bool]:
-        mine = open_store(store.url)
-        taken = GroupCommit(mine.database, mine.vault)
+        own = open_store(store.url)
+        group = GroupCommit(own.database, own.vault)
         seen: list[bool] = []
-        for turn in range(10):
-            batch = [incoming(f"{turn}-{key}") for key in (keys if process else keys[::-1])]
-            outcomes = asyncio.run(store_all(taken, batch))
+        for number in range(10):
+            batch = [incoming(f"{number}-{key}") for key in (keys if process else keys[::-1])]
+            outcomes = asyncio.run(store_all(group, batch))
             seen += [isinstance(outcome, StoreResult) for outcome in outcomes]
-        taken.close()
-        mine.database.dispose()
+        group.close()
+        own.database.dispose()
         return seen
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = [outcome for seen in pool.map(write, range(2)) for outcome in seen]
     assert len(outcomes) == 800
     assert all(outcomes)
-    assert len(kept(store)) == 400
+    assert len(stored_ids(store)) == 400
 
 
-def test_a_deadlock_is_tried_again(
+def test_a_deadlock_is_retried(
     store: Store, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that the server picked as a deadlock's victim is tried again until it is stored."""
+    """A batch that the server chose as a deadlock's victim is retried until it is stored."""
     postgresql_only(store)
-    # Our side alone looks for deadlocks, long after the other one has walked into it.
+    # Only our side detects deadlocks, long after the other side has run into it.
     options = "-c statement_timeout=20s -c lock_timeout=20s -c deadlock_timeout=2s"
     monkeypatch.setattr(engine, "POSTGRESQL_OPTIONS", options)
     ours = open_store(store.url)
-    taken = GroupCommit(ours.database, ours.vault)
+    group = GroupCommit(ours.database, ours.vault)
     columns = (
         "id, provider, key, body_digest, source, state, attempt, vanished, next_attempt_at, "
         "arrived_at, stored_at"
@@ -438,31 +440,31 @@ def test_a_deadlock_is_tried_again(
         other.execute("SET deadlock_timeout = '60s'")
         insert(other, "b")
         with ThreadPoolExecutor(1) as pool:
-            storing = pool.submit(lambda: asyncio.run(plugged(taken, store)))
+            storing = pool.submit(lambda: asyncio.run(store_pair_behind(group, store)))
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             eventually(lambda: watching.execute(waiting).fetchone(), every=0.01)
             insert(other, "a")
             other.commit()
             outcomes = storing.result(20)
-    taken.close()
+    group.close()
     ours.database.dispose()
     assert [outcome.duplicate for outcome in outcomes] == [False, False, True, True]
-    # Twice, or three times if it was back before the other side had taken what it waited for.
+    # Two attempts, or three if the retry came before the other side had got its lock.
     tries = [batch for batch in batches if "a" in batch]
     assert len(tries) > 1
     assert all(batch == ["a", "b"] for batch in tries)
 
 
-async def plugged(taken: GroupCommit, store: Store) -> list[StoreResult]:
-    """Store two events in one batch, after as many as may be in flight."""
-    plugs = await plug(taken, store)
-    return await asyncio.gather(*plugs, *(taken.store(incoming(name)) for name in "ab"))
+async def store_pair_behind(group: GroupCommit, store: Store) -> list[StoreResult]:
+    """Store two events in one batch, while the maximum of batches is in flight."""
+    earlier = await fill_in_flight(group, store)
+    return await asyncio.gather(*earlier, *(group.store(incoming(name)) for name in "ab"))
 
 
-def test_a_deadlock_without_end_is_given_up(
-    taken: GroupCommit, monkeypatch: pytest.MonkeyPatch
+def test_an_endless_deadlock_is_refused(
+    group: GroupCommit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After three attempts the sender is asked to come again."""
+    """After three attempts the event is refused, and the sender retries."""
     attempts: list[int] = []
 
     class Deadlock(Exception):
@@ -474,5 +476,5 @@ def test_a_deadlock_without_end_is_given_up(
 
     monkeypatch.setattr(inbox, "insert_new", deadlocked)
     with pytest.raises(StoreUnavailable):
-        run(taken.store(incoming("evt_1")))
+        run(group.store(incoming("evt_1")))
     assert len(attempts) == 3

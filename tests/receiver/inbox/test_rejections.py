@@ -1,4 +1,4 @@
-"""Refusals: told to the operator, and never enough to fill a disk."""
+"""Rejections: recorded for the operator, and bounded in number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlmodel import select
 from receiver.database import sqlite
 from receiver.inbox import rejections
 from receiver.inbox.rejections import (
-    KEPT,
+    MAX_ROWS,
     WRITTEN_PER_SECOND,
     RejectedRequest,
     Rejection,
@@ -27,43 +27,43 @@ AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
 
 
 def refusal(number: int) -> Rejection:
-    """One refusal, told apart by its status."""
+    """A refusal with ``number`` as its status."""
     return Rejection(
         at=AT, provider="virtualsms", status=number, reason="no token", origin="203.0.113.7"
     )
 
 
-def kept(store: Store) -> list[RejectedRequest]:
-    """Every row, oldest first."""
+def stored(store: Store) -> list[RejectedRequest]:
+    """All rows, oldest first."""
     with store.database.reading() as session:
         return [*session.exec(select(RejectedRequest).order_by(RejectedRequest.id))]
 
 
-def test_a_refusal_is_told_with_its_origin_sealed(store: Store) -> None:
-    """When, who, why and what was answered are in words; where from is not readable."""
+def test_a_refusal_is_recorded_with_its_origin_sealed(store: Store) -> None:
+    """Time, provider, status and reason are plain; the address is sealed."""
     refusals = Rejections(store.database, store.vault)
     refusals.note(refusal(401))
     asyncio.run(refusals.close())
-    (row,) = kept(store)
+    (row,) = stored(store)
     assert (row.at, row.provider, row.status, row.reason) == (AT, "virtualsms", 401, "no token")
     assert b"203.0.113.7" not in row.origin
     place = {"table": "rejected_requests", "column": "origin", "row": row.id}
     assert store.vault.open_text(row.origin, **place) == "203.0.113.7"
 
 
-def test_of_a_flood_the_newest_few_are_written(store: Store) -> None:
-    """Five thousand refusals between two writes leave no more rows than one write may make."""
+def test_a_flood_writes_only_the_newest(store: Store) -> None:
+    """Of five thousand refusals between two writes, one write's worth is stored."""
     refusals = Rejections(store.database, store.vault)
     for number in range(5_000):
         refusals.note(refusal(number))
     asyncio.run(refusals.close())
-    written = sorted(row.status for row in kept(store))
+    written = sorted(row.status for row in stored(store))
     assert written == list(range(5_000 - WRITTEN_PER_SECOND, 5_000))
 
 
-def test_only_the_newest_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a flood lasts, the table stays as long as it may be, and loses the oldest."""
-    monkeypatch.setattr(rejections, "KEPT", 50)
+def test_the_table_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a flood lasts, the table keeps its maximum of rows, the newest ones."""
+    monkeypatch.setattr(rejections, "MAX_ROWS", 50)
     refusals = Rejections(store.database, store.vault)
 
     async def flood() -> None:
@@ -71,43 +71,43 @@ def test_only_the_newest_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch)
             refusals.note(refusal(number))
             if number % 500 == 499:
                 await refusals.close()
-                assert len(kept(store)) <= 50
+                assert len(stored(store)) <= 50
 
     asyncio.run(flood())
-    rows = kept(store)
+    rows = stored(store)
     assert len(rows) == 50
     assert min(row.status for row in rows) >= 3_400
-    assert KEPT == 1_000
+    assert MAX_ROWS == 1_000
 
 
-def test_they_are_written_while_it_runs_and_when_it_ends(sqlite_store: Store) -> None:
-    """A refusal appears within about a second, and the last ones at the end."""
+def test_refusals_are_written_each_second_and_on_close(sqlite_store: Store) -> None:
+    """A refusal is stored within about a second, and queued ones on close."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         refusals = Rejections(sqlite_store.database, sqlite_store.vault)
         refusals.start()
         refusals.note(refusal(401))
-        await asyncio.to_thread(eventually, lambda: len(kept(sqlite_store)) == 1)
+        await asyncio.to_thread(eventually, lambda: len(stored(sqlite_store)) == 1)
         refusals.note(refusal(413))
         await refusals.close()
         await refusals.close()
 
-    asyncio.run(story())
-    assert sorted(row.status for row in kept(sqlite_store)) == [401, 413]
+    asyncio.run(scenario())
+    assert sorted(row.status for row in stored(sqlite_store)) == [401, 413]
 
 
-def test_nothing_to_write_is_nothing_done(sqlite_store: Store) -> None:
+def test_an_empty_queue_writes_nothing(sqlite_store: Store) -> None:
     """An idle receiver does not touch the table."""
     refusals = Rejections(sqlite_store.database, sqlite_store.vault)
     with inbox_locked(sqlite_store.url):
         asyncio.run(refusals.close())
-    assert kept(sqlite_store) == []
+    assert stored(sqlite_store) == []
 
 
-def test_a_database_that_is_away_costs_the_trace_and_nothing_else(
+def test_refusals_are_dropped_while_the_database_is_down(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    """What cannot be written is dropped, said in the log, and the next ones are written."""
+    """A failed write is logged and its refusals are dropped; later ones are written."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     store = open_store(sqlite_url)
     refusals = Rejections(store.database, store.vault)
@@ -119,12 +119,12 @@ def test_a_database_that_is_away_costs_the_trace_and_nothing_else(
     assert "203.0.113.7" not in log.text
     refusals.note(refusal(413))
     asyncio.run(refusals.close())
-    assert [row.status for row in kept(store)] == [413]
+    assert [row.status for row in stored(store)] == [413]
     store.database.dispose()
 
 
-def test_the_address_is_nowhere_in_the_files(sqlite_store: Store) -> None:
-    """Neither the database file nor its log holds the origin."""
+def test_the_address_is_not_stored_in_plain(sqlite_store: Store) -> None:
+    """No column contains the address in plain text."""
     refusals = Rejections(sqlite_store.database, sqlite_store.vault)
     refusals.note(refusal(401))
     asyncio.run(refusals.close())

@@ -1,4 +1,4 @@
-"""The spool: durable, drained in order, each event once, whoever left it behind."""
+"""The spool: durable, drained in order, each event once, from live and dead processes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def spool(folder: Path) -> Iterator[Spool]:
     """The spool of one process."""
-    made = Spool(folder)
-    yield made
-    made.close()
+    opened = Spool(folder)
+    yield opened
+    opened.close()
 
 
-def entries(store: Store, *keys: str, body: bytes = b'{"a": 1}') -> list[InboxRow]:
-    """Authentic events under these keys, ready to be stored."""
+def prepared(store: Store, *keys: str, body: bytes = b'{"a": 1}') -> list[InboxRow]:
+    """Rows of authentic events with these keys."""
     return inbox.prepare(
         store.vault,
         [
@@ -50,116 +50,114 @@ def entries(store: Store, *keys: str, body: bytes = b'{"a": 1}') -> list[InboxRo
     )
 
 
-def kept(store: Store) -> list[InboxEvent]:
+def inbox_rows(store: Store) -> list[InboxEvent]:
     """The inbox's rows, oldest first."""
     with store.database.reading() as session:
         return list(session.exec(select(InboxEvent).order_by(InboxEvent.id)))
 
 
 def aliases(store: Store) -> dict[str, str]:
-    """Which ids lead to which."""
+    """The alias ids, mapped to the first ids."""
     with store.database.reading() as session:
         return {row.id: row.first_id for row in session.exec(select(EventAlias))}
 
 
 def drain(spool: Spool, store: Store) -> list[str]:
-    """Drain everything; the ids that were new."""
+    """Drain the spool; the ids that were new in the database."""
     return [new for batch in spool.drain(store.database) for new in batch]
 
 
-def test_what_took_shelter_is_drained_in_order(store: Store, spool: Spool, folder: Path) -> None:
-    """Hundreds of events arrive with their ids, sealed bodies and clocks, and none is left."""
-    sheltered = entries(store, *(f"evt_{number}" for number in range(450)))
+def test_spooled_events_are_drained_in_order(store: Store, spool: Spool, folder: Path) -> None:
+    """Hundreds of events keep their ids, sealed bodies and times, and none is left behind."""
+    spooled = prepared(store, *(f"evt_{number}" for number in range(450)))
     for start in range(0, 450, 90):
-        spool.store(sheltered[start : start + 90])
+        spool.store(spooled[start : start + 90])
     assert spool_files.depth(folder) == 450
-    assert drain(spool, store) == [entry.id for entry in sheltered]
+    assert drain(spool, store) == [row.id for row in spooled]
     assert spool_files.depth(folder) == 0
-    rows = kept(store)
-    assert [row.id for row in rows] == [entry.id for entry in sheltered]
+    rows = inbox_rows(store)
+    assert [row.id for row in rows] == [row.id for row in spooled]
     assert inbox.open_body(store.vault, rows[7]) == b'{"a": 1}'
-    assert rows[7].stored_at == sheltered[7].values["stored_at"]
+    assert rows[7].stored_at == spooled[7].values["stored_at"]
     assert rows[7].state == "pending"
     assert rows[7].wake_at is not None
 
 
 def test_draining_again_changes_nothing(store: Store, spool: Spool) -> None:
     """A crash between the database's commit and the file's repeats the move, without effect."""
-    first = entries(store, "evt_1", "evt_2")
+    first = prepared(store, "evt_1", "evt_2")
     spool.store(first)
     with store.database.transaction() as session:
         inbox.store(session, first)
-    assert drain(spool, store) == [entry.id for entry in first]
-    assert [row.id for row in kept(store)] == [entry.id for entry in first]
+    assert drain(spool, store) == [row.id for row in first]
+    assert [row.id for row in inbox_rows(store)] == [row.id for row in first]
     assert aliases(store) == {}
 
 
-def test_a_duplicate_found_late_leads_to_the_first(store: Store, spool: Spool) -> None:
-    """What reached the inbox by another way meanwhile stays one row, and the other id finds it."""
-    (sheltered,) = entries(store, "evt_1")
-    spool.store([sheltered])
-    (direct,) = entries(store, "evt_1")
+def test_a_duplicate_found_while_draining_gets_an_alias(store: Store, spool: Spool) -> None:
+    """An event that the inbox has already stays one row, and an alias maps the other id to it."""
+    (spooled,) = prepared(store, "evt_1")
+    spool.store([spooled])
+    (direct,) = prepared(store, "evt_1")
     with store.database.transaction() as session:
         inbox.store(session, [direct])
     assert drain(spool, store) == []
-    assert [row.id for row in kept(store)] == [direct.id]
-    assert aliases(store) == {sheltered.id: direct.id}
+    assert [row.id for row in inbox_rows(store)] == [direct.id]
+    assert aliases(store) == {spooled.id: direct.id}
 
 
 def test_another_body_under_a_known_key_is_quarantined(store: Store, spool: Spool) -> None:
-    """The rule of the inbox holds for what comes out of the spool."""
-    (direct,) = entries(store, "evt_1")
+    """The inbox quarantines conflicting bodies from the spool too."""
+    (direct,) = prepared(store, "evt_1")
     with store.database.transaction() as session:
         inbox.store(session, [direct])
-    (other,) = entries(store, "evt_1", body=b'{"a": 2}')
+    (other,) = prepared(store, "evt_1", body=b'{"a": 2}')
     spool.store([other])
     assert drain(spool, store) == [other.id]
-    assert [(row.id, row.state) for row in kept(store)] == [
+    assert [(row.id, row.state) for row in inbox_rows(store)] == [
         (direct.id, "pending"),
         (other.id, "quarantined"),
     ]
 
 
-def test_duplicates_are_known_within_the_file(store: Store, spool: Spool) -> None:
-    """A provider that repeats itself during the outage is told the first id."""
-    (first,) = spool.store(entries(store, "evt_1"))
-    (again,) = spool.store(entries(store, "evt_1"))
+def test_duplicates_are_detected_within_the_file(store: Store, spool: Spool) -> None:
+    """A provider that repeats an event during the outage gets the first id."""
+    (first,) = spool.store(prepared(store, "evt_1"))
+    (again,) = spool.store(prepared(store, "evt_1"))
     assert not first.duplicate
     assert (again.id, again.duplicate) == (first.id, True)
 
 
 _LEAVE = """
 import os, pickle, signal, sys
-from receiver.inbox.spool import Shelter
+from receiver.inbox.spool import Spool
 folder, left = pickle.load(sys.stdin.buffer)
-Shelter(folder).store(left)
+Spool(folder).store(left)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def abandon(folder: Path, left: Sequence[InboxRow]) -> None:
-    """Have another process spool events and be killed."""
-    died = subprocess.run(
+    """Spool events in another process, and kill it."""
+    child = subprocess.run(
         [sys.executable, "-c", _LEAVE], input=pickle.dumps((folder, left)), timeout=30, check=False
     )
-    assert died.returncode == -signal.SIGKILL
+    assert child.returncode == -signal.SIGKILL
 
 
-def test_the_files_of_dead_processes_are_adopted(store: Store, spool: Spool, folder: Path) -> None:
-    """What a killed process left is drained by another, and its file removed."""
-    left = entries(store, "evt_1", "evt_2")
+def test_files_of_dead_processes_are_drained(store: Store, spool: Spool, folder: Path) -> None:
+    """Another process drains the file of a killed one and removes it."""
+    left = prepared(store, "evt_1", "evt_2")
     abandon(folder, left)
     assert spool_files.depth(folder) == 2
-    assert drain(spool, store) == [entry.id for entry in left]
+    assert drain(spool, store) == [row.id for row in left]
     assert len(list(folder.glob("*.db"))) == 1
 
 
-def test_the_file_of_a_living_process_is_left_alone(
-    store: Store, spool: Spool, folder: Path
-) -> None:
-    """Only its holder drains a file."""
+def test_the_file_of_a_live_process_is_skipped(store: Store, spool: Spool, folder: Path) -> None:
+    """While its process is alive, no other process drains a file."""
     other = Spool(folder)
-    other.store(entries(store, "evt_1"))
+    other.store(prepared(store, "evt_1"))
     assert drain(spool, store) == []
     assert spool_files.depth(folder) == 1
     assert len(drain(other, store)) == 1
@@ -167,19 +165,21 @@ def test_the_file_of_a_living_process_is_left_alone(
 
 
 def test_a_file_of_an_earlier_version_is_drained(store: Store, spool: Spool, folder: Path) -> None:
-    """A column that has come since is added, so that an upgrade during an outage loses nothing."""
-    left = entries(store, "evt_1")
+    """Missing columns are added, so an upgrade during an outage loses nothing."""
+    left = prepared(store, "evt_1")
     abandon(folder, left)
-    (path,) = [path for path in folder.glob("*.db") if path != spool._own.path]
+    (path,) = [path for path in folder.glob("*.db") if path != spool._own_file.path]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE inbox_events DROP COLUMN notes")
     assert drain(spool, store) == [left[0].id]
 
 
-def test_a_broken_file_holds_nobody_up(store: Store, spool: Spool, folder: Path, log: Log) -> None:
-    """What a dead process left unreadable stays, is named in the log, and the others go on."""
+def test_a_broken_file_does_not_block_others(
+    store: Store, spool: Spool, folder: Path, log: Log
+) -> None:
+    """An unreadable file of a dead process is kept and logged, and the others are drained."""
     (folder / "00000000000000000000000000.db").write_bytes(b"no database at all" * 100)
-    left = entries(store, "evt_1")
+    left = prepared(store, "evt_1")
     abandon(folder, left)
     assert drain(spool, store) == [left[0].id]
     (line,) = log.of("spool.file_broken")
@@ -187,79 +187,79 @@ def test_a_broken_file_holds_nobody_up(store: Store, spool: Spool, folder: Path,
     assert (folder / "00000000000000000000000000.db").exists()
 
 
-def test_an_event_that_the_database_refuses_holds_nobody_up(
+def test_an_event_that_the_database_refuses_does_not_block_others(
     store: Store, spool: Spool, folder: Path, log: Log
 ) -> None:
-    """It stays in the spool and the log names it; its neighbours go on, and later ones too."""
+    """It stays in the spool and is logged; earlier and later events are drained."""
     if not store.database.is_postgresql:
-        pytest.skip("SQLite takes a NUL in text")
-    good, bad, better = entries(store, "evt_1", "evt\x002", "evt_3")
-    spool.store([good, bad, better])
-    assert drain(spool, store) == [good.id, better.id]
+        pytest.skip("SQLite stores a NUL in text")
+    first, bad, last = prepared(store, "evt_1", "evt\x002", "evt_3")
+    spool.store([first, bad, last])
+    assert drain(spool, store) == [first.id, last.id]
     assert [line["event_id"] for line in log.of("spool.event_refused")] == [bad.id]
-    spool.store(entries(store, "evt_4"))
+    spool.store(prepared(store, "evt_4"))
     assert len(drain(spool, store)) == 1
     assert spool_files.depth(folder) == 1
 
 
 def test_a_full_file_refuses(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its size nothing is taken, what is in it stays, and there is room after a drain."""
-    monkeypatch.setattr(spool_files, "LARGEST_FILE", 400_000)
+    """A full file refuses events and keeps the old ones; draining makes room."""
+    monkeypatch.setattr(spool_files, "MAX_FILE_BYTES", 400_000)
     spool = Spool(folder)
 
     def fill() -> int:
         for number in range(1_000):
             try:
-                spool.store(entries(store, f"evt_{number}", body=b"x" * 10_000))
+                spool.store(prepared(store, f"evt_{number}", body=b"x" * 10_000))
             except StoreUnavailable:
                 return number
         return 1_000
 
-    taken = fill()
-    assert 10 < taken < 40
-    assert spool_files.depth(folder) == taken
-    assert len(drain(spool, store)) == taken
-    spool.store(entries(store, "evt_after"))
+    accepted = fill()
+    assert 10 < accepted < 40
+    assert spool_files.depth(folder) == accepted
+    assert len(drain(spool, store)) == accepted
+    spool.store(prepared(store, "evt_after"))
     assert len(drain(spool, store)) == 1
     spool.close()
 
 
-def test_an_empty_file_is_removed_at_the_end(folder: Path) -> None:
-    """A process that never needed its file leaves nothing behind."""
+def test_closing_removes_an_empty_file(folder: Path) -> None:
+    """A process that spooled nothing leaves no file behind."""
     Spool(folder).close()
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_with_events_stays(store: Store, folder: Path) -> None:
-    """A process that stops in an outage leaves its events to the next one."""
+def test_closing_keeps_a_file_with_events(store: Store, folder: Path) -> None:
+    """The next process drains the events of one that stopped during an outage."""
     first = Spool(folder)
-    sheltered = entries(store, "evt_1")
-    first.store(sheltered)
+    spooled = prepared(store, "evt_1")
+    first.store(spooled)
     first.close()
     second = Spool(folder)
-    assert drain(second, store) == [sheltered[0].id]
+    assert drain(second, store) == [spooled[0].id]
     second.close()
 
 
-def test_a_directory_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:
-    """A file in the directory's place is found before the first outage finds it."""
+def test_an_unwritable_directory_is_reported_at_start(tmp_path: Path) -> None:
+    """A file at the directory's path is an error at start, not at the first outage."""
     (tmp_path / "spool").write_text("")
     with pytest.raises(ConfigurationError, match="SPOOL_DIR"):
         Spool(tmp_path / "spool")
 
 
 def test_bodies_are_sealed_in_the_file(store: Store, spool: Spool, folder: Path) -> None:
-    """Nothing of a body can be read in the directory."""
-    spool.store(entries(store, "evt_1", body=b'{"code": "canary-483921"}'))
+    """No file in the directory contains a readable body."""
+    spool.store(prepared(store, "evt_1", body=b'{"code": "canary-483921"}'))
     assert all(b"canary-483921" not in path.read_bytes() for path in folder.iterdir())
 
 
-def test_the_index_key_is_kept_sealed(folder: Path) -> None:
-    """It is written once, found again, and replaced by another database's."""
-    assert index_key.kept(folder) is None
-    index_key.keep(folder, b"one")
-    index_key.keep(folder, b"one")
-    assert index_key.kept(folder) == b"one"
-    index_key.keep(folder, b"two")
-    assert index_key.kept(folder) == b"two"
+def test_the_sealed_index_key_has_a_copy(folder: Path) -> None:
+    """The copy is written once, loaded again, and replaced by another database's."""
+    assert index_key.load_copy(folder) is None
+    index_key.save_copy(folder, b"one")
+    index_key.save_copy(folder, b"one")
+    assert index_key.load_copy(folder) == b"one"
+    index_key.save_copy(folder, b"two")
+    assert index_key.load_copy(folder) == b"two"
     assert [path.name for path in folder.iterdir()] == ["index-key"]

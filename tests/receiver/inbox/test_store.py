@@ -1,4 +1,4 @@
-"""The inbox: each event once, whatever the order and company it comes in."""
+"""The inbox: each event is stored once, in any order and any batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlmodel import select
 from receiver import clock
 from receiver.database.followup import GRACE
 from receiver.inbox import store as inbox
-from receiver.inbox.group_commit import LARGEST_BATCH
+from receiver.inbox.group_commit import MAX_BATCH
 from receiver.inbox.store import InboxEvent, IncomingEvent, StoreResult
 from receiver.vault.sealing import BrokenSeal
 from tests.support.stores import Store
@@ -22,33 +22,33 @@ def incoming(body: bytes, key: str | None = None, provider: str = "virtualsms") 
     return IncomingEvent(provider=provider, body=body, arrived_at=clock.now(), key=key)
 
 
-def keep(store: Store, *incoming_events: IncomingEvent) -> list[StoreResult]:
-    """Store arrivals in a transaction of their own."""
+def store_events(store: Store, *incoming_events: IncomingEvent) -> list[StoreResult]:
+    """Store events in one transaction."""
     with store.database.transaction() as session:
         return inbox.store_many(session, store.vault, incoming_events)
 
 
-def kept(store: Store) -> list[InboxEvent]:
-    """Every row of the inbox."""
+def inbox_rows(store: Store) -> list[InboxEvent]:
+    """All rows of the inbox."""
     with store.database.reading() as session:
         return [*session.exec(select(InboxEvent))]
 
 
 def test_an_equal_event_is_stored_once(store: Store) -> None:
-    """The second arrival of a key is told the first one's id and writes nothing."""
-    first, again = keep(store, incoming(b"{}", "evt_1"), incoming(b"{}", "evt_1"))
-    (later,) = keep(store, incoming(b"{}", "evt_1"))
-    (row,) = kept(store)
+    """A second event with the same key gets the first one's id and writes nothing."""
+    first, again = store_events(store, incoming(b"{}", "evt_1"), incoming(b"{}", "evt_1"))
+    (later,) = store_events(store, incoming(b"{}", "evt_1"))
+    (row,) = inbox_rows(store)
     assert not first.duplicate
     assert again.duplicate
     assert later.duplicate
     assert {first.id, again.id, later.id} == {row.id}
 
 
-def test_a_known_id_with_another_body_is_kept_and_quarantined(store: Store) -> None:
-    """Neither of two bodies under one id is lost, and the second has no effects."""
-    first, other = keep(store, incoming(b'{"a":1}', "evt_1"), incoming(b'{"a":2}', "evt_1"))
-    (other_again,) = keep(store, incoming(b'{"a":2}', "evt_1"))
+def test_a_known_key_with_another_body_is_quarantined(store: Store) -> None:
+    """Neither of two bodies with one event id is lost, and the second has no effects."""
+    first, other = store_events(store, incoming(b'{"a":1}', "evt_1"), incoming(b'{"a":2}', "evt_1"))
+    (other_again,) = store_events(store, incoming(b'{"a":2}', "evt_1"))
     with store.database.reading() as session:
         row = session.get_one(InboxEvent, other.id)
         body = inbox.open_body(store.vault, row)
@@ -62,21 +62,21 @@ def test_a_known_id_with_another_body_is_kept_and_quarantined(store: Store) -> N
     assert body == b'{"a":2}'
 
 
-def test_many_bodies_under_one_id_are_all_kept(store: Store) -> None:
-    """Each body is kept once, in one batch as in several, and only the first is pending."""
+def test_many_bodies_with_one_key_are_all_stored(store: Store) -> None:
+    """Each body is stored once, in one batch or several, and only the first is pending."""
     bodies = [b'{"a":%d}' % number for number in (1, 2, 1, 3, 2, 1)]
-    together = keep(store, *(incoming(body, "evt_1") for body in bodies))
-    apart = [keep(store, incoming(body, "evt_1"))[0] for body in (*bodies, b'{"a":4}')]
-    states = sorted(row.state for row in kept(store))
+    together = store_events(store, *(incoming(body, "evt_1") for body in bodies))
+    separately = [store_events(store, incoming(body, "evt_1"))[0] for body in (*bodies, b'{"a":4}')]
+    states = sorted(row.state for row in inbox_rows(store))
     assert [stored.duplicate for stored in together] == [False, False, True, False, True, True]
-    assert [stored.id for stored in apart[:6]] == [stored.id for stored in together]
-    assert [stored.duplicate for stored in apart] == [True] * 6 + [False]
+    assert [stored.id for stored in separately[:6]] == [stored.id for stored in together]
+    assert [stored.duplicate for stored in separately] == [True] * 6 + [False]
     assert states == ["pending", "quarantined", "quarantined", "quarantined"]
 
 
-def test_without_an_id_the_body_stands_for_the_event(store: Store) -> None:
-    """Equal bytes are one event and other bytes another, of each provider."""
-    outcomes = keep(
+def test_without_an_id_the_body_identifies_the_event(store: Store) -> None:
+    """Equal bytes from one provider are one event; other bytes are another."""
+    outcomes = store_events(
         store,
         incoming(b"{}"),
         incoming(b"{ }"),
@@ -87,23 +87,23 @@ def test_without_an_id_the_body_stands_for_the_event(store: Store) -> None:
     assert len({stored.id for stored in outcomes}) == 3
 
 
-def test_a_body_without_an_id_leaves_no_readable_trace(store: Store) -> None:
-    """Neither key nor digest of a short body can be had by trying codes."""
-    keep(store, incoming(b'{"code":"483921"}'))
-    (row,) = kept(store)
+def test_a_key_made_from_the_body_reveals_nothing(store: Store) -> None:
+    """Key and digest are keyed, so trying codes does not reveal a short body."""
+    store_events(store, incoming(b'{"code":"483921"}'))
+    (row,) = inbox_rows(store)
     assert row.key == f"body:{row.body_digest}"
     assert row.body_digest == store.vault.digest("body", b'{"code":"483921"}')
     assert b"483921" not in (row.body or b"")
 
 
-def test_an_id_is_one_providers(store: Store) -> None:
-    """Two providers may use the same id for two events."""
-    outcomes = keep(store, incoming(b"{}", "1"), incoming(b"{}", "1", provider="daisysim"))
+def test_ids_are_unique_per_provider(store: Store) -> None:
+    """The same id from two providers is two events."""
+    outcomes = store_events(store, incoming(b"{}", "1"), incoming(b"{}", "1", provider="daisysim"))
     assert not any(stored.duplicate for stored in outcomes)
 
 
-def test_a_row_says_what_is_known_and_what_is_to_be_done(store: Store) -> None:
-    """A new event is pending, due at once, and looked at by the sweep after the grace."""
+def test_a_new_row_is_pending(store: Store) -> None:
+    """A new event is pending, due at once, and due for the sweep after the grace period."""
     before = clock.now()
     event = IncomingEvent(
         provider="virtualsms",
@@ -113,8 +113,8 @@ def test_a_row_says_what_is_known_and_what_is_to_be_done(store: Store) -> None:
         notes=("stale", "odd"),
         source="reconciled",
     )
-    keep(store, event)
-    (row,) = kept(store)
+    store_events(store, event)
+    (row,) = inbox_rows(store)
     assert (row.state, row.attempt, row.vanished, row.lease_until) == ("pending", 0, 0, None)
     assert (row.key, row.notes, row.source) == ("evt_1", "stale; odd", "reconciled")
     assert row.arrived_at == event.arrived_at
@@ -123,37 +123,39 @@ def test_a_row_says_what_is_known_and_what_is_to_be_done(store: Store) -> None:
     assert row.wake_at == row.stored_at + GRACE
 
 
-def test_a_test_event_is_stored_and_done(store: Store) -> None:
-    """A provider's test has nothing left to do."""
-    keep(store, IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now(), test=True))
-    (row,) = kept(store)
+def test_a_test_event_is_stored_and_ignored(store: Store) -> None:
+    """A provider's test event has no pending work."""
+    store_events(
+        store, IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now(), test=True)
+    )
+    (row,) = inbox_rows(store)
     assert (row.state, row.wake_at) == ("ignored", None)
     assert row.handled_at == row.stored_at
 
 
 def test_the_largest_batch_is_one_statement(store: Store) -> None:
-    """As many events as a commit may hold go in at once, and come back as duplicates."""
+    """A full batch is inserted at once, and is detected as duplicates the second time."""
     incoming_events = [
-        incoming(b'{"n":%d}' % number, f"evt_{number}") for number in range(LARGEST_BATCH)
+        incoming(b'{"n":%d}' % number, f"evt_{number}") for number in range(MAX_BATCH)
     ]
-    first = keep(store, *incoming_events)
-    again = keep(store, *incoming_events)
-    others = keep(store, *(incoming(b"{}", a.key) for a in incoming_events))
+    first = store_events(store, *incoming_events)
+    again = store_events(store, *incoming_events)
+    others = store_events(store, *(incoming(b"{}", a.key) for a in incoming_events))
     assert not any(stored.duplicate for stored in first)
     assert all(stored.duplicate for stored in again)
     assert [stored.id for stored in again] == [stored.id for stored in first]
     assert not any(stored.duplicate for stored in others)
-    assert len(kept(store)) == 2 * LARGEST_BATCH
+    assert len(inbox_rows(store)) == 2 * MAX_BATCH
 
 
-def test_no_arrivals_are_no_statement(store: Store) -> None:
-    """Nothing to store is nothing wrong."""
-    assert keep(store) == []
+def test_an_empty_batch_is_allowed(store: Store) -> None:
+    """Storing no events returns no results."""
+    assert store_events(store) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_outcomes_stand_in_the_order_of_the_arrivals(store: Store, seed: int) -> None:
-    """Whatever mixture a batch is, each arrival gets the id under which its own body lies."""
+def test_results_are_in_the_order_of_the_events(store: Store, seed: int) -> None:
+    """Each event of a mixed batch gets the id of the row with its own body."""
     chance = random.Random(seed)
     incoming_events = [
         incoming(b'{"n":%d}' % chance.randrange(3), chance.choice([None, "a", "b", "c"]))
@@ -161,26 +163,26 @@ def test_outcomes_stand_in_the_order_of_the_arrivals(store: Store, seed: int) ->
     ]
     for start in range(0, 60, 20):
         batch = incoming_events[start : start + 20]
-        for sent, stored in zip(batch, keep(store, *batch), strict=True):
+        for sent, stored in zip(batch, store_events(store, *batch), strict=True):
             with store.database.reading() as session:
                 row = session.get_one(InboxEvent, stored.id)
             assert inbox.open_body(store.vault, row) == sent.body
             assert row.key.startswith(sent.key or "body:")
 
 
-def test_bytes_that_are_no_text_are_kept_as_they_are(store: Store) -> None:
-    """NUL, broken UTF-8 and half a surrogate pair come back byte for byte."""
+def test_a_body_that_is_not_text_is_stored_unchanged(store: Store) -> None:
+    """NUL, invalid UTF-8 and an escaped lone surrogate come back byte for byte."""
     body = b'{"a":"\x00\xff\\ud800"}'
-    keep(store, incoming(body, "ключ-🔑"))
-    (row,) = kept(store)
+    store_events(store, incoming(body, "ключ-🔑"))
+    (row,) = inbox_rows(store)
     assert inbox.open_body(store.vault, row) == body
     assert row.key == "ключ-🔑"
 
 
 def test_a_body_opens_in_its_own_row_only(store: Store) -> None:
     """A purged body is None, and one moved from another row is refused."""
-    keep(store, incoming(b'{"a":1}'), incoming(b'{"a":2}'))
-    one, two = kept(store)
+    store_events(store, incoming(b'{"a":1}'), incoming(b'{"a":2}'))
+    one, two = inbox_rows(store)
     one.body = two.body
     with pytest.raises(BrokenSeal):
         inbox.open_body(store.vault, one)

@@ -1,1 +1,1 @@
-"""What providers send, read."""
+"""Tests of the webhook providers."""

@@ -1,4 +1,4 @@
-"""Reading fields: what is text, what names something, what is a label, what is a time."""
+"""Reading fields of a payload: text, identifiers, labels and times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from receiver.errors import MalformedPayload
 from receiver.providers.base import (
-    LONGEST_NAME,
+    MAX_NAME_LENGTH,
     identifier_of,
     label_of,
     required_text,
@@ -23,14 +23,14 @@ SECRET = "483921"
 KINDS: list[tuple[Any, str]] = [
     (483921, "a number"),
     (483921.5, "a number"),
-    (True, "a truth value"),
+    (True, "a boolean"),
     (["483921"], "a list"),
     ({"483921": "483921"}, "an object"),
 ]
 
 
-def test_the_first_field_that_has_text_counts() -> None:
-    """Absent, null and empty fields are passed over for the next spelling."""
+def test_the_first_field_with_text_is_returned() -> None:
+    """Absent, null and empty fields are skipped."""
     fields = {"a": None, "b": "", "c": "x", "d": "y"}
     assert text_of(fields, "zz", "a", "b", "c", "d") == "x"
     assert text_of(fields, "a", "b") is None
@@ -38,8 +38,8 @@ def test_the_first_field_that_has_text_counts() -> None:
 
 
 @pytest.mark.parametrize(("value", "kind"), KINDS)
-def test_another_type_is_named_and_never_quoted(value: Any, kind: str) -> None:
-    """Text is not made of what is none, and the refusal says the field and the kind only."""
+def test_a_wrong_type_is_named_without_its_value(value: Any, kind: str) -> None:
+    """Other types are not converted; the error has the field and the type only."""
     with pytest.raises(MalformedPayload) as refused:
         text_of({"code": value}, "code")
     assert str(refused.value) == f"code: expected text, found {kind}"
@@ -47,25 +47,25 @@ def test_another_type_is_named_and_never_quoted(value: Any, kind: str) -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    """The refusal lists every spelling that was looked for."""
+    """The error lists every alternative name."""
     with pytest.raises(MalformedPayload, match=r"^code or sms_code: missing or empty$"):
         required_text({"sms_code": ""}, "code", "sms_code")
 
 
 @pytest.mark.parametrize(
     "value",
-    ["x" * (LONGEST_NAME + 1), "a\x00b", "a\nb", "\ud800", "\u202e", "\x1b[31m", "a\u00a0b"],
+    ["x" * (MAX_NAME_LENGTH + 1), "a\x00b", "a\nb", "\ud800", "\u202e", "\x1b[31m", "a\u00a0b"],
 )
-def test_what_names_something_is_short_and_printable(value: str) -> None:
-    """What a database, a terminal or an index could not hold is no name."""
-    with pytest.raises(MalformedPayload, match="order_id: too long, or with characters"):
+def test_an_identifier_is_short_and_printable(value: str) -> None:
+    """Values that a database, a terminal or an index cannot hold are rejected."""
+    with pytest.raises(MalformedPayload, match="order_id: over 200 characters, or not printable"):
         identifier_of({"order_id": value}, "order_id")
     assert label_of({"service": value}, "service") is None
 
 
-def test_the_longest_name_is_taken() -> None:
-    """The limit itself is within the limit."""
-    value = "ü" * LONGEST_NAME
+def test_the_longest_identifier_is_accepted() -> None:
+    """The limit is inclusive."""
+    value = "ü" * MAX_NAME_LENGTH
     assert identifier_of({"order_id": value}, "order_id") == value
 
 
@@ -73,8 +73,8 @@ def test_the_longest_name_is_taken() -> None:
     ("value", "label"),
     [("GB", "GB"), (25, "25"), (25.5, "25.5"), (True, None), ("", None), ([], None), ({}, None)],
 )
-def test_a_label_is_taken_as_it_comes_or_not_at_all(value: Any, label: str | None) -> None:
-    """An odd description is dropped, since no code should wait for it."""
+def test_an_unusable_label_is_none(value: Any, label: str | None) -> None:
+    """A label of another type is dropped, since no code should wait for it."""
     assert label_of({"country": value}, "country") == label
 
 
@@ -90,8 +90,8 @@ def test_a_label_is_taken_as_it_comes_or_not_at_all(value: Any, label: str | Non
         (1781169267.5, datetime(2026, 6, 11, 9, 14, 27, 500000, tzinfo=UTC)),
     ],
 )
-def test_a_time_is_read_in_every_usual_spelling(value: Any, moment: datetime) -> None:
-    """ISO 8601 with or without a zone and Unix seconds are one moment in UTC."""
+def test_a_time_is_read_in_every_usual_format(value: Any, moment: datetime) -> None:
+    """ISO 8601 with or without an offset and Unix seconds give UTC."""
     read = time_of({"at": value}, "at")
     assert read == moment
     assert read is not None
@@ -118,8 +118,8 @@ def test_a_time_is_read_in_every_usual_spelling(value: Any, moment: datetime) ->
         1781169267318,
     ],
 )
-def test_a_time_that_cannot_be_read_is_none(value: Any) -> None:
-    """Nonsense for a time never stops an event, and the next spelling is tried."""
+def test_an_invalid_time_is_none(value: Any) -> None:
+    """An invalid time never rejects an event, and the next field is tried."""
     assert time_of({"at": value}, "at") is None
     later = datetime(2026, 6, 11, tzinfo=UTC)
     assert time_of({"at": value, "then": "2026-06-11"}, "at", "then") == later
@@ -128,6 +128,6 @@ def test_a_time_that_cannot_be_read_is_none(value: Any) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])))
 def test_every_iso_time_is_read_back(moment: datetime) -> None:
-    """Whatever moment is written as ISO 8601, that moment is read, or none beyond the calendar."""
+    """Every time in ISO 8601 is read back, or None if its UTC is out of range."""
     read = time_of({"at": moment.isoformat()}, "at")
     assert read == moment or (read is None and moment.year in (1, 9999))

@@ -1,4 +1,4 @@
-"""What holds for every provider in the registry, the next one included."""
+"""The contract of every provider in the registry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import webhooks
 from tests.support.webhooks import Webhook
 
 AT = datetime.now(UTC)
-# By provider: the variable that makes it trust somebody, and an authentic webhook of its own.
+# By provider: the variable of its secret, a value, and an authentic webhook.
 CASES: dict[str, tuple[str, str, Webhook]] = {
     "virtualsms": ("VIRTUALSMS_WEBHOOK_SECRETS", webhooks.SECRET, webhooks.virtualsms_v1()),
     "daisysim": ("DAISYSIM_WEBHOOK_TOKENS", webhooks.TOKEN, webhooks.daisysim()),
@@ -62,13 +62,13 @@ NAMED = st.builds(
 
 @dataclass(frozen=True)
 class Sender:
-    """A provider that is configured, and a webhook that it sent."""
+    """A configured provider and an authentic webhook."""
 
     provider: Provider
     webhook: Webhook
 
     def request(self, webhook: Webhook | None = None) -> WebhookRequest:
-        """The webhook as the HTTP side hands it over."""
+        """Return the webhook as the endpoint passes it."""
         sent = webhook or self.webhook
         prefix = f"/webhooks/{self.provider.name}"
         return WebhookRequest(
@@ -81,31 +81,31 @@ class Sender:
 
 @pytest.fixture(params=sorted(registry()))
 def kind(request: pytest.FixtureRequest) -> type[Provider]:
-    """One provider's class after the other."""
+    """Each provider's class."""
     return registry()[request.param]
 
 
 @pytest.fixture
 def sender(kind: type[Provider], monkeypatch: pytest.MonkeyPatch) -> Sender:
-    """One configured provider after the other."""
+    """Each provider, configured."""
     variable, value, webhook = CASES[kind.name]
     monkeypatch.setenv(variable, value)
     return Sender(kind(load(kind.settings_type)), webhook)
 
 
-def test_every_provider_is_known_to_these_tests() -> None:
-    """A new provider must bring a case of its own."""
+def test_every_provider_has_a_case() -> None:
+    """A new provider must be added to CASES."""
     assert set(CASES) == set(registry())
 
 
 def test_it_is_named_after_its_module(kind: type[Provider]) -> None:
-    """Name, module and class belong together, so that a name leads to its code."""
+    """The module has the provider's name."""
     assert kind.__module__ == f"receiver.providers.{kind.name}"
     assert kind.name.isidentifier()
 
 
-def test_it_can_be_made_without_any_settings(kind: type[Provider]) -> None:
-    """Unconfigured it refuses to judge, says which variable is empty, and accepts nothing."""
+def test_it_works_without_settings(kind: type[Provider]) -> None:
+    """Unconfigured, it rejects every request and names the empty variable."""
     provider = kind(load(kind.settings_type))
     request = Sender(provider, CASES[kind.name][2]).request()
     assert not provider.configured
@@ -113,10 +113,10 @@ def test_it_can_be_made_without_any_settings(kind: type[Provider]) -> None:
         provider.authenticate(request)
 
 
-def test_it_knows_where_it_may_send_from(
+def test_it_has_a_list_of_allowed_addresses(
     kind: type[Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The addresses of its own variable are those allowed, and without it there are none."""
+    """The list is the value of its own variable, empty by default."""
     assert kind(load(kind.settings_type)).allowed_addresses == ()
     monkeypatch.setenv(f"{kind.name.upper()}_ALLOWED_ADDRESSES", "192.0.2.0/24")
     allowed = kind(load(kind.settings_type)).allowed_addresses
@@ -127,21 +127,21 @@ def test_it_knows_where_it_may_send_from(
 def test_an_empty_secret_is_no_secret(
     kind: type[Provider], empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commas and blanks configure nothing: an empty secret would let everybody in."""
+    """Commas and blanks configure nothing, because an empty secret would accept anybody."""
     monkeypatch.setenv(CASES[kind.name][0], empty)
     assert not kind(load(kind.settings_type)).configured
 
 
-def test_it_knows_its_own_webhook(sender: Sender) -> None:
-    """The authentic request passes, without notes."""
+def test_an_authentic_webhook_is_accepted(sender: Sender) -> None:
+    """It is accepted without notes."""
     assert sender.provider.configured
     assert sender.provider.authenticate(sender.request()) == ()
 
 
-def test_any_of_several_secrets_will_do(
+def test_any_configured_secret_is_accepted(
     kind: type[Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a secret is being replaced both are good, and a removed one is not."""
+    """During a rotation both secrets are accepted; a removed one is not."""
     variable, value, webhook = CASES[kind.name]
     for configured in (f"{value},another-secret-of-length", f"another-secret-of-length , {value}"):
         monkeypatch.setenv(variable, configured)
@@ -154,30 +154,30 @@ def test_any_of_several_secrets_will_do(
 
 
 def test_a_secret_may_hold_any_bytes(kind: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret that is no UTF-8 is used byte for byte as it was written."""
+    """A secret that is not UTF-8 is used byte for byte."""
     if kind.path_token:
-        pytest.skip("a token has to be what a URL can hold")
+        pytest.skip("a token must be valid in a URL")
     monkeypatch.setenv(CASES[kind.name][0], "\udcff" * 20)
     assert kind(load(kind.settings_type)).configured
 
 
-def test_a_stranger_is_refused_without_a_word_of_the_secret(sender: Sender) -> None:
-    """Without credentials the request is refused, and the reason holds no secret."""
-    stranger = Webhook(f"/webhooks/{sender.provider.name}", {}, sender.webhook.body)
+def test_a_request_without_credentials_is_rejected(sender: Sender) -> None:
+    """The reason holds no secret."""
+    unauthenticated = Webhook(f"/webhooks/{sender.provider.name}", {}, sender.webhook.body)
     with pytest.raises(InvalidSignature) as refused:
-        sender.provider.authenticate(sender.request(stranger))
+        sender.provider.authenticate(sender.request(unauthenticated))
     assert CASES[sender.provider.name][1] not in repr(refused.value)
 
 
-def test_nothing_of_a_provider_shows_its_secret(sender: Sender) -> None:
-    """Neither a provider nor its settings print what they verify with."""
+def test_repr_shows_no_secret(sender: Sender) -> None:
+    """Neither the provider nor its settings show the secret."""
     settings = load(type(sender.provider).settings_type)
     shown = f"{sender.provider!r} {settings!r} {settings}"
     assert CASES[sender.provider.name][1] not in shown
 
 
 def test_every_sample_is_read(kind: type[Provider]) -> None:
-    """Each published event is read, named, and attributed to its provider."""
+    """Each published event is read as a known event of its provider."""
     paths: list[Path] = webhooks.samples(kind.name)
     assert paths
     for path in paths:
@@ -186,8 +186,8 @@ def test_every_sample_is_read(kind: type[Provider]) -> None:
         assert not isinstance(event, UnknownEvent), path.name
 
 
-def test_an_event_of_unknown_name_is_an_event(kind: type[Provider]) -> None:
-    """What a provider invents tomorrow is kept under its name, whatever else it holds."""
+def test_an_undocumented_event_is_unknown(kind: type[Provider]) -> None:
+    """An undocumented event is accepted under its name."""
     event = kind.read({"event": "moon.landed", "received_at": "2026-06-11T09:14:27Z"})
     assert event == UnknownEvent(
         provider=kind.name, at=datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC), name="moon.landed"
@@ -198,7 +198,7 @@ def test_an_event_of_unknown_name_is_an_event(kind: type[Provider]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(payload=OBJECTS | NAMED)
 def test_no_object_crashes_a_provider(payload: dict[str, Any]) -> None:
-    """Any JSON object is read, or refused in words; its key is one a database can hold."""
+    """Any JSON object is read or rejected with a message; a database can hold its key."""
     for kind in registry().values():
         key = kind.event_key(payload)
         if key is not None:
@@ -210,7 +210,7 @@ def test_no_object_crashes_a_provider(payload: dict[str, Any]) -> None:
 
 
 def read(kind: type[Provider], payload: dict[str, Any]) -> Event | str:
-    """The event, or the words why there is none."""
+    """Return the event or the error message."""
     try:
         return kind.read(payload)
     except MalformedPayload as refused:
@@ -220,7 +220,7 @@ def read(kind: type[Provider], payload: dict[str, Any]) -> Event | str:
 @settings(max_examples=40, deadline=None)
 @given(headers=st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=80)), max_size=4))
 def test_no_headers_crash_a_provider(headers: list[tuple[bytes, bytes]]) -> None:
-    """Arbitrary headers, under the names that matter too, are refused and nothing else."""
+    """Arbitrary headers, also under the real names, are rejected without another exception."""
     environment = pytest.MonkeyPatch()
     with environment.context() as patch:
         for name, kind in registry().items():

@@ -1,4 +1,4 @@
-"""Clues: the owner learns what is wrong, and no words hold a secret."""
+"""Hints about signatures: the operator learns the cause, and no hint holds a secret."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DOCUMENT = json.loads(BODY)
 
 
 def explained(body: bytes, signature: bytes, *secrets: str) -> str | None:
-    """What is found out about one signature."""
+    """Return the hint for one signature."""
     return signature_hints.explain(
         body, [signature], [secret.encode() for secret in secrets], VARIABLE
     )
 
 
 def signature(body: bytes, secret: str | bytes) -> bytes:
-    """The right one."""
+    """Return the valid signature."""
     if isinstance(secret, bytes):
         return base64.b64encode(signatures.sign(secret, body))
     return webhooks.signature(body, secret).encode()
@@ -53,8 +53,8 @@ def signature(body: bytes, secret: str | bytes) -> bytes:
         json.dumps(DOCUMENT, separators=(" ,", ":")).encode(),
     ],
 )
-def test_a_body_that_was_written_anew_is_known(sent: bytes, arrived: bytes) -> None:
-    """Whatever spelled the same JSON otherwise, the owner is told to look at the proxy."""
+def test_a_re_encoded_body_is_recognised(sent: bytes, arrived: bytes) -> None:
+    """If the same JSON was re-encoded, the hint names the proxy."""
     words = explained(arrived, signature(sent, "right"), "other", "right")
     assert words is not None
     assert "proxy" in words
@@ -69,28 +69,28 @@ def test_a_body_that_was_written_anew_is_known(sent: bytes, arrived: bytes) -> N
         (b'{\n"a":1}', b'{\r\n"a":1}'),
     ],
 )
-def test_line_ends_that_were_changed_are_known(sent: bytes, arrived: bytes) -> None:
-    """A line end that came or went on the way is found too."""
+def test_changed_line_ends_are_recognised(sent: bytes, arrived: bytes) -> None:
+    """Added and removed line ends are found too."""
     assert "proxy" in (explained(arrived, signature(sent, "right"), "right") or "")
 
 
 @pytest.mark.parametrize(
     ("configured", "key", "words"),
     [
-        (f"whsec_{KEY}", KEY, "the secret without its whsec_"),
-        (KEY, f"whsec_{KEY}", "the secret with whsec_ in front"),
-        (f"whsec_{KEY}", base64.b64decode(KEY), "the bytes that the secret spells in base64"),
-        (KEY, base64.b64decode(KEY), "the bytes that the secret spells in base64"),
-        (f'"{KEY}"', KEY, "the secret without the quotes around it"),
-        (KEY, f"{KEY}\n", "the secret with a line end"),
+        (f"whsec_{KEY}", KEY, "the secret without the prefix whsec_"),
+        (KEY, f"whsec_{KEY}", "the secret with the prefix whsec_"),
+        (f"whsec_{KEY}", base64.b64decode(KEY), "the base64-decoded secret"),
+        (KEY, base64.b64decode(KEY), "the base64-decoded secret"),
+        (f'"{KEY}"', KEY, "the secret without quotes"),
+        (KEY, f"{KEY}\n", "the secret with a trailing newline"),
     ],
 )
-def test_another_spelling_of_the_secret_is_known(
+def test_a_variant_of_the_secret_is_recognised(
     configured: str, key: str | bytes, words: str
 ) -> None:
-    """The owner is told which spelling the sender uses, and where the secret is configured."""
+    """The hint names the variant that the sender uses and the variable of the secret."""
     found = explained(BODY, signature(BODY, key), "other", configured)
-    assert found == f"the signature fits {words}: {VARIABLE} wants what the sender signs with"
+    assert found == f"the signature matches {words}: set {VARIABLE} to the key the sender uses"
 
 
 @pytest.mark.parametrize(
@@ -104,15 +104,15 @@ def test_another_spelling_of_the_secret_is_known(
         (BODY, [signature(BODY, b"")], ["whsec_", "whsec_="]),
         (BODY, [b"nonsense"], ["right"]),
         (BODY + b" ", [signature(BODY, "right")] * 2, ["right"]),
-        (b"{" + b" " * signature_hints.LARGEST_EXAMINED, [signature(b"{", "right")], ["right"]),
+        (b"{" + b" " * signature_hints.MAX_BODY_BYTES, [signature(b"{", "right")], ["right"]),
         (b'{"a":"\\ud800"}', [signature(BODY, "right")], ["right"]),
         (b"\xff", [signature(BODY, "right")], ["right"]),
     ],
 )
-def test_where_nothing_is_known_nothing_is_said(
+def test_no_hint_without_a_known_cause(
     body: bytes, values: list[bytes], secrets: list[str]
 ) -> None:
-    """A forgery, an empty secret and a body of another size have no explanation."""
+    """Forgeries, empty secrets and too large bodies get no hint."""
     given_secrets = [secret.encode() for secret in secrets]
     assert signature_hints.explain(body, values, given_secrets, VARIABLE) is None
 
@@ -120,23 +120,23 @@ def test_where_nothing_is_known_nothing_is_said(
 @settings(deadline=None, max_examples=settings().max_examples // 2)
 @given(body=st.binary(max_size=300), value=st.binary(min_size=32, max_size=32))
 def test_no_forgery_is_explained(body: bytes, value: bytes) -> None:
-    """Without the secret nobody gets a clue, and nothing raises."""
+    """Without the secret there is no hint, and no exception."""
     assert explained(body, value.hex().encode(), f"whsec_{KEY}", KEY) is None
 
 
-def test_the_words_hold_no_secret() -> None:
-    """Neither the secret, its variants nor the right digest are in an explanation."""
+def test_a_hint_holds_no_secret() -> None:
+    """Neither the secret, its variants nor the valid signature are in a hint."""
     words = explained(BODY, signature(BODY, KEY), f"whsec_{KEY}") or ""
     assert words
     assert not any(part in words for part in (KEY, "thirty", signature(BODY, KEY).decode()))
 
 
-def test_the_largest_body_takes_no_time() -> None:
-    """What a stranger can make us spend on one request is a few milliseconds."""
-    names = ",".join(f'"{number:x}":1' for number in range(signature_hints.LARGEST_EXAMINED // 9))
+def test_the_largest_body_is_fast() -> None:
+    """A request of an attacker costs a few milliseconds at most."""
+    names = ",".join(f'"{number:x}":1' for number in range(signature_hints.MAX_BODY_BYTES // 9))
     body = b"{" + names.encode() + b"}"
-    assert len(body) > signature_hints.LARGEST_EXAMINED * 0.8
-    assert len(body) <= signature_hints.LARGEST_EXAMINED
+    assert len(body) > signature_hints.MAX_BODY_BYTES * 0.8
+    assert len(body) <= signature_hints.MAX_BODY_BYTES
     began = time.process_time()
     for _ in range(10):
         explained(body, b"0" * 64, "one", "two", "three")

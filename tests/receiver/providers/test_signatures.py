@@ -1,4 +1,4 @@
-"""Signatures: every published spelling is read, everything else is refused, nothing crashes."""
+"""Signatures: every documented encoding verifies, everything else is rejected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import webhooks
 BODY = b'{"type":"order.sms_received"}'
 SECRET = b"whsec_one"
 DIGEST = hmac.new(SECRET, BODY, hashlib.sha256).digest()
-SPELLINGS = [
+ENCODINGS = [
     DIGEST.hex().encode(),
     DIGEST.hex().upper().encode(),
     b"sha256=" + DIGEST.hex().encode(),
@@ -28,22 +28,22 @@ SPELLINGS = [
 ]
 
 
-def test_signing_matches_the_published_example_of_the_standard() -> None:
-    """The digest is that of RFC 4231's second test case, so the algorithm is the right one."""
+def test_signing_matches_rfc_4231() -> None:
+    """The digest is that of RFC 4231's second test case."""
     digest = signatures.sign(b"Jefe", b"what do ya want for nothing?")
     assert digest.hex() == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_verifies(spelling: bytes) -> None:
-    """Hex in either case and base64, bare or prefixed, are the same 32 bytes."""
-    assert signatures.parse(spelling) == DIGEST
-    signatures.verify(BODY, [spelling], [SECRET])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_verifies(encoding: bytes) -> None:
+    """Hex in either case and base64, with or without a prefix, are the same 32 bytes."""
+    assert signatures.parse(encoding) == DIGEST
+    signatures.verify(BODY, [encoding], [SECRET])
 
 
 @pytest.mark.parametrize("style", webhooks.SIGNATURE_STYLES)
-def test_what_an_independent_sender_signs_verifies(style: webhooks.SignatureStyle) -> None:
-    """A signature made without our code verifies, in each style."""
+def test_a_signature_of_an_independent_sender_verifies(style: webhooks.SignatureStyle) -> None:
+    """A signature made without the receiver's code verifies in each style."""
     value = webhooks.signature(BODY, "geheim-ü", style).encode()
     signatures.verify(BODY, [value], ["geheim-ü".encode()])
 
@@ -72,50 +72,50 @@ def test_what_an_independent_sender_signs_verifies(style: webhooks.SignatureStyl
         DIGEST,
     ],
 )
-def test_what_is_no_digest_is_refused(value: bytes) -> None:
-    """A header that spells no 32 bytes verifies nothing and raises nothing else."""
+def test_anything_but_a_digest_is_rejected(value: bytes) -> None:
+    """A header that does not encode 32 bytes is invalid, without another exception."""
     assert signatures.parse(value) is None
     with pytest.raises(InvalidSignature):
         signatures.verify(BODY, [value], [SECRET])
 
 
-def test_the_digest_of_another_body_is_refused() -> None:
-    """A right signature does not carry over to other bytes, however alike."""
-    with pytest.raises(InvalidSignature, match="does not fit"):
-        signatures.verify(BODY + b" ", [SPELLINGS[0]], [SECRET])
+def test_the_signature_of_another_body_is_rejected() -> None:
+    """A valid signature does not match a similar body."""
+    with pytest.raises(InvalidSignature, match="does not match"):
+        signatures.verify(BODY + b" ", [ENCODINGS[0]], [SECRET])
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
         ([], "no signature header: "),
-        ([SPELLINGS[0]] * 2, "more than one signature header"),
-        ([SPELLINGS[0], b""], "more than one signature header"),
-        ([b"sha512"], "the signature header is no SHA-256 digest"),
+        ([ENCODINGS[0]] * 2, "more than one signature header"),
+        ([ENCODINGS[0], b""], "more than one signature header"),
+        ([b"sha512"], "the signature header is not a SHA-256 digest"),
     ],
 )
 def test_there_must_be_exactly_one_signature(values: list[bytes], reason: str) -> None:
-    """No header, two headers and no digest are refused, and the owner is told which it was."""
+    """No header, two headers and a malformed one are rejected with different reasons."""
     with pytest.raises(InvalidSignature, match=rf"\A{reason}"):
         signatures.verify(BODY, values, [SECRET])
 
 
 def test_any_configured_secret_verifies() -> None:
-    """While a secret is being replaced, the old and the new one both hold."""
+    """During a rotation the old and the new secret are both accepted."""
     for secrets in ([SECRET, b"new"], [b"new", SECRET]):
-        signatures.verify(BODY, [SPELLINGS[0]], secrets)
+        signatures.verify(BODY, [ENCODINGS[0]], secrets)
 
 
 @pytest.mark.parametrize("secrets", [[], [b""], [b"", b""], [b"", b"other"]])
 def test_an_empty_secret_never_verifies(secrets: list[bytes]) -> None:
-    """What was signed with the empty key is refused: a missing secret is no secret."""
+    """A signature made with the empty key is rejected."""
     value = hmac.new(b"", BODY, hashlib.sha256).hexdigest().encode()
     with pytest.raises(InvalidSignature):
         signatures.verify(BODY, [value], secrets)
 
 
-def test_a_refusal_quotes_nothing() -> None:
-    """The reason holds neither the secret, the body nor the right digest."""
+def test_an_error_quotes_nothing() -> None:
+    """The reason holds neither the secret, the body nor the valid digest."""
     with pytest.raises(InvalidSignature) as refused:
         signatures.verify(BODY, [b"0" * 64], [SECRET])
     text = repr(refused.value)
@@ -125,7 +125,7 @@ def test_a_refusal_quotes_nothing() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=100) | st.text(max_size=70).map(lambda text: text.encode("utf-8")))
 def test_no_header_value_crashes_the_parser(value: bytes) -> None:
-    """Whatever bytes a header holds, the outcome is 32 bytes or nothing."""
+    """Any header value gives 32 bytes or None."""
     digest = signatures.parse(value)
     assert digest is None or len(digest) == 32
 
@@ -133,6 +133,6 @@ def test_no_header_value_crashes_the_parser(value: bytes) -> None:
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=70), max_size=3))
 def test_no_forged_headers_verify(values: list[bytes]) -> None:
-    """Arbitrary headers are refused with the one exception that means so."""
+    """Arbitrary headers are rejected, without another exception."""
     with pytest.raises(InvalidSignature):
         signatures.verify(BODY, values, [SECRET])

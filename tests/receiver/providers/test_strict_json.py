@@ -1,4 +1,4 @@
-"""Strict JSON: what any two readers would agree on is read, all else is refused."""
+"""Strict JSON: only what all parsers read alike is accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import MalformedPayload
-from receiver.providers.strict_json import DEEPEST, MOST_DIGITS, parse_object
+from receiver.providers.strict_json import MAX_DEPTH, MAX_DIGITS, parse_object
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -25,7 +25,7 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def nested(depth: int) -> bytes:
-    """An object of that many levels."""
+    """Return an object nested ``depth`` levels deep."""
     return b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1)
 
 
@@ -52,22 +52,22 @@ def nested(depth: int) -> bytes:
         b"\x00" * 100,
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
-    """Broken text in whatever way is one kind of refusal."""
+def test_invalid_json_is_rejected(body: bytes) -> None:
+    """Every syntax error has the same message."""
     with pytest.raises(MalformedPayload, match="not JSON"):
         parse_object(body)
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"1", b"null", b"true", b'[{"a":1}]'])
-def test_what_is_not_an_object_is_refused(body: bytes) -> None:
-    """JSON of another kind is told apart from text that is no JSON."""
+def test_json_that_is_not_an_object_is_rejected(body: bytes) -> None:
+    """Other JSON values have another message than invalid JSON."""
     with pytest.raises(MalformedPayload, match="not a JSON object"):
         parse_object(body)
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_what_only_python_takes_for_a_number_is_refused(constant: str) -> None:
-    """Python's own constants are no JSON."""
+def test_non_finite_constants_are_rejected(constant: str) -> None:
+    """Python accepts these constants, JSON does not."""
     with pytest.raises(MalformedPayload, match=f"{constant} is not JSON"):
         parse_object(f'{{"a": [{constant}]}}'.encode())
 
@@ -76,24 +76,24 @@ def test_what_only_python_takes_for_a_number_is_refused(constant: str) -> None:
     "body",
     [b'{"a":1,"a":1}', b'{"b":{"a":1,"a":2}}', b'{"a":1,"\\u0061":2}', b'{"b":[{"":0,"":0}]}'],
 )
-def test_a_name_that_stands_twice_is_refused(body: bytes) -> None:
-    """Two readers could each believe another value, however the name is spelled."""
-    with pytest.raises(MalformedPayload, match="same name twice"):
+def test_a_duplicate_name_is_rejected(body: bytes) -> None:
+    """Parsers could use different values, also if the name is escaped."""
+    with pytest.raises(MalformedPayload, match="duplicate name"):
         parse_object(body)
 
 
-def test_depth_is_bounded() -> None:
-    """The deepest allowed level is read and the next one is refused."""
-    parse_object(nested(DEEPEST))
+def test_depth_is_limited() -> None:
+    """The deepest allowed level is accepted, the next one rejected."""
+    parse_object(nested(MAX_DEPTH))
     with pytest.raises(MalformedPayload, match="nested deeper"):
-        parse_object(nested(DEEPEST + 1))
+        parse_object(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000, b'{"a":' * 50_000, nested(10_000), b'{"a":"\\"' + b"[" * 60_000]
 )
-def test_depth_that_would_break_a_parser_is_refused_at_once(body: bytes) -> None:
-    """However many levels there are, they are refused, and quickly."""
+def test_excessive_depth_is_rejected_quickly(body: bytes) -> None:
+    """Any number of levels is rejected within bounded time."""
     started = time.process_time()
     with pytest.raises(MalformedPayload):
         parse_object(body)
@@ -101,21 +101,21 @@ def test_depth_that_would_break_a_parser_is_refused_at_once(body: bytes) -> None
 
 
 @pytest.mark.parametrize("text", ["[" * 500, '\\"' + "{" * 500, "\\\\", "}" * 500 + "[" * 500])
-def test_brackets_inside_text_are_no_depth(text: str) -> None:
-    """A message may hold as many brackets as it likes."""
+def test_brackets_in_strings_do_not_count(text: str) -> None:
+    """A string may hold any number of brackets."""
     body = f'{{"a":"{text}","b":{"[" * 20}{"]" * 20},"c":"{"[" * 20}"}}'.encode()
     assert parse_object(body) == json.loads(body)
 
 
-def test_many_flat_brackets_are_no_depth() -> None:
-    """Width is not depth."""
+def test_many_flat_arrays_are_not_deep() -> None:
+    """Only nesting counts as depth."""
     assert len(parse_object(b'{"a":[' + b"[]," * 5_000 + b"1]}")["a"]) == 5_001
 
 
-def test_numbers_are_bounded() -> None:
-    """The longest allowed integer is exact and the next one is refused, sign included."""
-    assert parse_object(b'{"a":' + b"9" * MOST_DIGITS + b"}") == {"a": 10**MOST_DIGITS - 1}
-    for digits in (b"9" * (MOST_DIGITS + 1), b"-" + b"9" * MOST_DIGITS, b"1" * 10_000):
+def test_numbers_are_limited() -> None:
+    """The longest allowed integer is exact; a longer one is rejected, the sign included."""
+    assert parse_object(b'{"a":' + b"9" * MAX_DIGITS + b"}") == {"a": 10**MAX_DIGITS - 1}
+    for digits in (b"9" * (MAX_DIGITS + 1), b"-" + b"9" * MAX_DIGITS, b"1" * 10_000):
         with pytest.raises(MalformedPayload, match="digits"):
             parse_object(b'{"a":' + digits + b"}")
 
@@ -131,12 +131,12 @@ def test_numbers_are_bounded() -> None:
     ],
 )
 def test_odd_but_valid_json_is_read(body: bytes, value: object) -> None:
-    """What the standard allows is read, odd as it is."""
+    """Unusual JSON that the standard allows is accepted."""
     assert parse_object(body) == {"a": value}
 
 
-def test_a_refusal_quotes_nothing() -> None:
-    """The text of a refusal holds no part of the body, and no cause that would."""
+def test_an_error_quotes_nothing() -> None:
+    """The error and its cause hold no part of the body."""
     with pytest.raises(MalformedPayload) as refused:
         parse_object(b'{"code": 483921, }')
     assert "483921" not in repr(refused.value)
@@ -146,8 +146,8 @@ def test_a_refusal_quotes_nothing() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=10), JSON_VALUES, max_size=5))
-def test_every_object_within_the_limits_is_read(document: dict[str, Any]) -> None:
-    """What any JSON writer makes of an object is read back as that object."""
+def test_every_object_within_the_limits_is_parsed(document: dict[str, Any]) -> None:
+    """Every encoding of an object is parsed to that object."""
     for ascii_only in (True, False):
         text = json.dumps(document, ensure_ascii=ascii_only)
         try:
@@ -163,7 +163,7 @@ def test_every_object_within_the_limits_is_read(document: dict[str, Any]) -> Non
     | st.text("{}[]\":,\\ 0123456789eE+-.nulltrefasNI'", max_size=200).map(str.encode)
 )
 def test_no_bytes_crash_the_parser(body: bytes) -> None:
-    """Any bytes are either an object or refused, and never another exception."""
+    """Any bytes are an object or rejected, without another exception."""
     try:
         document = parse_object(body)
     except MalformedPayload:

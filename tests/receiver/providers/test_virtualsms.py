@@ -1,4 +1,4 @@
-"""VirtualSMS: three dialects, one meaning."""
+"""VirtualSMS's webhooks in three dialects."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
 
 
 def on_day(hour: int, minute: int, second: int, microsecond: int = 0) -> datetime:
-    """A moment of the day that all samples are of."""
+    """Return a time on the day of all samples."""
     return datetime(2026, 6, 11, hour, minute, second, microsecond, tzinfo=UTC)
 
 
 def order(
     order_id: str, phone: str, service: str, country: str | None, at: datetime | None
 ) -> dict[str, Any]:
-    """What every event of an order says."""
+    """Return the fields that every event of an order has."""
     return {
         "provider": "virtualsms",
         "order_id": order_id,
@@ -109,7 +109,7 @@ SAMPLES: dict[str, Event] = {
 
 
 def provider(monkeypatch: pytest.MonkeyPatch, **variables: str) -> VirtualSMS:
-    """The provider as these variables configure it, with the tests' secret."""
+    """Return the provider, configured by these variables and the tests' secret."""
     monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", webhooks.SECRET)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -117,7 +117,7 @@ def provider(monkeypatch: pytest.MonkeyPatch, **variables: str) -> VirtualSMS:
 
 
 def request(webhook: Webhook, at: datetime | None = None) -> WebhookRequest:
-    """A webhook as the HTTP side hands it over."""
+    """Return a webhook as the endpoint passes it."""
     headers = [(k.lower().encode(), v.encode()) for k, v in webhook.headers.items()]
     return WebhookRequest(
         headers=headers, body=webhook.body, token=None, at=at or datetime.now(UTC)
@@ -125,19 +125,19 @@ def request(webhook: Webhook, at: datetime | None = None) -> WebhookRequest:
 
 
 def sms(**fields: Any) -> dict[str, Any]:
-    """A flat report of an SMS, changed in some fields."""
+    """Return a flat SMS event with changed fields."""
     document = {"event": "order.sms_received", "order_id": "ord_1", "code": "483921"}
     return {**document, **fields}
 
 
-def test_there_is_an_expectation_for_each_sample() -> None:
-    """No sample is left out below."""
+def test_every_sample_has_an_expected_event() -> None:
+    """No sample is missing in the next test."""
     assert {path.stem for path in webhooks.samples("virtualsms")} == set(SAMPLES)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_a_sample_is_read_field_by_field(name: str) -> None:
-    """Each published body says exactly this."""
+    """Every field of each published body is read."""
     assert VirtualSMS.read(parse_object(webhooks.sample("virtualsms", name))) == SAMPLES[name]
 
 
@@ -155,10 +155,10 @@ def test_a_sample_is_read_field_by_field(name: str) -> None:
         *(webhooks.virtualsms_flat(style=style) for style in webhooks.SIGNATURE_STYLES),
     ],
 )
-def test_every_dialect_and_spelling_is_known_and_means_the_same(
+def test_every_dialect_and_signature_style_is_the_same_event(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One SMS told in any dialect is authentic and gives the same code of the same order."""
+    """One SMS in any dialect is authentic and has the same order and code."""
     provider(monkeypatch).authenticate(request(webhook))
     event = VirtualSMS.read(parse_object(webhook.body))
     assert isinstance(event, SmsReceived)
@@ -167,28 +167,26 @@ def test_every_dialect_and_spelling_is_known_and_means_the_same(
     assert event.at is not None
 
 
-def test_signature_headers_of_two_dialects_at_once_are_refused(
+def test_two_signature_headers_are_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two headers leave open which one counts, so neither does."""
+    """With the headers of two dialects neither counts."""
     webhook = webhooks.virtualsms_v2()
     both = webhook.with_headers(X_Signature=webhook.headers["X-VirtualSMS-Signature"])
     with pytest.raises(InvalidSignature, match="more than one"):
         provider(monkeypatch).authenticate(request(both))
 
 
-def test_the_secret_is_used_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prefix in front of the secret is part of the key."""
+def test_the_secret_is_used_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefix of the secret is part of the key."""
     bare = webhooks.virtualsms_v2(secret=webhooks.SECRET.removeprefix("whsec_"))
     with pytest.raises(InvalidSignature):
         provider(monkeypatch).authenticate(request(bare))
 
 
 @pytest.mark.parametrize("offset", [-3_600, -301, 301, 3_600])
-def test_a_stale_timestamp_is_noted_and_not_refused(
-    offset: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The unsigned timestamp proves nothing, so by default it only leaves a note."""
+def test_a_stale_timestamp_is_only_noted(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timestamp is not signed and proves nothing, so by default it adds a note."""
     webhook = webhooks.virtualsms_v1(timestamp=int((NOW + timedelta(seconds=offset)).timestamp()))
     (note,) = provider(monkeypatch).authenticate(request(webhook, NOW))
     assert note == f"X-VirtualSMS-Timestamp is {-offset} s behind our clock"
@@ -197,17 +195,17 @@ def test_a_stale_timestamp_is_noted_and_not_refused(
 @pytest.mark.parametrize(
     "timestamp", [None, "", "soon", "nan", "inf", "-inf", "1e400", "2026-06-11T09:14:27Z"]
 )
-def test_a_timestamp_that_says_nothing_is_passed_over(
+def test_an_invalid_timestamp_is_ignored(
     timestamp: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a number there is nothing to note, and nothing to refuse."""
+    """Without a number there is no note and no rejection."""
     webhook = webhooks.virtualsms_v1().with_headers(X_VirtualSMS_Timestamp=timestamp)
     strict = provider(monkeypatch, VIRTUALSMS_TIMESTAMP_TOLERANCE="300")
     assert strict.authenticate(request(webhook, NOW)) == ()
 
 
-def test_a_tolerance_makes_a_stale_timestamp_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the operator asks for it, what is out of bounds is refused and the rest is not."""
+def test_a_tolerance_rejects_stale_timestamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tolerance, only timestamps outside of it are rejected."""
     strict = provider(monkeypatch, VIRTUALSMS_TIMESTAMP_TOLERANCE="60")
     seconds = int(NOW.timestamp())
     for offset in (-60, 0, 60):
@@ -222,8 +220,8 @@ def test_a_tolerance_makes_a_stale_timestamp_a_refusal(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("offset", [-300, 300])
-def test_five_minutes_are_still_fresh(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last second that the documentation calls fresh leaves no note."""
+def test_five_minutes_add_no_note(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented limit is inclusive."""
     webhook = webhooks.virtualsms_v1(timestamp=int(NOW.timestamp()) + offset)
     assert provider(monkeypatch).authenticate(request(webhook, NOW)) == ()
 
@@ -244,8 +242,8 @@ def test_five_minutes_are_still_fresh(offset: int, monkeypatch: pytest.MonkeyPat
         ("\ud800", None),
     ],
 )
-def test_the_key_is_the_envelope_id_where_it_can_be_one(value: Any, key: str | None) -> None:
-    """An id that no index could hold is no key: the body stands for the event then."""
+def test_the_key_is_the_envelope_id(value: Any, key: str | None) -> None:
+    """An id that an index cannot hold is no key; the digest of the body is used then."""
     assert VirtualSMS.event_key({"id": value}) == key
     assert VirtualSMS.event_key({}) is None
 
@@ -262,8 +260,8 @@ def test_the_key_is_the_envelope_id_where_it_can_be_one(value: Any, key: str | N
         ({}, False),
     ],
 )
-def test_only_the_documented_mark_makes_a_test_event(payload: dict[str, Any], test: bool) -> None:
-    """A real event is never taken for a test."""
+def test_only_the_documented_field_marks_a_test_event(payload: dict[str, Any], test: bool) -> None:
+    """A real event is never mistaken for a test."""
     assert VirtualSMS.is_test(payload) is test
 
 
@@ -275,17 +273,17 @@ def test_only_the_documented_mark_makes_a_test_event(payload: dict[str, Any], te
         (sms(code=["483921"]), "code: expected text, found a list"),
         (sms(order_id=483921), "order_id: expected text, found a number"),
         (sms(order_id=None), "order_id: missing or empty"),
-        (sms(order_id="a\x00483921"), "order_id: too long, or with characters that no name has"),
-        (sms(order_id="483921" * 50), "order_id: too long, or with characters that no name has"),
+        (sms(order_id="a\x00483921"), "order_id: over 200 characters, or not printable"),
+        (sms(order_id="483921" * 50), "order_id: over 200 characters, or not printable"),
         (sms(phone_number=483921), "phone_number: expected text, found a number"),
         (sms(full_text={"483921": 1}), "full_text: expected text, found an object"),
-        (sms(code=""), "code or sms_code: missing, and full_text has no digits for one"),
+        (sms(code=""), "code or sms_code: missing, and no code found in full_text"),
         (
             sms(code="", full_text="48 39 21"),
-            "code or sms_code: missing, and full_text has no digits for one",
+            "code or sms_code: missing, and no code found in full_text",
         ),
         (sms(event=483921), "event: expected text, found a number"),
-        ({"type": True}, "type: expected text, found a truth value"),
+        ({"type": True}, "type: expected text, found a boolean"),
         (
             {"type": "order.confirmed", "data": {"code": "483921"}},
             "order_id: missing or empty",
@@ -293,8 +291,8 @@ def test_only_the_documented_mark_makes_a_test_event(payload: dict[str, Any], te
         ({"type": "order.swapped", "data": 483921}, "order_id: missing or empty"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_words(payload: dict[str, Any], words: str) -> None:
-    """The refusal names field and trouble, and shows no value."""
+def test_an_invalid_payload_is_explained(payload: dict[str, Any], words: str) -> None:
+    """The error names the field and the problem, and shows no value."""
     with pytest.raises(MalformedPayload) as refused:
         VirtualSMS.read(payload)
     assert str(refused.value) == words
@@ -310,15 +308,15 @@ def test_what_cannot_be_read_is_said_in_words(payload: dict[str, Any], words: st
         ("G-559310 is your code", "559310"),
     ],
 )
-def test_without_a_code_the_first_digits_of_the_text_are_one(text: str, code: str) -> None:
-    """A report that left the code out still gives it, leading zeros and all."""
+def test_a_missing_code_is_read_from_the_text(text: str, code: str) -> None:
+    """The first 4 to 10 digits of the text are the code, with leading zeros."""
     event = VirtualSMS.read(sms(code=None, full_text=text))
     assert isinstance(event, SmsReceived)
     assert event.code == code
 
 
-def test_a_swap_tells_the_new_number() -> None:
-    """Where old and new number are both named, the new one counts."""
+def test_a_swap_has_the_new_number() -> None:
+    """If the event has the old and the new number, the new one is read."""
     event = VirtualSMS.read(
         {
             "type": "order.swapped",
@@ -330,25 +328,25 @@ def test_a_swap_tells_the_new_number() -> None:
 
 
 def test_amounts_may_be_numbers() -> None:
-    """Money is kept as decimal text, however it was written."""
+    """Amounts are decimal text, also if they were numbers."""
     event = VirtualSMS.read({"type": "balance.deposited", "data": {"amount": 25.5}})
     assert event == BalanceDeposited(provider="virtualsms", amount="25.5")
 
 
-def test_an_unknown_name_is_kept_even_with_a_broken_time() -> None:
-    """What is not understood is not refused either."""
+def test_an_undocumented_event_is_unknown() -> None:
+    """An undocumented event is accepted, also with an invalid time."""
     event = VirtualSMS.read({"type": "order.teleported", "received_at": "whenever"})
     assert event == UnknownEvent(provider="virtualsms", name="order.teleported")
 
 
 @pytest.mark.parametrize("field", ["code", "sms_code", "full_text"])
-def test_an_unknown_event_with_a_code_is_not_passed_over(field: str) -> None:
-    """A provider that renames its events must not make codes vanish."""
+def test_an_undocumented_event_with_a_code_is_rejected(field: str) -> None:
+    """If the provider renames its events, codes must not be dropped silently."""
     with pytest.raises(MalformedPayload, match=field):
         VirtualSMS.read({"type": "order.text", "data": {"order_id": "1", field: "483921"}})
 
 
-def test_a_code_with_what_no_code_has_is_not_read() -> None:
-    """What would be printed without its control character is not what the provider sent."""
+def test_a_code_with_control_characters_is_rejected() -> None:
+    """Printed without the control character it would be another code."""
     with pytest.raises(MalformedPayload, match="code"):
         VirtualSMS.read({"type": "sms.received", "data": {"order_id": "1", "code": "12\x003"}})

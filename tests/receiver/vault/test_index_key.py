@@ -1,4 +1,4 @@
-"""The index key: made once, kept for ever, and opened by the right keys only."""
+"""The index key: generated once, never replaced, and opened only with the right keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = b"x" * 32
 
 @pytest.fixture
 def bare(store: Store) -> Iterator[Database]:
-    """A migrated database whose index key is not made yet, on either server."""
+    """A migrated database without an index key, on either server."""
     with store.database.transaction() as session:
         session.execute(delete(SQLModel.metadata.tables["vault_keys"]))
     return iter([store.database])
@@ -35,13 +35,13 @@ def database(bare: Iterator[Database]) -> Database:
 
 
 def stored(database: Database) -> list[bytes]:
-    """The sealed values in the table."""
+    """The sealed keys in the table."""
     with database.reading() as session:
         return [row.value for row in session.exec(select(VaultKey))]
 
 
-def test_making_it_again_keeps_it(database: Database) -> None:
-    """The second call leaves the key alone, whatever keys it comes with."""
+def test_ensure_keeps_an_existing_key(database: Database) -> None:
+    """A second call does not change the key, whatever encryption keys it gets."""
     assert not index_key.exists(database)
     index_key.ensure(database, [KEY])
     assert index_key.exists(database)
@@ -52,8 +52,8 @@ def test_making_it_again_keeps_it(database: Database) -> None:
     assert len(first) == 1
 
 
-def test_digests_are_the_same_for_every_opener(database: Database) -> None:
-    """Two processes find each other's rows, before and after a rotation."""
+def test_digests_do_not_depend_on_the_encryption_keys(database: Database) -> None:
+    """Processes find each other's rows, before and after a key rotation."""
     index_key.ensure(database, [KEY])
     digests = {
         index_key.open_vault(database, keys).digest("phone", "+447700900123")
@@ -62,8 +62,8 @@ def test_digests_are_the_same_for_every_opener(database: Database) -> None:
     assert len(digests) == 1
 
 
-def test_wrong_keys_are_told_the_id_of_the_missing_one(database: Database) -> None:
-    """The operator learns which key is missing, and no key is shown."""
+def test_the_error_names_the_missing_key(database: Database) -> None:
+    """The error contains the id of the missing key, and no key."""
     index_key.ensure(database, [KEY])
     with pytest.raises(ConfigurationError, match="ENCRYPTION_KEYS: cannot open") as refused:
         index_key.open_vault(database, [OTHER])
@@ -71,8 +71,8 @@ def test_wrong_keys_are_told_the_id_of_the_missing_one(database: Database) -> No
     assert "\n" not in str(refused.value)
 
 
-def test_an_altered_key_is_not_used(database: Database) -> None:
-    """A damaged row stops the process instead of making every digest another."""
+def test_an_altered_index_key_is_an_error(database: Database) -> None:
+    """A damaged row stops the process instead of changing every digest."""
     index_key.ensure(database, [KEY])
     with database.transaction() as session:
         row = session.get_one(VaultKey, "index")
@@ -81,14 +81,14 @@ def test_an_altered_key_is_not_used(database: Database) -> None:
         index_key.open_vault(database, [KEY])
 
 
-def test_a_database_without_it_is_not_opened(database: Database) -> None:
-    """The operator is told to prepare the database."""
+def test_a_database_without_an_index_key_is_an_error(database: Database) -> None:
+    """The error says to migrate the database."""
     with pytest.raises(ConfigurationError, match="codecatch migrate"):
         index_key.open_vault(database, [KEY])
 
 
-def test_an_empty_database_is_not_opened(tmp_path: Path) -> None:
-    """Without any table there is no key either, and the words are the same."""
+def test_an_empty_database_is_an_error(tmp_path: Path) -> None:
+    """Without tables the error is the same."""
     empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
     assert not index_key.exists(empty)
     with pytest.raises(ConfigurationError, match="codecatch migrate"):
@@ -96,8 +96,10 @@ def test_an_empty_database_is_not_opened(tmp_path: Path) -> None:
     empty.dispose()
 
 
-def test_two_at_once_make_one_key(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that start in the same moment end with the same key, without an error."""
+def test_concurrent_processes_create_one_key(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that start at the same time share one key, without an error."""
     barrier = threading.Barrier(2)
     really_exists = index_key.exists
 

@@ -1,4 +1,4 @@
-"""The vault: what is sealed opens only in its place and with its key, and digests are keyed."""
+"""Sealing: a value opens only in its own column and row and with its key; digests are keyed."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PLACE = {"table": "codes", "column": "code", "row": "01J"}
 
 
 def encoded(key: bytes) -> str:
-    """A key as the environment spells it."""
+    """A key in the format of ENCRYPTION_KEYS."""
     return base64.b64encode(key).decode()
 
 
-def test_what_is_sealed_opens_again() -> None:
-    """Bytes and text come back unchanged, and an absent text stays absent."""
+def test_a_sealed_value_opens() -> None:
+    """Bytes and text come back unchanged, and None stays None."""
     sealer = Sealer([NEW])
     assert sealer.open(sealer.seal(b"\x00\xff", **PLACE), **PLACE) == b"\x00\xff"
     assert sealer.open_text(sealer.seal("483921 é \ud800", **PLACE), **PLACE) == "483921 é \ud800"
     assert sealer.open_text(None, **PLACE) is None
 
 
-def test_what_an_earlier_version_stored_is_still_of_use() -> None:
-    """A key's id, a sealed value and a digest of the first version are what they were."""
+def test_the_formats_are_stable() -> None:
+    """Key id, sealed value and digest of the first version are still valid."""
     sealed = bytes.fromhex(
         "0125cbf0820227896c9d405fbaa754f001bdeb2827a88398bab57eaa40f3fd6d24b3e62280b6e0"
     )
@@ -42,13 +42,13 @@ def test_what_an_earlier_version_stored_is_still_of_use() -> None:
 
 
 def test_the_empty_value_can_be_sealed() -> None:
-    """Nothing is a value as well."""
+    """An empty value can be sealed and opened."""
     sealer = Sealer([NEW])
     assert sealer.open(sealer.seal(b"", **PLACE), **PLACE) == b""
 
 
-def test_a_sealed_value_shows_nothing_and_never_repeats() -> None:
-    """Equal values look different each time, and none shows its content."""
+def test_sealing_is_randomised() -> None:
+    """Equal values are sealed differently each time, and show nothing of their content."""
     sealer = Sealer([NEW])
     sealed = {sealer.seal("483921", **PLACE) for _ in range(50)}
     assert len(sealed) == 50
@@ -56,16 +56,16 @@ def test_a_sealed_value_shows_nothing_and_never_repeats() -> None:
 
 
 @pytest.mark.parametrize("moved", ["table", "column", "row"])
-def test_a_value_opens_in_its_own_place_only(moved: str) -> None:
-    """A value that was moved to another row or column is taken for altered."""
+def test_a_moved_value_does_not_open(moved: str) -> None:
+    """A value moved to another table, column or row counts as altered."""
     sealer = Sealer([NEW])
     sealed = sealer.seal("483921", **PLACE)
     with pytest.raises(BrokenSeal, match="altered"):
         sealer.open(sealed, **{**PLACE, moved: "elsewhere"})
 
 
-def test_every_altered_byte_is_noticed() -> None:
-    """No single flipped bit goes through, in whichever part of the value it lies."""
+def test_every_altered_byte_is_detected() -> None:
+    """A flipped bit in any part of the value is detected."""
     sealer = Sealer([NEW])
     sealed = sealer.seal("483921", **PLACE)
     for position in range(len(sealed)):
@@ -77,8 +77,8 @@ def test_every_altered_byte_is_noticed() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(min_value=0, max_value=38))
-def test_a_value_cut_short_is_noticed(length: int) -> None:
-    """Whatever is missing at the end, the value does not open, and its place is named."""
+def test_a_truncated_value_is_detected(length: int) -> None:
+    """A truncated value does not open; the error names table, column and row."""
     sealer = Sealer([NEW])
     with pytest.raises(BrokenSeal, match=r"\Acodes\.code of 01J "):
         sealer.open(sealer.seal("483921", **PLACE)[:length], **PLACE)
@@ -95,15 +95,15 @@ def test_the_first_key_seals_and_all_open() -> None:
         after.open(old_value, **PLACE)
 
 
-def test_the_id_of_a_key_is_not_the_key() -> None:
-    """The four bytes that name a key tell keys apart and show none of them."""
+def test_a_key_id_reveals_nothing_of_the_key() -> None:
+    """Four bytes distinguish keys, and are no part of them."""
     assert sealing.key_id(OLD) != sealing.key_id(NEW)
     assert len(sealing.key_id(OLD)) == 4
     assert sealing.key_id(OLD) not in OLD
 
 
 def test_digests_are_equal_for_equal_values_of_one_purpose() -> None:
-    """A digest finds its value again, and says nothing across purposes, values or databases."""
+    """Digests differ between purposes, values and databases."""
     ours = Vault([NEW], INDEX)
     assert ours.digest("phone", "+447700900123") == Vault([OLD], INDEX).digest(
         "phone", b"+447700900123"
@@ -118,20 +118,20 @@ def test_digests_are_equal_for_equal_values_of_one_purpose() -> None:
     assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
 
 
-def test_a_digest_takes_any_text() -> None:
-    """Not even half a surrogate pair in a code stops the digest."""
+def test_any_text_has_a_digest() -> None:
+    """A lone surrogate in a code is allowed."""
     assert Vault([NEW], INDEX).digest("code", "\ud800\x00")
 
 
 def test_generated_keys_are_usable_and_new() -> None:
-    """A generated key is what the variable takes, and never the same twice."""
+    """A generated key is valid for ENCRYPTION_KEYS, and never the same twice."""
     made = {sealing.generate_key() for _ in range(5)}
     assert len(made) == 5
     assert all(len(key) == 32 for key in sealing.parse_keys(",".join(made)))
 
 
-def test_keys_are_parsed_in_their_order() -> None:
-    """Spaces and empty parts between commas do not matter; the order does."""
+def test_keys_keep_their_order() -> None:
+    """Spaces and empty parts between commas are ignored."""
     assert sealing.parse_keys(f" {encoded(NEW)} , ,{encoded(OLD)},") == [NEW, OLD]
 
 
@@ -150,9 +150,11 @@ def test_keys_are_parsed_in_their_order() -> None:
         f"-{encoded(NEW)}",
     ],
 )
-def test_keys_that_cannot_be_used_are_refused_in_one_line(text: str) -> None:
-    """The message names the variable and what it wants, and never quotes the value."""
-    with pytest.raises(ConfigurationError, match=r"\AENCRYPTION_KEYS: wants base64[^\n]*\Z") as no:
+def test_invalid_keys_are_an_error_in_one_line(text: str) -> None:
+    """The error names the variable and what it must be, and never quotes the value."""
+    with pytest.raises(
+        ConfigurationError, match=r"\AENCRYPTION_KEYS: must be base64[^\n]*\Z"
+    ) as no:
         sealing.parse_keys(text)
     assert "hunter2" not in str(no.value)
     assert no.value.__cause__ is None

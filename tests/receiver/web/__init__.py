@@ -1,1 +1,1 @@
-"""The public HTTP side."""
+"""Tests of the receiver's HTTP server."""

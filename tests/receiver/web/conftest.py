@@ -1,4 +1,4 @@
-"""A receiver as it runs in production, in a thread of this process."""
+"""Fixtures that run a receiver, configured as in production, in a thread of this process."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from tests.support.webhooks import Webhook
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; header names are in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body, read as JSON."""
+        """Return the body parsed as JSON."""
         return json.loads(self.body)
 
     def problem(self, status: int) -> str:
-        """The words of a problem document, after checking that it is a whole one."""
+        """Check that this is a complete problem document; return its detail."""
         assert self.status == status, self
         assert self.headers["content-type"] == "application/problem+json"
         document = self.json()
@@ -50,23 +50,23 @@ class Answer:
         return str(document["detail"])
 
 
-class _InOneSegment(http.client.HTTPConnection):
-    """Sends head and body together, as most senders of small requests do."""
+class _OneSegmentConnection(http.client.HTTPConnection):
+    """Sends headers and body in one segment, as most clients do with small requests."""
 
-    _kept = b""
+    _unsent = b""
 
     def send(self, data: Any) -> None:
-        """Keep it."""
-        self._kept += data
+        """Buffer the data."""
+        self._unsent += data
 
     def getresponse(self) -> http.client.HTTPResponse:
-        """Send what was kept, and wait for the answer."""
-        super().send(self._kept)
+        """Send the buffer and wait for the response."""
+        super().send(self._unsent)
         return super().getresponse()
 
 
 class Receiver:
-    """uvicorn as in production, on a port of 127.0.0.1."""
+    """A uvicorn server with the options of production, on a port of 127.0.0.1."""
 
     def __init__(self, app: Starlette, url: str, **options: Any) -> None:
         self.app = app
@@ -97,19 +97,19 @@ class Receiver:
 
     @cached_property
     def store(self) -> stores.Store:
-        """Its database, by a connection that it knows nothing of."""
+        """Its database, through a separate connection."""
         opened = stores.open_store(self.url)
         self._closing.callback(opened.database.dispose)
         return opened
 
     def finish(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Stop the server and wait until it has stopped."""
         self.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Ask it to stop, as a signal does, and do not wait."""
+        """Ask the server to stop, as a signal does; do not wait."""
         self._server.should_exit = True
 
     def ask(
@@ -119,9 +119,9 @@ class Receiver:
         body: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request on a connection of its own, in one segment unless its body is an iterator."""
+        """Send one request on a new connection, in one segment unless its body is an iterator."""
         whole = body is None or isinstance(body, bytes)
-        kind = _InOneSegment if whole else http.client.HTTPConnection
+        kind = _OneSegmentConnection if whole else http.client.HTTPConnection
         with closing(kind("127.0.0.1", self.port, timeout=15)) as connection:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -129,15 +129,15 @@ class Receiver:
             return Answer(response.status, names, response.read())
 
     def send(self, webhook: Webhook) -> Answer:
-        """What a provider does."""
+        """Send a webhook as a provider does."""
         return self.ask("POST", webhook.path, webhook.body, webhook.headers)
 
     def connect(self) -> socket.socket:
-        """A connection to write anything to."""
+        """Open a raw connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=15)
 
     def raw(self, *parts: bytes) -> bytes:
-        """Everything that comes back for these bytes until the connection is closed."""
+        """Send these bytes; return everything received until the connection is closed."""
         with self.connect() as connection:
             for part in parts:
                 connection.sendall(part)
@@ -145,7 +145,7 @@ class Receiver:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """Read until the other side closes."""
     received = b""
     while True:
         try:
@@ -164,9 +164,9 @@ Start = Callable[..., Receiver]
 def start(
     monkeypatch: pytest.MonkeyPatch, valkey_url: str, sqlite_url: str, log: Log
 ) -> Iterator[Start]:
-    """Start a receiver whose environment may be changed; SQLite unless told otherwise.
+    """Start a receiver with extra environment variables; on SQLite by default.
 
-    ``options`` are uvicorn's, instead of those it has in production.
+    ``options`` replace uvicorn's options of production.
     """
     assert log.text == ""
     with ExitStack() as stack:
@@ -191,5 +191,5 @@ def start(
 
 @pytest.fixture
 def receiver(start: Start) -> Receiver:
-    """A receiver with a secret and a token, on SQLite and a broker that works."""
+    """A receiver with a secret and a token, on SQLite and with a working broker."""
     return start()

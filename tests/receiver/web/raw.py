@@ -1,4 +1,4 @@
-"""Requests as bytes, and answers read from them, for what no HTTP client would send."""
+"""Raw HTTP requests that no client would send, and a parser for the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def request_of(webhook: Webhook, *headers: str, ends: str = "") -> bytes:
-    """A webhook as a plain request with a length; ``ends`` is a ``Connection`` header's value."""
+    """Return a webhook as a raw request; ``ends`` is the value of a ``Connection`` header."""
     lines = [
         f"POST {webhook.path} HTTP/1.1",
         "Host: x",
@@ -29,7 +29,7 @@ def request_of(webhook: Webhook, *headers: str, ends: str = "") -> bytes:
 
 
 def answers_in(received: bytes) -> list[Answer]:
-    """Every answer in what came over one connection; interim ones are passed over."""
+    """Parse every response received on one connection; interim responses are skipped."""
     answers = []
     while received:
         if received.startswith(_CONTINUE):
@@ -45,7 +45,7 @@ def answers_in(received: bytes) -> list[Answer]:
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """The one answer that comes next on a connection that stays open."""
+    """Read the next response on a connection that stays open."""
     received = b""
     while True:
         received += connection.recv(65_536)
@@ -65,17 +65,17 @@ def read_answer(connection: socket.socket) -> Answer:
 
 @dataclass(frozen=True)
 class Hostile:
-    """A kept sample: its name begins with the status that it must get."""
+    """A sample request; its file name starts with the expected status."""
 
     path: Path
 
     @property
     def status(self) -> int:
-        """What it must be answered with."""
+        """The expected status."""
         return int(self.path.name[:3])
 
     def request(self, sender: Webhook) -> bytes:
-        """The sample as a request of ``sender``, whose credentials and body it takes."""
+        """Return the sample as a raw request with the credentials and body of ``sender``."""
         auth = "".join(f"{name}: {value}\r\n" for name, value in sender.headers.items())
         blanks = {
             b"@PATH@": sender.path.encode(),
@@ -92,7 +92,7 @@ class Hostile:
 
 
 def hostile(kind: str, provider: str = "") -> Iterator[Hostile]:
-    """The kept samples of one kind (``bodies`` or ``requests``) that concern ``provider``."""
+    """Yield the samples of one kind (``bodies`` or ``requests``) that apply to ``provider``."""
     for path in sorted((_SAMPLES / kind).iterdir()):
         only = path.name.split(".")[1:-1]
         if not only or only == [provider]:

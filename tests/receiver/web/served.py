@@ -1,4 +1,4 @@
-"""The receiver as a process of its own, started as an operator starts it."""
+"""The receiver as a separate process, started as an operator starts it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Served:
     port: int
 
     def connect(self) -> socket.socket:
-        """A connection to write anything to."""
+        """Open a raw connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=15)
 
 
 @contextmanager
 def served(url: str, environment: Mapping[str, str]) -> Iterator[Served]:
-    """``codecatch run web`` on a migrated database."""
+    """Run ``codecatch run web`` on a migrated database."""
     port = free_port()
     variables = {
         "DATABASE_URL": url,

@@ -1,4 +1,4 @@
-"""The access log: what happened, and no secret of a path, a header or a body."""
+"""The access log: one line per request, without secrets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 SECRETS = (webhooks.TOKEN, webhooks.CODE, webhooks.UK_PHONE, webhooks.US_PHONE, webhooks.SECRET)
 
 
-def test_a_line_says_how_a_request_ended(receiver: Receiver, log: Log) -> None:
-    """Method, route, status, duration and event are there."""
+def test_the_line_of_an_accepted_webhook(receiver: Receiver, log: Log) -> None:
+    """It has method, route, status, duration and event."""
     event = receiver.send(webhooks.virtualsms_v1()).json()["event"]
     (line,) = eventually(lambda: log.of("request.answered"))
     assert line.pop("ms") >= 0
@@ -33,16 +33,16 @@ def test_a_line_says_how_a_request_ended(receiver: Receiver, log: Log) -> None:
     }
 
 
-def test_a_refusal_is_a_warning_with_its_reason(receiver: Receiver, log: Log) -> None:
-    """What the sender is not told, the operator is."""
+def test_a_rejection_is_a_warning_with_its_reason(receiver: Receiver, log: Log) -> None:
+    """The log has the reason that the response leaves out."""
     receiver.send(webhooks.virtualsms_v1().with_body(b"{}"))
     (line,) = eventually(lambda: log.of("request.answered"))
     assert (line["level"], line["status"]) == ("warning", 401)
-    assert line["reason"] == "the signature does not fit the body under any configured secret"
+    assert line["reason"] == "the signature does not match the body with any configured secret"
 
 
 def test_no_secret_is_in_any_line(receiver: Receiver, log: Log) -> None:
-    """Token, code, phone number and secret stay out, however a request ends and whoever logs."""
+    """Tokens, codes, phone numbers and secrets are never logged, whatever the outcome."""
     daisysim = webhooks.daisysim()
     receiver.send(daisysim)
     receiver.send(daisysim)
@@ -62,8 +62,8 @@ def test_no_secret_is_in_any_line(receiver: Receiver, log: Log) -> None:
     assert "/webhooks" not in log.text
 
 
-def test_good_news_of_health_is_no_news(receiver: Receiver, log: Log) -> None:
-    """A supervisor that asks every second does not fill the log; a wrong question is told."""
+def test_successful_health_checks_are_not_logged(receiver: Receiver, log: Log) -> None:
+    """Polling does not fill the log; failed requests are logged."""
     receiver.ask("GET", "/healthz")
     receiver.ask("GET", "/readyz")
     receiver.ask("POST", "/healthz")
@@ -87,8 +87,8 @@ def serve(app: AccessLog, scope: Scope) -> list[Message]:
     return sent
 
 
-def test_what_is_no_request_passes_by(log: Log) -> None:
-    """The start and the end of the process are not logged as requests."""
+def test_lifespan_messages_are_not_logged(log: Log) -> None:
+    """The start of the application passes through without a line."""
 
     async def inner(_: Scope, __: Receive, send: Send) -> None:
         await send({"type": "lifespan.startup.complete"})
@@ -97,8 +97,8 @@ def test_what_is_no_request_passes_by(log: Log) -> None:
     assert log.text == ""
 
 
-def test_a_request_that_breaks_has_its_line(log: Log) -> None:
-    """An exception passes through, and the line says what the sender will be told."""
+def test_a_failed_request_is_logged(log: Log) -> None:
+    """An exception passes through; the line has the status that the client gets."""
 
     async def inner(_: Scope, __: Receive, ___: Send) -> None:
         raise ZeroDivisionError
@@ -109,8 +109,8 @@ def test_a_request_that_breaks_has_its_line(log: Log) -> None:
     assert (line["status"], line["level"]) == (503, "warning")
 
 
-def test_a_request_that_is_cut_off_has_its_line(log: Log) -> None:
-    """Without any answer the status is zero, and nothing is hidden."""
+def test_a_cancelled_request_is_logged(log: Log) -> None:
+    """Without a response the status is zero."""
 
     async def inner(_: Scope, __: Receive, ___: Send) -> None:
         raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""Starting: a receiver that could not work does not start, and says why in one line."""
+"""Start of the application: a configuration error stops it with one line."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ GOOD = {"ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS, "REDIS_URL": "redis://127.0.0
         ({"DATABASE_URL": ""}, "DATABASE_URL: is required"),
         ({"ENCRYPTION_KEYS": ""}, "ENCRYPTION_KEYS: is required"),
         ({"REDIS_URL": ""}, "REDIS_URL: is required"),
-        ({"ENCRYPTION_KEYS": "hunter2"}, "ENCRYPTION_KEYS: wants base64"),
-        ({"REDIS_URL": "hunter2"}, "REDIS_URL: wants redis://"),
-        ({"DAISYSIM_WEBHOOK_TOKENS": "hunter2"}, "DAISYSIM_WEBHOOK_TOKENS: wants tokens"),
+        ({"ENCRYPTION_KEYS": "hunter2"}, "ENCRYPTION_KEYS: must be base64"),
+        ({"REDIS_URL": "hunter2"}, "REDIS_URL: must be redis://"),
+        (
+            {"DAISYSIM_WEBHOOK_TOKENS": "hunter2"},
+            "DAISYSIM_WEBHOOK_TOKENS: must be tokens",
+        ),
         (
             {"ENCRYPTION_KEYS": base64.b64encode(b"x" * 32).decode()},
             "ENCRYPTION_KEYS: cannot open this database: ",
         ),
-        ({"DATABASE_URL": "sqlite:///{empty}"}, "DATABASE_URL: the database is not prepared"),
+        ({"DATABASE_URL": "sqlite:///{empty}"}, "DATABASE_URL: the database is not migrated"),
     ],
 )
-def test_a_variable_that_cannot_work_stops_it(
+def test_an_invalid_variable_stops_the_start(
     variables: dict[str, str],
     words: str,
     sqlite_url: str,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The one line names the variable, and holds nothing of its value."""
+    """The error is one line with the variable's name, without its value."""
     empty = str(tmp_path_factory.mktemp("empty") / "x.db")
     for name, value in {**GOOD, "DATABASE_URL": sqlite_url, **variables}.items():
         monkeypatch.setenv(name, value.replace("{empty}", empty))
@@ -52,10 +55,8 @@ def test_a_variable_that_cannot_work_stops_it(
     assert "hunter2" not in str(refused.value)
 
 
-def test_there_is_a_route_for_every_provider_and_nothing_else(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The routes are those of the registry and the two questions."""
+def test_every_provider_has_a_route(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are routes for the registered providers, health and readiness, and no others."""
     for name, value in {**GOOD, "DATABASE_URL": sqlite_url}.items():
         monkeypatch.setenv(name, value)
     paths = {getattr(route, "path", None) for route in create_app().routes}
@@ -70,8 +71,8 @@ def test_there_is_a_route_for_every_provider_and_nothing_else(
 
 
 @pytest.mark.parametrize("error", CodecatchError.__subclasses__())
-def test_every_error_of_ours_has_a_status(error: type[CodecatchError]) -> None:
-    """Whatever is raised on the way of a request is answered with a documented status."""
+def test_every_exception_has_a_status(error: type[CodecatchError]) -> None:
+    """Every exception of the receiver that a request can raise has a documented status."""
     answered = {400, 401, 403, 408, 413, 415, 429, 431, 503}
     never_in_a_request = {"ConfigurationError", "UnknownKey", "BrokenSeal", "BrokenSpool"}
     status = problems.status_of(error("in words"))
@@ -80,8 +81,8 @@ def test_every_error_of_ours_has_a_status(error: type[CodecatchError]) -> None:
     )
 
 
-def test_other_http_refusals_are_problems_too() -> None:
-    """A status that the framework raises keeps its words and headers."""
+def test_other_http_errors_are_problem_documents() -> None:
+    """An error that the framework raises keeps its detail and headers."""
     request = Request({"type": "http", "headers": []})
     error = HTTPException(417, "not here", {"X-Why": "so"})
     answer = asyncio.run(problems.on_http_exception(request, error))

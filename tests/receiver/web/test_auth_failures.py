@@ -1,4 +1,4 @@
-"""Failed authentication: bounded for guessers, explained to the owner, no matter for senders."""
+"""Failed authentications: rate-limited, explained to the operator, harmless for others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from receiver.inbox.rejections import RejectedRequest
 from receiver.web import auth_failures
-from receiver.web.auth_failures import EXAMINED_PER_SECOND, PER_MINUTE, AuthFailures
+from receiver.web.auth_failures import MAX_DIAGNOSED_PER_SECOND, MAX_PER_MINUTE, AuthFailures
 from tests.receiver.conftest import Log
 from tests.receiver.web.conftest import Receiver, Start
 from tests.support import webhooks
@@ -22,79 +22,79 @@ GUESS = webhooks.daisysim(token="a-guess-0123456789")
 
 
 class Clock:
-    """A clock that is set."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
 
     def __call__(self) -> float:
-        """What it shows, in seconds."""
+        """Return the time in seconds."""
         return self.now
 
 
-def test_a_sender_is_tolerated_some_times_a_minute() -> None:
-    """So many failures and no more; others are not concerned, and a minute later all is new."""
+def test_failures_per_minute_are_limited() -> None:
+    """The limit is per address, and a minute later the count starts again."""
     clock = Clock()
     counted = AuthFailures(clock)
-    assert all(counted.tolerates(HERE) for _ in range(PER_MINUTE))
-    assert not counted.tolerates(HERE)
-    assert counted.tolerates(ip_address("192.0.2.2"))
-    assert counted.tolerates(None)
+    assert all(counted.record(HERE) for _ in range(MAX_PER_MINUTE))
+    assert not counted.record(HERE)
+    assert counted.record(ip_address("192.0.2.2"))
+    assert counted.record(None)
     clock.now += 59
-    assert not counted.tolerates(HERE)
+    assert not counted.record(HERE)
     clock.now += 1
-    assert counted.tolerates(HERE)
+    assert counted.record(HERE)
 
 
-def test_a_subscriber_of_ipv6_is_one_sender() -> None:
-    """Taking another of his 2^64 addresses does not help."""
+def test_an_ipv6_network_is_one_sender() -> None:
+    """All 2^64 addresses of a subscriber share one limit."""
     counted = AuthFailures(Clock())
-    tolerated = [counted.tolerates(ip_address(f"2001:db8::{n:x}")) for n in range(PER_MINUTE * 2)]
-    assert tolerated.count(True) == PER_MINUTE
+    recorded = [counted.record(ip_address(f"2001:db8::{n:x}")) for n in range(MAX_PER_MINUTE * 2)]
+    assert recorded.count(True) == MAX_PER_MINUTE
 
 
-def test_of_many_senders_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guesser with a million addresses costs no more memory than one with a few."""
-    monkeypatch.setattr(auth_failures, "MOST_SENDERS", 100)
+def test_the_number_of_senders_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses from many addresses take bounded memory."""
+    monkeypatch.setattr(auth_failures, "MAX_SENDERS", 100)
     counted = AuthFailures(Clock())
     for number in range(10_000):
-        counted.tolerates(ip_address(number))
+        counted.record(ip_address(number))
     assert len(counted._senders) == 100
 
 
-def test_few_are_examined_in_a_second() -> None:
-    """Examining costs time, and a flood gets no more of it than a trickle."""
+def test_diagnoses_per_second_are_limited() -> None:
+    """A flood of failures causes a bounded number of diagnoses."""
     clock = Clock()
     counted = AuthFailures(clock)
     for _ in range(3):
-        examined = [counted.worth_examining() for _ in range(1_000)]
-        assert examined.count(True) == EXAMINED_PER_SECOND
+        allowed = [counted.allow_diagnosis() for _ in range(1_000)]
+        assert allowed.count(True) == MAX_DIAGNOSED_PER_SECOND
         clock.now += 1
 
 
 @pytest.mark.parametrize(
-    ("guess", "honest"),
+    ("guess", "authentic"),
     [(GUESS, webhooks.daisysim()), (SENT.with_body(b"{}"), webhooks.virtualsms_v1())],
     ids=["daisysim", "virtualsms"],
 )
-def test_guessing_ends_in_429_and_locks_nobody_out(
-    receiver: Receiver, guess: Webhook, honest: Webhook, log: Log
+def test_guessing_gets_429_and_blocks_no_webhook(
+    receiver: Receiver, guess: Webhook, authentic: Webhook, log: Log
 ) -> None:
-    """After some failures the guesser is told to wait, and the provider beside him is heard."""
-    for _ in range(PER_MINUTE):
+    """Over the limit failures get 429; an authentic request from the address is accepted."""
+    for _ in range(MAX_PER_MINUTE):
         assert receiver.send(guess).status == 401
     for _ in range(5):
         answer = receiver.send(guess)
-        assert answer.problem(429) == "too many requests could not be authenticated"
+        assert answer.problem(429) == "too many failed authentications"
         assert int(answer.headers["retry-after"]) > 0
-    assert receiver.send(honest).status == 202
+    assert receiver.send(authentic).status == 202
     eventually(lambda: [line for line in log.of("request.answered") if line["status"] == 202])
     statuses = [line["status"] for line in log.of("request.answered")]
-    assert statuses == [401] * PER_MINUTE + [202]
+    assert statuses == [401] * MAX_PER_MINUTE + [202]
 
 
-def refusals(receiver: Receiver) -> list[tuple[int, str, str | None]]:
-    """Status, reason and origin of every refusal that is kept."""
+def rejections(receiver: Receiver) -> list[tuple[int, str, str | None]]:
+    """Return status, reason and origin of every recorded rejection."""
     vault = receiver.store.vault
     with receiver.store.database.reading() as session:
         return [
@@ -111,36 +111,39 @@ TOKEN = webhooks.TOKEN
 
 
 @pytest.mark.parametrize(
-    ("sent", "clue"),
+    ("sent", "hint"),
     [
-        (webhooks.virtualsms_v1(secret=webhooks.SECRET + "\n"), "fits the secret with a line end"),
-        (webhooks.virtualsms_v1().with_body(SENT.body), "does not fit the body under any"),
-        (SENT.with_body(SENT.body + b"\n"), "a proxy most likely, wrote it anew"),
+        (
+            webhooks.virtualsms_v1(secret=webhooks.SECRET + "\n"),
+            "matches the secret with a trailing newline",
+        ),
+        (webhooks.virtualsms_v1().with_body(SENT.body), "does not match the body with any"),
+        (SENT.with_body(SENT.body + b"\n"), "probably a proxy, rewrote it"),
         (SENT.with_headers(X_VirtualSMS_Signature="0" * 40), "64 hex digits"),
-        (SENT.with_headers(X_VirtualSMS_Signature=None), "a proxy takes it away"),
-        (webhooks.daisysim(token=TOKEN.upper()), "but in other letters"),
-        (webhooks.daisysim(token=TOKEN[:-2]), "but cut short"),
-        (webhooks.daisysim(token=f'"{TOKEN}"'), "but with something around it"),
-        (webhooks.daisysim(token="another-0123456789"), "is not one of DAISYSIM_WEBHOOK_TOKENS"),
-        (webhooks.daisysim(token="t"), "is not one of DAISYSIM_WEBHOOK_TOKENS"),
-        (webhooks.daisysim(token=None), "no token: the URL ends in one"),
+        (SENT.with_headers(X_VirtualSMS_Signature=None), "a proxy removes the header"),
+        (webhooks.daisysim(token=TOKEN.upper()), "but differs in case"),
+        (webhooks.daisysim(token=TOKEN[:-2]), "but is cut off"),
+        (webhooks.daisysim(token=f'"{TOKEN}"'), "but has extra characters around it"),
+        (webhooks.daisysim(token="another-0123456789"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
+        (webhooks.daisysim(token="t"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
+        (webhooks.daisysim(token=None), "no token: end the webhook URL with it"),
     ],
 )
-def test_the_owner_learns_why_and_the_sender_does_not(
-    receiver: Receiver, sent: Webhook, clue: str, log: Log
+def test_only_the_operator_sees_the_reason(
+    receiver: Receiver, sent: Webhook, hint: str, log: Log
 ) -> None:
-    """One public sentence for every cause; log and trace name it, without a secret."""
+    """The response never has the reason; log and rejection do, without a secret."""
     assert receiver.send(sent).problem(401) == "the request could not be authenticated"
     (line,) = eventually(lambda: log.of("request.answered"))
-    assert clue in line["reason"]
-    ((status, reason, origin),) = eventually(lambda: refusals(receiver))
+    assert hint in line["reason"]
+    ((status, reason, origin),) = eventually(lambda: rejections(receiver))
     assert (status, reason, origin) == (401, line["reason"], "127.0.0.1")
     for secret in (webhooks.SECRET, TOKEN, TOKEN[:-2], TOKEN.upper()):
         assert secret not in log.text
 
 
-def test_a_clock_that_is_wrong_is_named(start: Start, log: Log) -> None:
-    """Where stale timestamps are refused, the owner learns on which side ours is."""
+def test_a_wrong_clock_is_reported(start: Start, log: Log) -> None:
+    """The reason says whether the timestamp is behind or ahead of our clock."""
     receiver = start(VIRTUALSMS_TIMESTAMP_TOLERANCE="60")
     for stamp in (1, 99_999_999_999):
         assert receiver.send(webhooks.virtualsms_v1(timestamp=stamp)).status == 401
@@ -157,22 +160,22 @@ def test_a_clock_that_is_wrong_is_named(start: Start, log: Log) -> None:
         ("DAISYSIM_ALLOWED_ADDRESSES", webhooks.daisysim(), SENT),
     ],
 )
-def test_an_address_that_is_not_listed_is_403(
+def test_an_address_outside_the_list_is_403(
     start: Start, variable: str, webhook: Webhook, other: Webhook
 ) -> None:
-    """Right credentials do not help from elsewhere; the other provider is not concerned."""
+    """Valid credentials do not help; the other provider is not affected."""
     receiver = start(**{variable: "192.0.2.0/24, 2001:db8::/32"})
     answer = receiver.send(webhook)
     assert answer.problem(403) == "the request is not allowed"
     assert answer.headers["connection"] == "close"
     assert receiver.send(other).status == 202
-    ((status, reason, _),) = eventually(lambda: refusals(receiver))
+    ((status, reason, _),) = eventually(lambda: rejections(receiver))
     assert status == 403
-    assert reason.startswith(f"the address is not in {variable}")
+    assert reason.startswith(f"the client's address is not in {variable}")
 
 
-def test_a_listed_address_is_heard(start: Start) -> None:
-    """One network of several is enough."""
+def test_a_listed_address_is_accepted(start: Start) -> None:
+    """One matching network is enough."""
     receiver = start(VIRTUALSMS_ALLOWED_ADDRESSES="2001:db8::/32,127.0.0.0/8")
     assert receiver.send(SENT).status == 202
 
@@ -189,31 +192,33 @@ FORWARDED = {"X_Forwarded_For": "198.51.100.9, 192.0.2.7"}
         ({"FORWARDED_ALLOW_IPS": "127.0.0.0/8,192.0.2.7"}, "198.51.100.9"),
     ],
 )
-def test_only_a_named_proxy_is_believed(start: Start, trusted: dict[str, str], origin: str) -> None:
-    """An address that anybody can write into a header counts only from a proxy that is named."""
+def test_only_a_trusted_proxy_sets_the_address(
+    start: Start, trusted: dict[str, str], origin: str
+) -> None:
+    """``X-Forwarded-For`` counts only from a proxy in FORWARDED_ALLOW_IPS."""
     receiver = start(**trusted)
     receiver.send(SENT.with_body(b"{}").with_headers(**FORWARDED))
-    ((_, _, seen),) = eventually(lambda: refusals(receiver))
+    ((_, _, seen),) = eventually(lambda: rejections(receiver))
     assert seen == origin
 
 
-def test_behind_a_named_proxy_lists_and_counts_are_of_the_sender(start: Start) -> None:
-    """The allow-list looks through the proxy, and one guesser behind it is not another."""
+def test_lists_and_limits_apply_to_the_client_behind_a_proxy(start: Start) -> None:
+    """Allow-list and limit use the client's address, not the proxy's."""
     receiver = start(FORWARDED_ALLOW_IPS="127.0.0.1", DAISYSIM_ALLOWED_ADDRESSES="192.0.2.7")
     assert receiver.send(webhooks.daisysim().with_headers(**FORWARDED)).status == 202
     elsewhere = webhooks.daisysim().with_headers(X_Forwarded_For="192.0.2.7, 203.0.113.1")
     assert receiver.send(elsewhere).status == 403
     guess = SENT.with_body(b"{}")
-    for _ in range(PER_MINUTE):
+    for _ in range(MAX_PER_MINUTE):
         receiver.send(guess.with_headers(**FORWARDED))
     assert receiver.send(guess.with_headers(**FORWARDED)).status == 429
     assert receiver.send(guess.with_headers(X_Forwarded_For="203.0.113.1")).status == 401
 
 
-def test_a_proxy_that_names_nonsense_is_no_trouble(start: Start) -> None:
-    """Words for an address are an unknown sender."""
+def test_a_malformed_forwarded_address_is_unknown(start: Start) -> None:
+    """An invalid ``X-Forwarded-For`` counts as an unknown client."""
     receiver = start(FORWARDED_ALLOW_IPS="127.0.0.1")
     for words in ("unknown", "x" * 5_000, "é", "[::1", ", ,"):
         receiver.send(SENT.with_body(b"{}").with_headers(X_Forwarded_For=words))
-    eventually(lambda: len(refusals(receiver)) == 5)
-    assert {origin for _, _, origin in refusals(receiver)} <= {"unknown", "127.0.0.1"}
+    eventually(lambda: len(rejections(receiver)) == 5)
+    assert {origin for _, _, origin in rejections(receiver)} <= {"unknown", "127.0.0.1"}

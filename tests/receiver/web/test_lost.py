@@ -1,4 +1,4 @@
-"""What is left of a connection that has ended."""
+"""Closed connections free their memory without the garbage collector."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.support.waiting import eventually
 
 WHOLE = request_of(webhooks.virtualsms_v1())
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-# A close that is a reset, which the next answer runs into.
+# Makes close() send a reset, so that the next response fails.
 RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[HardenedHttpProtocol]]:
-    """The connections that take up memory, while nobody collects what is garbage."""
-    there: WeakSet[HardenedHttpProtocol] = WeakSet()
-    really = HardenedHttpProtocol.connection_made
+def protocols(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[HardenedHttpProtocol]]:
+    """The connections still in memory, with the garbage collector disabled."""
+    alive: WeakSet[HardenedHttpProtocol] = WeakSet()
+    original = HardenedHttpProtocol.connection_made
 
-    def made(door: HardenedHttpProtocol, *given: object) -> None:
-        there.add(door)
-        really(door, *given)  # type: ignore[arg-type]
+    def made(protocol: HardenedHttpProtocol, *given: object) -> None:
+        alive.add(protocol)
+        original(protocol, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(HardenedHttpProtocol, "connection_made", made)
     gc.disable()
-    yield there
+    yield alive
     gc.enable()
 
 
@@ -52,40 +52,40 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[WeakSet[HardenedHttpProto
     ],
     ids=["nothing", "webhook", "two", "question", "half", "no HTTP"],
 )
-def test_nothing_waits_for_the_collector(
-    receiver: Receiver, doors: WeakSet[HardenedHttpProtocol], sent: bytes, answered: bool
+def test_a_closed_connection_is_freed(
+    receiver: Receiver, protocols: WeakSet[HardenedHttpProtocol], sent: bytes, answered: bool
 ) -> None:
-    """Whatever was sent, and whether the sender waited: its memory is free once it has gone."""
+    """It is freed when the client disconnects, whatever it sent."""
     with receiver.connect() as connection:
         connection.sendall(sent)
         if answered:
             assert connection.recv(65_536)
         else:
-            eventually(lambda: doors)
-    eventually(lambda: not doors)
+            eventually(lambda: protocols)
+    eventually(lambda: not protocols)
 
 
 @pytest.mark.parametrize("more", [b"", HEALTH * 4], ids=["one", "many"])
-def test_nor_does_what_is_never_answered(
+def test_a_connection_without_a_response_is_freed(
     receiver: Receiver,
-    doors: WeakSet[HardenedHttpProtocol],
+    protocols: WeakSet[HardenedHttpProtocol],
     monkeypatch: pytest.MonkeyPatch,
     more: bytes,
 ) -> None:
-    """Who has gone before the event was stored leaves nothing, nor do the requests after it."""
-    writing, gone, really = threading.Event(), threading.Event(), InboxWriter.write
+    """It is freed if the client disconnects before the commit, with all pipelined requests."""
+    writing, disconnected, original = threading.Event(), threading.Event(), InboxWriter.write
 
     def write(*given: object) -> object:
         writing.set()
-        assert gone.wait(10)
-        return really(*given)  # type: ignore[arg-type]
+        assert disconnected.wait(10)
+        return original(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(InboxWriter, "write", write)
     with receiver.connect() as connection:
         connection.sendall(WHOLE + more)
         assert writing.wait(10)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    if not more:  # else it reads on, and notices, only once it has answered
+    if not more:  # with pipelined requests, reading is paused until the response
         eventually(lambda: not receiver._server.server_state.connections)
-    gone.set()
-    eventually(lambda: not doors)
+    disconnected.set()
+    eventually(lambda: not protocols)

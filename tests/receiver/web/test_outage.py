@@ -1,4 +1,4 @@
-"""The database goes away while webhooks come: what is acknowledged is there afterwards."""
+"""Database outages: every acknowledged webhook is in the database afterwards."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support import stores, webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
-# What a provider waits for is 10 seconds; the database is given this part of it.
-PATIENCE = 0.5
+# Seconds until the receiver treats the database as down.
+DATABASE_TIMEOUT = 0.5
 
 
 @pytest.fixture
@@ -40,19 +40,19 @@ def url(server: PostgresServer) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where events take spool."""
+    """The spool's directory."""
     return tmp_path / "spool"
 
 
 @pytest.fixture
-def sheltered(start: Start, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+def with_spool(start: Start, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     """A receiver with a spool, on that database."""
-    monkeypatch.setattr(group_commit, "DATABASE_SECONDS", PATIENCE)
+    monkeypatch.setattr(group_commit, "DATABASE_SECONDS", DATABASE_TIMEOUT)
     return start(url, SPOOL_DIR=str(folder))
 
 
 def send(receiver: Receiver, first: int, count: int) -> list[Answer]:
-    """So many different events, eight at a time."""
+    """Send ``count`` different events, eight at a time."""
     numbers = range(first, first + count)
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda n: receiver.send(event(n)), numbers))
@@ -64,8 +64,8 @@ def event(number: int) -> webhooks.Webhook:
     return webhooks.virtualsms_v1(event_id=f"evt_{number}", order=f"ord_{number}")
 
 
-def kept(url: str) -> dict[str, str]:
-    """The ids of the inbox's rows by their keys; none while the database is away."""
+def stored_events(url: str) -> dict[str, str]:
+    """Return the ids of the stored events by their keys."""
     store = stores.open_store(url)
     try:
         with store.database.reading() as session:
@@ -74,70 +74,72 @@ def kept(url: str) -> dict[str, str]:
         store.database.dispose()
 
 
-def drained(folder: Path) -> None:
-    """Wait until nothing is sheltered any more."""
+def wait_until_drained(folder: Path) -> None:
+    """Wait until the spool is empty."""
     eventually(lambda: spool.depth(folder) == 0, within=20)
 
 
-def test_a_stopped_database_costs_no_event(
-    sheltered: Receiver, server: PostgresServer, url: str, folder: Path
+def test_a_stopped_database_loses_no_event(
+    with_spool: Receiver, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """Before, during and after it is away every webhook gets 202, and all are kept once."""
-    answers = send(sheltered, 0, 10)
+    """Every webhook before, during and after the outage gets 202 and is stored once."""
+    answers = send(with_spool, 0, 10)
     server.stop()
-    answers += send(sheltered, 10, 60)
-    again = sheltered.send(event(12))
+    answers += send(with_spool, 10, 60)
+    again = with_spool.send(event(12))
     server.start()
-    answers += send(sheltered, 70, 10)
-    drained(folder)
+    answers += send(with_spool, 70, 10)
+    wait_until_drained(folder)
     assert {answer.status for answer in answers} == {202}
     assert (again.status, again.json()["status"]) == (200, "duplicate")
-    assert kept(url) == {f"evt_{n}": answer.json()["event"] for n, answer in enumerate(answers)}
+    assert stored_events(url) == {
+        f"evt_{n}": answer.json()["event"] for n, answer in enumerate(answers)
+    }
 
 
 def test_a_frozen_database_is_not_waited_for(
-    sheltered: Receiver, server: PostgresServer, url: str, folder: Path
+    with_spool: Receiver, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """Every webhook is answered soon; the write that hung succeeds later, and doubles nothing."""
+    """Webhooks are acknowledged quickly; the hanging write causes no duplicate."""
     server.freeze()
     began = time.monotonic()
-    answers = send(sheltered, 0, 40)
+    answers = send(with_spool, 0, 40)
     took = time.monotonic() - began
     server.thaw()
-    drained(folder)
+    wait_until_drained(folder)
     assert {answer.status for answer in answers} == {202}
-    assert took < PATIENCE + 3
+    assert took < DATABASE_TIMEOUT + 3
     wanted = {f"evt_{n}": answer.json()["event"] for n, answer in enumerate(answers)}
-    eventually(lambda: kept(url) == wanted, within=20)
+    eventually(lambda: stored_events(url) == wanted, within=20)
 
 
-def test_a_broken_file_does_not_keep_the_receiver_from_its_database(
-    sheltered: Receiver, server: PostgresServer, url: str, folder: Path
+def test_a_broken_spool_file_does_not_block_recovery(
+    with_spool: Receiver, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """After an outage events go to the database again, whatever lies in the spool's directory."""
+    """After an outage events go to the database again, despite a corrupt file in the spool."""
     (folder / "00000000000000000000000000.db").write_bytes(b"no database at all" * 100)
     server.stop()
-    assert sheltered.send(event(1)).status == 202
+    assert with_spool.send(event(1)).status == 202
     server.start()
-    drained(folder)
-    taken: group_commit.GroupCommit = sheltered.app.state.services.group_commit
-    eventually(lambda: not taken.away.is_set(), within=20)
-    assert sheltered.send(event(2)).status == 202
-    assert sorted(kept(url)) == ["evt_1", "evt_2"]
+    wait_until_drained(folder)
+    writer: group_commit.GroupCommit = with_spool.app.state.services.group_commit
+    eventually(lambda: not writer.database_down.is_set(), within=20)
+    assert with_spool.send(event(2)).status == 202
+    assert sorted(stored_events(url)) == ["evt_1", "evt_2"]
 
 
-def test_a_duplicate_from_another_host_leads_to_the_first(
-    sheltered: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
+def test_a_duplicate_from_another_host_is_an_alias(
+    with_spool: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """An event that two hosts acknowledged during the outage is one row with two ids."""
+    """An event that two hosts acknowledged in an outage is one row with two ids."""
     other = start(url, SPOOL_DIR=str(folder.with_name("elsewhere")))
     server.stop()
-    ids = {receiver.send(event(1)).json()["event"] for receiver in (sheltered, other)}
+    ids = {receiver.send(event(1)).json()["event"] for receiver in (with_spool, other)}
     assert len(ids) == 2
     server.start()
-    drained(folder)
-    drained(folder.with_name("elsewhere"))
-    (first,) = kept(url).values()
+    wait_until_drained(folder)
+    wait_until_drained(folder.with_name("elsewhere"))
+    (first,) = stored_events(url).values()
     store = stores.open_store(url)
     with store.database.reading() as session:
         (alias,) = session.exec(select(EventAlias))
@@ -146,10 +148,8 @@ def test_a_duplicate_from_another_host_leads_to_the_first(
     assert alias.first_id == first
 
 
-def test_without_a_spool_nothing_false_is_said(
-    start: Start, server: PostgresServer, url: str
-) -> None:
-    """503 with Retry-After while the database is away; the same webhook is taken afterwards."""
+def test_without_a_spool_an_outage_is_503(start: Start, server: PostgresServer, url: str) -> None:
+    """Webhooks get 503 with Retry-After, and are accepted after the outage."""
     receiver = start(url)
     server.stop()
     refused = receiver.send(event(1))
@@ -157,40 +157,42 @@ def test_without_a_spool_nothing_false_is_said(
     assert int(refused.headers["retry-after"]) > 0
     server.start()
     eventually(lambda: receiver.send(event(1)).status in {200, 202}, within=20)
-    assert list(kept(url)) == ["evt_1"]
+    assert list(stored_events(url)) == ["evt_1"]
 
 
-def test_readiness_while_the_database_is_away(sheltered: Receiver, server: PostgresServer) -> None:
-    """A receiver with a spool goes on taking webhooks, so the load balancer should know."""
+def test_readiness_in_an_outage(with_spool: Receiver, server: PostgresServer) -> None:
+    """A receiver with a spool accepts webhooks, so it is degraded and not unready."""
     server.stop()
-    answer = sheltered.ask("GET", "/readyz")
+    answer = with_spool.ask("GET", "/readyz")
     assert (answer.status, answer.json()["status"]) == (200, "degraded")
     assert answer.json()["parts"]["database"] == "away"
 
 
-def test_a_receiver_that_starts_in_an_outage_takes_webhooks(
-    sheltered: Receiver, start: Start, server: PostgresServer, folder: Path, log: Log
+def test_a_receiver_starts_in_an_outage(
+    with_spool: Receiver, start: Start, server: PostgresServer, folder: Path, log: Log
 ) -> None:
-    """The key to the digests is remembered beside the spool: restarting must not close the door."""
-    sheltered.finish()
+    """The digest key is saved beside the spool, so a restarted receiver accepts webhooks."""
+    with_spool.finish()
     server.stop()
-    restarted = start(sheltered.url, SPOOL_DIR=str(folder))
+    restarted = start(with_spool.url, SPOOL_DIR=str(folder))
     answer = restarted.send(event(1))
     assert answer.status == 202
-    assert log.of("database.away_at_start")
+    assert log.of("database.unavailable_at_start")
     server.start()
-    drained(folder)
-    assert kept(sheltered.url) == {"evt_1": answer.json()["event"]}
+    wait_until_drained(folder)
+    assert stored_events(with_spool.url) == {"evt_1": answer.json()["event"]}
 
 
-def test_what_a_stopped_receiver_left_is_drained_by_the_next(
-    sheltered: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
+def test_the_next_process_drains_the_spool(
+    with_spool: Receiver, start: Start, server: PostgresServer, url: str, folder: Path
 ) -> None:
-    """Events that took spool survive the end of their process, and wake the worker."""
+    """Spooled events survive the end of their process."""
     server.stop()
-    answers = send(sheltered, 0, 5)
-    sheltered.finish()
+    answers = send(with_spool, 0, 5)
+    with_spool.finish()
     server.start()
     start(url, SPOOL_DIR=str(folder))
-    drained(folder)
-    assert kept(url) == {f"evt_{n}": answer.json()["event"] for n, answer in enumerate(answers)}
+    wait_until_drained(folder)
+    assert stored_events(url) == {
+        f"evt_{n}": answer.json()["event"] for n, answer in enumerate(answers)
+    }

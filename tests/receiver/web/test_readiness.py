@@ -1,4 +1,4 @@
-"""The two questions of a load balancer, with every part there and away."""
+"""Health and readiness, with each part available and unavailable."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.stores import Store
 
 
 def beat(receiver: Receiver) -> None:
-    """Do what a worker does every few seconds."""
+    """Write a worker's heartbeat."""
     with receiver.store.database.transaction() as session:
         heartbeats.beat(session, "worker", clock.now())
 
 
-def test_with_every_part_there_it_is_ready(store_url: str, start: Start) -> None:
-    """Database, broker and a worker that lately worked: all is well."""
+def test_ready_with_all_parts(store_url: str, start: Start) -> None:
+    """With database, broker and a recent heartbeat the status is ``ok``."""
     receiver = start(store_url)
     beat(receiver)
     answer = receiver.ask("GET", "/readyz")
@@ -38,8 +38,8 @@ def test_with_every_part_there_it_is_ready(store_url: str, start: Start) -> None
     )
 
 
-def test_without_a_worker_it_is_degraded(receiver: Receiver) -> None:
-    """Webhooks are accepted, and wait."""
+def test_degraded_without_a_worker(receiver: Receiver) -> None:
+    """Webhooks are accepted, and wait for a worker."""
     answer = receiver.ask("GET", "/readyz")
     assert (answer.status, answer.json()) == (
         200,
@@ -47,8 +47,8 @@ def test_without_a_worker_it_is_degraded(receiver: Receiver) -> None:
     )
 
 
-def test_without_a_broker_it_is_degraded(start: Start) -> None:
-    """Webhooks are accepted, and the sweep finds them."""
+def test_degraded_without_a_broker(start: Start) -> None:
+    """Webhooks are accepted, and the sweep handles them."""
     receiver = start(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     beat(receiver)
     answer = receiver.ask("GET", "/readyz")
@@ -58,8 +58,8 @@ def test_without_a_broker_it_is_degraded(start: Start) -> None:
     )
 
 
-def test_without_a_database_it_is_not_ready(store_url: str, start: Start) -> None:
-    """Nothing can be accepted, so nothing should be sent here."""
+def test_unready_without_a_database(store_url: str, start: Start) -> None:
+    """No webhook can be accepted, so the status is 503."""
     receiver = start(store_url)
     with receiver.store.database.transaction() as session:
         session.execute(text("DROP TABLE heartbeats"))
@@ -70,14 +70,14 @@ def test_without_a_database_it_is_not_ready(store_url: str, start: Start) -> Non
     )
 
 
-def test_a_writer_does_not_make_it_unready(receiver: Receiver) -> None:
-    """The question only reads, and so waits for nobody."""
+def test_a_locked_database_is_still_ready(receiver: Receiver) -> None:
+    """The check only reads, so it does not wait for a writer."""
     with inbox_locked(receiver.store.url):
         assert receiver.ask("GET", "/readyz").json()["parts"]["database"] == "ok"
 
 
-def test_it_is_alive_whatever_is_away(start: Start) -> None:
-    """Health is the process's own, asked with GET or HEAD."""
+def test_health_needs_no_other_part(start: Start) -> None:
+    """Health depends on the process alone, with GET and HEAD."""
     receiver = start(REDIS_URL="redis://127.0.0.1:1/0")
     with receiver.store.database.transaction() as session:
         session.execute(text("DROP TABLE heartbeats"))
@@ -86,19 +86,17 @@ def test_it_is_alive_whatever_is_away(start: Start) -> None:
     assert (head.status, head.body) == (200, b"")
 
 
-def test_a_part_that_hangs_keeps_one_thread_however_many_ask(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A hundred questions are one question, each is answered in time, and events go on."""
-    go_on = threading.Event()
-    asked: list[int] = []
+def test_concurrent_requests_share_one_check(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred requests to a hanging broker cause one check, and webhooks are accepted."""
+    proceed = threading.Event()
+    checks: list[int] = []
 
     def hang(_: object) -> bool:
-        asked.append(1)
-        return go_on.wait(20)
+        checks.append(1)
+        return proceed.wait(20)
 
     monkeypatch.setattr(queue, "reachable", hang)
-    monkeypatch.setattr(readiness, "CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(readiness, "CHECK_TIMEOUT_SECONDS", 0.3)
     receiver = start()
     started = time.perf_counter()
     with ThreadPoolExecutor(20) as pool:
@@ -106,17 +104,19 @@ def test_a_part_that_hangs_keeps_one_thread_however_many_ask(
     assert time.perf_counter() - started < 10
     assert {answer.json()["parts"]["broker"] for answer in answers} == {"away"}
     assert receiver.send(webhooks.virtualsms_v1()).status == 202
-    assert len(asked) == 1
-    go_on.set()
+    assert len(checks) == 1
+    proceed.set()
 
 
-def test_an_answer_is_not_remembered(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next question after an answer is asked anew."""
+def test_a_result_is_not_cached(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request after the end of a check starts another."""
     answers = iter([False, True])
     monkeypatch.setattr(queue, "reachable", lambda _: next(answers))
-    asking = Readiness(sqlite_store.database, queue.Waker(queue.celery_app("redis://127.0.0.1:1")))
+    checking = Readiness(
+        sqlite_store.database, queue.Waker(queue.celery_app("redis://127.0.0.1:1"))
+    )
 
     async def twice() -> list[bool]:
-        return [(await asking.parts())["broker"] for _ in range(2)]
+        return [(await checking.check())["broker"] for _ in range(2)]
 
     assert asyncio.run(twice()) == [False, True]

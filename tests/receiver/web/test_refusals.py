@@ -1,4 +1,4 @@
-"""Refusals over real sockets: a clear problem document, never a redirect, never a 500."""
+"""Rejected requests get a problem document, never a redirect or a 500."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NAME = "X-VirtualSMS-Signature"
 RIGHT = GOOD.headers[NAME]
 
 
-def kept(receiver: Receiver) -> int:
-    """How many events are stored."""
+def stored_count(receiver: Receiver) -> int:
+    """Return the number of stored events."""
     with receiver.store.database.reading() as session:
         return len(session.exec(select(InboxEvent)).all())
 
 
 def nested(depth: int) -> bytes:
-    """An object of that many levels."""
+    """Return an object nested ``depth`` levels deep."""
     return b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1)
 
 
@@ -49,17 +49,19 @@ def nested(depth: int) -> bytes:
         (b'"text"', "the body is not a JSON object"),
         (b'{"a":NaN}', "NaN is not JSON"),
         (b'{"a":-Infinity}', "-Infinity is not JSON"),
-        (b'{"a":1,"a":2}', "the same name twice in one JSON object"),
+        (b'{"a":1,"a":2}', "duplicate name in a JSON object"),
         (nested(33), "the JSON is nested deeper than 32 levels"),
         (b"[" * LIMIT, "the JSON is nested deeper than 32 levels"),
-        (b'{"a":' + b"9" * 10_000 + b"}", "a number of more than 64 digits"),
+        (b'{"a":' + b"9" * 10_000 + b"}", "a number has more than 64 digits"),
     ],
 )
-def test_what_is_no_bounded_json_object_is_400(receiver: Receiver, body: bytes, words: str) -> None:
-    """Authentic or not, such a body can never be read; both providers' senders are told why."""
+def test_anything_but_a_json_object_within_limits_is_400(
+    receiver: Receiver, body: bytes, words: str
+) -> None:
+    """An authentic body that can never be parsed is rejected with the reason."""
     for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
         assert receiver.send(webhook).problem(400) == words
-    assert kept(receiver) == 0
+    assert stored_count(receiver) == 0
 
 
 @pytest.mark.parametrize(
@@ -82,18 +84,18 @@ def test_what_is_no_bounded_json_object_is_400(receiver: Receiver, body: bytes, 
         webhooks.daisysim().with_headers(X_Codecatch_Token=webhooks.TOKEN),
     ],
 )
-def test_what_is_not_authentic_is_401_and_says_nothing_more(
+def test_an_unauthentic_request_is_401_without_a_reason(
     receiver: Receiver, webhook: Webhook
 ) -> None:
-    """A forger learns nothing, whatever was wrong, and nothing is stored."""
+    """The response is always the same, and nothing is stored."""
     answer = receiver.send(webhook)
     assert answer.problem(401) == "the request could not be authenticated"
-    assert kept(receiver) == 0
+    assert stored_count(receiver) == 0
 
 
 @pytest.mark.parametrize("second", [RIGHT, "", "0" * 64], ids=["right", "empty", "wrong"])
 def test_two_signature_headers_are_401(receiver: Receiver, second: str) -> None:
-    """Even a right one does not count beside another."""
+    """A valid signature does not count beside another one."""
     head = (
         f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         f"{NAME}: {RIGHT}\r\n{NAME}: {second}\r\nContent-Length: {len(GOOD.body)}\r\n\r\n"
@@ -122,26 +124,26 @@ def test_two_signature_headers_are_401(receiver: Receiver, second: str) -> None:
     ],
 )
 def test_paths_are_exact(receiver: Receiver, path: str) -> None:
-    """A near miss is 404 and never a redirect, which would turn a POST into a GET."""
+    """A similar path is 404 and never a redirect, which would turn a POST into a GET."""
     for method in ("GET", "POST"):
         answer = receiver.ask(method, path, GOOD.body, GOOD.headers)
-        assert answer.problem(404) == "there is nothing at this path"
+        assert answer.problem(404) == "no such path"
         assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize("path", [GOOD.path, "/webhooks/daisysim", webhooks.daisysim().path])
-def test_another_method_is_405_and_told_the_right_one(receiver: Receiver, path: str) -> None:
-    """Only POST brings a webhook, and the answer says so."""
+def test_another_method_is_405(receiver: Receiver, path: str) -> None:
+    """Webhook paths support only POST, and ``Allow`` says so."""
     for method in ("OPTIONS", "GET", "PUT", "DELETE", "PATCH", "TRACE"):
         answer = receiver.ask(method, path)
-        assert answer.problem(405) == "this path takes another method"
+        assert answer.problem(405) == "this path does not support the method"
         assert answer.headers["allow"] == "POST"
     head = receiver.ask("HEAD", path)
     assert (head.status, head.headers["allow"], head.body) == (405, "POST", b"")
 
 
-def test_health_is_asked_and_not_told(receiver: Receiver) -> None:
-    """The two questions take GET and HEAD only."""
+def test_health_and_readiness_are_read_only(receiver: Receiver) -> None:
+    """They support GET and HEAD only."""
     for path in ("/healthz", "/readyz"):
         for method in ("POST", "PUT", "OPTIONS"):
             answer = receiver.ask(method, path)
@@ -149,7 +151,7 @@ def test_health_is_asked_and_not_told(receiver: Receiver) -> None:
             assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_the_largest_body_is_taken(receiver: Receiver) -> None:
+def test_the_largest_body_is_accepted(receiver: Receiver) -> None:
     """Exactly 64 KiB are within the limit."""
     body = b'{"a":"' + b"x" * (LIMIT - 8) + b'"}'
     assert len(body) == LIMIT
@@ -157,10 +159,8 @@ def test_the_largest_body_is_taken(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 10 * 1024 * 1024, 10**18])
-def test_a_body_that_is_announced_too_large_is_413_before_it_is_sent(
-    receiver: Receiver, length: int
-) -> None:
-    """The sender is told at once, and the connection is closed."""
+def test_a_too_large_content_length_is_413_at_once(receiver: Receiver, length: int) -> None:
+    """The response comes before the body, and the connection is closed."""
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
     received = receiver.raw(head.encode())
     assert received.startswith(b"HTTP/1.1 413 ")
@@ -168,8 +168,8 @@ def test_a_body_that_is_announced_too_large_is_413_before_it_is_sent(
     assert b"connection: close" in received.lower()
 
 
-def test_a_chunked_body_is_413_once_it_is_too_large(receiver: Receiver) -> None:
-    """Without an announcement the limit counts what comes, and no more is taken."""
+def test_a_too_large_chunked_body_is_413(receiver: Receiver) -> None:
+    """Without a length the limit applies to the received bytes."""
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"
     received = receiver.raw(head.encode(), *[chunk] * 16, b"1\r\nx\r\n")
@@ -178,8 +178,8 @@ def test_a_chunked_body_is_413_once_it_is_too_large(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "IDENTITY, gzip", "x"])
-def test_an_encoded_body_is_415_and_not_opened(receiver: Receiver, encoding: str) -> None:
-    """A compressed body is refused unread, however small it is or large it would become."""
+def test_an_encoded_body_is_415(receiver: Receiver, encoding: str) -> None:
+    """A compressed body is rejected without being decompressed."""
     body = gzip.compress(b"x" * 1_000_000)
     webhook = webhooks.signed(body).with_headers(Content_Encoding=encoding)
     answer = receiver.send(webhook)
@@ -187,8 +187,8 @@ def test_an_encoded_body_is_415_and_not_opened(receiver: Receiver, encoding: str
     assert answer.headers["connection"] == "close"
 
 
-def test_a_second_encoding_header_counts_too(receiver: Receiver) -> None:
-    """Hiding the encoding behind a harmless one does not help."""
+def test_every_encoding_header_counts(receiver: Receiver) -> None:
+    """A second header with an encoding is rejected too."""
     head = (
         f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\n"
         "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
@@ -200,7 +200,7 @@ def test_a_second_encoding_header_counts_too(receiver: Receiver) -> None:
 def test_a_slow_body_is_408(
     receiver: Receiver, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who announces a body and does not send it is told to go, and the connection is closed."""
+    """An incomplete body gets 408 at the deadline, and the connection is closed."""
     monkeypatch.setattr(web_body, "DEADLINE_SECONDS", 0.2)
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     received = receiver.raw(head.encode() + sent)
@@ -208,8 +208,8 @@ def test_a_slow_body_is_408(
     assert b"connection: close" in received.lower()
 
 
-def test_a_body_that_drips_is_408_too(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline is for the whole body, not for the next byte of it."""
+def test_a_dripping_body_is_408(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline applies to the whole body, not to each byte."""
     monkeypatch.setattr(web_body, "DEADLINE_SECONDS", 0.3)
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
     with receiver.connect() as connection:
@@ -225,18 +225,18 @@ def test_a_body_that_drips_is_408_too(receiver: Receiver, monkeypatch: pytest.Mo
     assert received == b"HTTP/1.1 408"
 
 
-def test_a_sender_that_hangs_up_is_nobodys_trouble(receiver: Receiver, log: Log) -> None:
-    """Half a body and a closed connection leave a line in the log, and no event."""
+def test_a_client_that_disconnects_is_logged(receiver: Receiver, log: Log) -> None:
+    """Half a body and a closed connection leave one log line and no event."""
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
     with receiver.connect() as connection:
         connection.sendall(head.encode())
     (line,) = eventually(lambda: log.of("request.answered"))
     assert (line["status"], line["reason"]) == (
         408,
-        "the sender hung up before the body was whole",
+        "the client disconnected before the body was complete",
     )
-    assert kept(receiver) == 0
-    assert not log.of("request.broke")
+    assert stored_count(receiver) == 0
+    assert not log.of("request.failed")
 
 
 @pytest.mark.parametrize(
@@ -244,10 +244,10 @@ def test_a_sender_that_hangs_up_is_nobodys_trouble(receiver: Receiver, log: Log)
     [("VIRTUALSMS_WEBHOOK_SECRETS", GOOD), ("DAISYSIM_WEBHOOK_TOKENS", webhooks.daisysim())],
 )
 @pytest.mark.parametrize("value", ["", " , "])
-def test_a_provider_without_a_secret_is_503_and_the_log_says_why(
+def test_a_provider_without_a_secret_is_503(
     start: Start, variable: str, webhook: Webhook, value: str, log: Log
 ) -> None:
-    """Nothing is accepted that nobody can verify; the sender is asked to come again."""
+    """Nothing is accepted without verification; the log names the empty variable."""
     receiver = start(**{variable: value})
     answer = receiver.send(webhook)
     assert answer.problem(503) == "this provider's webhooks cannot be verified yet"
@@ -255,13 +255,13 @@ def test_a_provider_without_a_secret_is_503_and_the_log_says_why(
     (line,) = eventually(lambda: log.of("request.answered"))
     assert line["reason"] == f"{variable} is empty"
     assert log.of("provider.not_configured")
-    assert kept(receiver) == 0
+    assert stored_count(receiver) == 0
 
 
-def test_a_locked_database_is_503_and_asks_to_come_again(
+def test_a_locked_database_is_503(
     store_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be stored is not accepted, and the next attempt is."""
+    """An event that is not stored gets 503 with Retry-After; the next attempt is accepted."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     options = engine.POSTGRESQL_OPTIONS.replace("lock_timeout=2s", "lock_timeout=100ms")
     monkeypatch.setattr(engine, "POSTGRESQL_OPTIONS", options)
@@ -273,8 +273,8 @@ def test_a_locked_database_is_503_and_asks_to_come_again(
     assert receiver.send(GOOD).status == 202
 
 
-def test_a_database_that_is_gone_is_503(store_url: str, start: Start) -> None:
-    """Without the table nothing is accepted, and no error of the database leaves the house."""
+def test_a_missing_table_is_503(store_url: str, start: Start) -> None:
+    """Nothing is accepted, and the response has no database error."""
     receiver = start(store_url)
     with receiver.store.database.transaction() as session:
         session.execute(text("ALTER TABLE inbox_events RENAME TO elsewhere"))
@@ -283,41 +283,41 @@ def test_a_database_that_is_gone_is_503(store_url: str, start: Start) -> None:
     assert "retry-after" in answer.headers
 
 
-def test_a_database_that_does_not_answer_is_503_before_the_sender_gives_up(
+def test_a_hanging_database_is_503_at_the_deadline(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the deadline the answer is 503, and what is written later is a duplicate then."""
+    """The event may be written later; a repetition is then a duplicate."""
     monkeypatch.setattr(endpoints, "DEADLINE_SECONDS", 0.3)
     with inbox_locked(receiver.store.url):
         answer = receiver.send(GOOD)
         assert answer.problem(503) == "the event could not be stored in time"
         assert "retry-after" in answer.headers
-    eventually(lambda: kept(receiver) == 1)
+    eventually(lambda: stored_count(receiver) == 1)
     assert receiver.send(GOOD).json()["status"] == "duplicate"
 
 
-def test_our_own_bug_is_503_and_leaks_nothing(
+def test_an_unexpected_exception_is_503(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
-    """An exception that nobody expected becomes a problem document; the log has the traceback."""
+    """The response has no detail of the exception; the log has the traceback, without secrets."""
 
     def broken(_: GroupCommit, incoming: object, *__: object) -> None:
         code = webhooks.CODE
         raise RuntimeError(f"{len(code)} {type(incoming).__name__}")
 
-    monkeypatch.setattr(GroupCommit, "put", broken)
+    monkeypatch.setattr(GroupCommit, "submit", broken)
     answer = receiver.send(GOOD)
     assert answer.problem(503) == "the event could not be stored"
     assert "retry-after" in answer.headers
     assert b"RuntimeError" not in answer.body
     (line,) = eventually(lambda: log.of("request.answered"))
     assert (line["route"], line["status"], line["level"]) == ("virtualsms", 503, "warning")
-    assert log.of("request.broke")[0]["error"] == "RuntimeError"
+    assert log.of("request.failed")[0]["error"] == "RuntimeError"
     assert webhooks.CODE not in log.text
 
 
-def test_refusals_are_kept_for_the_operator(receiver: Receiver) -> None:
-    """What was refused can be listed, with the true reason and without a secret."""
+def test_rejections_are_recorded(receiver: Receiver) -> None:
+    """Rejected requests can be listed with their reason, without secrets."""
     receiver.send(GOOD.with_headers(X_VirtualSMS_Signature=None))
     receiver.send(webhooks.daisysim(token="another-token-0123456789"))
     receiver.send(webhooks.signed(b"[]"))
@@ -327,9 +327,9 @@ def test_refusals_are_kept_for_the_operator(receiver: Receiver) -> None:
             rows = session.exec(select(RejectedRequest)).all()
         return sorted((row.provider, row.status, row.reason) for row in rows)
 
-    no_signature = "no signature header: the sender signs nothing, or a proxy takes it away"
+    no_signature = "no signature header: the sender does not sign, or a proxy removes the header"
     assert eventually(lambda: listed() if len(listed()) == 3 else None) == [
-        ("daisysim", 401, "the token is not one of DAISYSIM_WEBHOOK_TOKENS"),
+        ("daisysim", 401, "the token is not in DAISYSIM_WEBHOOK_TOKENS"),
         ("virtualsms", 400, "the body is not a JSON object"),
         ("virtualsms", 401, no_signature),
     ]

@@ -1,4 +1,4 @@
-"""The receiver is served behind its door, in each of its processes."""
+"""uvicorn runs the receiver with the hardened protocol, in each of its processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.receiver.web.served import served
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_the_command_serves_behind_the_door(
+def test_the_command_uses_the_hardened_protocol(
     sqlite_url: str, valkey_url: str, processes: str
 ) -> None:
-    """However many processes it has, each refuses broken framing with a problem document."""
+    """With any number of processes, malformed framing gets a problem document."""
     environment = {"REDIS_URL": valkey_url, "WEB_CONCURRENCY": processes}
     with served(sqlite_url, environment) as receiver:
         for _ in range(8):
@@ -27,15 +27,15 @@ def test_the_command_serves_behind_the_door(
             assert "server" not in answer.headers
 
 
-def test_as_many_connections_as_the_system_permits() -> None:
-    """A low limit of open files is raised towards the hard one, and a high one left alone."""
+def test_the_limit_of_open_files_is_raised() -> None:
+    """A low soft limit is raised to the hard limit; a high one stays."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = before[1]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-        server.allow_many_connections()
+        server.raise_open_file_limit()
         raised = resource.getrlimit(resource.RLIMIT_NOFILE)
-        server.allow_many_connections()
+        server.raise_open_file_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == raised
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,4 +1,4 @@
-"""Webhooks over real sockets: what is authentic is stored, then answered."""
+"""Webhooks over real sockets: authentic events are stored before the response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DIALECTS = {
     "token in the path": webhooks.daisysim(),
     "token in a header": webhooks.daisysim(token_in="header"),
 }
-# Objects that no document foresees.
+# JSON objects that no provider documents.
 SHAPES = [
     b"{}",
     b" { } ",
@@ -52,20 +52,18 @@ SHAPES = [
 ]
 
 
-def kept(receiver: Receiver) -> list[InboxEvent]:
-    """Every row, by another connection than the receiver's."""
+def stored_events(receiver: Receiver) -> list[InboxEvent]:
+    """Return every stored event, through a separate connection."""
     with receiver.store.database.reading() as session:
         return [*session.exec(select(InboxEvent))]
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-def test_every_dialect_is_accepted_once_and_then_a_duplicate(
-    receiver: Receiver, dialect: str
-) -> None:
-    """The first is 202 and stored as it came, the second is 200 and points to the first."""
+def test_every_dialect_is_accepted_once(receiver: Receiver, dialect: str) -> None:
+    """The first request gets 202 and is stored unchanged; a repetition gets 200 and its id."""
     webhook = DIALECTS[dialect]
     first, again = receiver.send(webhook), receiver.send(webhook)
-    (row,) = kept(receiver)
+    (row,) = stored_events(receiver)
     assert (first.status, first.json()) == (202, {"status": "accepted", "event": row.id})
     assert (again.status, again.json()) == (200, {"status": "duplicate", "event": row.id})
     assert first.headers["content-type"] == "application/json"
@@ -79,7 +77,7 @@ def test_every_dialect_is_accepted_once_and_then_a_duplicate(
     ids=lambda path: path.stem,
 )
 def test_every_sample_is_accepted(receiver: Receiver, path: Path) -> None:
-    """Each published body is stored byte for byte, pretty-printed as it is."""
+    """Each published body is stored byte for byte, including its formatting."""
     body = path.read_bytes()
     webhook = (
         webhooks.daisysim().with_body(body)
@@ -87,7 +85,7 @@ def test_every_sample_is_accepted(receiver: Receiver, path: Path) -> None:
         else webhooks.signed(body)
     )
     answer = receiver.send(webhook)
-    (row,) = kept(receiver)
+    (row,) = stored_events(receiver)
     assert answer.json()["event"] == row.id
     assert (answer.status, answer.json()["status"]) == (
         (200, "test") if path.stem.endswith("_test") else (202, "accepted")
@@ -95,8 +93,8 @@ def test_every_sample_is_accepted(receiver: Receiver, path: Path) -> None:
     assert inbox.open_body(receiver.store.vault, row) == body
 
 
-def test_both_databases_are_the_same_to_a_sender(store_url: str, start: Start) -> None:
-    """New, seen, test and conflicting events are answered alike on SQLite and PostgreSQL."""
+def test_both_databases_give_the_same_responses(store_url: str, start: Start) -> None:
+    """New, duplicate, test and conflicting events get the same on SQLite and PostgreSQL."""
     receiver = start(store_url)
     first = webhooks.virtualsms_v1(event_id="evt_1", code="111111")
     other = webhooks.virtualsms_v1(event_id="evt_1", code="222222")
@@ -110,20 +108,24 @@ def test_both_databases_are_the_same_to_a_sender(store_url: str, start: Start) -
         (200, "test"),
         (200, "duplicate"),
     ]
-    assert sorted(row.state for row in kept(receiver)) == ["ignored", "pending", "quarantined"]
+    assert sorted(row.state for row in stored_events(receiver)) == [
+        "ignored",
+        "pending",
+        "quarantined",
+    ]
 
 
-def test_the_answer_comes_only_after_the_commit(
+def test_the_response_is_sent_only_after_the_commit(
     store_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the commit there is no byte of an answer; with it, the row is there for others."""
-    committing, go_on = threading.Event(), threading.Event()
+    """Before the commit no byte is sent; after it, other connections see the row."""
+    committing, proceed = threading.Event(), threading.Event()
     receiver = start(store_url)
     write = InboxWriter.write
 
     def slow(writer: InboxWriter, entries: list[inbox.InboxRow]) -> list[inbox.StoreResult]:
         committing.set()
-        go_on.wait(10)
+        proceed.wait(10)
         return write(writer, entries)
 
     monkeypatch.setattr(InboxWriter, "write", slow)
@@ -134,64 +136,68 @@ def test_the_answer_comes_only_after_the_commit(
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        assert kept(receiver) == []
-        go_on.set()
+        assert stored_events(receiver) == []
+        proceed.set()
         connection.settimeout(10)
         assert connection.recv(12) == b"HTTP/1.1 202"
-        assert len(kept(receiver)) == 1
+        assert len(stored_events(receiver)) == 1
 
 
 def request_bytes(webhook: Webhook) -> bytes:
-    """A webhook as it goes over the wire."""
+    """Return a webhook as a raw request."""
     headers = {"Host": "x", "Content-Length": str(len(webhook.body)), **webhook.headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"POST {webhook.path} HTTP/1.1\r\n{lines}\r\n".encode() + webhook.body
 
 
-def test_a_hundred_equal_events_at_once_are_one_row(store_url: str, start: Start) -> None:
-    """All are answered 2xx with the one id, and exactly one of them is new."""
+def test_a_hundred_concurrent_duplicates_are_one_row(store_url: str, start: Start) -> None:
+    """All get 2xx with the same id, and exactly one of them is new."""
     receiver = start(store_url)
     webhook = webhooks.virtualsms_v1()
     with ThreadPoolExecutor(25) as pool:
         answers = list(pool.map(lambda _: receiver.send(webhook), range(100)))
-    (row,) = kept(receiver)
+    (row,) = stored_events(receiver)
     assert sorted(answer.status for answer in answers) == [200] * 99 + [202]
     assert {answer.json()["event"] for answer in answers} == {row.id}
 
 
-def test_secrets_can_be_rotated_without_a_refusal(start: Start) -> None:
-    """While both secrets are configured, senders with either are heard."""
+def test_secrets_can_be_rotated_without_rejections(start: Start) -> None:
+    """While both secrets are configured, both are accepted."""
     receiver = start(VIRTUALSMS_WEBHOOK_SECRETS=f"new-secret,{webhooks.SECRET}")
     for secret in ("new-secret", webhooks.SECRET):
         assert receiver.send(webhooks.virtualsms_v1(secret=secret)).status == 202
 
 
-def test_an_authentic_object_is_never_refused_for_its_shape(store_url: str, start: Start) -> None:
-    """Whatever it says, it is stored first; reading it comes later, from either provider."""
+def test_an_authentic_object_is_never_rejected_for_its_content(
+    store_url: str, start: Start
+) -> None:
+    """Any object is stored first, from either provider; parsing comes later."""
     receiver = start(store_url)
     for body in SHAPES:
         for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
             assert receiver.send(webhook).status == 202, body
-    bodies = sorted(inbox.open_body(receiver.store.vault, row) or b"" for row in kept(receiver))
+    bodies = sorted(
+        inbox.open_body(receiver.store.vault, row) or b"" for row in stored_events(receiver)
+    )
     assert bodies == sorted(SHAPES * 2)
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/xml", "a;b;;c"])
 def test_the_content_type_does_not_matter(receiver: Receiver, content_type: str | None) -> None:
-    """The signature says what the body is, not a header."""
+    """The body is parsed regardless of the header."""
     webhook = webhooks.virtualsms_v1().with_headers(Content_Type=content_type)
     assert receiver.send(webhook).status == 202
 
 
 @pytest.mark.parametrize("encoding", ["identity", "", " Identity "])
-def test_no_encoding_may_be_said_in_words(receiver: Receiver, encoding: str) -> None:
-    """A proxy that names the absence of an encoding changes nothing."""
+def test_the_identity_encoding_is_accepted(receiver: Receiver, encoding: str) -> None:
+    """An explicit ``identity`` or empty content encoding changes nothing."""
     webhook = webhooks.virtualsms_v1().with_headers(Content_Encoding=encoding)
     assert receiver.send(webhook).status == 202
 
 
-def test_a_body_may_come_in_pieces(receiver: Receiver) -> None:
-    """A chunked body within the limits is the same event as a whole one."""
+def test_a_chunked_body_is_accepted(receiver: Receiver) -> None:
+    """A chunked body within the limits is the same event as one with a length."""
     webhook = webhooks.virtualsms_v1()
     pieces = (webhook.body[at : at + 7] for at in range(0, len(webhook.body), 7))
     chunked = receiver.ask("POST", webhook.path, pieces, webhook.headers)
@@ -202,8 +208,8 @@ def test_a_body_may_come_in_pieces(receiver: Receiver) -> None:
     }
 
 
-def test_one_connection_may_carry_many_events(receiver: Receiver) -> None:
-    """Requests that are sent ahead of the answers are answered in order, each once."""
+def test_pipelined_events_are_all_stored(receiver: Receiver) -> None:
+    """Pipelined requests get one response each, in order."""
     hooks = [webhooks.virtualsms_v1(code=f"00{number}") for number in range(5)]
     with receiver.connect() as connection:
         connection.sendall(b"".join(map(request_bytes, hooks[:-1])))
@@ -211,11 +217,11 @@ def test_one_connection_may_carry_many_events(receiver: Receiver) -> None:
         connection.sendall(last)
         received = read_all(connection)
     assert received.count(b"HTTP/1.1 202") == 5
-    assert len(kept(receiver)) == 5
+    assert len(stored_events(receiver)) == 5
 
 
 def test_an_accepted_event_wakes_the_worker_with_its_id_only(start: Start, broker_url: str) -> None:
-    """The broker learns the id and nothing of the content; a duplicate wakes nobody."""
+    """The message has the id and no content; duplicates and tests send no message."""
     receiver = start(REDIS_URL=broker_url)
     webhook = webhooks.virtualsms_v1()
     event = receiver.send(webhook).json()["event"]
@@ -230,16 +236,16 @@ def test_an_accepted_event_wakes_the_worker_with_its_id_only(start: Start, broke
     assert webhooks.CODE.encode() not in body
 
 
-def test_without_a_broker_events_are_accepted_as_fast(start: Start, log: Log) -> None:
-    """A broker that is away is nothing to a sender."""
+def test_events_are_accepted_without_a_broker(start: Start, log: Log) -> None:
+    """A provider does not notice that the broker is down."""
     receiver = start(REDIS_URL="redis://127.0.0.1:1/0")
     for number in range(20):
         assert receiver.send(webhooks.virtualsms_v1(code=f"00{number}")).status == 202
     eventually(lambda: log.of("queue.wake_failed"))
 
 
-def test_other_questions_are_answered_while_a_commit_waits(receiver: Receiver) -> None:
-    """A locked database holds the event's own request and no other."""
+def test_other_requests_are_served_while_a_commit_waits(receiver: Receiver) -> None:
+    """A locked database delays only the requests that write to it."""
     with ThreadPoolExecutor(1) as pool, inbox_locked(receiver.store.url):
         waiting = pool.submit(receiver.send, webhooks.virtualsms_v1())
         for _ in range(5):
@@ -249,21 +255,21 @@ def test_other_questions_are_answered_while_a_commit_waits(receiver: Receiver) -
     assert waiting.result(10).status == 202
 
 
-def test_stopping_ends_what_was_begun(receiver: Receiver) -> None:
-    """An event that is being written when the receiver is told to stop is still answered."""
+def test_shutdown_finishes_pending_writes(receiver: Receiver) -> None:
+    """An event in flight at shutdown is stored and gets its response."""
     with ThreadPoolExecutor(1) as pool, inbox_locked(receiver.store.url):
         waiting = pool.submit(receiver.send, webhooks.virtualsms_v1())
-        taken: GroupCommit = receiver.app.state.services.group_commit
-        eventually(lambda: taken._flying == 1)
+        group_commit: GroupCommit = receiver.app.state.services.group_commit
+        eventually(lambda: group_commit._in_flight == 1)
         receiver.stop()
         with pytest.raises(OSError, match=r"refused|reset"):
-            eventually_refused(receiver)
+            wait_until_refused(receiver)
     assert waiting.result(10).status == 202
-    assert len(kept(receiver)) == 1
+    assert len(stored_events(receiver)) == 1
 
 
-def eventually_refused(receiver: Receiver) -> None:
-    """Connect until nobody listens any more."""
+def wait_until_refused(receiver: Receiver) -> None:
+    """Connect again and again until the port is closed."""
     for _ in range(500):
         with receiver.connect() as connection:
             connection.settimeout(0.02)

@@ -1,1 +1,1 @@
-"""Tests of the admin side."""
+"""Tests of the admin part."""

@@ -1,4 +1,4 @@
-"""Metrics: what the database says, for whoever has the token."""
+"""Metrics from the database, for requests with the admin token."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from receiver.inbox.spool import Spool
 from tests.support import webhooks
 from tests.support.postgres import PostgresServer
 from tests.support.stores import prepare
-from tests.worker.support import World, deliver, everything, handle, incoming, now, receive
+from tests.worker.support import World, all_rows, deliver, handle, incoming, now, receive
 from worker.admin.app import create_app
 from worker.schema.models import Delivery
 
 TOKEN = "made-up-admin-token"
 AUTHORIZED = {b"Authorization": f"Bearer {TOKEN}".encode()}
-Ask = Callable[..., Response]
+Get = Callable[..., Response]
 Scrape = Callable[[], dict[tuple[str, tuple[str, ...]], float]]
 
 
 @pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Ask the admin application of a database for its metrics."""
+def get(monkeypatch: pytest.MonkeyPatch) -> Get:
+    """Request the metrics of a database from the admin application."""
 
-    def get(url: str, headers: Mapping[bytes, bytes] = AUTHORIZED) -> Response:
+    def request(url: str, headers: Mapping[bytes, bytes] = AUTHORIZED) -> Response:
         monkeypatch.setenv("ADMIN_TOKEN", TOKEN)
         monkeypatch.setenv("DATABASE_URL", url)
         with TestClient(create_app()) as client:
             return client.get("/metrics", headers=headers)
 
-    return get
+    return request
 
 
 @pytest.fixture
-def scrape(world: World, ask: Ask) -> Scrape:
-    """Ask for the metrics; each value by its name and its labels' values."""
+def scrape(world: World, get: Get) -> Scrape:
+    """Request the metrics: each value by its name and the values of its labels."""
 
     def read() -> dict[tuple[str, tuple[str, ...]], float]:
-        answer = ask(world.store.url)
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/plain")
+        response = get(world.store.url)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/plain")
         return {
             (
                 sample.name,
                 tuple(sample.labels[name] for name in sorted(sample.labels)),
             ): sample.value
-            for family in text_string_to_metric_families(answer.text)
+            for family in text_string_to_metric_families(response.text)
             for sample in family.samples
         }
 
@@ -61,7 +61,7 @@ def scrape(world: World, ask: Ask) -> Scrape:
 
 
 def test_an_empty_database_has_every_number(scrape: Scrape) -> None:
-    """A dashboard can be made before the first event: zeros, and no gaps."""
+    """A dashboard can be built before the first event: zeros, and no gaps."""
     numbers = scrape()
     assert numbers["codecatch_events", ("failed",)] == 0
     assert numbers["codecatch_acknowledged_unhandled", ()] == 0
@@ -69,20 +69,20 @@ def test_an_empty_database_has_every_number(scrape: Scrape) -> None:
     assert numbers["codecatch_spooled", ()] == 0
 
 
-def test_the_numbers_are_the_database_s(
+def test_the_metrics_match_the_database(
     world: World, scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events by state, deliveries by destination, the spool's depth, stages and signs of life."""
-    made = world.connect(slack=True)
+    """Events by state, deliveries by destination, the spool's depth, latencies and heartbeats."""
+    runtime = world.connect(slack=True)
     unreadable = webhooks.signed(b'{"type": "sms.received"}')
-    handle(made, webhooks.virtualsms_v1(order="ord_1"), unreadable)
-    (told,) = [row for row in everything(made, Delivery) if row.type == "sms.received"]
-    deliver(made, told)
-    receive(made, webhooks.virtualsms_v1(order="ord_2"))
+    handle(runtime, webhooks.virtualsms_v1(order="ord_1"), unreadable)
+    (delivery,) = [row for row in all_rows(runtime, Delivery) if row.type == "sms.received"]
+    deliver(runtime, delivery)
+    receive(runtime, webhooks.virtualsms_v1(order="ord_2"))
     spool = Spool(tmp_path / "spool")
-    spool.store(inbox.prepare(made.vault, [incoming(webhooks.virtualsms_v1(order="ord_3"))]))
+    spool.store(inbox.prepare(runtime.vault, [incoming(webhooks.virtualsms_v1(order="ord_3"))]))
     monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
-    with made.database.transaction() as session:
+    with runtime.database.transaction() as session:
         heartbeats.beat(session, "sender", now(world.store))
     numbers = scrape()
     assert numbers["codecatch_events", ("handled",)] == 1
@@ -107,31 +107,33 @@ def test_the_numbers_are_the_database_s(
         {b"Authorization": b"Bearer \xff"},
     ],
 )
-def test_without_the_token_there_is_nothing(
-    world: World, ask: Ask, headers: dict[bytes, bytes]
+def test_a_request_without_the_token_is_refused(
+    world: World, get: Get, headers: dict[bytes, bytes]
 ) -> None:
-    """A stranger learns that a token is wanted, and nothing else."""
-    answer = ask(world.store.url, headers)
-    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-    assert "codecatch" not in answer.text
+    """The response says that a token is required, and nothing else."""
+    response = get(world.store.url, headers)
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert "codecatch" not in response.text
 
 
-def test_a_database_that_is_away_is_said(
-    ask: Ask, make_postgres: Callable[[], PostgresServer]
+def test_an_unavailable_database_is_reported(
+    get: Get, make_postgres: Callable[[], PostgresServer]
 ) -> None:
-    """503 in words, and no traceback."""
+    """Status 503 and a message, not a traceback."""
     server = make_postgres()
     url = server.url_of(server.create_database())
     prepare(url)
     server.stop()
-    answer = ask(url)
-    assert (answer.status_code, answer.text) == (503, "the database does not answer\n")
+    response = get(url)
+    assert (response.status_code, response.text) == (503, "the database does not answer\n")
 
 
-@pytest.mark.parametrize(("value", "says"), [(None, "is required"), ("short", "at least 16")])
-def test_no_token_no_admin(monkeypatch: pytest.MonkeyPatch, value: str | None, says: str) -> None:
-    """A missing or guessable token stops the process at its start."""
+@pytest.mark.parametrize(("value", "message"), [(None, "is required"), ("short", "at least 16")])
+def test_the_admin_part_requires_a_token(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, message: str
+) -> None:
+    """A missing or short token stops the process at its start."""
     if value is not None:
         monkeypatch.setenv("ADMIN_TOKEN", value)
-    with pytest.raises(ConfigurationError, match=f"ADMIN_TOKEN: .*{says}"):
+    with pytest.raises(ConfigurationError, match=f"ADMIN_TOKEN: .*{message}"):
         create_app()

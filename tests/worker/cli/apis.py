@@ -1,4 +1,4 @@
-"""The providers' APIs as the command sees them: a recording server, and what is asked of it."""
+"""The providers' fake APIs: settings, sample answers, and checks of the recorded requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One call: its words, the request that its document wants, and an answer to it."""
+    """A command line, the documented request that it must send, and an answer to it."""
 
     words: str
     method: str
@@ -49,14 +49,14 @@ class Example:
         return self.words.split()[0]
 
 
-def answers(server: HttpServer, provider: str, example: Example) -> None:
-    """Answer the example's request with its answer."""
+def stub_answer(server: HttpServer, provider: str, example: Example) -> None:
+    """Make the server answer the example's request."""
     path = BASES[provider] + example.path
     server.on(example.method, path, status=example.status, body=example.reply.encode())
 
 
 def check_request(request: Request, provider: str, example: Example) -> None:
-    """Assert that the request is the document's, to the letter."""
+    """Assert that the request matches the document exactly."""
     assert (request.method, request.path) == (example.method, BASES[provider] + example.path)
     assert request.query == example.query
     assert request.body == example.body
@@ -67,8 +67,8 @@ def check_request(request: Request, provider: str, example: Example) -> None:
     assert own == wanted
 
 
-def refuse(provider: str, status: int, code: str, words: str = "") -> Reply:
-    """A refusal in the provider's own form."""
+def error_reply(provider: str, status: int, code: str, words: str = "") -> Reply:
+    """An error reply in the provider's format."""
     if provider == "daisysim":
         return Reply(status=status, json={"success": False, "error": words, "code": code})
     problem = {"type": f"https://virtualsms.io/errors/{code}", "detail": words, "status": status}

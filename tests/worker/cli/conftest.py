@@ -1,4 +1,4 @@
-"""The command, called in this process as a shell would call it."""
+"""Fixtures that run the command in this process, as a shell would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker import cli
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a command ended and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -26,12 +26,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """Standard output read as JSON, of a command that succeeded."""
+        """Standard output parsed as JSON; asserts success."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 
     def hides(self, *secrets: str) -> None:
-        """Assert that nothing which was said holds a secret, or a key of an API."""
+        """Assert that the output contains none of the secrets and no API key."""
         for secret in (*secrets, *apis.KEYS.values()):
             assert secret not in self.out + self.err
 
@@ -40,10 +40,10 @@ Run = Callable[..., Answer]
 
 
 @pytest.fixture
-def bare(
+def run_unconfigured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
-    """Call the command where nothing is configured, with an empty data directory."""
+    """Run the command without configuration, with an empty data directory."""
     monkeypatch.setenv("CODECATCH_DATA_DIR", str(tmp_path / "var"))
 
     def run(*words: str) -> Answer:
@@ -58,7 +58,7 @@ def bare(
 
 @pytest.fixture
 def api(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
-    """Both providers' APIs, configured with their keys; 404 to everything until told otherwise."""
+    """Both providers' APIs, configured with their keys; every path answers 404 by default."""
     for provider, base in apis.BASES.items():
         monkeypatch.setenv(f"{provider.upper()}_API_URL", f"{http_server.url}{base}")
         monkeypatch.setenv(f"{provider.upper()}_API_KEY", apis.KEYS[provider])
@@ -66,16 +66,16 @@ def api(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
 
 
 @pytest.fixture
-def selling(api: HttpServer) -> HttpServer:
-    """Providers that sell a number whenever they are asked."""
+def selling_api(api: HttpServer) -> HttpServer:
+    """Both APIs, with purchases that succeed."""
     api.on("POST", apis.ORDERS, status=201, json=apis.MADE)
     api.on("POST", "/api/v1/virtual/purchase", json={"success": True, "data": apis.BOUGHT})
     return api
 
 
 @pytest.fixture
-def run(bare: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command where the test's database is configured."""
+def run(run_unconfigured: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command with the test's database configured."""
     monkeypatch.setenv("DATABASE_URL", store.url)
     monkeypatch.setenv("ENCRYPTION_KEYS", ENCRYPTION_KEYS)
-    return bare
+    return run_unconfigured

@@ -1,4 +1,4 @@
-"""What the providers' calls, made as commands, leave recorded of an order."""
+"""What the provider commands record about an order."""
 
 from __future__ import annotations
 
@@ -12,47 +12,49 @@ from tests.worker.cli.apis import BUY, MADE, ORDERS, OTHER_PHONE, PHONE
 from tests.worker.cli.conftest import Run
 from tests.worker.support import (
     World,
-    everything,
+    all_rows,
     handle,
     on_sqlite,
-    only,
+    only_row,
 )
-from worker.handling import handle as handling
+from worker.handling.handle import handle as handle_ids
 from worker.schema.models import Code, Order, OrderNumber, OrderTransition
 
 
 def number(store: Store, order: Order) -> str | None:
-    """The order's plain number."""
+    """The order's phone number in plain text."""
     return store.vault.open_text(
         order.phone_number, table="orders", column="phone_number", row=order.id
     )
 
 
-def steps(store: Store) -> list[tuple[str, str]]:
-    """The recorded transitions: where each came from, and the state it led to."""
-    return [(step.kind, step.to_status) for step in everything(store, OrderTransition)]
+def transitions(store: Store) -> list[tuple[str, str]]:
+    """The recorded transitions: kind and resulting status."""
+    return [(step.kind, step.to_status) for step in all_rows(store, OrderTransition)]
 
 
-@pytest.mark.usefixtures("selling")
-def test_from_nothing_to_a_code(world: World, run: Run) -> None:
-    """The id that a purchase prints is what `wait` wants, and the order is known at once."""
-    made = world.connect(DAISYSIM_VERIFY_BACK="off")
+@pytest.mark.usefixtures("selling_api")
+def test_purchase_then_code(world: World, run: Run) -> None:
+    """`wait` accepts the id that a purchase prints, and the order is stored at once."""
+    runtime = world.connect(DAISYSIM_VERIFY_BACK="off")
     bought = run("daisysim", "purchase", "6", "wa", "1.1400", "--yes")
-    assert "codecatch: the code: codecatch wait 4711 --provider daisysim\n" in bought.err
+    assert (
+        "codecatch: to wait for the code: codecatch wait 4711 --provider daisysim\n" in bought.err
+    )
     assert run("wait", "4711", "--timeout", "0").code == 3
     (listed,) = run("orders", "list", "--json").json
     assert (listed["order_id"], listed["status"], listed["price"]) == ("4711", "waiting", "1.1400")
     alone = run("daisysim", "purchase", "6", "wa", "1.1400", "--yes", "--id")
     assert (alone.code, alone.out, alone.err) == (0, "4711\n", "")
-    handle(made, daisysim(activation="4711"))
+    handle(runtime, daisysim(activation="4711"))
     assert run("wait", alone.out.strip(), "--timeout", "0").out == f"{CODE}\n"
 
 
-@pytest.mark.usefixtures("selling")
+@pytest.mark.usefixtures("selling_api")
 def test_a_bought_order_is_recorded(store: Store, run: Run) -> None:
-    """Everything that is known of it, the number sealed, and where it came from."""
+    """All fields are stored, the number is sealed, and the transition names the command."""
     assert run(*BUY, "--yes").code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.provider, order.order_id, order.status) == ("virtualsms", "ord_1", "waiting")
     assert (order.service, order.country, order.price) == ("wa", "GB", "0.1800")
     assert order.expires_at is not None
@@ -60,53 +62,53 @@ def test_a_bought_order_is_recorded(store: Store, run: Run) -> None:
     assert number(store, order) == PHONE
     assert order.phone_digest == store.vault.digest("phone", PHONE)
     assert PHONE.encode() not in (order.phone_number or b"")
-    assert steps(store) == [("command: create_order", "waiting")]
+    assert transitions(store) == [("command: create_order", "waiting")]
 
 
-@pytest.mark.usefixtures("selling")
+@pytest.mark.usefixtures("selling_api")
 def test_a_daisysim_order_is_recorded(store: Store, run: Run) -> None:
-    """The service has the name that was given, which is the one its webhook uses."""
+    """The service is stored under the given name, which is the one in the webhook."""
     words = ("purchase", "6", "wa", "1.1400", "--service-name", "WhatsApp", "--yes")
     assert run("daisysim", *words).code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.provider, order.order_id, order.status) == ("daisysim", "4711", "waiting")
     assert (order.service, order.country, order.price) == ("WhatsApp", "6", "1.1400")
 
 
-@pytest.mark.usefixtures("selling")
+@pytest.mark.usefixtures("selling_api")
 def test_a_webhook_that_came_first_is_not_overwritten(world: World, store: Store, run: Run) -> None:
-    """The state and the code stay; the price and the expiry are added."""
+    """State and code stay; price and expiry are added."""
     handle(world.connect(), virtualsms_v2(order="ord_1", service="telegram"))
-    before = only(store, Order)
+    before = only_row(store, Order)
     assert run(*BUY, "--yes").code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.id, order.status, order.service) == (before.id, "received", "telegram")
     assert order.price == "0.1800"
-    assert steps(store) == [("reported", "received")]
+    assert transitions(store) == [("reported", "received")]
     assert run("wait", "ord_1", "--timeout", "0").out == f"{CODE}\n"
 
 
-def test_a_swap_changes_the_number(store: Store, run: Run, selling: HttpServer) -> None:
-    """The order waits on the new number, and is found by both."""
+def test_a_swap_changes_the_number(store: Store, run: Run, selling_api: HttpServer) -> None:
+    """The order waits with the new number, and both numbers find it."""
     assert run(*BUY, "--yes").code == 0
-    selling.on("POST", f"{ORDERS}/ord_1/swap", json={"phone_number": OTHER_PHONE})
+    selling_api.on("POST", f"{ORDERS}/ord_1/swap", json={"phone_number": OTHER_PHONE})
     assert run("virtualsms", "swap-order", "ord_1", "--yes").code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.status, number(store, order)) == ("waiting", OTHER_PHONE)
-    assert len(everything(store, OrderNumber)) == 2
-    assert steps(store)[1] == ("command: swap_order", "waiting")
+    assert len(all_rows(store, OrderNumber)) == 2
+    assert transitions(store)[1] == ("command: swap_order", "waiting")
     for phone in (PHONE, OTHER_PHONE):
         assert len(run("orders", "list", "--phone", phone, "--json").json) == 1
 
 
 def test_a_late_webhook_of_the_purchase_does_not_undo_a_swap(
-    world: World, store: Store, run: Run, selling: HttpServer
+    world: World, store: Store, run: Run, selling_api: HttpServer
 ) -> None:
-    """A number that no swap reported gives way to a swap's, whichever comes last."""
-    selling.on("POST", f"{ORDERS}/ord_1/swap", json={"phone_number": OTHER_PHONE})
+    """The number of a swap takes precedence over the number of the purchase in any order."""
+    selling_api.on("POST", f"{ORDERS}/ord_1/swap", json={"phone_number": OTHER_PHONE})
     assert run("virtualsms", "swap-order", "ord_1", "--yes").code == 0
     handle(world.connect(), virtualsms_v1(order="ord_1", event="sms.received", phone=PHONE))
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.status, number(store, order)) == ("received", OTHER_PHONE)
 
 
@@ -118,83 +120,87 @@ def test_a_late_webhook_of_the_purchase_does_not_undo_a_swap(
         (("daisysim", "cancel", "ord_1"), "/api/v1/virtual/cancel/ord_1", "cancelled"),
     ],
 )
-def test_what_was_done_to_an_order_is_recorded(
+def test_a_successful_call_sets_the_status(
     store: Store, run: Run, api: HttpServer, done: tuple[tuple[str, ...], str, str]
 ) -> None:
-    """A success says by itself in which state the order is."""
+    """The success of a call determines the status of the order."""
     words, path, status = done
     api.on("POST", path, json={"data": {"refund": 1}})
     assert run(*words, "--yes").code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert order.status == status
     assert (order.confirmed_at is not None) is (status == "confirmed")
-    assert steps(store) == [(f"command: {words[1].replace('-', '_')}", status)]
+    assert transitions(store) == [(f"command: {words[1].replace('-', '_')}", status)]
 
 
 @pytest.mark.parametrize(
     ("said", "status"), [("expired", "expired"), ("cancelled", "cancelled"), ("Odd", "waiting")]
 )
-def test_a_look_adds_to_a_known_order(
-    store: Store, run: Run, selling: HttpServer, said: str, status: str
+def test_get_order_updates_a_stored_order(
+    store: Store, run: Run, selling_api: HttpServer, said: str, status: str
 ) -> None:
-    """What the provider says of it now is recorded as seen by that call."""
+    """The reported status is recorded as a transition of that command."""
     assert run(*BUY, "--yes").code == 0
     later = {"status": said, "expires_at": "2026-06-11T10:34:27Z"}
-    selling.on("GET", f"{ORDERS}/ord_1", json=later)
+    selling_api.on("GET", f"{ORDERS}/ord_1", json=later)
     assert run("virtualsms", "get-order", "ord_1").code == 0
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert order.status == status
     assert order.expires_at is not None
     assert order.expires_at.hour == 10
     seen = [] if status == "waiting" else [("command: get_order", status)]
-    assert steps(store)[1:] == seen
+    assert transitions(store)[1:] == seen
 
 
 @on_sqlite
-def test_a_look_makes_no_order(store: Store, run: Run, api: HttpServer) -> None:
-    """Orders that others bought with the key are none of this installation's."""
+def test_get_order_stores_no_new_order(store: Store, run: Run, api: HttpServer) -> None:
+    """Orders that another installation bought with the same key are not stored."""
     api.on("GET", f"{ORDERS}/ord_1", json={**MADE, "status": "waiting"})
     assert run("virtualsms", "get-order", "ord_1").code == 0
-    assert everything(store, Order) == []
+    assert all_rows(store, Order) == []
 
 
-def test_a_code_without_its_webhook_is_kept(
-    world: World, store: Store, run: Run, selling: HttpServer
+def test_a_code_from_check_is_stored(
+    world: World, store: Store, run: Run, selling_api: HttpServer
 ) -> None:
-    """Whoever asks by hand has it from then on; its webhook is linked to it when it comes."""
-    made = world.connect()
+    """A code from `check` is stored; its webhook is linked to it later."""
+    runtime = world.connect()
     done = {"status": "Completed", "code": CODE, "phone_number": PHONE}
-    selling.on("GET", "/api/v1/virtual/check/4711", json={"data": done})
+    selling_api.on("GET", "/api/v1/virtual/check/4711", json={"data": done})
     assert run("daisysim", "purchase", "6", "wa", "1.14", "--yes").code == 0
     for _ in range(2):
         checked = run("daisysim", "check", "4711", "--reveal", "--json")
         assert checked.json["code"] == CODE
-    assert steps(store)[1:] == [("command: check", "confirmed")]
-    event = only(store, InboxEvent)
+    assert transitions(store)[1:] == [("command: check", "confirmed")]
+    event = only_row(store, InboxEvent)
     assert (event.provider, event.source) == ("daisysim", "reconciled")
-    handling.handle(made, [event.id])
+    handle_ids(runtime, [event.id])
     assert run("wait", "4711", "--timeout", "0").out == f"{CODE}\n"
-    handle(made, daisysim(activation="4711"))
-    assert only(store, Code).event_id == event.id
+    handle(runtime, daisysim(activation="4711"))
+    assert only_row(store, Code).event_id == event.id
     assert run("daisysim", "check", "4711").code == 0
-    assert len(everything(store, InboxEvent)) == 2
+    assert len(all_rows(store, InboxEvent)) == 2
 
 
-def test_an_order_whose_code_is_not_told_stays_open(
-    store: Store, run: Run, selling: HttpServer
+def test_an_order_without_its_code_stays_open(
+    store: Store, run: Run, selling_api: HttpServer
 ) -> None:
-    """Whoever looks for missing codes must find it."""
+    """Reconciliation must still find it."""
     assert run(*BUY, "--yes").code == 0
-    selling.on("GET", f"{ORDERS}/ord_1", json={"status": "received"})
+    selling_api.on("GET", f"{ORDERS}/ord_1", json={"status": "received"})
     assert run("virtualsms", "get-order", "ord_1").code == 0
-    assert only(store, Order).status == "waiting"
-    assert everything(store, InboxEvent) == []
+    assert only_row(store, Order).status == "waiting"
+    assert all_rows(store, InboxEvent) == []
 
 
-def test_another_number_was_swapped(store: Store, run: Run, selling: HttpServer) -> None:
-    """A look that shows it counts as the swap that nobody reported."""
+def test_another_number_is_recorded_as_a_swap(
+    store: Store, run: Run, selling_api: HttpServer
+) -> None:
+    """A lookup with another number counts as the swap that no webhook reported."""
     assert run(*BUY, "--yes").code == 0
-    selling.on("GET", f"{ORDERS}/ord_1", json={"phone_number": OTHER_PHONE, "status": "waiting"})
+    selling_api.on(
+        "GET", f"{ORDERS}/ord_1", json={"phone_number": OTHER_PHONE, "status": "waiting"}
+    )
     assert run("virtualsms", "get-order", "ord_1").code == 0
-    assert number(store, only(store, Order)) == OTHER_PHONE
-    assert steps(store)[1:] == [("swapped", "waiting")]
+    assert number(store, only_row(store, Order)) == OTHER_PHONE
+    assert transitions(store)[1:] == [("swapped", "waiting")]

@@ -1,4 +1,4 @@
-"""The providers' calls as commands: asking first, masking, budgets, and what goes wrong."""
+"""Provider calls as commands: confirmation, masking, budgets and errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sqlalchemy.exc import OperationalError
 
 from tests.support.http_server import HttpServer, Reply
 from tests.support.stores import Store
-from tests.worker.cli.apis import BUY, MADE, ORDERS, PHONE, refuse
+from tests.worker.cli.apis import BUY, MADE, ORDERS, PHONE, error_reply
 from tests.worker.cli.conftest import Run
 from tests.worker.support import (
     HOUR,
     SECOND,
-    everything,
+    all_rows,
     now,
     on_sqlite,
-    only,
+    only_row,
 )
 from worker.calls import record as call_record
 from worker.calls.caller import Caller
@@ -31,48 +31,48 @@ from worker.schema.models import Budget, Order
 
 
 class Terminal(io.StringIO):
-    """A person at a keyboard, who types what is given."""
+    """Standard input that is a terminal, with typed text."""
 
     def isatty(self) -> bool:
-        """It is one."""
+        """Always true."""
         return True
 
 
 @on_sqlite
-def test_without_a_terminal_nothing_is_spent_unasked(run: Run, selling: HttpServer) -> None:
-    """It is wrong usage, said in one line, and no request is made."""
+def test_spending_without_a_terminal_needs_yes(run: Run, selling_api: HttpServer) -> None:
+    """It is wrong usage, reported in one line, and no request is sent."""
     answer = run(*BUY)
     assert (answer.code, answer.out) == (2, "")
     assert "--yes" in answer.err
     assert answer.err.count("\n") == 1
-    assert selling.requests() == []
+    assert selling_api.requests() == []
 
 
 @on_sqlite
 @pytest.mark.parametrize(("typed", "requests"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
-def test_a_person_is_asked(
-    run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch, typed: str, requests: int
+def test_a_prompt_asks_for_confirmation(
+    run: Run, selling_api: HttpServer, monkeypatch: pytest.MonkeyPatch, typed: str, requests: int
 ) -> None:
-    """The question says what would be bought; only a yes buys it."""
+    """The prompt names the purchase; only yes buys."""
     monkeypatch.setattr(sys, "stdin", Terminal(typed))
     answer = run(*BUY)
     assert answer.code == 1 - requests
-    assert "virtualsms create_order, service wa, country GB: it can cost money" in answer.err
-    assert len(selling.requests()) == requests
+    assert "virtualsms create_order, service wa, country GB: this can cost money" in answer.err
+    assert len(selling_api.requests()) == requests
 
 
 @on_sqlite
-def test_what_costs_nothing_is_not_asked_about(run: Run, api: HttpServer) -> None:
-    """A call that only looks has no --yes."""
+def test_a_reading_call_has_no_prompt(run: Run, api: HttpServer) -> None:
+    """A reading call has no option --yes."""
     api.on("GET", f"{ORDERS}/ord_1", json=MADE)
     assert run("virtualsms", "get-order", "ord_1").code == 0
     assert run("virtualsms", "get-order", "ord_1", "--yes").code == 2
 
 
 @on_sqlite
-@pytest.mark.usefixtures("selling")
-def test_a_number_is_seen_by_who_reveals_it(run: Run) -> None:
-    """Masked otherwise, with the command that shows it."""
+@pytest.mark.usefixtures("selling_api")
+def test_a_number_is_masked_unless_revealed(run: Run) -> None:
+    """Masked output names the command that shows the number."""
     masked = run(*BUY, "--yes")
     masked.hides(PHONE)
     assert "codecatch orders show ord_1 --provider virtualsms --reveal" in masked.err
@@ -82,13 +82,13 @@ def test_a_number_is_seen_by_who_reveals_it(run: Run) -> None:
     assert run(*BUY, "--yes", "--reveal", "--json").json["phone_number"] == PHONE
 
 
-def test_calls_are_paid_from_the_workers_budget(
-    store: Store, run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch
+def test_calls_use_the_shared_budget(
+    store: Store, run: Run, selling_api: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A spent budget is waited for, with the reason, and the call is made once there is room."""
+    """The command reports a used-up budget, waits for it, and then calls."""
     monkeypatch.setenv("VIRTUALSMS_RATE_LIMIT", "1")
     assert run(*BUY, "--yes").code == 0
-    budget = only(store, Budget)
+    budget = only_row(store, Budget)
     assert budget.key == "virtualsms:calls"
     assert len(call_budgets._within_window(budget, now(store))) == 1
     pauses = []
@@ -101,15 +101,15 @@ def test_calls_are_paid_from_the_workers_budget(
     answer = run("virtualsms", "create-order", "wa", "GB", "--yes", "--json")
     assert answer.code == 0
     assert answer.err.startswith(
-        "codecatch: virtualsms create_order: too many calls lately: waiting until 20"
+        "codecatch: virtualsms create_order: the call budget is used up; waiting until 20"
     )
     assert len(pauses) == 1
     assert 55 < pauses[0] <= 64
-    assert len(selling.requests()) == 2
+    assert len(selling_api.requests()) == 2
 
 
 def change_budget(store: Store, **values: object) -> None:
-    """Write to the only budget, whose key is its id."""
+    """Write to the only budget row, whose id is its key."""
     with store.database.transaction() as session:
         row = session.get_one(Budget, "virtualsms:calls")
         for name, value in values.items():
@@ -117,31 +117,31 @@ def change_budget(store: Store, **values: object) -> None:
 
 
 @on_sqlite
-def test_a_wait_is_bounded(
-    store: Store, run: Run, selling: HttpServer, monkeypatch: pytest.MonkeyPatch
+def test_the_wait_for_budget_is_bounded(
+    store: Store, run: Run, selling_api: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too long a wait ends the command, which says when; nothing is asked."""
+    """A longer wait ends the command with the time of the next call; no request is sent."""
     assert run(*BUY, "--yes").code == 0
     until = now(store) + HOUR
     change_budget(store, blocked_until=until)
     answer = run(*BUY, "--yes")
     assert (answer.code, answer.out) == (1, "")
-    assert f"before {until.isoformat()[:19]}Z" in answer.err
-    # Others may take each turn that comes.
+    assert f"after {until.isoformat()[:19]}Z" in answer.err
+    # Other processes may use up the budget whenever it frees.
     change_budget(store, blocked_until=now(store) + SECOND)
     monkeypatch.setattr(time, "sleep", lambda _: change_budget(store, blocked_until=until))
     assert run(*BUY, "--yes").code == 1
-    assert len(selling.requests()) == 1
+    assert len(selling_api.requests()) == 1
 
 
-def test_too_many_requests_block_the_key(store: Store, run: Run, api: HttpServer) -> None:
-    """For as long as the provider asked; the next command asks it nothing."""
-    reply = refuse("virtualsms", 429, "rate-limited")
+def test_a_429_blocks_the_key(store: Store, run: Run, api: HttpServer) -> None:
+    """Calls stay blocked for the Retry-After time, also for the next command."""
+    reply = error_reply("virtualsms", 429, "rate-limited")
     api.on("POST", ORDERS, status=429, json=reply.json, headers={"Retry-After": "300"})
     answer = run(*BUY, "--yes")
     assert answer.code == 1
     assert "try again in 300 s" in answer.err
-    blocked = only(store, Budget).blocked_until
+    blocked = only_row(store, Budget).blocked_until
     assert blocked is not None
     assert timedelta(seconds=280) < blocked - now(store) <= timedelta(seconds=300)
     assert run("virtualsms", "get-balance").code == 1
@@ -157,23 +157,23 @@ def test_too_many_requests_block_the_key(store: Store, run: Run, api: HttpServer
     ],
 )
 @pytest.mark.usefixtures("api")
-def test_nobody_there(
+def test_an_unreachable_provider(
     run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], line: str
 ) -> None:
-    """What was not sent need not be looked at: one line names the variable."""
+    """A request that was not sent needs no lookup: one line names the variable."""
     variable = f"{words[0].upper()}_API_URL"
     monkeypatch.setenv(variable, "http://127.0.0.1:1/api")
     answer = run(*words, *(("--yes",) if words == BUY else ()))
     assert answer.code == 1
     assert answer.err.startswith(f"codecatch: {line}")
-    assert f"nothing was asked: check the network and {variable}" in answer.err
+    assert f"no request was sent; check the network and {variable}" in answer.err
     assert answer.err.count("\n") == 1
 
 
 @on_sqlite
 @pytest.mark.usefixtures("api")
 def test_a_missing_key_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable that is wanted, in one line."""
+    """One line names the missing variable."""
     monkeypatch.delenv("VIRTUALSMS_API_KEY")
     answer = run("virtualsms", "get-balance")
     assert (answer.code, answer.out) == (1, "")
@@ -181,9 +181,9 @@ def test_a_missing_key_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert run("daisysim", "balance").err.startswith("codecatch: daisysim balance: 404")
 
 
-def test_without_a_database_it_is_said_what_to_do(bare: Run, api: HttpServer) -> None:
-    """Calls are counted in the database, so one is needed, and nothing is asked without."""
-    answer = bare("virtualsms", "get-balance")
+def test_without_a_database(run_unconfigured: Run, api: HttpServer) -> None:
+    """Call budgets need the database: the error names the variable, and no request is sent."""
+    answer = run_unconfigured("virtualsms", "get-balance")
     assert answer.code == 1
     assert "DATABASE_URL" in answer.err
     assert "codecatch up" in answer.err
@@ -191,7 +191,7 @@ def test_without_a_database_it_is_said_what_to_do(bare: Run, api: HttpServer) ->
 
 
 def test_nothing_is_bought_that_could_not_be_recorded(
-    store: Store, run: Run, selling: HttpServer
+    store: Store, run: Run, selling_api: HttpServer
 ) -> None:
     """A database of another version is migrated first."""
     with store.database.transaction() as session:
@@ -199,26 +199,26 @@ def test_nothing_is_bought_that_could_not_be_recorded(
     answer = run(*BUY, "--yes")
     assert answer.code == 1
     assert "codecatch migrate" in answer.err
-    assert selling.requests() == []
+    assert selling_api.requests() == []
 
 
 @on_sqlite
-@pytest.mark.usefixtures("selling")
+@pytest.mark.usefixtures("selling_api")
 def test_what_was_bought_is_shown_even_if_it_cannot_be_recorded(
     store: Store, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database failed after the money was spent: the id is all that a person has."""
+    """The database failed after the money was spent: the printed id is the only trace."""
 
-    def away(*_: object, **__: object) -> bool:
+    def failing_record(*_: object, **__: object) -> bool:
         raise OperationalError("INSERT", {}, Exception("away"))
 
-    monkeypatch.setattr(call_record, "record", away)
-    monkeypatch.setattr("receiver.database.engine._PERSISTENCE", (0.0,))
+    monkeypatch.setattr(call_record, "record", failing_record)
+    monkeypatch.setattr("receiver.database.engine._RETRY_SECONDS", (0.0,))
     answer = run(*BUY, "--yes")
     assert answer.code == 1
     assert "ord_1" in answer.out
-    assert "done, but it cannot be recorded" in answer.err
-    assert everything(store, Order) == []
+    assert "the call succeeded, but its result cannot be recorded" in answer.err
+    assert all_rows(store, Order) == []
 
 
 @pytest.mark.parametrize("order_id", ["ord\ud800", "ord\0"])
@@ -231,11 +231,11 @@ def test_an_id_that_no_database_takes_is_shown(run: Run, api: HttpServer, order_
 
 
 @on_sqlite
-@pytest.mark.usefixtures("selling")
+@pytest.mark.usefixtures("selling_api")
 def test_an_interrupted_purchase_may_have_been_made(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The person is told how to look."""
+    """The command that checks the outcome is printed."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -243,7 +243,7 @@ def test_an_interrupted_purchase_may_have_been_made(
     monkeypatch.setattr(Caller, "make", interrupted)
     answer = run(*BUY, "--yes")
     assert answer.code != 0
-    assert "look before you repeat it: codecatch virtualsms list-orders" in answer.err
+    assert "check before you retry: codecatch virtualsms list-orders" in answer.err
     assert "Traceback" not in answer.err
 
 
@@ -265,14 +265,14 @@ def test_an_interrupted_purchase_may_have_been_made(
     ],
 )
 def test_wrong_usage(run: Run, api: HttpServer, words: tuple[str, ...]) -> None:
-    """What cannot be meant is refused before anything is asked."""
+    """Invalid arguments are refused before any request."""
     assert run(*words).code == 2
     assert api.requests() == []
 
 
 @on_sqlite
 def test_an_id_that_would_change_the_path(run: Run, api: HttpServer) -> None:
-    """It is refused in one line."""
+    """It is refused with one line."""
     answer = run("virtualsms", "get-order", "..")
     assert answer.code == 1
     assert answer.err.endswith("nothing was sent: check the arguments\n")
@@ -280,8 +280,8 @@ def test_an_id_that_would_change_the_path(run: Run, api: HttpServer) -> None:
 
 
 @on_sqlite
-def test_hostile_answers_are_inert(run: Run, api: HttpServer) -> None:
-    """Neither a name nor an error's words reach a terminal as anything but text."""
+def test_hostile_answers_are_harmless(run: Run, api: HttpServer) -> None:
+    """Neither a name nor an error text controls the terminal."""
     hostile = "\x1b[31mred\u202e"
     api.on("GET", "/api/v2/services", json=[{"id": hostile, "name": hostile}])
     assert run("virtualsms", "list-services").out.splitlines()[1].split() == ["red", "red"]
@@ -293,4 +293,4 @@ def test_hostile_answers_are_inert(run: Run, api: HttpServer) -> None:
 
 
 def _refusal(words: str) -> Reply:
-    return refuse("virtualsms", 400, "validation", words)
+    return error_reply("virtualsms", 400, "validation", words)

@@ -16,7 +16,7 @@ from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, everything, handle, now, on_sqlite, only
+from tests.worker.support import World, all_rows, change, handle, now, on_sqlite, only_row
 from worker.queries import codes
 from worker.queries.filters import Filters
 from worker.schema.models import Code
@@ -28,11 +28,11 @@ KEYS = [
 ]
 
 
-def test_list_has_the_promised_keys_newest_first(world: World, run: Run) -> None:
-    """Programs get exactly the keys of the contract, in UTC, the newest code first."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1", received_at="2026-06-11T11:14:27.318+02:00"))
-    handle(made, daisysim(activation="4711", code="001122"))
+def test_list_keys_and_order(world: World, run: Run) -> None:
+    """JSON has exactly the documented keys, times in UTC, the newest code first."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1", received_at="2026-06-11T11:14:27.318+02:00"))
+    handle(runtime, daisysim(activation="4711", code="001122"))
     second, first = run("codes", "list", "--json", "--reveal").json
     assert list(first) == KEYS
     assert (second["order_id"], second["code"]) == ("4711", "001122")
@@ -54,7 +54,7 @@ def test_list_has_the_promised_keys_newest_first(world: World, run: Run) -> None
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
 def test_secrets_are_masked_unless_revealed(world: World, run: Run, form: tuple[str, ...]) -> None:
-    """No form of the list shows a code, a text or a number unasked."""
+    """No output format shows a code, text or number unless revealed."""
     handle(world.connect(), virtualsms_v2())
     masked = run("codes", "list", *form).out
     revealed = run("codes", "list", *form, "--reveal").out
@@ -65,7 +65,7 @@ def test_secrets_are_masked_unless_revealed(world: World, run: Run, form: tuple[
 
 
 def test_masks(world: World, run: Run) -> None:
-    """A masked code and number can still be recognised by whoever knows them."""
+    """A masked code and number stay recognisable for those who know them."""
     handle(world.connect(), virtualsms_v2())
     (row,) = run("codes", "list", "--json").json
     assert (row["code"], row["phone_number"]) == ("48••••", "+4477•••••123")
@@ -73,23 +73,23 @@ def test_masks(world: World, run: Run) -> None:
 
 
 def test_csv_has_the_keys_as_its_header(world: World, run: Run) -> None:
-    """CSV holds the same as JSON, each value on one line."""
+    """CSV holds the same values as JSON, each on one line."""
     handle(world.connect(), virtualsms_v2(text="Code:\n483921, \x1b[31mkeep it"))
     header, row = csv.reader(io.StringIO(run("codes", "list", "--csv", "--reveal").out))
     assert header == KEYS
     assert dict(zip(header, row, strict=True))["text"] == "Code: 483921, keep it"
 
 
-def test_text_for_a_pipe_is_aligned_and_inert(world: World, run: Run) -> None:
-    """People see columns without colour, and nothing that a stranger wrote moves the cursor."""
-    made = world.connect()
+def test_text_for_a_pipe_is_aligned_and_harmless(world: World, run: Run) -> None:
+    """Columns are aligned without colour, and no control sequence passes."""
+    runtime = world.connect()
     text = "12\x1b[2J34\u202e56"
-    handle(made, virtualsms_v2(order="ord[red]1", code="123456", text=text))
+    handle(runtime, virtualsms_v2(order="ord[red]1", code="123456", text=text))
     listed = run("codes", "list", "--reveal").out
     title, row = listed.splitlines()
     assert row.index("123456") == title.index("CODE")
     assert "ord[red]1" in row
-    shown = run("codes", "show", only(made, Code).id, "--reveal").out
+    shown = run("codes", "show", only_row(runtime, Code).id, "--reveal").out
     assert shown.count("123456") == 2
     assert not set(shown) & {"\x1b", "\u202e"}
 
@@ -114,18 +114,18 @@ def test_text_for_a_pipe_is_aligned_and_inert(world: World, run: Run) -> None:
 )
 def test_filters(world: World, run: Run, words: tuple[str, ...], found: set[str]) -> None:
     """Each filter narrows the list."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1"))
-    handle(made, virtualsms_v2(order="ord_2", phone="+447700900124"))
-    handle(made, daisysim(activation="4711"))
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1"))
+    handle(runtime, virtualsms_v2(order="ord_2", phone="+447700900124"))
+    handle(runtime, daisysim(activation="4711"))
     assert {row["order_id"] for row in run("codes", "list", "--json", *words).json} == found
 
 
 def test_since_is_inclusive_and_until_is_not(world: World, run: Run) -> None:
-    """A row's own time, as the list shows it, draws the line."""
-    made = world.connect()
-    handle(made, virtualsms_v2())
-    (row,) = everything(made, Code)
+    """The boundary is the row's time as the list shows it."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2())
+    (row,) = all_rows(runtime, Code)
     stored = row.stored_at.isoformat()
     assert len(run("codes", "list", "--json", "--since", stored).json) == 1
     assert run("codes", "list", "--json", "--until", stored).json == []
@@ -147,7 +147,7 @@ def test_since_is_inclusive_and_until_is_not(world: World, run: Run) -> None:
     ],
 )
 def test_bad_options_are_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
-    """What cannot be meant is refused with exit code 2 and no traceback."""
+    """Invalid values end with exit code 2 and no traceback."""
     answer = run("codes", "list", *words)
     assert answer.code == 2
     assert "Traceback" not in answer.err
@@ -155,14 +155,12 @@ def test_bad_options_are_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("state", [HELD, CODE_QUARANTINED])
-def test_a_code_that_is_not_ready_is_revealed_only_on_purpose(
-    world: World, run: Run, state: str
-) -> None:
-    """A list has no state for programs, so what nobody vouched for stays masked in it."""
-    made = world.connect()
-    handle(made, virtualsms_v2())
-    (row,) = everything(made, Code)
-    change(made, row, state=state)
+def test_a_code_that_is_not_ready_stays_masked(world: World, run: Run, state: str) -> None:
+    """The JSON list has no state, so an unverified code stays masked unless its state is given."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2())
+    (row,) = all_rows(runtime, Code)
+    change(runtime, row, state=state)
     (listed,) = run("codes", "list", "--json", "--reveal").json
     (asked,) = run("codes", "list", "--json", "--reveal", "--state", state).json
     shown = run("codes", "show", row.id, "--json", "--reveal").json
@@ -172,10 +170,10 @@ def test_a_code_that_is_not_ready_is_revealed_only_on_purpose(
 
 
 def test_show(world: World, run: Run) -> None:
-    """One code is one object, with its state and the event that reported it first."""
-    made = world.connect()
-    (event,) = handle(made, virtualsms_v2())
-    (row,) = everything(made, Code)
+    """One object with the state and the event that first reported the code."""
+    runtime = world.connect()
+    (event,) = handle(runtime, virtualsms_v2())
+    (row,) = all_rows(runtime, Code)
     shown = run("codes", "show", row.id.lower(), "--json").json
     assert set(KEYS) < set(shown)
     assert (shown["state"], shown["verified"], shown["event"]) == ("ready", None, event)
@@ -185,7 +183,7 @@ def test_show(world: World, run: Run) -> None:
 
 @pytest.mark.parametrize("unknown", ["01M816XHE0VTM669TFZS1HA804", "nonsense", "\udcff"])
 def test_show_of_an_unknown_code(run: Run, unknown: str) -> None:
-    """An id that is not there is said to be so."""
+    """An unknown id is reported without a traceback."""
     answer = run("codes", "show", unknown)
     assert answer.code in {1, 2}
     assert answer.out == ""
@@ -193,21 +191,21 @@ def test_show_of_an_unknown_code(run: Run, unknown: str) -> None:
 
 
 def test_a_purged_code_is_listed_without_its_content(world: World, run: Run) -> None:
-    """What retention took is null, and the row stays."""
-    made = world.connect()
-    handle(made, virtualsms_v2())
-    (row,) = everything(made, Code)
-    change(made, row, code=None, text=None, phone_number=None)
+    """The purged values are null, and the row stays."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2())
+    (row,) = all_rows(runtime, Code)
+    change(runtime, row, code=None, text=None, phone_number=None)
     (listed,) = run("codes", "list", "--json", "--reveal").json
     assert (listed["code"], listed["text"], listed["phone_number"]) == (None, None, None)
     assert run("codes", "list").code == 0
 
 
-def test_tail_prints_an_object_a_line_and_ends_at_its_limit(world: World, run: Run) -> None:
-    """What came since a time is told first, oldest first."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1"))
-    handle(made, virtualsms_v1(order="ord_2"))
+def test_tail_prints_one_object_per_line_up_to_its_limit(world: World, run: Run) -> None:
+    """With --since, stored codes come first, oldest first."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1"))
+    handle(runtime, virtualsms_v1(order="ord_2"))
     answer = run("codes", "tail", "--since", "1h", "--limit", "2", "--json", "--reveal")
     first, second = (line for line in answer.out.splitlines())
     assert '"ord_1"' in first
@@ -218,44 +216,44 @@ def test_tail_prints_an_object_a_line_and_ends_at_its_limit(world: World, run: R
     assert "48••••" in run("codes", "tail", "--since", "1h", "--limit", "1").out
 
 
-def test_a_follower_sees_each_code_once_and_a_held_one_when_it_is_ready(world: World) -> None:
-    """Old codes are not repeated, held ones wait, and released ones come after all."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="old"))
+def test_tail_yields_each_code_once(world: World) -> None:
+    """Old codes are not repeated; a held code is yielded once it is ready."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="old"))
 
     def fresh() -> list[str]:
-        with made.database.reading() as session:
-            rows = following.fresh(session, made.vault, now=now(made))
+        with runtime.database.reading() as session:
+            rows = following.fresh(session, runtime.vault, now=now(runtime))
         return [row["order_id"] for row in rows]
 
-    with made.database.reading() as session:
-        following = codes.Tail(session, made.vault, Filters(), now=now(made))
+    with runtime.database.reading() as session:
+        following = codes.Tail(session, runtime.vault, Filters(), now=now(runtime))
     assert fresh() == []
-    handle(made, virtualsms_v2(order="held"), virtualsms_v2(order="new"))
-    held = next(row for row in everything(made, Code) if row.order_id == "held")
-    change(made, held, state=HELD)
+    handle(runtime, virtualsms_v2(order="held"), virtualsms_v2(order="new"))
+    held = next(row for row in all_rows(runtime, Code) if row.order_id == "held")
+    change(runtime, held, state=HELD)
     assert fresh() == ["new"]
     assert fresh() == []
-    change(made, held, state=READY)
+    change(runtime, held, state=READY)
     assert fresh() == ["held"]
     assert fresh() == []
 
 
-def test_a_follower_remembers_what_is_held_for_long(world: World) -> None:
-    """A code that is released after a long time is told, though it is older than any window."""
-    made = world.connect()
-    handle(made, virtualsms_v2())
-    (row,) = everything(made, Code)
-    change(made, row, state=CODE_QUARANTINED)
-    with made.database.reading() as session:
-        following = codes.Tail(session, made.vault, Filters(), now=now(made))
-    later = now(made) + timedelta(hours=2)
-    with made.database.reading() as session:
-        assert following.fresh(session, made.vault, now=later) == []
-    change(made, row, state=READY)
-    with made.database.reading() as session:
-        assert len(following.fresh(session, made.vault, now=later)) == 1
-        assert following.fresh(session, made.vault, now=later) == []
+def test_tail_watches_held_codes_beyond_its_window(world: World) -> None:
+    """A code that is released late is yielded, though it is older than the window."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2())
+    (row,) = all_rows(runtime, Code)
+    change(runtime, row, state=CODE_QUARANTINED)
+    with runtime.database.reading() as session:
+        following = codes.Tail(session, runtime.vault, Filters(), now=now(runtime))
+    later = now(runtime) + timedelta(hours=2)
+    with runtime.database.reading() as session:
+        assert following.fresh(session, runtime.vault, now=later) == []
+    change(runtime, row, state=READY)
+    with runtime.database.reading() as session:
+        assert len(following.fresh(session, runtime.vault, now=later)) == 1
+        assert following.fresh(session, runtime.vault, now=later) == []
 
 
 def _command(store: Store, *words: str) -> subprocess.Popen[str]:
@@ -269,8 +267,8 @@ def _command(store: Store, *words: str) -> subprocess.Popen[str]:
 
 
 @on_sqlite
-def test_an_interrupt_is_the_ordinary_end_of_tail(world: World) -> None:
-    """SIGINT ends tail with exit code 0 and without a word."""
+def test_an_interrupt_ends_tail(world: World) -> None:
+    """SIGINT ends tail with exit code 0 and no message."""
     handle(world.connect(), virtualsms_v2())
     with _command(world.store, "codes", "tail", "--since", "1h", "--json") as process:
         assert process.stdout is not None
@@ -283,9 +281,9 @@ def test_an_interrupt_is_the_ordinary_end_of_tail(world: World) -> None:
 
 @on_sqlite
 def test_a_closed_pipe_is_quiet(world: World) -> None:
-    """Nobody is told of it when the reader of a long list has seen enough."""
-    made = world.connect()
-    handle(made, *(virtualsms_v2(order=f"ord_{n}", text="x" * 4000) for n in range(30)))
+    """No error is printed when the reader closes the pipe early."""
+    runtime = world.connect()
+    handle(runtime, *(virtualsms_v2(order=f"ord_{n}", text="x" * 4000) for n in range(30)))
     with _command(world.store, "codes", "list", "--json", "--reveal") as process:
         assert process.stdout is not None
         assert process.stderr is not None

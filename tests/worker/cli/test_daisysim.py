@@ -1,11 +1,11 @@
-"""``codecatch daisysim``: every call, to the letter of its document."""
+"""``codecatch daisysim``: every call, exactly as documented."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.support.http_server import HttpServer
-from tests.worker.cli.apis import Example, answers, check_request, refuse
+from tests.worker.cli.apis import Example, check_request, error_reply, stub_answer
 from tests.worker.cli.conftest import Run
 from tests.worker.support import on_sqlite
 from worker.providers.daisysim.api import DaisySIM
@@ -130,32 +130,32 @@ EXAMPLES = [
 ERRORS = [
     ("MISSING_TOKEN", 401, "check DAISYSIM_API_KEY"),
     ("INVALID_TOKEN", 401, "check DAISYSIM_API_KEY"),
-    ("ACCOUNT_SUSPENDED", 403, "the account is blocked"),
-    ("ACCOUNT_LOCKED", 403, "locked for a time"),
+    ("ACCOUNT_SUSPENDED", 403, "the account is suspended"),
+    ("ACCOUNT_LOCKED", 403, "temporarily locked"),
     ("INSUFFICIENT_BALANCE", 400, "top up"),
-    ("INVALID_PRICE", 422, "ask for them again"),
-    ("NO_NUMBERS_AVAILABLE", 503, "another country, or later"),
+    ("INVALID_PRICE", 422, "fetch the prices again"),
+    ("NO_NUMBERS_AVAILABLE", 503, "try another country"),
     ("NOT_FOUND", 404, "no such order"),
-    ("TOO_EARLY", 422, "too young"),
-    ("CODE_RECEIVED", 422, "codecatch wait prints it"),
-    ("ALREADY_REFUNDED", 422, "the money went back before"),
-    ("RATE_LIMITED", 429, "too many calls: try again in 10 s"),
+    ("TOO_EARLY", 422, "too new"),
+    ("CODE_RECEIVED", 422, "run codecatch wait"),
+    ("ALREADY_REFUNDED", 422, "already refunded"),
+    ("RATE_LIMITED", 429, "too many calls; try again in 10 s"),
     ("PROVIDER_ERROR", 502, "try again later"),
     ("SERVER_ERROR", 500, "try again later"),
 ]
 
 
 def test_there_is_an_example_of_every_call() -> None:
-    """All eight calls of the document are commands, and each is driven below."""
+    """All eight documented calls are commands with an example below."""
     assert len(DaisySIM.calls) == 8
     assert {example.name for example in EXAMPLES} == set(DaisySIM.calls)
 
 
 @on_sqlite
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.words)
-def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Example) -> None:
-    """One request, right to the letter, and its answer typed, with every digit, and masked."""
-    answers(api, "daisysim", example)
+def test_calls_match_the_document(run: Run, api: HttpServer, example: Example) -> None:
+    """One exact request; the answer is typed, keeps every digit, and is masked."""
+    stub_answer(api, "daisysim", example)
     answer = run("daisysim", *example.words.split(), "--json")
     assert answer.json == example.shows
     (request,) = api.requests()
@@ -168,8 +168,8 @@ def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Ex
 def test_every_error_says_what_to_do(
     run: Run, api: HttpServer, code: str, status: int, says: str
 ) -> None:
-    """Each row of the document's table is one line: what is wrong, its words, what to do."""
-    api.on("*", "**", handler=lambda _: refuse("daisysim", status, code, f"Not {PHONE}"))
+    """Each error is one line: the error, the provider's detail, and what to do."""
+    api.on("*", "**", handler=lambda _: error_reply("daisysim", status, code, f"Not {PHONE}"))
     answer = run("daisysim", "prices", "6", "wa")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.startswith(f"codecatch: daisysim prices: {status} {code} (Not +••••••")
@@ -180,14 +180,14 @@ def test_every_error_says_what_to_do(
 
 
 @on_sqlite
-def test_a_page_says_where_it_stands(run: Run, api: HttpServer) -> None:
-    """People are told, beside the table; a program's array stays one."""
-    answers(api, "daisysim", next(e for e in EXAMPLES if e.name == "history"))
+def test_page_position(run: Run, api: HttpServer) -> None:
+    """Text output prints page and total to standard error; JSON stays an array."""
+    stub_answer(api, "daisysim", next(e for e in EXAMPLES if e.name == "history"))
     answer = run("daisysim", "history")
     assert answer.code == 0
     assert answer.out.splitlines()[0].split() == [
         *("ACTIVATION", "ID", "PHONE", "NUMBER", "SERVICE", "STATUS", "PRICE", "CODE"),
         *("CREATED", "AT"),
     ]
-    assert answer.err == "codecatch: page: 2, in all: 101\n"
+    assert answer.err == "codecatch: page: 2, total: 101\n"
     assert run("daisysim", "history", "--csv").out.startswith("activation_id,phone_number,")

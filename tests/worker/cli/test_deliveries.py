@@ -10,7 +10,17 @@ from receiver import queue
 from tests.support import webhooks
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, deliver, everything, fetch, handle, now, only, woken
+from tests.worker.support import (
+    World,
+    all_rows,
+    change,
+    deliver,
+    fetch,
+    handle,
+    now,
+    only_row,
+    woken,
+)
 from worker.delivery import destination_lock
 from worker.schema.models import Delivery
 
@@ -20,15 +30,15 @@ KEYS = [
 ]
 
 
-def test_list_has_the_promised_keys(world: World, run: Run) -> None:
-    """Programs get exactly the keys of the contract; what is over has no next attempt."""
-    made = world.connect(slack=True)
-    (event_id,) = handle(made, virtualsms_v2())
+def test_list_keys(world: World, run: Run) -> None:
+    """JSON has exactly the documented keys; a finished delivery has no next attempt."""
+    runtime = world.connect(slack=True)
+    (event_id,) = handle(runtime, virtualsms_v2())
     (waiting,) = run("deliveries", "list", "--json").json
     assert list(waiting) == KEYS
     assert (waiting["state"], waiting["event"]) == ("pending", event_id)
     assert waiting["next_attempt_at"].endswith("Z")
-    deliver(made, only(made, Delivery))
+    deliver(runtime, only_row(runtime, Delivery))
     (sent,) = run("deliveries", "list", "--json").json
     assert (sent["state"], sent["next_attempt_at"]) == ("done", None)
     assert sent["sent_at"].endswith("Z")
@@ -50,51 +60,51 @@ def test_list_has_the_promised_keys(world: World, run: Run) -> None:
     ],
 )
 def test_filters(world: World, run: Run, words: tuple[str, ...], count: int) -> None:
-    """Each filter narrows the list; all but state and time are those of the event."""
+    """Each filter narrows the list; all but state and time apply to the event."""
     handle(world.connect(slack=True), virtualsms_v2(order="ord_1"), daisysim())
     assert len(run("deliveries", "list", "--json", *words).json) == count
 
 
 @pytest.mark.parametrize("state", ["dead", "unknown", "pending"])
-def test_retry_sends_once_more(world: World, run: Run, state: str) -> None:
-    """A delivery that was given up is due again, and the sender hears of it."""
-    made = world.connect(slack=True)
-    handle(made, virtualsms_v2())
-    row = only(made, Delivery)
-    change(made, row, state=state, error="410", attempt=3, wake_at=None)
+def test_retry_sends_again(world: World, run: Run, state: str) -> None:
+    """The delivery is due again, and the sender is woken."""
+    runtime = world.connect(slack=True)
+    handle(runtime, virtualsms_v2())
+    row = only_row(runtime, Delivery)
+    change(runtime, row, state=state, error="410", attempt=3, wake_at=None)
     assert run("deliveries", "retry", row.id).code == 0
-    again = fetch(made, Delivery, row.id)
+    again = fetch(runtime, Delivery, row.id)
     assert (again.state, again.error) == ("pending", None)
     woken(world, queue.DELIVER, [row.id])
-    deliver(made, again)
-    assert fetch(made, Delivery, row.id).state == "done"
+    deliver(runtime, again)
+    assert fetch(runtime, Delivery, row.id).state == "done"
     assert len(world.sent_to()) == 1
 
 
-def test_retry_refuses_what_was_sent_or_is_in_hand(world: World, run: Run) -> None:
+def test_retry_refuses_sent_and_leased_deliveries(world: World, run: Run) -> None:
     """Nothing is sent twice by mistake."""
-    made = world.connect(slack=True)
-    handle(made, virtualsms_v2(order="ord_1"), virtualsms_v2(order="ord_2"))
-    sent, held = everything(made, Delivery)
-    change(made, sent, state="done", wake_at=None)
-    change(made, held, state="sending", lease_until=now(made) + timedelta(seconds=9))
-    answer = run("deliveries", "retry", sent.id, held.id, "nonsense")
+    runtime = world.connect(slack=True)
+    handle(runtime, virtualsms_v2(order="ord_1"), virtualsms_v2(order="ord_2"))
+    sent, leased = all_rows(runtime, Delivery)
+    change(runtime, sent, state="done", wake_at=None)
+    change(runtime, leased, state="sending", lease_until=now(runtime) + timedelta(seconds=9))
+    answer = run("deliveries", "retry", sent.id, leased.id, "nonsense")
     assert (answer.code, answer.out) == (1, "")
-    assert "is done already" in answer.err
+    assert "is already done" in answer.err
     assert "is being sent right now" in answer.err
     assert "there is no delivery nonsense" in answer.err
 
 
-def test_retry_says_what_a_disabled_destination_waits_for(world: World, run: Run) -> None:
-    """The row is due again, but is not sent before the destination is enabled."""
-    made = world.connect(slack=True)
-    handle(made, virtualsms_v2())
-    row = only(made, Delivery)
-    change(made, row, state="dead", error="410", failures=15, wake_at=None)
-    with made.database.transaction() as session:
-        destination_lock.disable(session, "slack", "no_service", made.database.now(session))
+def test_retry_with_a_disabled_destination(world: World, run: Run) -> None:
+    """The row is due again, but waits until the destination is enabled."""
+    runtime = world.connect(slack=True)
+    handle(runtime, virtualsms_v2())
+    row = only_row(runtime, Delivery)
+    change(runtime, row, state="dead", error="410", failures=15, wake_at=None)
+    with runtime.database.transaction() as session:
+        destination_lock.disable(session, "slack", "no_service", runtime.database.now(session))
     answer = run("deliveries", "retry", row.id)
     assert (answer.code, answer.err) == (0, "")
-    assert "slack is disabled: codecatch destinations enable slack" in answer.out
-    again = fetch(made, Delivery, row.id)
+    assert "slack is disabled; run codecatch destinations enable slack" in answer.out
+    again = fetch(runtime, Delivery, row.id)
     assert (again.state, again.failures) == ("pending", 0)

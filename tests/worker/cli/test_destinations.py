@@ -9,7 +9,7 @@ import pytest
 from tests.support.http_server import Reply
 from tests.support.webhooks import virtualsms_v1
 from tests.worker.cli.conftest import Run
-from tests.worker.support import SLACK_PATH, World, deliver, everything, handle, on_sqlite
+from tests.worker.support import SLACK_PATH, World, all_rows, deliver, handle, on_sqlite
 from worker.schema.models import Delivery
 
 FILE = """
@@ -41,11 +41,11 @@ def configured(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return world
 
 
-def test_list_says_how_each_fares(configured: World, run: Run) -> None:
-    """What it is, what waits for it, when it last was told, and whether it is."""
-    made = configured.connect()
-    handle(made, virtualsms_v1(order="ord_1"), virtualsms_v1(order="ord_2"))
-    deliver(made, *everything(made, Delivery))
+def test_list(configured: World, run: Run) -> None:
+    """Kind, state, pending deliveries and time of the last delivery."""
+    runtime = configured.connect()
+    handle(runtime, virtualsms_v1(order="ord_1"), virtualsms_v1(order="ord_2"))
+    deliver(runtime, *all_rows(runtime, Delivery))
     rows = {row["name"]: row for row in run("destinations", "list", "--json").json}
     assert set(rows) == {"here", "qa"}
     assert (rows["qa"]["kind"], rows["qa"]["state"], rows["qa"]["waiting"]) == (
@@ -59,21 +59,19 @@ def test_list_says_how_each_fares(configured: World, run: Run) -> None:
 
 
 def test_disable_and_enable(configured: World, run: Run) -> None:
-    """Each says what it did, and the list shows since when and why."""
+    """Each reports its effect, and the list shows since when and why."""
     configured.connect()
     assert run("destinations", "disable", "qa").out == "qa was disabled\n"
-    assert run("destinations", "disable", "qa").out == "qa is disabled already\n"
+    assert run("destinations", "disable", "qa").out == "qa is already disabled\n"
     (row,) = [r for r in run("destinations", "list", "--json").json if r["name"] == "qa"]
     assert (row["state"], row["reason"]) == ("disabled", "disabled by an operator")
     assert row["since"] is not None
     assert run("destinations", "enable", "qa").out == "qa was enabled\n"
-    assert run("destinations", "enable", "qa").out == "qa is enabled already\n"
+    assert run("destinations", "enable", "qa").out == "qa is already enabled\n"
 
 
-def test_a_test_message_shows_no_more_than_a_code_would(
-    configured: World, run: Run, tmp_path: Path
-) -> None:
-    """A destination that must not see codes sees none of a test's either."""
+def test_a_test_message_obeys_reveal(configured: World, run: Run, tmp_path: Path) -> None:
+    """A destination that must not see codes does not see the test code either."""
     (tmp_path / "ours.toml").write_text(FILE.replace('fallback = "here"', 'reveal = "masked"'))
     configured.connect()
     assert run("destinations", "test", "qa").code == 0
@@ -84,23 +82,23 @@ def test_a_test_message_shows_no_more_than_a_code_would(
 
 @pytest.mark.parametrize("verb", ["test", "enable", "disable"])
 def test_an_unknown_name_is_wrong_usage(configured: World, run: Run, verb: str) -> None:
-    """The names that there are are said."""
+    """The error lists the configured names."""
     configured.connect()
     answer = run("destinations", verb, "aq")
     assert answer.code == 2
-    assert "no destination is called aq: here, qa" in " ".join(answer.err.split())
+    assert "unknown destination aq; configured: here, qa" in " ".join(answer.err.split())
 
 
 def test_a_test_message_is_sent_now(configured: World, run: Run) -> None:
-    """One message that says it is a test, through the destination itself."""
+    """One marked message goes through the destination itself."""
     configured.connect()
-    assert run("destinations", "test", "qa").out == "qa took a test message\n"
+    assert run("destinations", "test", "qa").out == "qa: test message sent\n"
     (sent,) = configured.sent_to()
     assert "test" in sent["text"]
 
 
 def test_a_test_that_fails_says_why(configured: World, run: Run) -> None:
-    """Exit code 1, the reason in words, and nothing of the URL."""
+    """Exit code 1 and the reason, without the URL."""
     configured.connect()
     configured.slack.once("POST", SLACK_PATH, Reply(status=404, body=b"no_service"))
     answer = run("destinations", "test", "qa")
@@ -109,8 +107,8 @@ def test_a_test_that_fails_says_why(configured: World, run: Run) -> None:
     assert SLACK_PATH not in answer.err
 
 
-def test_routes_test_shows_the_way_of_an_example(configured: World, run: Run) -> None:
-    """The destinations, and the line of each route that is taken."""
+def test_routes_test(configured: World, run: Run) -> None:
+    """Prints the destinations and the line of each matching route."""
     configured.connect()
     taken = run("routes", "test", "--service", "telegram", "--json").json
     assert taken["destinations"] == ["qa"]
@@ -120,17 +118,17 @@ def test_routes_test_shows_the_way_of_an_example(configured: World, run: Run) ->
 
 
 def test_routes_test_without_routes(world: World, run: Run) -> None:
-    """Codes go everywhere, and that is said."""
+    """Codes go to every destination, and a line says so."""
     world.connect(slack=True)
     answer = run("routes", "test", "--json")
     assert answer.json["destinations"] == ["slack"]
-    assert "there are no routes" in answer.err
+    assert "no routes are configured" in answer.err
 
 
-def test_doctor_knows_the_file(
+def test_doctor_reports_the_file(
     configured: World, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Destinations with their kinds, routes, those that no route reaches, and idle variables."""
+    """Destinations with kinds, routes, unreached destinations and unused variables."""
     configured.connect()
     monkeypatch.setenv("SMTP_URL", "smtp://mail.example.com")
     said = run("doctor").out
@@ -142,10 +140,10 @@ def test_doctor_knows_the_file(
 
 
 @on_sqlite
-def test_doctor_sees_through_names_that_are_alike(
+def test_doctor_finds_unused_variables(
     configured: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable is used where a destination names it, not where the file mentions it."""
+    """A variable is used if a destination names it, not if a comment mentions it."""
     configured.connect()
     monkeypatch.setenv("SMTP_URL", "smtp://mail.example.com")
     monkeypatch.setenv("SLACK_WEBHOOK_URL", f"{configured.slack.url}{SLACK_PATH}")
@@ -157,25 +155,23 @@ def test_doctor_sees_through_names_that_are_alike(
 
 
 @on_sqlite
-def test_doctor_warns_of_codes_that_wait_until_the_morning(
+def test_doctor_warns_of_quiet_hours_without_fallback(
     configured: World, run: Run, tmp_path: Path
 ) -> None:
-    """Quiet hours without a fallback are told; with one they are not."""
+    """A fallback removes the notice."""
     configured.connect()
     quiet = 'quiet_hours = { from = "22:00", to = "07:00" }\n'
     text = FILE.replace('fallback = "here"\n', f'fallback = "here"\n{quiet}')
     (tmp_path / "ours.toml").write_text(text)
-    assert "codes wait until they are over" not in run("doctor").out
+    assert "codes wait until they end" not in run("doctor").out
     (tmp_path / "ours.toml").write_text(FILE.replace('fallback = "here"\n', quiet))
-    assert "qa has quiet hours and no fallback: codes wait" in run("doctor").out
+    assert "qa has quiet hours and no fallback, so codes wait" in run("doctor").out
 
 
-def test_doctor_says_what_is_wrong_with_the_file(
-    configured: World, run: Run, tmp_path: Path
-) -> None:
-    """The line of the start, and the verdict that goes with it."""
+def test_doctor_reports_errors_in_the_file(configured: World, run: Run, tmp_path: Path) -> None:
+    """The same message as at start-up, and exit code 1."""
     configured.connect()
     (tmp_path / "ours.toml").write_text(FILE.replace("fallback", "falback"))
     answer = run("doctor")
     assert answer.code == 1
-    assert "ours.toml:6: falback: nothing is called so here: is 'fallback' meant?" in answer.out
+    assert "ours.toml:6: unknown key 'falback'; did you mean 'fallback'?" in answer.out

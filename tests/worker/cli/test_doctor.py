@@ -18,24 +18,24 @@ from tests.worker.support import (
     DAISYSIM_KEY,
     VIRTUALSMS_KEY,
     World,
+    all_rows,
     change,
-    everything,
     handle,
     on_sqlite,
-    only,
+    only_row,
 )
 from worker.schema.models import Delivery
 
 
-def reported_orders(answer: Answer) -> dict[str, tuple[str, str]]:
-    """Level and words by name, of an answer in text."""
+def checks(answer: Answer) -> dict[str, tuple[str, str]]:
+    """Level and message by name, parsed from the text output."""
     lines = [line.split(maxsplit=1) for line in answer.out.splitlines()[:-1]]
     named = [(level, *rest.split("  ", 1)) for level, rest in lines]
     return {name: (level, says.strip()) for level, name, says in named}
 
 
-def revive(store: Store) -> None:
-    """Let both kinds of worker give a sign of life."""
+def beat(store: Store) -> None:
+    """Write heartbeats of worker and sender."""
     with store.database.transaction() as session:
         for part in ("worker", "sender"):
             heartbeats.beat(session, part, store.database.now(session))
@@ -43,19 +43,19 @@ def revive(store: Store) -> None:
 
 @pytest.fixture
 def healthy(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """An installation that lacks nothing."""
+    """A complete installation."""
     world.connect(virtualsms=True, daisysim=True, slack=True)
     monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", SECRET)
     monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", TOKEN)
-    revive(world.store)
+    beat(world.store)
     return world
 
 
 def test_a_healthy_installation(healthy: World, run: Run) -> None:
-    """Everything is fine, the exit code is 0, and no secret is said."""
+    """Every check is ok, the exit code is 0, and no secret is printed."""
     answer = run("doctor")
     assert answer.code == 0, answer.out
-    assert {level for level, _ in reported_orders(answer).values()} == {"ok"}
+    assert {level for level, _ in checks(answer).values()} == {"ok"}
     assert answer.out.splitlines()[-1] == "usable"
     said = answer.out + run("doctor", "--json").out
     for secret in (SECRET, TOKEN, ENCRYPTION_KEYS, VIRTUALSMS_KEY, DAISYSIM_KEY, "made-up"):
@@ -65,16 +65,16 @@ def test_a_healthy_installation(healthy: World, run: Run) -> None:
 
 @pytest.mark.usefixtures("healthy")
 def test_json(run: Run) -> None:
-    """Programs get one object."""
+    """JSON output is one object."""
     found = run("doctor", "--json").json
     assert found["usable"] is True
     assert {"name", "level", "says"} == set(found["checks"][0])
 
 
-def test_nothing_is_configured(bare: Run) -> None:
-    """Each missing thing is named with what it means, and the exit code is 1."""
-    answer = bare("doctor")
-    found = reported_orders(answer)
+def test_nothing_is_configured(run_unconfigured: Run) -> None:
+    """Each missing setting is named with its consequence, and the exit code is 1."""
+    answer = run_unconfigured("doctor")
+    found = checks(answer)
     assert answer.code == 1
     assert found["database"] == ("broken", "DATABASE_URL: is required")
     assert found["broker"][0] == "broken"
@@ -84,14 +84,14 @@ def test_nothing_is_configured(bare: Run) -> None:
     assert found["destinations"][0] == "notice"
 
 
-def test_what_needs_a_person_is_said_with_what_to_do(healthy: World, run: Run) -> None:
-    """Failed, quarantined, given up, refused and stale: notices, with the command to look."""
-    made = healthy.connect(slack=True)
-    handle(made, signed(b'{"type":"order.sms_received"}'))
-    handle(made, virtualsms_v2(event_id="evt_1"))
-    handle(made, virtualsms_v2(event_id="evt_1", order="ord_2"))
-    for row in everything(made, Delivery):
-        change(made, row, state="dead", wake_at=None)
+def test_problems_are_notices_with_commands(healthy: World, run: Run) -> None:
+    """Failed, quarantined and dead rows are notices with the commands to list and fix them."""
+    runtime = healthy.connect(slack=True)
+    handle(runtime, signed(b'{"type":"order.sms_received"}'))
+    handle(runtime, virtualsms_v2(event_id="evt_1"))
+    handle(runtime, virtualsms_v2(event_id="evt_1", order="ord_2"))
+    for row in all_rows(runtime, Delivery):
+        change(runtime, row, state="dead", wake_at=None)
     answer = run("doctor")
     assert answer.code == 0
     assert "codecatch events list --state failed" in answer.out
@@ -99,24 +99,24 @@ def test_what_needs_a_person_is_said_with_what_to_do(healthy: World, run: Run) -
     assert "codecatch deliveries retry" in answer.out
 
 
-def test_workers_that_are_away_are_broken(world: World, run: Run) -> None:
-    """Webhooks are stored, but nothing becomes of them: that is not usable."""
+def test_missing_workers_are_broken(world: World, run: Run) -> None:
+    """Without heartbeats the installation is not usable."""
     world.connect()
     answer = run("doctor")
     assert answer.code == 1
-    assert reported_orders(answer)["worker"][0] == "broken"
-    assert "codecatch run sender" in reported_orders(answer)["sender"][1]
+    assert checks(answer)["worker"][0] == "broken"
+    assert "codecatch run sender" in checks(answer)["sender"][1]
 
 
 @on_sqlite
 @pytest.mark.usefixtures("healthy")
-def test_keys_that_open_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another key than the database was sealed with is essential, and said without the key."""
+def test_wrong_encryption_keys(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that does not match the database is broken, and is not printed."""
     other = base64.b64encode(b"x" * 32).decode()
     monkeypatch.setenv("ENCRYPTION_KEYS", other)
     answer = run("doctor")
     assert answer.code == 1
-    assert reported_orders(answer)["encryption"][0] == "broken"
+    assert checks(answer)["encryption"][0] == "broken"
     assert other not in answer.out
 
 
@@ -126,25 +126,25 @@ def test_keys_that_open_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         ("postgresql://user:hidden@127.0.0.1:1/name", "does not answer"),
         ("sqlite:///{}/missing.db", "codecatch migrate"),
         ("sqlite:///{}/empty.db", "codecatch migrate"),
-        ("mysql://user:hidden@host/name", "wants sqlite"),
+        ("mysql://user:hidden@host/name", "must be sqlite"),
     ],
 )
 def test_databases_that_cannot_be_used(
-    bare: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, says: str
+    run_unconfigured: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, says: str
 ) -> None:
-    """Away, absent, empty and foreign databases each have their words, without a password."""
+    """Each kind of unusable database has its message, without the password."""
     empty = Database(f"sqlite:///{tmp_path}/empty.db")
     with empty.reading() as session:
         session.connection()
     empty.dispose()
     monkeypatch.setenv("DATABASE_URL", url.format(tmp_path))
     monkeypatch.setenv("ENCRYPTION_KEYS", ENCRYPTION_KEYS)
-    answer = bare("doctor")
+    answer = run_unconfigured("doctor")
     assert answer.code == 1
-    assert reported_orders(answer)["database"][0] == "broken"
-    assert says in reported_orders(answer)["database"][1]
+    assert checks(answer)["database"][0] == "broken"
+    assert says in checks(answer)["database"][1]
     assert "hidden" not in answer.out
-    listed = bare("codes", "list")
+    listed = run_unconfigured("codes", "list")
     assert (listed.code, listed.out) == (1, "")
     assert "hidden" not in listed.err
     assert len(listed.err.splitlines()) == 1
@@ -166,11 +166,11 @@ def test_databases_that_cannot_be_used(
 def test_settings_that_cannot_be_used(
     run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str, check: str
 ) -> None:
-    """A value that cannot work is broken, and never quoted."""
+    """An invalid value is broken, and is never printed."""
     monkeypatch.setenv(name, value)
     answer = run("doctor")
     assert answer.code == 1
-    assert reported_orders(answer)[check][0] == "broken"
+    assert checks(answer)[check][0] == "broken"
     assert "hidden" not in answer.out
 
 
@@ -181,48 +181,51 @@ def test_settings_that_cannot_be_used(
     [
         ({"AUTO_CONFIRM": "off"}, "virtualsms API", "confirms nothing"),
         ({"AUTO_CONFIRM": "telegram,signal"}, "virtualsms API", "orders for telegram, signal"),
-        ({"DAISYSIM_VERIFY_BACK": "off"}, "daisysim API", "told unverified"),
-        ({}, "daisysim API", "no order needs to be confirmed"),
+        ({"DAISYSIM_VERIFY_BACK": "off"}, "daisysim API", "delivered unverified"),
+        ({}, "daisysim API", "orders need no confirmation"),
     ],
 )
-def test_choices_are_said(
+def test_settings_are_explained(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
     check: str,
     says: str,
 ) -> None:
-    """What a setting means for codes and orders stands beside the provider."""
+    """The effect of a setting is shown with its provider."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert says in reported_orders(run("doctor"))[check][1]
+    assert says in checks(run("doctor"))[check][1]
 
 
 def test_stale_timestamps_are_counted(healthy: World, run: Run) -> None:
-    """A clock that is wrong shows in the webhooks' timestamps."""
-    made = healthy.connect()
-    handle(made, virtualsms_v2())
-    event = only(made, InboxEvent)
-    change(made, event, notes="X-VirtualSMS-Timestamp is 400 s behind our clock")
-    assert reported_orders(run("doctor"))["timestamps"][1].startswith("1 webhook")
+    """Webhooks with timestamps far from our clock are reported."""
+    runtime = healthy.connect()
+    handle(runtime, virtualsms_v2())
+    event = only_row(runtime, InboxEvent)
+    change(runtime, event, notes="X-VirtualSMS-Timestamp is 400 s behind our clock")
+    assert checks(run("doctor"))["timestamps"][1].startswith("1 webhook")
 
 
 @on_sqlite
-def test_what_is_reconciled_is_said(healthy: World, run: Run) -> None:
-    """How many orders are asked for, and when the newest were read; or why they cannot be."""
-    made = healthy.connect(daisysim=True)
+def test_reconciliation_is_reported(healthy: World, run: Run) -> None:
+    """The number of polled orders, and the last read of the order list or its error."""
+    runtime = healthy.connect(daisysim=True)
     healthy.api.on("GET", HISTORY_PATH, json=history())
-    buy(made)
-    plan(made)
-    said = reported_orders(run("doctor"))["daisysim orders"]
-    assert said == ("ok", "1 open ones are asked for; the newest were not read yet")
-    ask(made, listing(made, provider="daisysim"))
-    level, says = reported_orders(run("doctor"))["daisysim orders"]
-    assert (level, says[:-20]) == ("ok", "1 open ones are asked for; the newest were read at ")
+    buy(runtime)
+    plan(runtime)
+    said = checks(run("doctor"))["daisysim orders"]
+    assert said == ("ok", "open orders that are polled: 1; order list: not read yet")
+    ask(runtime, listing(runtime, provider="daisysim"))
+    level, says = checks(run("doctor"))["daisysim orders"]
+    assert (level, says[:-20]) == (
+        "ok",
+        "open orders that are polled: 1; order list: last read at ",
+    )
 
     healthy.api.on("GET", HISTORY_PATH, status=500)
-    ask(made, listing(made, provider="daisysim"))
+    ask(runtime, listing(runtime, provider="daisysim"))
     answer = run("doctor")
-    level, says = reported_orders(answer)["daisysim orders"]
+    level, says = checks(answer)["daisysim orders"]
     assert (answer.code, level) == (0, "notice")
-    assert says.endswith("and cannot be now: daisysim history: 500")
+    assert says.endswith("; the last attempt failed: daisysim history: 500")

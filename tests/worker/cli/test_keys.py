@@ -13,7 +13,7 @@ from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, KEY
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, everything, handle
+from tests.worker.support import World, all_rows, change, handle
 from worker.schema.models import Code
 
 NEW = b"n" * 32
@@ -23,13 +23,13 @@ NEW_TEXT = base64.b64encode(NEW).decode()
 
 @pytest.fixture
 def _stored(world: World) -> None:
-    """One code, and all that comes with it: six sealed values and the index key."""
+    """One code with its order and event: six sealed values and the index key."""
     handle(world.connect(), virtualsms_v2())
 
 
 @pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch, _stored: None) -> pytest.MonkeyPatch:
-    """A new key in front of the old one."""
+def both_keys(monkeypatch: pytest.MonkeyPatch, _stored: None) -> pytest.MonkeyPatch:
+    """A new key before the old one."""
     monkeypatch.setenv("ENCRYPTION_KEYS", f"{NEW_TEXT},{ENCRYPTION_KEYS}")
     return monkeypatch
 
@@ -43,16 +43,16 @@ def states(answer: object) -> dict[str, tuple[str, int]]:
     return found
 
 
-def test_generate_makes_what_the_variable_takes(bare: Run) -> None:
-    """Another one each time."""
-    first, second = bare("keys", "generate"), bare("keys", "generate")
+def test_generate(run_unconfigured: Run) -> None:
+    """Each call prints a different key that ENCRYPTION_KEYS accepts."""
+    first, second = run_unconfigured("keys", "generate"), run_unconfigured("keys", "generate")
     assert len(parse_keys(f"{first.out},{second.out}")) == 2
     assert first.out != second.out
 
 
 @pytest.mark.usefixtures("_stored")
-def test_status_shows_which_key_seals_what(run: Run) -> None:
-    """By table and column, and for programs as well; a key is named by its id, and never shown."""
+def test_status(run: Run) -> None:
+    """Values by key id, table and column; no key is printed."""
     rows = run("keys", "status", "--json").json
     assert list(rows[0]) == ["key", "state", "table", "column", "values"]
     assert states(rows) == {OLD_ID: ("first", 7)}
@@ -62,64 +62,62 @@ def test_status_shows_which_key_seals_what(run: Run) -> None:
     run("keys", "status").hides(ENCRYPTION_KEYS, webhooks.CODE)
 
 
-def test_a_rotation_from_its_beginning_to_its_end(run: Run, both: pytest.MonkeyPatch) -> None:
-    """The old key is needed, then unused, and then it can be taken away."""
+def test_a_complete_rotation(run: Run, both_keys: pytest.MonkeyPatch) -> None:
+    """The old key is first needed, then unused, and can then be removed."""
     assert states(run("keys", "status", "--json").json) == {
         NEW_ID: ("first", 0),
         OLD_ID: ("opens", 7),
     }
     answer = run("keys", "rotate")
     assert (answer.code, answer.err) == (0, "")
-    assert "codes.code: 1 of 1 sealed anew\n" in answer.out
-    assert answer.out.endswith(f"everything is sealed with key {NEW_ID}\n")
+    assert "codes.code: 1 of 1 re-encrypted\n" in answer.out
+    assert answer.out.endswith(f"all values are encrypted with key {NEW_ID}\n")
     answer.hides(ENCRYPTION_KEYS, NEW_TEXT, webhooks.CODE)
     assert states(run("keys", "status", "--json").json) == {
         NEW_ID: ("first", 7),
         OLD_ID: ("unused", 0),
     }
-    both.setenv("ENCRYPTION_KEYS", NEW_TEXT)
+    both_keys.setenv("ENCRYPTION_KEYS", NEW_TEXT)
     assert run("codes", "list", "--json", "--reveal").json[0]["code"] == webhooks.CODE
     assert run("orders", "list", "--phone", webhooks.UK_PHONE, "--json").json
 
 
 @pytest.mark.parametrize("verb", ["status", "rotate"])
-def test_a_missing_key_is_named(run: Run, both: pytest.MonkeyPatch, verb: str) -> None:
-    """By its id, with how much it sealed, and exit code 1."""
-    both.setenv("ENCRYPTION_KEYS", NEW_TEXT)
+def test_a_missing_key_is_named(run: Run, both_keys: pytest.MonkeyPatch, verb: str) -> None:
+    """Its id, the number of its values, and exit code 1."""
+    both_keys.setenv("ENCRYPTION_KEYS", NEW_TEXT)
     answer = run("keys", verb)
     assert answer.code == 1
-    assert (
-        f"codecatch: ENCRYPTION_KEYS: key {OLD_ID} is missing: it sealed 7 values that are kept"
-        in answer.err
-    )
+    missing = f"key {OLD_ID} is missing; 7 stored values are encrypted with it"
+    assert f"codecatch: ENCRYPTION_KEYS: {missing}" in answer.err
 
 
-@pytest.mark.usefixtures("run", "both")
+@pytest.mark.usefixtures("run", "both_keys")
 def test_an_altered_value_is_named(world: World, run: Run) -> None:
-    """It stays, and it is told apart from what is merely left."""
-    (code,) = everything(world.store, Code)
+    """It stays unchanged and is reported separately from values that are left."""
+    (code,) = all_rows(world.store, Code)
     change(world.store, code, text=(code.text or b"")[:-1])
     answer = run("keys", "rotate")
     assert answer.code == 1
     assert f"codes.text of {code.id} was altered" in answer.err
 
 
-def test_a_person_sees_a_bar(run: Run, both: pytest.MonkeyPatch) -> None:
-    """On a terminal there are no lines to scroll by."""
+def test_rotate_shows_a_bar_on_a_terminal(run: Run, both_keys: pytest.MonkeyPatch) -> None:
+    """A terminal gets a progress bar instead of lines."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     screen = Terminal()
-    both.setenv("TERM", "xterm")
-    both.setattr(sys, "stdout", screen)
+    both_keys.setenv("TERM", "xterm")
+    both_keys.setattr(sys, "stdout", screen)
     assert run("keys", "rotate").code == 0
     assert "codes.code" in screen.getvalue()
     assert "100%" in screen.getvalue()
-    assert "sealed anew" not in screen.getvalue()
+    assert "re-encrypted" not in screen.getvalue()
 
 
-def test_without_a_database_it_says_so(bare: Run) -> None:
-    """As every other command does."""
-    assert "DATABASE_URL: is required" in bare("keys", "status").err
+def test_without_a_database(run_unconfigured: Run) -> None:
+    """The missing variable is named, as in every command."""
+    assert "DATABASE_URL: is required" in run_unconfigured("keys", "status").err

@@ -16,8 +16,8 @@ KEYS = [
 SECOND_PHONE = "+447700900555"
 
 
-def test_list_has_the_promised_keys(world: World, run: Run) -> None:
-    """Programs get exactly the keys of the contract; the number is masked unless revealed."""
+def test_list_keys(world: World, run: Run) -> None:
+    """JSON has exactly the documented keys; the number is masked unless revealed."""
     handle(world.connect(), virtualsms_v2(order="ord_1"))
     (row,) = run("orders", "list", "--json").json
     assert list(row) == KEYS
@@ -41,21 +41,21 @@ def test_list_has_the_promised_keys(world: World, run: Run) -> None:
 )
 def test_filters(world: World, run: Run, words: tuple[str, ...], found: set[str]) -> None:
     """Each filter narrows the list, and a former number finds its order."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1"))
-    handle(made, virtualsms_v2(order="ord_2", event="order.swapped", received_at=None))
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1"))
+    handle(runtime, virtualsms_v2(order="ord_2", event="order.swapped", received_at=None))
     handle(
-        made,
+        runtime,
         virtualsms_v2(order="ord_2", event="order.swapped", phone=SECOND_PHONE, event_id="evt_2"),
     )
-    handle(made, daisysim(activation="4711"))
+    handle(runtime, daisysim(activation="4711"))
     assert {row["order_id"] for row in run("orders", "list", "--json", *words).json} == found
 
 
-def test_show_tells_the_whole_story(world: World, run: Run) -> None:
-    """One object holds the order, its codes, its steps and its confirmation."""
-    made = world.connect(virtualsms=True)
-    (event,) = handle(made, virtualsms_v2(order="ord_1"))
+def test_show(world: World, run: Run) -> None:
+    """One object with the order, its codes, transitions and confirmation."""
+    runtime = world.connect(virtualsms=True)
+    (event,) = handle(runtime, virtualsms_v2(order="ord_1"))
     shown = run("orders", "show", "ord_1", "--json").json
     assert set(KEYS) < set(shown)
     (code,) = shown["codes"]
@@ -70,17 +70,17 @@ def test_show_tells_the_whole_story(world: World, run: Run) -> None:
     assert webhooks.CODE in text
 
 
-def test_a_step_that_no_document_draws_is_told_apart(world: World, run: Run) -> None:
-    """A code that came after the order had expired: the events were late, or one was lost."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1", event="order.cancelled"))
-    handle(made, virtualsms_v2(order="ord_1"))
+def test_show_marks_undocumented_transitions(world: World, run: Run) -> None:
+    """A code after the end of the order: events came late, or one was lost."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1", event="order.cancelled"))
+    handle(runtime, virtualsms_v2(order="ord_1"))
     steps = run("orders", "show", "ord_1", "--json").json["transitions"]
     assert [step["documented"] for step in steps] == [True, False]
 
 
-def test_show_without_anything_to_tell(world: World, run: Run) -> None:
-    """An order without codes and confirmation says so."""
+def test_show_of_an_order_without_codes(world: World, run: Run) -> None:
+    """Missing codes and confirmation are shown as empty."""
     handle(world.connect(), virtualsms_v2(order="ord_1", event="order.cancelled"))
     shown = run("orders", "show", "ord_1", "--json").json
     assert (shown["codes"], shown["confirmation"]) == ([], None)
@@ -88,16 +88,16 @@ def test_show_without_anything_to_tell(world: World, run: Run) -> None:
 
 
 def test_show_of_an_unknown_order(run: Run) -> None:
-    """An order that nobody reported is said to be so."""
+    """An unknown order is reported."""
     answer = run("orders", "show", "nope")
     assert (answer.code, answer.out) == (1, "")
     assert "nope" in answer.err
 
 
-def test_show_wants_to_know_which_of_two_providers(world: World, run: Run) -> None:
-    """An id that two providers use is not guessed about."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="4711"), daisysim(activation="4711"))
+def test_show_of_an_ambiguous_order_id(world: World, run: Run) -> None:
+    """An id that two providers use needs --provider."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="4711"), daisysim(activation="4711"))
     answer = run("orders", "show", "4711")
     assert answer.code == 1
     assert "--provider" in answer.err

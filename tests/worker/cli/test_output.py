@@ -1,4 +1,4 @@
-"""How answers look on a terminal and elsewhere, and ``codecatch keys generate``."""
+"""Output formats on a terminal and elsewhere, and ``codecatch keys generate``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from worker.cli._output import Output
 
 
 class Terminal(io.StringIO):
-    """Standard output that says it is a terminal."""
+    """Standard output that is a terminal."""
 
     def isatty(self) -> bool:  # noqa: D102
         return True
 
 
 def test_a_terminal_gets_a_table_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brackets and sequences of a stranger's are text, nothing more."""
+    """Brackets and control sequences in values are plain text."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "120")
@@ -34,7 +34,7 @@ def test_a_terminal_gets_a_table_without_markup(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_encoding_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal of another age sees a question mark instead of a traceback."""
+    """A missing character becomes a question mark, not a traceback."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     _output.write("48••••")
@@ -42,15 +42,15 @@ def test_an_encoding_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs get every character, and a terminal none that it would act upon."""
+    """Every character is kept as an escape, and none controls a terminal."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     Output(json=True, reveal=True).record({"text": "é\x9b31m\u202e\ud800"})
     assert out.getvalue() == '{\n  "text": "\\u00e9\\u009b31m\\u202e\\ud800"\n}\n'
 
 
-def test_keys_generate(bare: Run) -> None:
-    """Each call prints another key that ENCRYPTION_KEYS takes."""
-    first, second = bare("keys", "generate"), bare("keys", "generate")
+def test_keys_generate(run_unconfigured: Run) -> None:
+    """Each call prints a different key that ENCRYPTION_KEYS accepts."""
+    first, second = run_unconfigured("keys", "generate"), run_unconfigured("keys", "generate")
     assert parse_keys(first.out.strip())
     assert first.out != second.out

@@ -31,8 +31,8 @@ def _refused(store: Store) -> None:
         _refuse(store, provider, reason)
 
 
-def test_list_says_why(run: Run) -> None:
-    """Each refusal has its status and its reason in words; whose it was must be asked for."""
+def test_list(run: Run) -> None:
+    """Each rejection has status and reason; its address is masked unless revealed."""
     rows = run("rejected", "list", "--json").json
     assert {row["reason"] for row in rows} == {"no token", "no signature header"}
     assert {(row["status"], row["origin"]) for row in rows} == {(401, "••••••••")}
@@ -54,18 +54,18 @@ def test_filters(run: Run, words: tuple[str, ...], count: int) -> None:
     assert len(run("rejected", "list", "--json", *words).json) == count
 
 
-def test_doctor_says_the_most_frequent_reason(run: Run, store: Store) -> None:
-    """For each provider how many were refused, why most of them were, and where to look."""
-    wrong = "the signature fits the secret without its whsec_"
+def test_doctor_reports_the_most_frequent_reason(run: Run, store: Store) -> None:
+    """Each provider has the number of rejections, the main reason, and a command."""
+    wrong = "the signature matches the secret without the prefix whsec_"
     for provider, reason in (("virtualsms", wrong), ("daisysim", "no token")):
         _refuse(store, provider, reason)
         _refuse(store, provider, reason)
     said = [check["says"] for check in _checks_of(run) if check["name"] == "rejected"]
-    lately = "refused in 24 hours"
-    look = "look: codecatch rejected list --provider"
+    lately = "rejected in 24 hours"
+    look = "list them: codecatch rejected list --provider"
     assert said == [
         f"3 requests for daisysim {lately}: no token; {look} daisysim",
-        f"3 requests for virtualsms {lately}, 2 of them so: {wrong}; {look} virtualsms",
+        f"3 requests for virtualsms {lately}, most often (2): {wrong}; {look} virtualsms",
     ]
 
 

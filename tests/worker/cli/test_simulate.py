@@ -1,4 +1,4 @@
-"""``codecatch simulate``: what it sends is what the receiver accepts."""
+"""``codecatch simulate``: the receiver accepts what it sends."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def _configured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def receiver(http_server: HttpServer) -> HttpServer:
-    """A receiver that accepts everything."""
+    """A receiver that accepts every webhook."""
     http_server.on("POST", "/webhooks/**", status=202, json={"status": "accepted", "event": "E1"})
     return http_server
 
 
 @pytest.mark.parametrize(("provider", "dialect", "event"), EVERY)
 def test_every_event_of_every_dialect_is_authentic(
-    bare: Run, receiver: HttpServer, provider: str, dialect: str, event: str
+    run_unconfigured: Run, receiver: HttpServer, provider: str, dialect: str, event: str
 ) -> None:
-    """The receiver's own verifier and reader take what is sent for what was asked for."""
+    """The receiver's verifier and parser accept every simulated event."""
     words = (provider, event, "--dialect", dialect, "--order", "4711", "--code", "902-114")
-    answer = bare("simulate", *words, "--url", receiver.url)
+    answer = run_unconfigured("simulate", *words, "--url", receiver.url)
     assert answer.code == 0, answer.err
     assert answer.out.startswith("202 accepted E1")
     (request,) = receiver.requests()
@@ -57,9 +57,11 @@ def test_every_event_of_every_dialect_is_authentic(
         assert sent.at is not None
 
 
-def test_many_orders_are_all_different(bare: Run, receiver: HttpServer) -> None:
-    """A count sends that many, each about an order and a code of its own, with a summary."""
-    answer = bare("simulate", "daisysim", "sms.received", "--count", "5", "--url", receiver.url)
+def test_many_orders_are_all_different(run_unconfigured: Run, receiver: HttpServer) -> None:
+    """--count sends that many different orders, and prints a summary."""
+    answer = run_unconfigured(
+        "simulate", "daisysim", "sms.received", "--count", "5", "--url", receiver.url
+    )
     events = [authentic(request) for request in receiver.requests()]
     assert len({event.order_id for event in events if isinstance(event, SmsReceived)}) == 5
     *lines, summary = answer.out.splitlines()
@@ -68,48 +70,50 @@ def test_many_orders_are_all_different(bare: Run, receiver: HttpServer) -> None:
     assert TOKEN not in answer.out
 
 
-def test_the_rate_is_kept(bare: Run, receiver: HttpServer) -> None:
-    """Requests leave no faster than asked for."""
+def test_the_rate_is_kept(run_unconfigured: Run, receiver: HttpServer) -> None:
+    """Requests are sent no faster than --rate."""
     words = ("simulate", "virtualsms", "balance.low", "--count", "3", "--rate", "20")
     began = time.monotonic()
-    assert bare(*words, "--url", receiver.url).code == 0
+    assert run_unconfigured(*words, "--url", receiver.url).code == 0
     incoming_events = [request.clock - began for request in receiver.requests()]
     assert all(incoming >= 0.05 * place for place, incoming in enumerate(incoming_events))
 
 
 def test_the_default_is_the_receiver_of_this_machine(
-    bare: Run, receiver: HttpServer, monkeypatch: pytest.MonkeyPatch
+    run_unconfigured: Run, receiver: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a URL, PORT says where the receiver is."""
+    """Without --url, PORT determines the receiver."""
     monkeypatch.setenv("PORT", str(receiver.port))
-    assert bare("simulate", "virtualsms", "order.expired").code == 0
+    assert run_unconfigured("simulate", "virtualsms", "order.expired").code == 0
     (request,) = receiver.requests("POST", "/webhooks/virtualsms")
     assert "x-virtualsms-delivery" in request.headers
 
 
-def test_a_refusal_is_a_failure(bare: Run, http_server: HttpServer) -> None:
-    """Whatever is not 2xx ends with exit code 1, and the reason is made inert."""
+def test_a_refusal_is_a_failure(run_unconfigured: Run, http_server: HttpServer) -> None:
+    """Any status but 2xx ends with exit code 1, and the reason is made harmless."""
     problem = {"title": "Unauthorized", "detail": "no\x1b[31m such signature"}
     http_server.on("POST", "/webhooks/**", status=401, json=problem)
-    answer = bare("simulate", "virtualsms", "sms.received", "--url", http_server.url)
+    answer = run_unconfigured("simulate", "virtualsms", "sms.received", "--url", http_server.url)
     assert answer.code == 1
     assert answer.out.startswith("401 no such signature")
     assert plain(answer.out) == answer.out.strip()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"not json"])
-def test_an_answer_that_says_nothing(bare: Run, http_server: HttpServer, body: bytes) -> None:
-    """The status alone decides."""
+def test_an_answer_without_details(
+    run_unconfigured: Run, http_server: HttpServer, body: bytes
+) -> None:
+    """Only the status decides."""
     http_server.on("POST", "/webhooks/**", status=200, body=body)
-    answer = bare(
+    answer = run_unconfigured(
         "simulate", "virtualsms", "sms.received", "--order", "o", "--url", http_server.url
     )
     assert (answer.code, answer.out) == (0, "200 order o\n")
 
 
-def test_nobody_answers(bare: Run) -> None:
-    """A receiver that is away is said to be so, without the token in its URL."""
-    answer = bare("simulate", "daisysim", "sms.received", "--url", "http://127.0.0.1:1")
+def test_an_unreachable_receiver(run_unconfigured: Run) -> None:
+    """It is reported without the token in the URL."""
+    answer = run_unconfigured("simulate", "daisysim", "sms.received", "--url", "http://127.0.0.1:1")
     assert answer.code == 1
     assert answer.out.startswith("no answer 127.0.0.1")
     assert TOKEN not in answer.out + answer.err
@@ -118,23 +122,25 @@ def test_nobody_answers(bare: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("daisysim", "order.confirmed"), "reports no order.confirmed"),
+        (("daisysim", "order.confirmed"), "has no event order.confirmed"),
         (("daisysim", "sms.received", "--dialect", "v1"), "has no dialect v1"),
-        (("virtualsms", "order.confirmed", "--dialect", "flat"), "reports no order.confirmed"),
-        (("virtualsms", "unknown"), "reports no unknown"),
-        (("nobody", "sms.received"), "no provider nobody"),
-        (("virtualsms", "sms.received", "--url", "ftp://host"), "wants http"),
-        (("virtualsms", "sms.received", "--url", "http://u:p@host"), "wants http"),
-        (("virtualsms", "sms.received", "--url", "http://host:99999"), "wants http"),
-        (("virtualsms", "sms.received", "--rate", "0"), "webhooks a second"),
-        (("virtualsms", "sms.received", "--rate", "nan"), "webhooks a second"),
+        (("virtualsms", "order.confirmed", "--dialect", "flat"), "has no event order.confirmed"),
+        (("virtualsms", "unknown"), "has no event unknown"),
+        (("nobody", "sms.received"), "unknown provider nobody"),
+        (("virtualsms", "sms.received", "--url", "ftp://host"), "the receiver's URL"),
+        (("virtualsms", "sms.received", "--url", "http://u:p@host"), "the receiver's URL"),
+        (("virtualsms", "sms.received", "--url", "http://host:99999"), "the receiver's URL"),
+        (("virtualsms", "sms.received", "--rate", "0"), "webhooks per second"),
+        (("virtualsms", "sms.received", "--rate", "nan"), "webhooks per second"),
         (("virtualsms", "sms.received", "--count", "0"), "--count"),
         (("virtualsms", "sms.received", "--order", "\udcff"), "UTF-8"),
     ],
 )
-def test_what_does_not_exist_is_wrong_usage(bare: Run, words: tuple[str, ...], says: str) -> None:
-    """A combination that no document mentions is refused before anything is sent."""
-    answer = bare("simulate", *words)
+def test_what_does_not_exist_is_wrong_usage(
+    run_unconfigured: Run, words: tuple[str, ...], says: str
+) -> None:
+    """An undocumented combination is refused before anything is sent."""
+    answer = run_unconfigured("simulate", *words)
     assert answer.code == 2
     assert says in " ".join(answer.err.replace("│", " ").split())
 
@@ -144,10 +150,10 @@ def test_what_does_not_exist_is_wrong_usage(bare: Run, words: tuple[str, ...], s
     [("virtualsms", "VIRTUALSMS_WEBHOOK_SECRETS"), ("daisysim", "DAISYSIM_WEBHOOK_TOKENS")],
 )
 def test_without_a_secret_nothing_can_be_signed(
-    bare: Run, monkeypatch: pytest.MonkeyPatch, provider: str, variable: str
+    run_unconfigured: Run, monkeypatch: pytest.MonkeyPatch, provider: str, variable: str
 ) -> None:
     """The missing variable is named."""
     monkeypatch.delenv(variable)
-    answer = bare("simulate", provider, "sms.received")
+    answer = run_unconfigured("simulate", provider, "sms.received")
     assert answer.code == 1
     assert variable in answer.err

@@ -1,6 +1,6 @@
-"""Every call as a command against the simulated providers, which judge it as the real ones would.
+"""Every call as a command against the simulated providers, which validate it.
 
-The requests are written as the two documents write them.
+The requests are written as in the two API documents.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.stores import Store
 from tests.worker.cli.conftest import Run
-from tests.worker.support import everything, on_sqlite
+from tests.worker.support import all_rows, on_sqlite
 from worker.providers.daisysim.api import DaisySIM
 from worker.providers.virtualsms.api import VirtualSMS
 from worker.schema.models import Order
 from worker.simulator.call_log import ApiCall
-from worker.simulator.server import DAISYSIM_KEY, VIRTUALSMS_KEY, Upstream
+from worker.simulator.server import DAISYSIM_KEY, VIRTUALSMS_KEY, Simulator
 
 KEYS = {"virtualsms": VIRTUALSMS_KEY, "daisysim": DAISYSIM_KEY}
 # What the transport adds to any request.
@@ -25,9 +25,9 @@ _TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-a
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command, the request that it is, and the status of its answer; ``{}`` is the order's id.
+    """A command, its request and the status of the answer; ``{}`` stands for the order's id.
 
-    ``keeps``: the id that is printed is the order's from now on.
+    ``keeps``: the printed id is the order's id from now on.
     """
 
     words: str
@@ -99,14 +99,14 @@ DAISYSIM = (
 
 
 @pytest.fixture(autouse=True)
-def _configured(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands ask the simulation."""
-    for name, value in upstream.environment.items():
+def _configured(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the commands to the simulator."""
+    for name, value in simulator.environment.items():
         monkeypatch.setenv(name, value)
 
 
 def check(call: ApiCall, step: Step, order: str, provider: str) -> None:
-    """Assert that a request is the document's to the letter, and was taken."""
+    """Assert that a request matches the document exactly and was accepted."""
     assert call.line == f"{step.request.replace('{}', order)} HTTP/1.1"
     assert call.body.decode() == step.body
     wanted = {"authorization": f"Bearer {KEYS[provider]}", "accept": "application/json"}
@@ -117,18 +117,18 @@ def check(call: ApiCall, step: Step, order: str, provider: str) -> None:
     assert call.status == step.status
 
 
-def drive(run: Run, upstream: Upstream, provider: str, step: Step, order: str) -> str:
-    """Run one command and check its request; the id of the order that is dealt with now."""
-    before = len(upstream.calls())
+def drive(run: Run, simulator: Simulator, provider: str, step: Step, order: str) -> str:
+    """Run one command and check its request; returns the id of the current order."""
+    before = len(simulator.calls())
     answer = run(provider, *step.words.replace("{}", order).split())
     assert answer.code == 0, answer.err
-    (call,) = upstream.calls()[before:]
+    (call,) = simulator.calls()[before:]
     check(call, step, order, provider)
     return answer.out.strip() if step.keeps else order
 
 
 def test_all_calls_are_driven() -> None:
-    """The eighteen calls of the one document and the eight of the other."""
+    """All eighteen calls of one document and all eight of the other."""
     for steps, api, count in ((VIRTUALSMS, VirtualSMS, 18), (DAISYSIM, DaisySIM, 8)):
         driven = {step.words.split()[0].replace("-", "_") for step in steps}
         assert driven == set(api.calls)
@@ -136,27 +136,27 @@ def test_all_calls_are_driven() -> None:
 
 
 @on_sqlite
-def test_virtualsms(run: Run, store: Store, upstream: Upstream) -> None:
-    """Each command is the one request that the API reference shows, and its answer is taken."""
+def test_virtualsms(run: Run, store: Store, simulator: Simulator) -> None:
+    """Each command sends the one documented request, and its answer is accepted."""
     order = ""
     for step in VIRTUALSMS:
         if step.words.startswith("wait-for-sms"):
-            upstream.virtualsms.deliver(order, "482913")
-        order = drive(run, upstream, "virtualsms", step, order)
-    bought = {row.order_id: row.status for row in everything(store, Order)}
-    assert bought.keys() == upstream.virtualsms.orders.keys()
+            simulator.virtualsms.deliver(order, "482913")
+        order = drive(run, simulator, "virtualsms", step, order)
+    bought = {row.order_id: row.status for row in all_rows(store, Order)}
+    assert bought.keys() == simulator.virtualsms.orders.keys()
     assert list(bought.values()) == ["cancelled", "confirmed", "waiting"]
-    assert upstream.virtualsms.orders[order].status == "confirmed"
+    assert simulator.virtualsms.orders[order].status == "confirmed"
 
 
 @on_sqlite
-def test_daisysim(run: Run, store: Store, upstream: Upstream) -> None:
-    """Likewise the API page; the price goes back to its last digit."""
+def test_daisysim(run: Run, store: Store, simulator: Simulator) -> None:
+    """Likewise; the price is sent back with every digit."""
     order = ""
     for step in DAISYSIM:
         if step.words.startswith("cancel"):
-            upstream.advance(61)
-        order = drive(run, upstream, "daisysim", step, order)
-    (bought,) = everything(store, Order)
+            simulator.advance(61)
+        order = drive(run, simulator, "daisysim", step, order)
+    (bought,) = all_rows(store, Order)
     assert (bought.order_id, bought.status, bought.price) == (order, "cancelled", "0.5500")
-    assert upstream.daisysim.activations[order].status == "Cancelled"
+    assert simulator.daisysim.activations[order].status == "Cancelled"

@@ -13,12 +13,22 @@ from receiver.inbox.store import InboxEvent
 from tests.support.stores import Store
 from tests.support.webhooks import virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, deliver, fetch, handle, incoming, now, only, receive
+from tests.worker.support import (
+    World,
+    change,
+    deliver,
+    fetch,
+    handle,
+    incoming,
+    now,
+    only_row,
+    receive,
+)
 from worker.schema.models import Delivery
 
 
 def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
-    """Every state is there from the start, and nothing was measured."""
+    """Every state is present with 0, and no latency is measured."""
     assert store.url
     numbers = run("stats", "--json").json
     states = {"pending", "handled", "failed", "quarantined", "ignored"}
@@ -33,14 +43,14 @@ def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
     assert numbers["latency_ms"] == dict.fromkeys(spans, nothing)
 
 
-def test_what_is_sheltered_counts_as_unhandled(
+def test_spooled_events_count_as_unhandled(
     world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event in the spool was acknowledged like one in the inbox, and doctor tells of it."""
-    made = world.connect()
-    receive(made, virtualsms_v2(order="ord_1"))
+    """Spooled events count with the pending ones, and doctor reports them."""
+    runtime = world.connect()
+    receive(runtime, virtualsms_v2(order="ord_1"))
     spool = Spool(tmp_path / "spool")
-    spool.store(inbox.prepare(made.vault, [incoming(virtualsms_v2(order="ord_2"))]))
+    spool.store(inbox.prepare(runtime.vault, [incoming(virtualsms_v2(order="ord_2"))]))
     monkeypatch.setenv("SPOOL_DIR", str(tmp_path / "spool"))
     numbers = run("stats", "--json").json
     assert (numbers["acknowledged_unhandled"], numbers["spooled"]) == (2, 1)
@@ -49,21 +59,21 @@ def test_what_is_sheltered_counts_as_unhandled(
 
 
 def test_counts_and_latencies(world: World, run: Run) -> None:
-    """What is stored is counted by its state, and what was measured by its rank."""
-    made = world.connect(virtualsms=True, slack=True)
-    done = handle(made, *(virtualsms_v2(order=f"ord_{n}") for n in range(4)))
-    begin = now(made) - timedelta(hours=1)
+    """Rows are counted by state, and latencies are nearest-rank percentiles."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    done = handle(runtime, *(virtualsms_v2(order=f"ord_{n}") for n in range(4)))
+    begin = now(runtime) - timedelta(hours=1)
     for place, event_id in enumerate(done, start=1):
         change(
-            made,
-            fetch(made, InboxEvent, event_id),
+            runtime,
+            fetch(runtime, InboxEvent, event_id),
             arrived_at=begin,
             stored_at=begin + timedelta(milliseconds=10 * place),
             handled_at=begin + timedelta(milliseconds=1000),
         )
-    (waiting,) = receive(made, virtualsms_v2(order="ord_9"))
-    past = now(made) - timedelta(seconds=90)
-    change(made, fetch(made, InboxEvent, waiting), stored_at=past)
+    (waiting,) = receive(runtime, virtualsms_v2(order="ord_9"))
+    past = now(runtime) - timedelta(seconds=90)
+    change(runtime, fetch(runtime, InboxEvent, waiting), stored_at=past)
     numbers = run("stats", "--json").json
     assert (numbers["events"]["handled"], numbers["events"]["pending"]) == (4, 1)
     assert numbers["orders"]["received"] == 4
@@ -77,14 +87,14 @@ def test_counts_and_latencies(world: World, run: Run) -> None:
 
 
 def test_deliveries_are_measured_from_the_event(world: World, run: Run) -> None:
-    """What a person waits for is the time from the webhook to the message."""
-    made = world.connect(slack=True)
-    (event_id,) = handle(made, virtualsms_v2())
-    delivery = only(made, Delivery)
-    deliver(made, delivery)
-    arrived = fetch(made, InboxEvent, event_id).arrived_at
+    """The total latency runs from the arrival of the webhook to the sent message."""
+    runtime = world.connect(slack=True)
+    (event_id,) = handle(runtime, virtualsms_v2())
+    delivery = only_row(runtime, Delivery)
+    deliver(runtime, delivery)
+    arrived = fetch(runtime, InboxEvent, event_id).arrived_at
     planned, claimed, sent = (arrived + timedelta(milliseconds=each) for each in (90, 120, 250))
-    change(made, delivery, created_at=planned, claimed_at=claimed, sent_at=sent)
+    change(runtime, delivery, created_at=planned, claimed_at=claimed, sent_at=sent)
     latency = run("stats", "--json").json["latency_ms"]
     assert latency["planned_to_claimed"]["p99"] == 30.0
     assert latency["claimed_to_sent"]["p99"] == 130.0

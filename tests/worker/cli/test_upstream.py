@@ -1,4 +1,4 @@
-"""``codecatch upstream``: the simulation as a process of its own."""
+"""``codecatch upstream``: the simulator as a separate process."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from worker.providers.daisysim.api import DaisySIM
 from worker.providers.virtualsms.api import VirtualSMS
 from worker.runtime.installation import write_env
 from worker.simulator.knobs import Knobs
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 
 Start = Callable[..., "Running"]
 
 
 class Running:
-    """The command in a process of its own, with what it has printed."""
+    """The command in a separate process, with its output."""
 
     def __init__(self, folder: Path, *words: str) -> None:
         folder.mkdir()
@@ -45,26 +45,26 @@ class Running:
                 stderr=err,
                 env=environment,
             )
-        eventually(lambda: "is ready" in self.said or self.process.poll() is not None, within=30)
-        assert self.process.poll() is None, self.complained
+        eventually(lambda: "is ready" in self.stdout or self.process.poll() is not None, within=30)
+        assert self.process.poll() is None, self.stderr
 
     @property
-    def said(self) -> str:
+    def stdout(self) -> str:
         """Its standard output so far."""
         return self._out.read_text()
 
     @property
-    def complained(self) -> str:
+    def stderr(self) -> str:
         """Its standard error so far."""
         return self._err.read_text()
 
     @property
     def exported(self) -> dict[str, str]:
-        """The variables that it asks a person to export."""
-        return dict(re.findall(r"^  export ([A-Z_]+)=(\S+)$", self.said, re.MULTILINE))
+        """The variables that its output exports."""
+        return dict(re.findall(r"^  export ([A-Z_]+)=(\S+)$", self.stdout, re.MULTILINE))
 
     def stop(self, how: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
+        """Stop it with a signal; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(20)
@@ -72,7 +72,7 @@ class Running:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start the command, in an empty data directory that is shared by all of a test's."""
+    """Start the command in a data directory that a test's runs share."""
     with ExitStack() as stack:
 
         def begin(*words: str) -> Running:
@@ -85,15 +85,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def client(running: Running) -> HttpClient:
-    """A client that may ask it."""
+    """A client that may call the simulator."""
     host = running.exported["VIRTUALSMS_API_URL"].split("/")[2]
     return HttpClient(allowed_hosts=[host], plain_http_hosts=[host])
 
 
-def test_from_nothing_to_a_code(
+def test_printed_variables_are_sufficient(
     start: Start, http_server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it prints is all that is needed to buy from both and to know their webhooks."""
+    """They suffice to buy from both providers and to verify their webhooks."""
     http_server.on("POST", "/webhooks/**", status=202)
     words = ("--webhook-url", http_server.url, "--sms-after", "0.2", "--seed", "7")
     running = start(*words, "--dialect", "v1")
@@ -117,30 +117,30 @@ def test_from_nothing_to_a_code(
     assert set(events) == {order, bought.activation_id}
     assert events[order].code == code
     assert running.stop(signal.SIGINT) == 0
-    with Upstream(Knobs(seed=7)) as again:
+    with Simulator(Knobs(seed=7)) as again:
         assert again.virtualsms.create("telegram", "GB").order_id == order
-    assert "with seed 7." in running.said
-    assert "POST /api/v2/orders 201" in running.said
+    assert "with seed 7." in running.stdout
+    assert "POST /api/v2/orders 201" in running.stdout
     assert code is not None
-    assert code not in running.said + running.complained
-    assert "Traceback" not in running.complained
+    assert code not in running.stdout + running.stderr
+    assert "Traceback" not in running.stderr
 
 
-def test_it_signs_as_the_installation_expects(start: Start, tmp_path: Path) -> None:
-    """Where the data directory has secrets they are used, and not printed."""
+def test_configured_secrets_are_used(start: Start, tmp_path: Path) -> None:
+    """Secrets in the data directory sign the webhooks and are not printed."""
     (tmp_path / "var").mkdir()
     secrets = {"VIRTUALSMS_WEBHOOK_SECRETS": SECRET, "DAISYSIM_WEBHOOK_TOKENS": TOKEN}
     write_env(tmp_path / "var" / "secrets.env", secrets)
     running = start()
-    assert re.search(r"with seed \d+\.$", running.said, re.MULTILINE)
+    assert re.search(r"with seed \d+\.$", running.stdout, re.MULTILINE)
     assert set(running.exported) == {
         "VIRTUALSMS_API_URL",
         "VIRTUALSMS_API_KEY",
         "DAISYSIM_API_URL",
         "DAISYSIM_API_KEY",
     }
-    assert SECRET not in running.said
-    assert TOKEN not in running.said
+    assert SECRET not in running.stdout
+    assert TOKEN not in running.stdout
 
 
 @pytest.mark.parametrize(
@@ -148,25 +148,27 @@ def test_it_signs_as_the_installation_expects(start: Start, tmp_path: Path) -> N
     [
         (("--port", "70000"), "--port"),
         (("--drop", "1.5"), "--drop"),
-        (("--drop", "nan"), "wants a number"),
-        (("--latency", "nan"), "wants a number"),
+        (("--drop", "nan"), "must be a number"),
+        (("--latency", "nan"), "must be a number"),
         (("--clock-skew", "-inf"), "--clock-skew"),
         (("--balance", "much"), "an amount"),
-        (("--dialect", "v9"), "wants one of: v2, v1, flat"),
-        (("--webhook-url", "ftp://host"), "wants http"),
+        (("--dialect", "v9"), "must be one of: v2, v1, flat"),
+        (("--webhook-url", "ftp://host"), "the receiver's URL"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(bare: Run, words: tuple[str, ...], says: str) -> None:
-    """A value out of its range ends with exit code 2 before anything listens."""
-    answer = bare("upstream", *words)
+def test_invalid_options_are_wrong_usage(
+    run_unconfigured: Run, words: tuple[str, ...], says: str
+) -> None:
+    """A value out of range ends with exit code 2 before the simulator listens."""
+    answer = run_unconfigured("upstream", *words)
     assert answer.code == 2
     assert says in " ".join(answer.err.replace("│", " ").split())
 
 
-def test_a_taken_port(bare: Run) -> None:
-    """It says so and ends with exit code 1."""
+def test_a_taken_port(run_unconfigured: Run) -> None:
+    """It is reported with exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        answer = bare("upstream", "--port", str(port))
+        answer = run_unconfigured("upstream", "--port", str(port))
     assert answer.code == 1
     assert f"cannot listen on port {port}" in answer.err

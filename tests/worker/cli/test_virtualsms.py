@@ -1,4 +1,4 @@
-"""``codecatch virtualsms``: every call, to the letter of its document."""
+"""``codecatch virtualsms``: every call, exactly as documented."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.http_server import HttpServer
-from tests.worker.cli.apis import Example, answers, check_request, refuse
+from tests.worker.cli.apis import Example, check_request, error_reply, stub_answer
 from tests.worker.cli.conftest import Run
 from tests.worker.support import on_sqlite
 from worker.providers.virtualsms.api import VirtualSMS
@@ -223,23 +223,23 @@ ERRORS = [
     (404, "country-not-found", "list the countries"),
     (404, "order-not-found", "no such order"),
     (409, "order-already-confirmed", "confirmed and charged"),
-    (410, "order-expired", "time is over"),
-    (429, "rate-limited", "too many calls: try again in 10 s"),
-    (503, "no-stock", "another country, or later"),
+    (410, "order-expired", "has expired"),
+    (429, "rate-limited", "too many calls; try again in 10 s"),
+    (503, "no-stock", "try another country"),
 ]
 
 
 def test_there_is_an_example_of_every_call() -> None:
-    """All eighteen calls of the document are commands, and each is driven below."""
+    """All eighteen documented calls are commands with an example below."""
     assert len(VirtualSMS.calls) == 18
     assert {example.name.replace("-", "_") for example in EXAMPLES} == set(VirtualSMS.calls)
 
 
 @on_sqlite
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.words)
-def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Example) -> None:
-    """One request, right to the letter, and its answer typed, with every digit, and masked."""
-    answers(api, "virtualsms", example)
+def test_calls_match_the_document(run: Run, api: HttpServer, example: Example) -> None:
+    """One exact request; the answer is typed, keeps every digit, and is masked."""
+    stub_answer(api, "virtualsms", example)
     answer = run("virtualsms", *example.words.split(), "--json")
     assert answer.json == example.shows
     (request,) = api.requests()
@@ -252,8 +252,8 @@ def test_calls_ask_what_the_document_says(run: Run, api: HttpServer, example: Ex
 def test_every_error_says_what_to_do(
     run: Run, api: HttpServer, status: int, slug: str, says: str
 ) -> None:
-    """Each row of the document's table is one line: what is wrong, its words, what to do."""
-    api.on("*", "**", handler=lambda _: refuse("virtualsms", status, slug, f"Not {PHONE}"))
+    """Each error is one line: the error, the provider's detail, and what to do."""
+    api.on("*", "**", handler=lambda _: error_reply("virtualsms", status, slug, f"Not {PHONE}"))
     answer = run("virtualsms", "create-order", "wa", "GB", "--yes")
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.startswith(
@@ -266,21 +266,21 @@ def test_every_error_says_what_to_do(
 
 
 @on_sqlite
-def test_a_message_that_does_not_come_is_a_time_out(run: Run, api: HttpServer) -> None:
-    """Whether the provider says so or does not answer in time, the exit code is 3."""
+def test_no_message_is_a_timeout(run: Run, api: HttpServer) -> None:
+    """Exit code 3, whether the provider answers or the request times out."""
     api.on("GET", "/api/v2/orders/ord_1/sms", json={"status": "waiting"})
     assert run("virtualsms", "wait-for-sms", "ord_1").code == 3
     api.on("GET", "/api/v2/orders/ord_1/sms", hang=10)
     answer = run("virtualsms", "wait-for-sms", "ord_1", "--timeout", "0.2")
     assert (answer.code, answer.out) == (3, "")
-    assert "no message so far" in answer.err
+    assert "no message yet" in answer.err
 
 
 @on_sqlite
-def test_a_poll_may_outlast_every_other_call(
+def test_a_long_poll_may_exceed_the_usual_timeout(
     run: Run, api: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline of an ordinary call does not end it."""
+    """The total timeout of ordinary calls does not end it."""
     monkeypatch.setattr("worker.runtime.integrations.HttpClient", _Impatient)
     api.on("GET", "/api/v2/orders/ord_1", hang=1, body=FULL.encode())
     api.on("GET", "/api/v2/orders/ord_1/sms", hang=1, body=FULL.encode())

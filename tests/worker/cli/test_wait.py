@@ -15,24 +15,24 @@ from tests.support import stores
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, change, everything, handle, on_sqlite, only
+from tests.worker.support import World, all_rows, change, handle, on_sqlite, only_row
 from worker.queries import codes
 from worker.runtime import installation
 from worker.schema.models import Code
 
 
-def test_the_newest_code_stands_alone(world: World, run: Run) -> None:
+def test_prints_only_the_newest_code(world: World, run: Run) -> None:
     """Standard output is the code and nothing else."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1", code="111111"))
-    handle(made, virtualsms_v2(order="ord_1", code="902-114"))
-    handle(made, virtualsms_v2(order="ord_2", code="333333"))
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
+    handle(runtime, virtualsms_v2(order="ord_1", code="902-114"))
+    handle(runtime, virtualsms_v2(order="ord_2", code="333333"))
     answer = run("wait", "ord_1")
     assert (answer.code, answer.out, answer.err) == (0, "902-114\n", "")
 
 
-def test_of_two_codes_stored_together_the_later_by_the_provider(world: World, run: Run) -> None:
-    """A batch stores many in one moment; the provider's clock knows which came last."""
+def test_codes_stored_together_are_ordered_by_the_provider_clock(world: World, run: Run) -> None:
+    """Codes of one batch have one storage time, so the provider's time decides."""
     handle(
         world.connect(),
         virtualsms_v2(order="ord_1", code="222222", received_at="2026-06-11T09:00:02Z"),
@@ -42,41 +42,39 @@ def test_of_two_codes_stored_together_the_later_by_the_provider(world: World, ru
 
 
 def test_a_provider_may_be_named(world: World, run: Run) -> None:
-    """Two providers may use one order id."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="4711", code="111111"))
-    handle(made, daisysim(activation="4711", code="222222"))
+    """Two providers may use the same order id."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="4711", code="111111"))
+    handle(runtime, daisysim(activation="4711", code="222222"))
     assert run("wait", "4711", "--provider", "virtualsms").out == "111111\n"
 
 
-def test_it_waits_until_a_code_comes(
-    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The code that comes while it waits is printed, and a database that was away is forgiven."""
-    made = world.connect()
+def test_waits_for_a_code(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code that arrives meanwhile is printed; a short database outage is tolerated."""
+    runtime = world.connect()
     pauses = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 2:
-            handle(made, virtualsms_v2(order="ord_1", code="111111"))
+            handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
 
     answers = iter([OperationalError("SELECT 1", {}, Exception("away"))])
     look = codes.newest_ready
 
-    def sometimes_away(*asked: object) -> str | None:
+    def flaky_query(*asked: object) -> str | None:
         for error in answers:
             raise error
         return look(*asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(time, "sleep", pause)
-    monkeypatch.setattr(codes, "newest_ready", sometimes_away)
+    monkeypatch.setattr(codes, "newest_ready", flaky_query)
     answer = run("wait", "ord_1", "--timeout", "60")
     assert (answer.code, answer.out) == (0, "111111\n")
     assert pauses == [0.25, 0.25]
 
 
-def test_time_out(store: Store, run: Run) -> None:
+def test_timeout(store: Store, run: Run) -> None:
     """Exit code 3, a line on standard error, and an empty standard output."""
     assert store.url
     answer = run("wait", "ord_1", "--timeout", "0.01")
@@ -85,38 +83,36 @@ def test_time_out(store: Store, run: Run) -> None:
 
 
 @pytest.mark.parametrize("state", ["held", "quarantined", "discarded"])
-def test_a_code_that_nobody_vouched_for_is_never_printed(
-    world: World, run: Run, state: str
-) -> None:
-    """An older good code is printed before a newer one that is not ready."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1", code="111111"))
-    change(made, only(made, Code), state=state)
+def test_only_ready_codes_are_printed(world: World, run: Run, state: str) -> None:
+    """An older ready code is printed before a newer one that is not ready."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
+    change(runtime, only_row(runtime, Code), state=state)
     assert run("wait", "ord_1", "--timeout", "0").code == 3
-    handle(made, virtualsms_v2(order="ord_1", code="222222"))
-    good, bad = everything(made, Code)
-    change(made, good, state="ready")
-    change(made, bad, state=state)
+    handle(runtime, virtualsms_v2(order="ord_1", code="222222"))
+    good, bad = all_rows(runtime, Code)
+    change(runtime, good, state="ready")
+    change(runtime, bad, state=state)
     assert run("wait", "ord_1", "--timeout", "0").out == "111111\n"
 
 
-def test_a_purged_code_is_no_code(world: World, run: Run) -> None:
-    """What retention took cannot be printed."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1"))
-    change(made, only(made, Code), code=None)
+def test_purged_codes_are_ignored(world: World, run: Run) -> None:
+    """Without its value a code cannot be printed."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1"))
+    change(runtime, only_row(runtime, Code), code=None)
     assert run("wait", "ord_1", "--timeout", "0").code == 3
 
 
 @on_sqlite
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
 def test_a_timeout_is_a_number_of_seconds(run: Run, seconds: str) -> None:
-    """What is no span of time is wrong usage."""
+    """Other values are wrong usage."""
     assert run("wait", "ord_1", "--timeout", seconds).code == 2
 
 
-def test_it_finds_an_installation_in_the_data_directory(tmp_path: Path) -> None:
-    """Nothing needs to be configured where `up` made the data directory."""
+def test_uses_the_data_directory(tmp_path: Path) -> None:
+    """The data directory of `codecatch up` needs no further configuration."""
     folder = tmp_path / "var"
     folder.mkdir()
     stores.prepare(f"sqlite:///{folder / 'codecatch.db'}")
@@ -134,12 +130,12 @@ def test_it_finds_an_installation_in_the_data_directory(tmp_path: Path) -> None:
 
 
 @on_sqlite
-def test_an_altered_code_is_not_guessed_at(world: World, run: Run) -> None:
-    """A seal that does not open ends with a sentence that names the row."""
-    made = world.connect()
-    handle(made, virtualsms_v2(order="ord_1"))
-    row = only(made, Code)
-    change(made, row, code=(row.code or b"")[:-1] + b"x")
+def test_an_altered_code_is_an_error(world: World, run: Run) -> None:
+    """A sealed value that does not open ends with a line that names the row."""
+    runtime = world.connect()
+    handle(runtime, virtualsms_v2(order="ord_1"))
+    row = only_row(runtime, Code)
+    change(runtime, row, code=(row.code or b"")[:-1] + b"x")
     answer = run("wait", "ord_1")
     assert (answer.code, answer.out) == (1, "")
     assert row.id in answer.err

@@ -1,4 +1,4 @@
-"""Quiet hours, by the clocks of any zone."""
+"""Quiet hours in any time zone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from worker.configuration.destination_policy import QuietHours
 
-# The clock goes back at night, at midnight, and by half an hour.
+# Clocks that are set back at night, at midnight, and by half an hour.
 ZONES = ["Europe/London", "America/Havana", "Asia/Beirut", "Australia/Lord_Howe", "UTC"]
 _minutes = st.integers(0, 24 * 60 - 1)
 
@@ -25,10 +25,10 @@ def _clock(minute: int) -> time:
     length=st.integers(1, 24 * 60 - 1),
     minute=st.integers(0, 366 * 24 * 60),
 )
-# The second 01:10 of that night: the end, 01:30, has been there once.
+# The second 01:10 of that night: the end, 01:30, has already passed once.
 @example(zone="Europe/London", start=22 * 60, length=210, minute=427_750)
-def test_the_end_lies_ahead(zone: str, start: int, length: int, minute: int) -> None:
-    """A delivery that waits never waits for a moment that is over, or still quiet."""
+def test_the_end_is_in_the_future(zone: str, start: int, length: int, minute: int) -> None:
+    """A delivery never waits for a time that is past, or still within quiet hours."""
     hours = QuietHours(_clock(start), _clock((start + length) % (24 * 60)), ZoneInfo(zone))
     now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
     until = hours.until(now)
@@ -38,7 +38,7 @@ def test_the_end_lies_ahead(zone: str, start: int, length: int, minute: int) -> 
 
 
 def test_the_repeated_hour() -> None:
-    """Where the clock shows the end twice, the later one counts for whoever asks between them."""
+    """If the clock shows the end twice, the second one counts between the two."""
     hours = QuietHours(time(22), time(1, 30), ZoneInfo("Europe/London"))
     assert hours.until(datetime(2026, 10, 25, 1, 10, tzinfo=UTC)) == datetime(
         2026, 10, 25, 1, 30, tzinfo=UTC

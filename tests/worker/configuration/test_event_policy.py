@@ -1,4 +1,4 @@
-"""What an installation does about an event."""
+"""Which orders are confirmed, which codes are verified, and the default routing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ POLICY = EventPolicy(
 )
 
 
-def test_orders_are_confirmed_where_that_is_possible_and_wanted() -> None:
-    """The provider must be able to, and the service be named."""
+def test_orders_are_confirmed_if_provider_and_service_allow_it() -> None:
+    """The provider's API must support it, and the service must be configured."""
     assert POLICY.confirms("virtualsms", "telegram")
     assert not POLICY.confirms("virtualsms", "whatsapp")
     assert not POLICY.confirms("virtualsms", None)
     assert not POLICY.confirms("daisysim", "telegram")
 
 
-def test_codes_are_verified_where_that_is_possible() -> None:
-    """A provider that signs what it sends needs no asking."""
+def test_codes_are_verified_if_the_provider_can() -> None:
+    """Webhooks of the other providers are signed."""
     assert POLICY.verifies("daisysim")
     assert not POLICY.verifies("virtualsms")
 
 
-def test_without_routes_everybody_hears_of_codes_and_low_balances() -> None:
-    """And of nothing else; the operators are everybody too."""
-    everybody = ["mail", "slack"]
-    assert POLICY.routing.of(Subject(type="sms.received", provider="p")) == everybody
-    assert POLICY.routing.of(Subject(type="balance.low", provider="p")) == everybody
+def test_without_routes_every_destination_receives_codes_and_low_balances() -> None:
+    """It receives no other events, but also the operator notices."""
+    every_destination = ["mail", "slack"]
+    assert POLICY.routing.of(Subject(type="sms.received", provider="p")) == every_destination
+    assert POLICY.routing.of(Subject(type="balance.low", provider="p")) == every_destination
     assert POLICY.routing.of(Subject(type="order.confirmed", provider="p")) == []
-    assert POLICY.routing.operators() == everybody
+    assert POLICY.routing.operators() == every_destination

@@ -1,4 +1,4 @@
-"""The configuration file: what it declares, and what is said of one that cannot work."""
+"""The configuration file: what it declares, and the errors for an invalid one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SLACK_URL = "https://hooks.slack.com/services/T0/B0/made-up-secret"
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is named by the environment; a test writes it."""
+    """The path that CODECATCH_CONFIG names; a test writes the file."""
     path = tmp_path / "ours.toml"
     monkeypatch.setenv("CODECATCH_CONFIG", str(path))
     monkeypatch.setenv("QA_SLACK_URL", SLACK_URL)
@@ -42,25 +42,25 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(file: Path, text: str) -> Configuration:
-    """What the file declares with this text in it."""
+    """Write the file and read the configuration."""
     file.write_text(text)
     return configuration_file.read()
 
 
 def refusal(file: Path, text: str) -> str:
-    """What is said of a file that cannot work, without the file's name."""
+    """The error for a file with this text, without the file's name."""
     file.write_text(text)
     with pytest.raises(ConfigurationError) as refused:
         connect_integrations().close()
-    said = str(refused.value)
-    assert said.startswith(f"{file}:")
-    assert "made-up-secret" not in said
-    assert "\n" not in said
-    return said.removeprefix(f"{file}:").strip()
+    message = str(refused.value)
+    assert message.startswith(f"{file}:")
+    assert "made-up-secret" not in message
+    assert "\n" not in message
+    return message.removeprefix(f"{file}:").strip()
 
 
-def test_what_is_declared_is_there(file: Path) -> None:
-    """Each destination with its class, options and choices, and those of its kind by default."""
+def test_each_destination_has_its_class_options_and_policy(file: Path) -> None:
+    """Its kind supplies the defaults."""
     declared = read(
         file,
         """
@@ -81,7 +81,7 @@ kind = "console"
 per_second = 5
 burst = 2
 """,
-    ).declared
+    ).destinations
     qa, here = declared
     assert (qa.kind, here.kind) == (Slack, Console)
     assert (qa.policy.per_second, qa.policy.burst) == (1.0, 3)
@@ -92,8 +92,8 @@ burst = 2
     assert (qa.templates, here.templates) == (file.parent / "words", None)
 
 
-def test_destinations_are_made_of_it(file: Path) -> None:
-    """The names are those of the file, and the URL is the named variable's."""
+def test_destinations_are_built_from_the_file(file: Path) -> None:
+    """Their names come from the file, and their URLs from the variables that it names."""
     read(file, GOOD)
     integrations = connect_integrations()
     assert {name: type(each) for name, each in integrations.destinations.items()} == {
@@ -104,8 +104,8 @@ def test_destinations_are_made_of_it(file: Path) -> None:
     integrations.close()
 
 
-def test_routes_decide_in_their_order(file: Path) -> None:
-    """All that fit are taken, each destination once, until one says stop."""
+def test_routes_apply_in_order(file: Path) -> None:
+    """Every route that matches adds its destinations, up to the first with stop."""
     routing = read(
         file,
         GOOD
@@ -120,168 +120,178 @@ match = { provider = "virtualsms" }
 to = ["here", "qa"]
 """,
     ).routing
-    told = Subject(type="sms.received", provider="virtualsms", service="WhatsApp", country="gb")
-    assert routing.of(told) == ["qa"]
+    stopped = Subject(type="sms.received", provider="virtualsms", service="WhatsApp", country="gb")
+    assert routing.of(stopped) == ["qa"]
     other = Subject(type="sms.received", provider="virtualsms", service="google", country="GB")
     assert routing.of(other) == ["here", "qa"]
-    assert [route.line for route in routing.matching(told)] == [11]
+    assert [route.line for route in routing.matching(stopped)] == [11]
     assert routing.of(Subject(type="sms.received", provider="daisysim")) == []
     assert routing.of(Subject(type="order.expired", provider="virtualsms")) == []
 
 
-def test_operators_are_those_named(file: Path) -> None:
-    """Without a table every destination hears of trouble; with one, those in it, or nobody."""
+def test_operator_notices_go_to_the_listed_destinations(file: Path) -> None:
+    """Without the table they go to every destination; an empty list means none."""
     assert read(file, GOOD).routing.operators() == ["here", "qa"]
     assert read(file, GOOD + '[operators]\nto = ["here"]\n').routing.operators() == ["here"]
     assert read(file, GOOD + "[operators]\nto = []\n").routing.operators() == []
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("[[destinations]\n", r"1: is not TOML: expected ']]' at the end"),
-        ("a = 1\n", r"1: a: nothing is called so here: choose one of destinations, routes"),
-        ("destination = []\n", r"1: destination: nothing is called so here: is 'destinations' m"),
+        ("[[destinations]\n", r"1: invalid TOML: expected ']]' at the end"),
+        ("a = 1\n", r"1: unknown key 'a'; choose one of destinations, routes"),
+        ("destination = []\n", r"1: unknown key 'destination'; did you mean 'destinations'\?"),
         ('[[destinations]]\nkind = "console"\n', r"1: name: is required"),
-        ('[[destinations]]\nname = "a b"\nkind = "console"\n', r"2: name: wants letters, digits"),
-        ('\n[[destinations]]\nname = "a"\nkind = "slak"\n', r"4: kind: no destination is of the"),
+        ('[[destinations]]\nname = "a b"\nkind = "console"\n', r"2: name: must be 1 to 64 letters"),
+        (
+            '\n[[destinations]]\nname = "a"\nkind = "slak"\n',
+            r"4: kind: unknown kind 'slak'; did you mean",
+        ),
         (GOOD + '[[destinations]]\nname = "qa"\nkind = "console"\n', r"11: name: two destinations"),
         (
             GOOD.replace("url_env", "url_envv"),
-            r"5: url_envv: nothing is called so here: is 'url_env' meant",
+            r"5: unknown key 'url_envv'; did you mean 'url_env'\?",
         ),
-        (GOOD + "colour = 1\n", r"10: colour: nothing is called so here"),
-        (GOOD + "burts = 3\n", r"10: burts: nothing is called so here: is 'burst' meant\?"),
-        (GOOD + "per_second = 0\n", r"10: per_second: wants a number greater than 0"),
-        (GOOD + 'per_second = "1"\n', r"10: per_second: wants a number"),
-        (GOOD + 'reveal = "some"\n', r"10: reveal: wants 'full', 'masked' or 'none'"),
-        (GOOD + 'coalesce = "no"\n', r"10: coalesce: wants true or false"),
-        (GOOD + 'on_unknown = "hope"\n', r"10: on_unknown: wants 'repeat' or 'hold'"),
-        (GOOD + 'fallback = "mial"\n', r"10: fallback: no destination is called 'mial'"),
-        (GOOD + 'fallback = "here"\n', r"10: fallback: 'here' would be its own fallback"),
-        (GOOD + 'quiet_hours = { from = "22", to = "07:00" }\n', r"10: from: wants a time of day"),
+        (GOOD + "colour = 1\n", r"10: unknown key 'colour'; choose one of "),
+        (GOOD + "burts = 3\n", r"10: unknown key 'burts'; did you mean 'burst'\?"),
+        (GOOD + "per_second = 0\n", r"10: per_second: must be a number greater than 0"),
+        (GOOD + 'per_second = "1"\n', r"10: per_second: must be a number$"),
+        (GOOD + 'reveal = "some"\n', r"10: reveal: must be 'full', 'masked' or 'none'"),
+        (GOOD + 'coalesce = "no"\n', r"10: coalesce: must be true or false"),
+        (GOOD + 'on_unknown = "hope"\n', r"10: on_unknown: must be 'repeat' or 'hold'"),
+        (GOOD + 'fallback = "mial"\n', r"10: fallback: unknown destination 'mial'"),
+        (GOOD + 'fallback = "here"\n', r"10: fallback: the fallbacks form a loop through 'here'"),
+        (
+            GOOD + 'quiet_hours = { from = "22", to = "07:00" }\n',
+            r"10: from: must be a time of day",
+        ),
         (
             GOOD + 'quiet_hours = { from = "22:00", to = "07:00", zone = "Mars" }\n',
-            r"10: zone: wants a time zone like Europe/London",
+            r"10: zone: must be a time zone such as Europe/London",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa", "hree"]\n',
-            r"11: to: no destination is called 'hree': is 'here'",
+            r"11: to: unknown destination 'hree'; did you mean 'here'",
         ),
-        (GOOD + "[[routes]]\nto = []\n", r"11: to: wants one at least"),
+        (GOOD + "[[routes]]\nto = []\n", r"11: to: must have at least one item"),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { sevice = "x" }\n',
-            r"12: sevice: nothing .*'serv",
+            r"12: unknown key 'sevice'; did you mean 'serv",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = [] }\n',
-            r"12: phone: wants one at least",
+            r"12: phone: must have at least one item",
         ),
-        (GOOD + '[[routes]]\nto = ["qa"]\nstop = 1\n', r"12: stop: wants true or false"),
-        (GOOD + '[operators]\nto = ["us"]\n', r"11: to: no destination is called 'us'"),
+        (GOOD + '[[routes]]\nto = ["qa"]\nstop = 1\n', r"12: stop: must be true or false"),
+        (GOOD + '[operators]\nto = ["us"]\n', r"11: to: unknown destination 'us'"),
         (
             '[[destinations]]\nname = "m"\nkind = "slack"\nurl_env = "NOT_SET"\n',
-            r"4: m: url_env: wants the variable NOT_SET to be set",
+            r"4: m: url_env: the variable NOT_SET is not set",
         ),
         (
             '[[destinations]]\nname = "m"\nkind = "console"\ntemplates = "nowhere"\n',
-            r"4: templates: .*nowhere: wants a directory",
+            r"4: templates: .*nowhere: not a directory",
         ),
-        (GOOD + 'x = "a\n', r"10: is not TOML: illegal character"),
-        (GOOD + "x = [\n", r"10: is not TOML: invalid value"),
-        (f"a = {'[' * 5000}{']' * 5000}", r"is nested too deeply"),
-        (f"# {'x' * 1_000_000}", r"wants a million characters at most"),
-        ("[destinations.qa]\n", r"1: destinations: wants double brackets .*: \[\[destinations"),
-        (GOOD + '[routes]\nto = ["qa"]\n', r"10: routes: wants double brackets .*: \[\[routes"),
-        (GOOD + '[[routes]]\nto = "qa"\n', r"11: to: wants a list, like \["),
-        (GOOD + "burst = 2.5\n", r"10: burst: wants a whole number"),
-        (GOOD + "templates = 3\n", r"10: templates: wants a path in quotes"),
-        (GOOD + 'quiet_hours = "at night"\n', r"10: quiet_hours: wants a table, like { "),
+        (GOOD + 'x = "a\n', r"10: invalid TOML: illegal character"),
+        (GOOD + "x = [\n", r"10: invalid TOML: invalid value"),
+        (f"a = {'[' * 5000}{']' * 5000}", r"too many nested brackets"),
+        (f"# {'x' * 1_000_000}", r"must have at most 1,000,000 characters"),
+        ("[destinations.qa]\n", r"1: destinations: must be a list: write each as \[\[destinations"),
+        (GOOD + '[routes]\nto = ["qa"]\n', r"10: routes: must be a list: write each as \[\[routes"),
+        (GOOD + '[[routes]]\nto = "qa"\n', r"11: to: must be a list, such as \["),
+        (GOOD + "burst = 2.5\n", r"10: burst: must be a whole number"),
+        (GOOD + "templates = 3\n", r"10: templates: must be a path in quotes"),
+        (GOOD + 'quiet_hours = "at night"\n', r"10: quiet_hours: must be a table, such as { "),
         (
             GOOD + 'quiet_hours = { from = "07:00", to = "07:00" }\n',
-            r"10: quiet_hours: wants an end that is not the start",
+            r"10: quiet_hours: 'from' and 'to' must differ",
         ),
         (
             GOOD + '[destinations.quiet_hours]\nfrom = "22:00"\nto = "07:00"\nzon = "UTC"\n',
-            r"13: zon: nothing is called so here: is 'zone' meant\?",
+            r"13: unknown key 'zon'; did you mean 'zone'\?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\n[routes.match]\nservise = "x"\n',
-            r"13: servise: nothing is called so here: is 'service' meant\?",
+            r"13: unknown key 'servise'; did you mean 'service'\?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { type = "sms.recieved" }\n',
-            r"12: type: wants what there is, not 'sms.recieved': is 'sms.received' meant\?",
+            r"12: type: unknown value 'sms.recieved'; did you mean 'sms.received'\?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { provider = ["daisysim", "virtul*"] }\n',
-            r"12: provider: wants what there is, not 'virtul\*': is 'virtualsms' meant\?",
+            r"12: provider: unknown value 'virtul\*'; did you mean 'virtualsms'\?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { state = "recieved" }\n',
-            r"12: state: wants what there is, not 'recieved': is 'received' meant\?",
+            r"12: state: unknown value 'recieved'; did you mean 'received'\?",
         ),
-        (GOOD + '"col\\u001b[31mour" = 1\n', r"10: colour: nothing is called so here"),
+        (GOOD + '"col\\u001b[31mour" = 1\n', r"10: unknown key 'colour'; choose one of "),
+        (
+            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = "" }\n',
+            r"12: phone: must not be empty",
+        ),
     ],
 )
-def test_a_file_that_cannot_work_is_said_with_its_line(file: Path, text: str, said: str) -> None:
-    """One line: the file, the line in it, what is wrong, and what is wanted."""
-    assert re.match(said, refusal(file, text)), refusal(file, text)
+def test_an_error_names_the_line_and_the_key(file: Path, text: str, message: str) -> None:
+    """One line: the file, the line in it, what is wrong, and what to write."""
+    assert re.match(message, refusal(file, text)), refusal(file, text)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
-        (f'url_env = "{SLACK_URL}"', "4: url_env: wants the name of a variable"),
-        ('url_env = "whsec_made-up-secret"', "4: url_env: wants the name of a variable"),
-        ('url_env = "madeUpSecret0123456789"', "4: url_env: wants the name of a variable"),
-        (f'url = "{SLACK_URL}"', "4: url: wants to be in a variable of the environment: url_env"),
+        (f'url_env = "{SLACK_URL}"', "4: url_env: must be the name of a variable"),
+        ('url_env = "whsec_made-up-secret"', "4: url_env: must be the name of a variable"),
+        ('url_env = "madeUpSecret0123456789"', "4: url_env: must be the name of a variable"),
+        (f'url = "{SLACK_URL}"', "4: url: set the value in an environment variable and write the"),
     ],
 )
-def test_a_secret_in_the_file_is_not_repeated(file: Path, line: str, said: str) -> None:
-    """Whoever writes the value where its variable's name should be is told so, without it."""
+def test_a_secret_in_the_file_is_not_repeated(file: Path, line: str, message: str) -> None:
+    """The error for a value in place of its variable's name does not contain the value."""
     refused = refusal(file, f'[[destinations]]\nname = "qa"\nkind = "slack"\n{line}\n')
-    assert refused.startswith(said)
+    assert refused.startswith(message)
     assert "madeUpSecret" not in refused
 
 
-def test_names_of_what_there_is_are_taken_in_any_case(file: Path) -> None:
-    """A glob or a capital is no mistake where something fits it."""
+def test_known_values_match_in_any_case(file: Path) -> None:
+    """A glob or a capital letter is valid if it matches a known value."""
     match = '{ type = ["SMS.*", "balance.?ow"], provider = "Virtual*", state = "[cr]*" }'
     routing = read(file, GOOD + f'[[routes]]\nto = ["qa"]\nmatch = {match}\n').routing
-    told = Subject(type="sms.received", provider="virtualsms", order_state="received")
-    assert routing.of(told) == ["qa"]
+    subject = Subject(type="sms.received", provider="virtualsms", order_state="received")
+    assert routing.of(subject) == ["qa"]
 
 
-def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
+def test_a_byte_order_mark_is_ignored(file: Path) -> None:
     """Some editors write one."""
-    assert len(read(file, "\ufeff" + GOOD).declared) == 2
+    assert len(read(file, "\ufeff" + GOOD).destinations) == 2
 
 
-def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A name that leads nowhere is a mistake, not an empty configuration."""
+def test_a_missing_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A configured path without a file is not an empty configuration."""
     monkeypatch.setenv("CODECATCH_CONFIG", str(tmp_path / "missing.toml"))
     with pytest.raises(ConfigurationError, match=r"CODECATCH_CONFIG: cannot read .*missing\.toml"):
         configuration_file.read()
 
 
-def test_a_file_that_is_no_text(file: Path) -> None:
-    """Bytes that are no UTF-8 are said so."""
+def test_a_file_that_is_not_utf_8_is_an_error(file: Path) -> None:
+    """The message says so."""
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigurationError, match="wants UTF-8"):
+    with pytest.raises(ConfigurationError, match="must be UTF-8"):
         configuration_file.read()
 
 
-def test_the_usual_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a name, the working directory's codecatch.toml decides, and no variable does."""
+def test_the_default_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CODECATCH_CONFIG, ./codecatch.toml replaces the variables."""
     (tmp_path / "codecatch.toml").write_text('[[destinations]]\nname = "a"\nkind = "console"\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLACK_WEBHOOK_URL", SLACK_URL)
-    assert [each.policy.name for each in configuration_file.read().declared] == ["a"]
+    assert [each.policy.name for each in configuration_file.read().destinations] == ["a"]
 
 
 def test_the_example_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What users are given to copy starts, once its variables are set."""
+    """The example for users is valid once its variables are set."""
     monkeypatch.setenv("CODECATCH_CONFIG", str(ROOT / "deploy" / "codecatch.toml.example"))
     monkeypatch.setenv("QA_SLACK_URL", SLACK_URL)
     monkeypatch.setenv("SMTP_URL", "smtp://mail.example.com")
@@ -318,5 +328,5 @@ LONDON = QuietHours(time(22), time(7), ZoneInfo("Europe/London"))
     ],
 )
 def test_quiet_hours_end(hours: QuietHours, now: datetime, until: datetime | None) -> None:
-    """By the clocks of the zone, across midnight and summer time."""
+    """In the zone's local time, across midnight and daylight saving time."""
     assert hours.until(now) == until

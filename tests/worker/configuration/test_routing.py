@@ -1,4 +1,4 @@
-"""Routes: what fits, whatever is known of an event."""
+"""Routes: which subjects a condition matches, and which destinations follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMS = Subject(
 
 
 @pytest.mark.parametrize(
-    ("words", "fits"),
+    ("patterns", "fits"),
     [
         ({}, True),
         ({"service": ["telegram"]}, True),
@@ -39,36 +39,36 @@ SMS = Subject(
         ({"type": ["*"]}, True),
     ],
 )
-def test_what_fits(words: dict[str, list[str]], fits: bool) -> None:
-    """Exact texts, globs and lists; every word that is named must fit."""
-    assert Match.of(words).fits(SMS) is fits
+def test_a_condition_matches(patterns: dict[str, list[str]], fits: bool) -> None:
+    """Exact strings, globs and lists; every key that is present must match."""
+    assert Match.of(patterns).fits(SMS) is fits
 
 
-def test_a_condition_in_words() -> None:
-    """A person reads what it looks at; a whole number is masked, and its beginning is not."""
+def test_a_condition_has_a_description() -> None:
+    """It masks a whole phone number, but not a prefix."""
     numbers = ["+44*", "+447700900123"]
     condition = Match.of({"service": ["telegram", "whats*"], "phone": numbers})
-    assert condition.words == "service telegram or whats*, phone +44* or +4477•••••123"
+    assert condition.description == "service telegram or whats*, phone +44* or +4477•••••123"
     assert "900123" not in repr(condition)
-    assert Match.of({}).words == "anything"
+    assert Match.of({}).description == "anything"
 
 
-@pytest.mark.parametrize("word", ["service", "country", "phone", "state"])
+@pytest.mark.parametrize("key", ["service", "country", "phone", "state"])
 @pytest.mark.parametrize("pattern", ["*", "?", "x"])
-def test_what_is_not_known_fits_nothing(word: str, pattern: str) -> None:
-    """A route for a service does not take events that have none."""
-    assert not Match.of({word: [pattern]}).fits(Subject(type="sms.received", provider="p"))
+def test_an_unknown_field_never_matches(key: str, pattern: str) -> None:
+    """A route for a service does not apply to events without one."""
+    assert not Match.of({key: [pattern]}).fits(Subject(type="sms.received", provider="p"))
 
 
-def test_an_orders_steps_are_told_where_they_are_asked_for() -> None:
-    """A route for a service is for its codes, unless it names other types."""
-    step = Subject(type="order.confirmed", provider="virtualsms", service="telegram")
-    assert not Match.of({"service": ["telegram"]}).fits(step)
-    assert Match.of({"service": ["telegram"], "type": ["order.*"]}).fits(step)
+def test_state_changes_of_orders_match_only_by_type() -> None:
+    """A route for a service applies to its codes, unless it lists other types."""
+    change = Subject(type="order.confirmed", provider="virtualsms", service="telegram")
+    assert not Match.of({"service": ["telegram"]}).fits(change)
+    assert Match.of({"service": ["telegram"], "type": ["order.*"]}).fits(change)
 
 
-def test_an_unknown_word_is_an_error() -> None:
-    """The file's reader refuses it before; here it must not be passed over."""
+def test_an_unknown_key_is_an_error() -> None:
+    """The configuration file rejects it first; here it must not be ignored."""
     with pytest.raises(KeyError):
         Match.of({"colour": ["red"]})
 
@@ -78,7 +78,7 @@ TEXTS = st.text(st.sampled_from("abAB+*?[]!.\n "), min_size=1, max_size=6)
 
 @given(pattern=TEXTS, value=TEXTS)
 def test_globs_are_those_of_the_standard_library(pattern: str, value: str) -> None:
-    """In any case, each pattern fits what fnmatch says it does."""
+    """Without regard to case, a pattern matches exactly what fnmatch says."""
     subject = Subject(type="sms.received", provider="p", service=value)
     expected = fnmatch.fnmatchcase(value.lower(), pattern.lower())
     assert Match.of({"service": [pattern]}).fits(subject) is expected
@@ -105,12 +105,14 @@ ROUTES = st.lists(
 
 
 @given(routes=ROUTES, subject=SUBJECTS)
-def test_all_that_fit_until_one_stops(routes: tuple[Route, ...], subject: Subject) -> None:
-    """What is told is the union of the fitting routes up to the first that stops, each once."""
-    wanted: set[str] = set()
+def test_all_matching_routes_apply_until_one_stops(
+    routes: tuple[Route, ...], subject: Subject
+) -> None:
+    """The destinations are the union over the matching routes, up to the first with stop."""
+    expected: set[str] = set()
     for route in routes:
         if route.match.fits(subject):
-            wanted |= set(route.to)
+            expected |= set(route.to)
             if route.stop:
                 break
-    assert Routing("abc", routes).of(subject) == sorted(wanted)
+    assert Routing("abc", routes).of(subject) == sorted(expected)

@@ -1,4 +1,4 @@
-"""What the worker reads from the environment, and what it says about a value it cannot use."""
+"""The worker's environment variables, and the errors for invalid values."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ BAD: list[tuple[type[BaseSettings], str, str]] = [
 
 
 @pytest.mark.parametrize(("group", "variable", "value"), BAD)
-def test_a_value_that_cannot_be_used_is_named_and_not_shown(
+def test_an_invalid_value_is_named_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, group: type[BaseSettings], variable: str, value: str
 ) -> None:
-    """One line, with the variable and what it wants."""
+    """The error is one line: the variable, and what it must be."""
     monkeypatch.setenv(variable, value)
     prefix = f"{variable.partition('_')[0].lower()}_" if group is ApiSettings else ""
 
     with pytest.raises(ConfigurationError) as refused:
         load(group, prefix)
     message = str(refused.value)
-    assert message.startswith(f"{variable}: wants ")
+    assert message.startswith(f"{variable}: must be ")
     assert "\n" not in message
     assert "secret" not in message
     assert value not in message.removeprefix(variable).replace("https://", "")
@@ -69,14 +69,14 @@ def test_a_value_that_cannot_be_used_is_named_and_not_shown(
 @pytest.mark.parametrize(
     "hosts", ["example.com", "127.0.0.1:8080, [::1]:8080,::1", "A.b-c.example"]
 )
-def test_hosts_are_named_with_or_without_a_port(
+def test_hosts_are_listed_with_or_without_a_port(
     monkeypatch: pytest.MonkeyPatch, hosts: str
 ) -> None:
     """Names and addresses of either family."""
     monkeypatch.setenv("DESTINATION_ALLOWED_HOSTS", hosts)
 
-    named = load(DestinationSettings).destination_allowed_hosts
-    assert named == tuple(host.strip() for host in hosts.split(","))
+    allowed = load(DestinationSettings).destination_allowed_hosts
+    assert allowed == tuple(host.strip() for host in hosts.split(","))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_auto_confirm_names_services(
     service: str | None,
     expected: bool,
 ) -> None:
-    """All, none or a list; where nothing is said, all."""
+    """All, none or a list; all by default."""
     if value is not None:
         monkeypatch.setenv("AUTO_CONFIRM", value)
 
@@ -109,7 +109,7 @@ def test_auto_confirm_names_services(
 
 
 def test_limits_are_looked_up_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class's own limit, else that of the key, else the provider's documented one."""
+    """The limit of the class, else that of the key, else the provider's documented one."""
     monkeypatch.setenv("DAISYSIM_RATE_LIMITS", "check=5, cancel = 2,")
     classes = load(ApiSettings, "daisysim_")
     assert [classes.limit(name, 60) for name in ("check", "cancel", "prices")] == [5, 2, 60]
@@ -120,7 +120,7 @@ def test_limits_are_looked_up_by_class(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_secret_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that end up in a log or a traceback tell nothing."""
+    """Settings in a log or a traceback do not contain their secrets."""
     for name in ("VIRTUALSMS_API_KEY", "SMTP_URL", "SLACK_WEBHOOK_URL"):
         scheme = {"SMTP_URL": "smtp://", "SLACK_WEBHOOK_URL": "https://"}.get(name, "")
         monkeypatch.setenv(name, f"{scheme}canary")
@@ -132,16 +132,14 @@ def test_nothing_secret_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("value", "hours"), [("90m", 1.5), ("24h", 24), ("30d", 720), (" 2w ", 336), ("60s", 1 / 60)]
 )
-def test_a_span_of_time_has_a_unit(
-    monkeypatch: pytest.MonkeyPatch, value: str, hours: float
-) -> None:
-    """As people write it."""
+def test_a_duration_has_a_unit(monkeypatch: pytest.MonkeyPatch, value: str, hours: float) -> None:
+    """Seconds, minutes, hours, days or weeks."""
     monkeypatch.setenv("RETENTION_CODES", value)
     assert load(RetentionSettings).retention_codes == timedelta(hours=hours)
 
 
-def test_a_day_and_a_month_unless_told() -> None:
-    """Codes are kept for a day, everything personal for thirty."""
+def test_the_default_retention() -> None:
+    """Codes are kept for a day, phone numbers and events for thirty."""
     settings = load(RetentionSettings)
     assert (settings.retention_codes, settings.retention_events) == (
         timedelta(days=1),

@@ -1,4 +1,4 @@
-"""Where something stands in a configuration file."""
+"""Line numbers of the keys in a TOML file."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ type = "v"
         ((), 1),
     ],
 )
-def test_each_thing_has_a_line(path: tuple[str | int, ...], line: int) -> None:
-    """Texts, comments, sub-tables, quoted and dotted keys are told apart."""
+def test_each_key_has_a_line(path: tuple[str | int, ...], line: int) -> None:
+    """Among multi-line strings, comments, sub-tables, quoted and dotted keys."""
     assert line_of(TEXT, path) == line
 
 
@@ -78,8 +78,8 @@ def _paths(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int,
     return found.union(*(_paths(each, (*path, name)) for name, each in items))
 
 
-def test_nothing_that_was_read_is_without_a_line() -> None:
-    """The places are exactly those of the document."""
+def test_every_key_of_the_document_has_a_line() -> None:
+    """The paths are exactly those of the parsed document."""
     assert set(lines_of(TEXT)) == _paths(tomllib.loads(TEXT))
 
 
@@ -91,7 +91,7 @@ _tables = st.lists(st.tuples(st.sampled_from(["routes", "other"]), _values), max
 
 @given(_tables)
 def test_lines_of_any_file(tables: list[tuple[str, str]]) -> None:
-    """Every key is found on the line that begins with it, whatever stands before."""
+    """Every key is found on the line that starts with it, whatever comes before."""
     text = "".join(f"[[{name}]]\n# {value[:1]}\nkey = {value}\n" for name, value in tables)
     document = tomllib.loads(text)
     for name, items in document.items():

@@ -1,4 +1,4 @@
-"""The line for a budget's calls: who is next, and how long the others can sleep."""
+"""The queue for a budget's calls: which row is next, and how many orders are ahead."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from worker.confirmation import fair_queue
 from worker.schema.models import Confirmation, Order
 
 
-def waits(store: Store, order: str, **values: Any) -> Confirmation:
-    """A row that waits for a word about ``order``, behind those made before."""
+def queued(store: Store, order: str, **values: Any) -> Confirmation:
+    """Insert a row about ``order`` at the end of the queue."""
     at = now(store)
     row = Confirmation(
         id=str(ULID()),
@@ -29,109 +29,109 @@ def waits(store: Store, order: str, **values: Any) -> Confirmation:
         wake_at=at,
         **{"action": "verify", "provider": "daisysim", **values},
     )
-    keep(store, row)
+    insert(store, row)
     return row
 
 
-def keep(store: Store, row: SQLModel) -> None:
-    """Write a row."""
+def insert(store: Store, row: SQLModel) -> None:
+    """Insert a row."""
     with store.database.transaction() as session:
         session.add(row)
 
 
 def first(store: Store, row: Confirmation) -> str | None:
-    """Who is next in the line of ``row``."""
+    """The next row in the queue of ``row``."""
     with store.database.reading() as session:
-        line = fair_queue.line(session, [row], store.database.now(session))
-    return line[0] if line else None
+        rows = fair_queue.next_rows(session, [row], store.database.now(session))
+    return rows[0] if rows else None
 
 
-def ahead(store: Store, row: Confirmation, most: int = 100) -> int:
-    """How many are before ``row``."""
+def ahead(store: Store, row: Confirmation, limit: int = 100) -> int:
+    """How many orders go before ``row``."""
     with store.database.reading() as session:
-        return fair_queue.ahead(session, row, most=most)
+        return fair_queue.orders_ahead(session, row, limit=limit)
 
 
 def test_the_oldest_is_next(store: Store) -> None:
-    """Whoever asks; and each knows how many orders have their turn before."""
-    rows = [waits(store, f"A{each}") for each in range(4)]
+    """Whichever row wakes; and each row's position is known."""
+    rows = [queued(store, f"A{each}") for each in range(4)]
 
     assert {first(store, row) for row in rows} == {rows[0].id}
     assert [ahead(store, row) for row in rows] == [0, 1, 2, 3]
-    assert ahead(store, rows[3], most=2) == 2
+    assert ahead(store, rows[3], limit=2) == 2
 
 
-def test_many_rows_of_one_order_take_one_place(store: Store) -> None:
-    """One answer settles them all."""
+def test_many_rows_of_one_order_count_once(store: Store) -> None:
+    """One answer settles all of them."""
     for _ in range(5):
-        waits(store, "A1")
-    row = waits(store, "A2")
+        queued(store, "A1")
+    row = queued(store, "A2")
 
     assert ahead(store, row) == 1
 
 
 @pytest.mark.parametrize("known", ["price", "expires_at"])
-def test_an_order_that_is_known_to_be_ours_is_next(store: Store, known: str) -> None:
-    """A forger can invent activations, but not what the provider has sold us."""
-    waits(store, "A1")
-    bought = waits(store, "A2")
+def test_an_order_that_the_api_reported_is_next(store: Store, known: str) -> None:
+    """A forger can invent activations, but not what the provider's API reports."""
+    queued(store, "A1")
+    bought = queued(store, "A2")
     assert ahead(store, bought) == 1
     at = now(store)
-    says: dict[str, Any] = {known: {"price": "0.18", "expires_at": at}[known]}
-    for order, values in (("A1", {}), ("A2", says)):
+    reported: dict[str, Any] = {known: {"price": "0.18", "expires_at": at}[known]}
+    for order, values in (("A1", {}), ("A2", reported)):
         row = Order(
             id=str(ULID()), provider="daisysim", order_id=order, status="received", created_at=at,
             updated_at=at, **values,
         )  # fmt: skip
-        keep(store, row)
+        insert(store, row)
 
     assert first(store, bought) == bought.id
     assert ahead(store, bought) == 0
 
 
-def test_whoever_wakes_is_looked_at_however_far_back(
+def test_a_woken_row_is_ranked_however_far_back(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The line is not read to its end, but nobody in it is passed over for that."""
-    monkeypatch.setattr(fair_queue, "MOST_CANDIDATES", 1)
-    waits(store, "A1")
-    busy, bought = waits(store, "A2"), waits(store, "A3")
+    """The queue is read up to a limit, but a woken row behind it is ranked too."""
+    monkeypatch.setattr(fair_queue, "MAX_CANDIDATES", 1)
+    queued(store, "A1")
+    busy, bought = queued(store, "A2"), queued(store, "A3")
     at = now(store)
     order = Order(
         id=str(ULID()), provider="daisysim", order_id="A3", status="received", price="0.18",
         created_at=at, updated_at=at,
     )  # fmt: skip
-    keep(store, order)
+    insert(store, order)
 
     assert first(store, busy) != bought.id
     assert first(store, bought) == bought.id
 
 
-def test_other_lines_do_not_count(store: Store) -> None:
-    """Neither another provider's rows nor those that want another call."""
-    waits(store, "A1", provider="virtualsms")
-    waits(store, "A2", action="confirm")
-    row = waits(store, "A3")
+def test_other_queues_do_not_count(store: Store) -> None:
+    """Neither another provider's rows nor those of another action."""
+    queued(store, "A1", provider="virtualsms")
+    queued(store, "A2", action="confirm")
+    row = queued(store, "A3")
 
     assert first(store, row) == row.id
     assert ahead(store, row) == 0
 
 
 BUSY: dict[str, dict[str, Any]] = {
-    "in hand": {"lease_until": 5 * SECOND, "attempt": 1},
+    "leased": {"lease_until": 5 * SECOND, "attempt": 1},
     "asked a moment ago": {"done_at": -SECOND, "wake_at": None, "attempt": 1},
     "asked again in a moment": {"next_attempt_at": SECOND, "attempt": 1},
 }
 NOT_BUSY: dict[str, dict[str, Any]] = {
     "asked some time ago": {"done_at": -5 * SECOND, "wake_at": None, "attempt": 1},
-    "in hand by a clock that was ahead": {"lease_until": HOUR, "attempt": 1},
-    "done by a clock that was ahead": {"done_at": HOUR, "wake_at": None, "attempt": 1},
+    "leased under a clock that was ahead": {"lease_until": HOUR, "attempt": 1},
+    "done under a clock that was ahead": {"done_at": HOUR, "wake_at": None, "attempt": 1},
     "asked again in an hour": {"next_attempt_at": HOUR, "attempt": 1},
 }
 
 
-def stands(store: Store, row: Confirmation, values: dict[str, Any]) -> None:
-    """Write to the row, durations as times from now on."""
+def set_times(store: Store, row: Confirmation, values: dict[str, Any]) -> None:
+    """Write ``values`` to the row; a timedelta means that long from now."""
     at = now(store)
     change(
         store,
@@ -141,23 +141,23 @@ def stands(store: Store, row: Confirmation, values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", BUSY)
-def test_an_order_that_is_being_asked_about_is_passed_over(store: Store, case: str) -> None:
-    """Its other rows have their answer with that one; the next order has its turn."""
-    asked = waits(store, "A1")
-    sibling = waits(store, "A1")
-    stands(store, asked, BUSY[case])
+def test_an_order_with_a_fresh_or_coming_answer_is_skipped(store: Store, case: str) -> None:
+    """Its other rows wait for that answer; the next order is first."""
+    asked = queued(store, "A1")
+    sibling = queued(store, "A1")
+    set_times(store, asked, BUSY[case])
     assert first(store, sibling) is None
 
-    other = waits(store, "A2")
+    other = queued(store, "A2")
     assert first(store, sibling) == other.id
 
 
 @on_sqlite
 @pytest.mark.parametrize("case", NOT_BUSY)
-def test_an_order_is_not_passed_over_for_long(store: Store, case: str) -> None:
-    """An answer grows old, and a time that a jumped clock wrote keeps nobody away."""
-    asked = waits(store, "A1")
-    sibling = waits(store, "A1")
-    stands(store, asked, NOT_BUSY[case])
+def test_an_order_is_not_skipped_for_long(store: Store, case: str) -> None:
+    """An answer gets stale, and a time from a clock that has jumped does not count."""
+    asked = queued(store, "A1")
+    sibling = queued(store, "A1")
+    set_times(store, asked, NOT_BUSY[case])
 
     assert first(store, sibling) in {asked.id, sibling.id}

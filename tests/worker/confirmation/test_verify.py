@@ -1,4 +1,4 @@
-"""Asking back about unsigned codes before anybody is told."""
+"""Codes from unsigned webhooks are verified before they are delivered."""
 
 from __future__ import annotations
 
@@ -20,25 +20,21 @@ from tests.worker.support import (
     DAISYSIM_KEY,
     SECOND,
     World,
-    again,
+    all_rows,
     at_once,
     change,
-    everything,
+    expire_lease,
     fetch,
     handle,
-    lapse,
     now,
     on_sqlite,
-    only,
+    only_row,
     planned,
+    reload,
     settle,
 )
-from worker.confirmation import (
-    confirm as confirmation,
-)
-from worker.confirmation import (
-    fair_queue,
-)
+from worker.confirmation import fair_queue
+from worker.confirmation.confirm import settle as settle_ids
 from worker.handling.ready_codes import release
 from worker.orders import codes
 from worker.outbox import leases
@@ -78,48 +74,48 @@ WAITING = says("Waiting")
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that asks back and tells Slack."""
+def runtime(world: World) -> Runtime:
+    """A worker that verifies codes and delivers to Slack."""
     return world.connect(daisysim=True, slack=True)
 
 
 def answer(world: World, reply: Reply | Callable[[Request], Reply]) -> None:
-    """Let the provider answer so from now on."""
+    """Let the provider give this answer."""
     world.api.on("GET", CHECK_PATH, handler=reply if callable(reply) else lambda _: reply)
 
 
-def told(made: Runtime, type_: str = "sms.received") -> list[Delivery]:
+def deliveries(runtime: Runtime, type_: str = "sms.received") -> list[Delivery]:
     """The deliveries of a type."""
-    return [row for row in everything(made, Delivery) if row.type == type_]
+    return [row for row in all_rows(runtime, Delivery) if row.type == type_]
 
 
-def after_patience(made: Runtime, row: Confirmation) -> None:
-    """Let half a minute pass since the provider was first asked."""
-    current = again(made, row)
-    asked = current.asked_since or now(made)
-    change(made, current, asked_since=asked - LONG_AGO)
+def time_out(runtime: Runtime, row: Confirmation) -> None:
+    """Move the first question about a code half a minute back."""
+    current = reload(runtime, row)
+    asked = current.asked_since or now(runtime)
+    change(runtime, current, asked_since=asked - LONG_AGO)
 
 
 @pytest.mark.parametrize("reply", [COMPLETED, BARE, says("completed", CODE)])
-def test_a_code_that_the_provider_vouches_for_is_told(
-    world: World, made: Runtime, reply: Reply
+def test_a_code_that_the_provider_verifies_is_delivered(
+    world: World, runtime: Runtime, reply: Reply
 ) -> None:
-    """By one question about this activation; the order is finished by that."""
+    """One call about the activation verifies it, and confirms the order."""
     answer(world, reply)
-    row = planned(made, SMS)
-    assert (row.action, told(made)) == ("verify", [])
-    settle(made, row)
+    row = planned(runtime, SMS)
+    assert (row.action, deliveries(runtime)) == ("verify", [])
+    settle(runtime, row)
 
     (call,) = world.api.requests()
     assert (call.method, call.path.split("/")[-1]) == ("GET", ACTIVATION)
     assert call.headers["authorization"] == f"Bearer {DAISYSIM_KEY}"
-    code = only(made, Code)
+    code = only_row(runtime, Code)
     assert (code.state, code.verified) == ("ready", True)
-    assert (again(made, row).state, again(made, row).error) == ("done", None)
-    assert only(made, Order).status == "confirmed"
-    assert "verified" in {step.kind for step in everything(made, OrderTransition)}
-    (delivery,) = told(made)
-    deliver_ids(made, [delivery.id])
+    assert (reload(runtime, row).state, reload(runtime, row).error) == ("done", None)
+    assert only_row(runtime, Order).status == "confirmed"
+    assert "verified" in {step.kind for step in all_rows(runtime, OrderTransition)}
+    (delivery,) = deliveries(runtime)
+    deliver_ids(runtime, [delivery.id])
     (message,) = world.sent_to()
     assert CODE in str(message)
     assert "not verified" not in str(message)
@@ -128,9 +124,9 @@ def test_a_code_that_the_provider_vouches_for_is_told(
 CONTRADICTIONS = {
     "another code": (says("Completed", "666666"), "another code"),
     "no code": (says("Completed"), "another code"),
-    "a code that is no text": (says("Completed", "\ud800"), "another code"),
+    "a code that is not valid text": (says("Completed", "\ud800"), "another code"),
     "404": (refuses(404, "NOT_FOUND"), "no such order"),
-    "404 without a word": (Reply(status=404, body=b"<html>"), "no such order"),
+    "404 without a body": (Reply(status=404, body=b"<html>"), "no such order"),
     "400": (Reply(status=400, json={"success": False, "error": "bad id"}), "no such order"),
 }
 
@@ -138,65 +134,73 @@ CONTRADICTIONS = {
 @on_sqlite
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_code_that_the_provider_contradicts_is_quarantined(
-    world: World, made: Runtime, case: str
+    world: World, runtime: Runtime, case: str
 ) -> None:
-    """At once: the operators are told, the code is told to nobody, its event says why."""
+    """At once: the operators are notified, the code is not delivered, its event has the reason."""
     reply, reason = CONTRADICTIONS[case]
     answer(world, reply)
-    row = planned(made, SMS)
-    settle(made, row)
+    row = planned(runtime, SMS)
+    settle(runtime, row)
 
-    assert only(made, Code).state == "quarantined"
-    assert told(made) == []
-    (notice,) = told(made, OPERATORS)
+    assert only_row(runtime, Code).state == "quarantined"
+    assert deliveries(runtime) == []
+    (notice,) = deliveries(runtime, OPERATORS)
     assert reason in (notice.detail or "")
-    event = only(made, InboxEvent)
+    event = only_row(runtime, InboxEvent)
     assert event.state == "quarantined"
     assert reason in (event.error or "")
-    assert (again(made, row).state, again(made, row).wake_at) == ("done", None)
-    assert only(made, Order).status == "received"
-    for delivery in everything(made, Delivery):
-        deliver_ids(made, [delivery.id])
+    assert (reload(runtime, row).state, reload(runtime, row).wake_at) == ("done", None)
+    assert only_row(runtime, Order).status == "received"
+    for delivery in all_rows(runtime, Delivery):
+        deliver_ids(runtime, [delivery.id])
     assert CODE not in str(world.sent_to())
 
 
-def test_an_id_that_cannot_be_asked_about_is_a_contradiction(world: World, made: Runtime) -> None:
-    """No activation is called so: whoever sent it is not the provider."""
-    row = planned(made, webhooks.daisysim(activation=".."))
-    settle(made, row)
+def test_an_id_that_cannot_be_asked_about_is_a_contradiction(
+    world: World, runtime: Runtime
+) -> None:
+    """No activation has such an id, so the provider did not send it."""
+    row = planned(runtime, webhooks.daisysim(activation=".."))
+    settle(runtime, row)
 
     assert world.api.requests() == []
-    assert only(made, Code).state == "quarantined"
+    assert only_row(runtime, Code).state == "quarantined"
 
 
-def test_a_provider_that_still_waits_is_asked_again(world: World, made: Runtime) -> None:
-    """In some seconds; the code is held meanwhile."""
+def test_a_provider_without_a_code_is_asked_again(world: World, runtime: Runtime) -> None:
+    """After some seconds; the code stays held meanwhile."""
     world.api.once("GET", CHECK_PATH, WAITING)
     answer(world, COMPLETED)
-    row = planned(made, SMS)
-    settle(made, row)
-    waiting = again(made, row)
-    assert (waiting.state, only(made, Code).state, told(made)) == ("pending", "held", [])
-    assert waiting.next_attempt_at - now(made) <= 3 * SECOND
+    row = planned(runtime, SMS)
+    settle(runtime, row)
+    waiting = reload(runtime, row)
+    assert (waiting.state, only_row(runtime, Code).state, deliveries(runtime)) == (
+        "pending",
+        "held",
+        [],
+    )
+    assert waiting.next_attempt_at - now(runtime) <= 3 * SECOND
 
-    settle(made, waiting)
-    assert only(made, Code).verified is True
+    settle(runtime, waiting)
+    assert only_row(runtime, Code).verified is True
 
 
-def test_a_provider_that_waits_for_long_contradicts(world: World, made: Runtime) -> None:
+def test_a_provider_without_a_code_contradicts_after_the_timeout(
+    world: World, runtime: Runtime
+) -> None:
     """After half a minute of "not yet" the code is quarantined."""
     answer(world, WAITING)
-    row = planned(made, SMS)
-    settle(made, row)
-    after_patience(made, row)
-    settle(made, again(made, row))
+    row = planned(runtime, SMS)
+    settle(runtime, row)
+    time_out(runtime, row)
+    settle(runtime, reload(runtime, row))
 
-    assert only(made, Code).state == "quarantined"
-    assert only(made, InboxEvent).state == "quarantined"
-    assert told(made) == []
+    assert only_row(runtime, Code).state == "quarantined"
+    assert only_row(runtime, InboxEvent).state == "quarantined"
+    assert deliveries(runtime) == []
 
 
-SILENCES = {
+FAILURES = {
     "500": Reply(status=500),
     "500 in words": refuses(500, "SERVER_ERROR"),
     "502": refuses(502, "PROVIDER_ERROR"),
@@ -210,355 +214,368 @@ SILENCES = {
 
 
 @on_sqlite
-@pytest.mark.parametrize("case", SILENCES)
-def test_a_provider_that_cannot_say_does_not_keep_a_code_for_ever(
-    world: World, made: Runtime, case: str
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failing_provider_does_not_hold_a_code_for_ever(
+    world: World, runtime: Runtime, case: str
 ) -> None:
-    """It is asked again for half a minute; then the code is told, marked."""
-    answer(world, SILENCES[case])
-    row = planned(made, SMS)
-    settle(made, row)
-    assert (again(made, row).state, only(made, Code).state, told(made)) == ("pending", "held", [])
+    """It is asked for half a minute; then the code is delivered, marked as not verified."""
+    answer(world, FAILURES[case])
+    row = planned(runtime, SMS)
+    settle(runtime, row)
+    assert (reload(runtime, row).state, only_row(runtime, Code).state, deliveries(runtime)) == (
+        "pending",
+        "held",
+        [],
+    )
 
-    after_patience(made, row)
-    settle(made, again(made, row))
+    time_out(runtime, row)
+    settle(runtime, reload(runtime, row))
 
-    code = only(made, Code)
+    code = only_row(runtime, Code)
     assert (code.state, code.verified) == ("ready", False)
-    assert only(made, Order).status == "received"
-    assert only(made, InboxEvent).state == "handled"
-    (delivery,) = told(made)
-    deliver_ids(made, [delivery.id])
+    assert only_row(runtime, Order).status == "received"
+    assert only_row(runtime, InboxEvent).state == "handled"
+    (delivery,) = deliveries(runtime)
+    deliver_ids(runtime, [delivery.id])
     (message,) = world.sent_to()
     assert CODE in str(message)
     assert "not verified" in str(message)
 
 
-def test_the_providers_rate_limit_holds_a_code(world: World, made: Runtime) -> None:
-    """However long it lasts: a flood of forged events must not get one told unverified."""
+def test_a_rate_limit_holds_a_code(world: World, runtime: Runtime) -> None:
+    """However long it lasts: a flood of forged events must not get a code delivered unverified."""
     world.api.once("GET", CHECK_PATH, Reply(status=429, headers={"Retry-After": "60"}))
-    row = planned(made, SMS)
-    after_patience(made, row)
-    settle(made, row)
+    row = planned(runtime, SMS)
+    time_out(runtime, row)
+    settle(runtime, row)
 
-    held = again(made, row)
-    assert (held.state, only(made, Code).state, told(made)) == ("pending", "held", [])
-    budget = fetch(made, Budget, "daisysim:check")
+    held = reload(runtime, row)
+    assert (held.state, only_row(runtime, Code).state, deliveries(runtime)) == (
+        "pending",
+        "held",
+        [],
+    )
+    budget = fetch(runtime, Budget, "daisysim:check")
     assert budget.blocked_until is not None
     answer(world, COMPLETED)
-    change_budget(made, blocked_until=None)
-    settle(made, held)
-    assert only(made, Code).verified is True
+    change_budget(runtime, blocked_until=None)
+    settle(runtime, held)
+    assert only_row(runtime, Code).verified is True
 
 
-def change_budget(made: Runtime, **values: object) -> None:
-    """Write to the budget of questions."""
-    with made.database.transaction() as session:
+def change_budget(runtime: Runtime, **values: object) -> None:
+    """Write to the budget of verification calls."""
+    with runtime.database.transaction() as session:
         budget = session.get_one(Budget, "daisysim:check")
         for name, value in values.items():
             setattr(budget, name, value)
 
 
-def test_a_spent_budget_holds_a_code(world: World) -> None:
-    """Never told unverified: it waits until the provider can be asked."""
+def test_a_used_up_budget_holds_a_code(world: World) -> None:
+    """It waits until the provider can be asked, and is never delivered unverified."""
     answer(world, COMPLETED)
-    made = world.connect(daisysim=True, slack=True, DAISYSIM_RATE_LIMITS="check=2")
-    handle(made, *(webhooks.daisysim(activation=str(each)) for each in range(5)))
-    rows = everything(made, Confirmation)
-    settle(made, *rows)
+    runtime = world.connect(daisysim=True, slack=True, DAISYSIM_RATE_LIMITS="check=2")
+    handle(runtime, *(webhooks.daisysim(activation=str(each)) for each in range(5)))
+    rows = all_rows(runtime, Confirmation)
+    settle(runtime, *rows)
     for row in rows:
-        if again(made, row).state == "pending":
-            change(made, row, created_at=now(made) - LONG_AGO)
-    settle(made, *rows)
+        if reload(runtime, row).state == "pending":
+            change(runtime, row, created_at=now(runtime) - LONG_AGO)
+    settle(runtime, *rows)
 
     assert len(world.api.requests()) == 2
-    assert states(made) == {"held": 3, "ready": 2}
-    assert len(told(made)) == 2
-    change_budget(made, spent="[]")
-    settle(made, *(row for row in everything(made, Confirmation) if row.state == "pending"))
+    assert states(runtime) == {"held": 3, "ready": 2}
+    assert len(deliveries(runtime)) == 2
+    change_budget(runtime, spent="[]")
+    settle(runtime, *(row for row in all_rows(runtime, Confirmation) if row.state == "pending"))
     assert len(world.api.requests()) == 4
 
 
 @on_sqlite
 @pytest.mark.parametrize("state", ["ready", "discarded", "quarantined"])
-def test_a_code_that_a_person_has_decided_about_is_not_asked_about(
-    world: World, made: Runtime, state: str
+def test_a_released_or_discarded_code_is_not_verified(
+    world: World, runtime: Runtime, state: str
 ) -> None:
-    """Released or discarded meanwhile: there is nothing left to verify."""
-    row = planned(made, SMS)
-    change(made, only(made, Code), state=state)
-    settle(made, row)
+    """A person has decided meanwhile, so no call is made."""
+    row = planned(runtime, SMS)
+    change(runtime, only_row(runtime, Code), state=state)
+    settle(runtime, row)
 
-    assert again(made, row).state == "done"
-    assert (only(made, Code).state, told(made)) == (state, [])
+    assert reload(runtime, row).state == "done"
+    assert (only_row(runtime, Code).state, deliveries(runtime)) == (state, [])
     assert world.api.requests() == []
 
 
 @pytest.mark.parametrize("reply", [COMPLETED, says("Completed", "666666")])
 @pytest.mark.parametrize("state", ["ready", "discarded"])
-def test_a_decision_during_the_question_stands(
-    world: World, made: Runtime, reply: Reply, state: str
+def test_a_decision_during_the_call_stands(
+    world: World, runtime: Runtime, reply: Reply, state: str
 ) -> None:
-    """The person's word counts, whatever the provider says a moment later."""
-    row = planned(made, SMS)
+    """The person's decision counts, whatever the provider answers a moment later."""
+    row = planned(runtime, SMS)
 
     def meanwhile(_: Request) -> Reply:
-        change(made, only(made, Code), state=state)
+        change(runtime, only_row(runtime, Code), state=state)
         return reply
 
     answer(world, meanwhile)
-    settle(made, row)
+    settle(runtime, row)
 
-    assert (again(made, row).state, only(made, Code).state) == ("done", state)
-    assert everything(made, Delivery) == []
-    assert only(made, InboxEvent).state == "handled"
+    assert (reload(runtime, row).state, only_row(runtime, Code).state) == ("done", state)
+    assert all_rows(runtime, Delivery) == []
+    assert only_row(runtime, InboxEvent).state == "handled"
 
 
-def test_a_purged_code_is_not_asked_about(world: World, made: Runtime) -> None:
-    """There is nothing left to compare with."""
-    row = planned(made, SMS)
-    change(made, only(made, Code), code=None)
-    settle(made, row)
+def test_a_purged_code_is_not_verified(world: World, runtime: Runtime) -> None:
+    """There is nothing to compare the answer with."""
+    row = planned(runtime, SMS)
+    change(runtime, only_row(runtime, Code), code=None)
+    settle(runtime, row)
 
-    assert again(made, row).state == "done"
+    assert reload(runtime, row).state == "done"
     assert world.api.requests() == []
 
 
-def test_a_code_that_cannot_be_opened_is_quarantined(world: World, made: Runtime) -> None:
-    """The reason names what cannot be opened, and the row comes to an end."""
-    row = planned(made, SMS)
-    code = only(made, Code)
+def test_a_code_that_cannot_be_opened_is_quarantined(world: World, runtime: Runtime) -> None:
+    """The reason says so, and the row ends."""
+    row = planned(runtime, SMS)
+    code = only_row(runtime, Code)
     assert code.code is not None
-    change(made, code, code=code.code[:-1] + bytes([code.code[-1] ^ 1]))
-    settle(made, row)
+    change(runtime, code, code=code.code[:-1] + bytes([code.code[-1] ^ 1]))
+    settle(runtime, row)
 
-    assert again(made, row).state == "done"
-    assert only(made, Code).state == "quarantined"
-    assert "was altered" in (only(made, InboxEvent).error or "")
+    assert reload(runtime, row).state == "done"
+    assert only_row(runtime, Code).state == "quarantined"
+    assert "was altered" in (only_row(runtime, InboxEvent).error or "")
     assert world.api.requests() == []
 
 
-def test_a_question_that_nobody_survived(world: World, made: Runtime) -> None:
-    """After ten holders the code is told as not verified, without another question."""
-    row = planned(made, SMS)
+def test_a_poison_row_delivers_its_code_unverified(world: World, runtime: Runtime) -> None:
+    """After ten expired leases, without another call."""
+    row = planned(runtime, SMS)
     for _ in range(10):
-        with made.database.transaction() as session:
-            at = made.database.now(session)
+        with runtime.database.transaction() as session:
+            at = runtime.database.now(session)
             table = table_of(Confirmation)
             leases.claim(session, table, [row.id], now=at, lease=CALL_LEASE, state="sending")
-        lapse(made, again(made, row))
-    confirmation.settle(made, [row.id])
+        expire_lease(runtime, reload(runtime, row))
+    settle_ids(runtime, [row.id])
 
-    assert (only(made, Code).state, only(made, Code).verified) == ("ready", False)
-    assert len(told(made)) == 1
+    assert (only_row(runtime, Code).state, only_row(runtime, Code).verified) == ("ready", False)
+    assert len(deliveries(runtime)) == 1
     assert world.api.requests() == []
 
 
-def test_questions_at_once_tell_once(world: World, made: Runtime) -> None:
-    """The same message in many hands is one question and one delivery."""
+def test_concurrent_verifications_deliver_once(world: World, runtime: Runtime) -> None:
+    """Many workers that get the same message make one call and plan one delivery."""
     answer(world, COMPLETED)
-    row = planned(made, SMS)
-    at_once([lambda: confirmation.settle(made, [row.id])] * 6)
+    row = planned(runtime, SMS)
+    at_once([lambda: settle_ids(runtime, [row.id])] * 6)
 
     assert len(world.api.requests()) == 1
-    assert len(told(made)) == 1
+    assert len(deliveries(runtime)) == 1
 
 
 @pytest.fixture
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an answer stay fresh however slow this machine is."""
-    monkeypatch.setattr(fair_queue, "MOMENT", 60 * SECOND)
+    """Keep an answer fresh, however slow this machine is."""
+    monkeypatch.setattr(fair_queue, "ANSWER_FRESH", 60 * SECOND)
 
 
 def forged(codes: int) -> list[Webhook]:
-    """Webhooks with a valid token about one activation, none with its code."""
+    """Webhooks with a valid token about one activation, each with a wrong code."""
     return [webhooks.daisysim(code=f"66{each:04}") for each in range(codes)]
 
 
-def states(made: Runtime) -> Counter[str]:
+def states(runtime: Runtime) -> Counter[str]:
     """How many codes are in each state."""
-    return Counter(code.state for code in everything(made, Code))
+    return Counter(code.state for code in all_rows(runtime, Code))
 
 
-def test_one_answer_settles_every_code_of_its_activation(world: World, made: Runtime) -> None:
-    """However many codes somebody forges beside the real one: a single call, one is told."""
+def test_one_answer_settles_every_code_of_its_activation(world: World, runtime: Runtime) -> None:
+    """However many codes are forged beside the real one: one call, and one is delivered."""
     answer(world, COMPLETED)
-    handle(made, *forged(4), SMS, *forged(6)[4:])
-    settle(made, *everything(made, Confirmation))
+    handle(runtime, *forged(4), SMS, *forged(6)[4:])
+    settle(runtime, *all_rows(runtime, Confirmation))
 
     assert len(world.api.requests()) == 1
-    assert states(made) == {"quarantined": 6, "ready": 1}
-    assert code_of_delivery(made) == CODE
-    for row in everything(made, Confirmation):
+    assert states(runtime) == {"quarantined": 6, "ready": 1}
+    assert code_of_delivery(runtime) == CODE
+    for row in all_rows(runtime, Confirmation):
         assert (row.state, row.attempt, row.wake_at, row.lease_until) == ("done", 1, None, None)
-    events = Counter(event.state for event in everything(made, InboxEvent))
+    events = Counter(event.state for event in all_rows(runtime, InboxEvent))
     assert events == {"quarantined": 6, "handled": 1}
-    assert 1 <= len(told(made, OPERATORS)) <= 2  # a minute may have begun in between
+    assert 1 <= len(deliveries(runtime, OPERATORS)) <= 2  # a minute may have begun in between
 
 
-def code_of_delivery(made: Runtime) -> str | None:
-    """The plain code of the only one that is told."""
-    (delivery,) = told(made)
-    code = fetch(made, Code, delivery.code_id or "")
-    return codes.open_field(made.vault, code, "code")
+def code_of_delivery(runtime: Runtime) -> str | None:
+    """The plain code of the only planned delivery."""
+    (delivery,) = deliveries(runtime)
+    code = fetch(runtime, Code, delivery.code_id or "")
+    return codes.open_field(runtime.vault, code, "code")
 
 
 @pytest.mark.usefixtures("_fresh")
 @on_sqlite
-def test_one_answer_settles_no_more_than_fits(world: World, made: Runtime) -> None:
-    """The transaction that records it stays short; the rest is settled by the next answer."""
+def test_one_answer_settles_a_limited_number_of_rows(world: World, runtime: Runtime) -> None:
+    """The recording transaction stays short; the next answer settles the rest."""
     answer(world, COMPLETED)
-    handle(made, *forged(fair_queue.MOST_SIBLINGS + 10), SMS)
-    rows = everything(made, Confirmation)
-    settle(made, *rows)
+    handle(runtime, *forged(fair_queue.MAX_SIBLINGS + 10), SMS)
+    rows = all_rows(runtime, Confirmation)
+    settle(runtime, *rows)
     assert len(world.api.requests()) == 1
-    assert states(made) == {"quarantined": fair_queue.MOST_SIBLINGS + 1, "held": 10}
+    assert states(runtime) == {"quarantined": fair_queue.MAX_SIBLINGS + 1, "held": 10}
 
-    moment_passes(made)
-    settle(made, *(row for row in everything(made, Confirmation) if row.state == "pending"))
+    make_answers_stale(runtime)
+    settle(runtime, *(row for row in all_rows(runtime, Confirmation) if row.state == "pending"))
     assert len(world.api.requests()) == 2
-    assert states(made)["held"] == 0
-    assert code_of_delivery(made) == CODE
+    assert states(runtime)["held"] == 0
+    assert code_of_delivery(runtime) == CODE
 
 
-def moment_passes(made: Runtime) -> None:
-    """Let an answer grow too old to count as the latest word."""
-    for row in everything(made, Confirmation):
+def make_answers_stale(runtime: Runtime) -> None:
+    """Move all answers back, so that they are no longer fresh."""
+    for row in all_rows(runtime, Confirmation):
         if row.done_at is not None:
-            change(made, row, done_at=row.done_at - 2 * fair_queue.MOMENT)
+            change(runtime, row, done_at=row.done_at - 2 * fair_queue.ANSWER_FRESH)
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_an_activation_is_asked_about_once_in_a_moment(world: World, made: Runtime) -> None:
-    """What is reported right after an answer waits until that is no longer fresh."""
+def test_a_fresh_answer_prevents_another_call(world: World, runtime: Runtime) -> None:
+    """A code reported right after an answer waits until that answer is stale."""
     answer(world, COMPLETED)
-    settle(made, planned(made, SMS))
-    handle(made, *forged(1))
-    (late,) = [row for row in everything(made, Confirmation) if row.state == "pending"]
-    settle(made, late)
-    put_off = again(made, late)
-    assert (put_off.state, put_off.attempt, len(world.api.requests())) == ("pending", 0, 1)
-    assert put_off.wake_at is not None
-    assert put_off.wake_at - now(made) <= fair_queue.MOMENT
+    settle(runtime, planned(runtime, SMS))
+    handle(runtime, *forged(1))
+    (late,) = [row for row in all_rows(runtime, Confirmation) if row.state == "pending"]
+    settle(runtime, late)
+    deferred = reload(runtime, late)
+    assert (deferred.state, deferred.attempt, len(world.api.requests())) == ("pending", 0, 1)
+    assert deferred.wake_at is not None
+    assert deferred.wake_at - now(runtime) <= fair_queue.ANSWER_FRESH
 
-    moment_passes(made)
-    settle(made, late)
+    make_answers_stale(runtime)
+    settle(runtime, late)
     assert len(world.api.requests()) == 2
-    assert states(made) == {"ready": 1, "quarantined": 1}
+    assert states(runtime) == {"ready": 1, "quarantined": 1}
 
 
-def test_nobody_asks_while_another_asks_about_the_same(world: World, made: Runtime) -> None:
-    """The second code waits for the answer that is on its way, and is settled by it."""
-    handle(made, SMS, *forged(1))
-    first, second = everything(made, Confirmation)
+def test_a_call_in_flight_prevents_another(world: World, runtime: Runtime) -> None:
+    """The second code of the activation waits for the answer, and is settled by it."""
+    handle(runtime, SMS, *forged(1))
+    first, second = all_rows(runtime, Confirmation)
 
     def slow(_: Request) -> Reply:
-        confirmation.settle(made, [second.id])
+        settle_ids(runtime, [second.id])
         return COMPLETED
 
     answer(world, slow)
-    settle(made, first)
+    settle(runtime, first)
 
     assert len(world.api.requests()) == 1
-    assert states(made) == {"ready": 1, "quarantined": 1}
+    assert states(runtime) == {"ready": 1, "quarantined": 1}
 
 
 @pytest.mark.parametrize(
     ("reply", "state"), [(WAITING, "quarantined"), (Reply(status=500), "ready")]
 )
-def test_patience_counts_from_the_first_answer_that_was_shared(
-    world: World, made: Runtime, reply: Reply, state: str
+def test_the_timeout_counts_from_the_first_shared_answer(
+    world: World, runtime: Runtime, reply: Reply, state: str
 ) -> None:
-    """Codes of one activation wait together, and are asked about together, by one call a time."""
+    """Codes of one activation wait together, and one call at a time asks about all of them."""
     answer(world, reply)
-    handle(made, SMS, *forged(2))
-    first, *others = everything(made, Confirmation)
-    settle(made, first, *others)
+    handle(runtime, SMS, *forged(2))
+    first, *others = all_rows(runtime, Confirmation)
+    settle(runtime, first, *others)
     assert len(world.api.requests()) == 1
     for row in (first, *others):
-        current = again(made, row)
+        current = reload(runtime, row)
         assert (current.state, current.attempt) == ("pending", 1)
-        after_patience(made, row)
-    settle(made, *(again(made, row) for row in (first, *others)))
+        time_out(runtime, row)
+    settle(runtime, *(reload(runtime, row) for row in (first, *others)))
 
     assert len(world.api.requests()) == 2
-    assert states(made) == {state: 3}
-    assert {code.verified for code in everything(made, Code)} == {
+    assert states(runtime) == {state: 3}
+    assert {code.verified for code in all_rows(runtime, Code)} == {
         None if state == "quarantined" else False
     }
 
 
 @pytest.mark.parametrize("state", ["ready", "discarded"])
-def test_a_decision_about_another_code_stands(world: World, made: Runtime, state: str) -> None:
-    """The answer that settles the rest leaves alone what a person has decided meanwhile."""
+def test_a_decision_about_another_code_stands(world: World, runtime: Runtime, state: str) -> None:
+    """The answer that settles the others does not change a code that a person has decided."""
     answer(world, COMPLETED)
-    handle(made, SMS, *forged(1))
-    first, second = everything(made, Confirmation)
-    change(made, fetch(made, Code, second.code_id), state=state)
-    settle(made, first)
+    handle(runtime, SMS, *forged(1))
+    first, second = all_rows(runtime, Confirmation)
+    change(runtime, fetch(runtime, Code, second.code_id), state=state)
+    settle(runtime, first)
 
-    assert (again(made, second).state, fetch(made, Code, second.code_id).state) == ("done", state)
-    assert len(told(made)) == 1
+    assert (reload(runtime, second).state, fetch(runtime, Code, second.code_id).state) == (
+        "done",
+        state,
+    )
+    assert len(deliveries(runtime)) == 1
 
 
-def test_a_flood_about_many_activations_delays_honest_codes_at_most(world: World) -> None:
-    """Codes are asked about as they came, whoever is woken first; a number we bought goes ahead."""
+def test_a_flood_about_many_activations_only_delays_genuine_codes(world: World) -> None:
+    """Codes are verified in their sequence, whichever row wakes; a bought number goes first."""
     world.api.on("GET", CHECK_PATH, handler=lambda _: refuses(404, "NOT_FOUND"))
-    made = world.connect(daisysim=True, slack=True, DAISYSIM_RATE_LIMITS="check=2")
-    handle(made, *(webhooks.daisysim(activation=f"{each:03}") for each in range(4)))
-    handle(made, SMS)
-    handle(made, webhooks.daisysim(activation="bought"))
-    for order in everything(made, Order):
+    runtime = world.connect(daisysim=True, slack=True, DAISYSIM_RATE_LIMITS="check=2")
+    handle(runtime, *(webhooks.daisysim(activation=f"{each:03}") for each in range(4)))
+    handle(runtime, SMS)
+    handle(runtime, webhooks.daisysim(activation="bought"))
+    for order in all_rows(runtime, Order):
         if order.order_id == "bought":
-            change(made, order, price="0.18")
+            change(runtime, order, price="0.18")
     asked: list[str] = []
     for round_ in range(4):
-        handle(made, *(webhooks.daisysim(activation=f"later {round_}{n}") for n in range(3)))
-        waiting = [row.id for row in everything(made, Confirmation) if row.state == "pending"]
-        confirmation.settle(made, waiting[::-1])  # the newest are woken first
+        handle(runtime, *(webhooks.daisysim(activation=f"later {round_}{n}") for n in range(3)))
+        waiting = [row.id for row in all_rows(runtime, Confirmation) if row.state == "pending"]
+        settle_ids(runtime, waiting[::-1])  # the newest are woken first
         asked = [call.path.split("/")[-1] for call in world.api.requests()]
         assert len(asked) == 2 * (round_ + 1)
-        change_budget(made, spent="[]")
+        change_budget(runtime, spent="[]")
 
-    # Two at a time, side by side.
-    pairs = [set(asked[place : place + 2]) for place in range(0, 6, 2)]
+    # Two calls run concurrently.
+    pairs = [set(asked[start : start + 2]) for start in range(0, 6, 2)]
     assert pairs == [{"bought", "000"}, {"001", "002"}, {"003", ACTIVATION}]
 
 
-def test_no_transaction_is_open_during_a_question(world: World, made: Runtime) -> None:
-    """While the provider takes its time everybody can write, to the same code too."""
-    row = planned(made, SMS)
+def test_no_transaction_is_open_during_a_call(world: World, runtime: Runtime) -> None:
+    """During a slow call others can write, to the same code too."""
+    row = planned(runtime, SMS)
 
     def slow(_: Request) -> Reply:
-        change(made, only(made, Code), country="US")
+        change(runtime, only_row(runtime, Code), country="US")
         return COMPLETED
 
     answer(world, slow)
-    settle(made, row)
+    settle(runtime, row)
 
-    assert (only(made, Code).state, only(made, Code).country) == ("ready", "US")
+    assert (only_row(runtime, Code).state, only_row(runtime, Code).country) == ("ready", "US")
 
 
-def test_a_provider_that_cannot_vouch_ends_the_question(
+def test_an_api_that_cannot_verify_ends_the_row(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing would ever come of it."""
-    made = world.connect(virtualsms=True, daisysim=True, slack=True)
+    """As dead: no later attempt could succeed."""
+    runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
     monkeypatch.setattr(VirtualSMS, "limits", {"check": 60})
-    row = planned(made, SMS)
-    swapped = replace(made.integrations, apis={"daisysim": made.integrations.apis["virtualsms"]})
-    settle(replace(made, integrations=swapped), row)
+    row = planned(runtime, SMS)
+    swapped = replace(
+        runtime.integrations, apis={"daisysim": runtime.integrations.apis["virtualsms"]}
+    )
+    settle(replace(runtime, integrations=swapped), row)
 
-    assert again(made, row).state == "dead"
+    assert reload(runtime, row).state == "dead"
 
 
-def test_a_code_that_is_gone_is_told_to_nobody(made: Runtime) -> None:
-    """Releasing what was purged in between plans nothing."""
+def test_a_deleted_code_is_not_delivered(runtime: Runtime) -> None:
+    """Releasing a row that does not exist plans nothing."""
 
-    def release_nobody(session: Session) -> Any:
-        planner = Planner(session, now(made))
-        release(planner, made.vault, made.policy.routing, "nobody", verified=True)
+    def release_unknown(session: Session) -> Any:
+        planner = Planner(session, now(runtime))
+        release(planner, runtime.vault, runtime.policy.routing, "nobody", verified=True)
         return [*planner.deliveries]
 
-    with made.database.transaction() as session:
-        assert release_nobody(session) == []
+    with runtime.database.transaction() as session:
+        assert release_unknown(session) == []

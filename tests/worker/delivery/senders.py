@@ -1,4 +1,4 @@
-"""Many threads that deliver, as one ``sender`` process has them, with the sweep beside them."""
+"""Delivery threads like those of a ``sender`` process, and the sweep."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from worker.outbox import sweep
 from worker.runtime.runtime import Runtime
 
 THREADS = 16
-# Runtimes that share a database are one process's, with one pool of senders.
+# Runtimes that share a database stand for one process, with one pool of senders.
 _POOLS: WeakKeyDictionary[Database, SenderPool] = WeakKeyDictionary()
 
 
-def deliver_ids(made: Runtime, ids: Sequence[str]) -> None:
+def deliver_ids(runtime: Runtime, ids: Sequence[str]) -> None:
     """Deliver as the task does, with the senders of the runtime's process."""
-    senders = _POOLS.setdefault(made.database, SenderPool())
-    delivery.deliver(made, ids, senders)
+    senders = _POOLS.setdefault(runtime.database, SenderPool())
+    delivery.deliver(runtime, ids, senders)
 
 
-class _Hands(Waker):
-    """Wake-up calls without a broker between: each message is a task for one of the threads."""
+class _ThreadWaker(Waker):
+    """A waker without a broker: each queue message is a task for one of the threads."""
 
-    def __init__(self, made: Runtime, pool: ThreadPoolExecutor) -> None:
-        super().__init__(made.waker.app)
-        self._made = replace(made, waker=self)
+    def __init__(self, runtime: Runtime, pool: ThreadPoolExecutor) -> None:
+        super().__init__(runtime.waker.app)
+        self._runtime = replace(runtime, waker=self)
         self._pool = pool
         self.tasks: list[Future[None]] = []
 
@@ -43,26 +43,26 @@ class _Hands(Waker):
             self._submit(rows[start : start + size])
 
     def _submit(self, ids: Sequence[str]) -> None:
-        self.tasks.append(self._pool.submit(deliver_ids, self._made, ids))
+        self.tasks.append(self._pool.submit(deliver_ids, self._runtime, ids))
 
 
 @contextmanager
-def sending(made: Runtime, *, every: float = 1.0, threads: int = THREADS) -> Iterator[Waker]:
-    """Deliver what is woken, and sweep ``every`` so many seconds; yields whom to wake."""
+def sending(runtime: Runtime, *, every: float = 1.0, threads: int = THREADS) -> Iterator[Waker]:
+    """Deliver woken rows, and sweep every ``every`` seconds; yields the waker."""
     over = threading.Event()
     with ThreadPoolExecutor(threads) as pool:
-        hands = _Hands(made, pool)
+        waker = _ThreadWaker(runtime, pool)
 
         def tick() -> None:
             while not over.wait(every):
-                sweep.sweep(made.database, hands)
+                sweep.sweep(runtime.database, waker)
 
         clock = threading.Thread(target=tick)
         clock.start()
         try:
-            yield hands
+            yield waker
         finally:
             over.set()
             clock.join()
-    for task in hands.tasks:
+    for task in waker.tasks:
         task.result()

@@ -1,4 +1,4 @@
-"""What a delivery says: as much as is known, as little as its destination may hold."""
+"""The notification of a delivery: all that is known, as far as ``reveal`` allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import CODE, ORDER, UK_PHONE
-from tests.worker.support import World, change, everything, fetch, handle, now, only, telling
+from tests.worker.support import World, all_rows, change, fetch, handle, now, only_row, routed_to
 from worker.configuration.destination_policy import Reveal
 from worker.delivery import compose as composing
 from worker.destinations.base import DeliveryError
@@ -26,42 +26,46 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that tells Slack."""
+def runtime(world: World) -> Runtime:
+    """A worker with Slack as its destination."""
     return world.connect(slack=True)
 
 
 def compose(
-    made: Runtime, *, reveal: Reveal = "full", vanished: int = 0, at: datetime | None = None
+    runtime: Runtime, *, reveal: Reveal = "full", vanished: int = 0, at: datetime | None = None
 ) -> Notification:
-    """What the one delivery says."""
-    (said,) = compose_all(made, reveal=reveal, vanished=vanished, at=at)
-    return said
+    """The notification of the only delivery."""
+    (notification,) = compose_all(runtime, reveal=reveal, vanished=vanished, at=at)
+    return notification
 
 
 def compose_all(
-    made: Runtime, *, reveal: Reveal = "full", vanished: int = 0, at: datetime | None = None
+    runtime: Runtime, *, reveal: Reveal = "full", vanished: int = 0, at: datetime | None = None
 ) -> list[Notification]:
-    """What every delivery says, oldest first."""
-    with made.database.reading() as session:
+    """The notifications of all deliveries, oldest first."""
+    with runtime.database.reading() as session:
         rows = session.exec(select(Delivery).order_by(col(Delivery.id))).all()
-        facts = composing.read(session, [row.id for row in rows])
-        moment = at or made.database.now(session)
-    held = [(*facts[row.id], Claim(row.id, 1, vanished)) for row in rows]
-    said = composing.compose(made.vault, held, reveal=reveal, now=moment)
-    assert not any(isinstance(each, DeliveryError) for each in said)
-    return [each for each in said if isinstance(each, Notification)]
+        contents = composing.read(session, [row.id for row in rows])
+        moment = at or runtime.database.now(session)
+    claimed_rows = [(*contents[row.id], Claim(row.id, 1, vanished)) for row in rows]
+    notification = composing.compose(runtime.vault, claimed_rows, reveal=reveal, now=moment)
+    assert not any(isinstance(each, DeliveryError) for each in notification)
+    return [each for each in notification if isinstance(each, Notification)]
 
 
-def test_a_fresh_code_has_no_marks(made: Runtime) -> None:
-    """Everything is there, and nothing that would alarm."""
-    handle(made, webhooks.virtualsms_v1())
-    said = compose(made)
-    assert (said.code, said.phone_number, said.order_id) == (CODE, UK_PHONE, ORDER)
-    assert said.text is not None
-    assert CODE in said.text
-    assert (said.marks, said.valid_until) == ((), None)
-    assert messages.validity(said) == ""
+def test_a_fresh_code_has_no_marks(runtime: Runtime) -> None:
+    """Code, number and order are there, and no warnings."""
+    handle(runtime, webhooks.virtualsms_v1())
+    notification = compose(runtime)
+    assert (notification.code, notification.phone_number, notification.order_id) == (
+        CODE,
+        UK_PHONE,
+        ORDER,
+    )
+    assert notification.text is not None
+    assert CODE in notification.text
+    assert (notification.marks, notification.valid_until) == ((), None)
+    assert messages.validity(notification) == ""
 
 
 @pytest.mark.parametrize(
@@ -72,70 +76,77 @@ def test_a_fresh_code_has_no_marks(made: Runtime) -> None:
         (-6, "6 min ago", ("late",)),
     ],
 )
-def test_validity_is_said_where_the_provider_said_it(
-    made: Runtime, minutes: float, words: str, marks: tuple[str, ...]
+def test_validity_is_shown_where_the_provider_gave_it(
+    runtime: Runtime, minutes: float, words: str, marks: tuple[str, ...]
 ) -> None:
-    """Until when, and how long that is at the time of telling."""
-    handle(made, webhooks.virtualsms_v1())
-    until = now(made) + 60 * MINUTE
-    change(made, only(made, Order), expires_at=until)
-    change(made, only(made, Delivery), stale_at=until)
-    said = compose(made, at=until - minutes * MINUTE)
-    assert said.marks == marks
-    assert messages.validity(said).startswith("valid until ")
-    assert words in messages.validity(said)
-    assert ("Valid until", messages.validity(said).removeprefix("valid until ")) in (
-        messages.fields(said)
+    """Until when the code is valid, and how long that is at the time of composing."""
+    handle(runtime, webhooks.virtualsms_v1())
+    until = now(runtime) + 60 * MINUTE
+    change(runtime, only_row(runtime, Order), expires_at=until)
+    change(runtime, only_row(runtime, Delivery), stale_at=until)
+    notification = compose(runtime, at=until - minutes * MINUTE)
+    assert notification.marks == marks
+    assert messages.validity(notification).startswith("valid until ")
+    assert words in messages.validity(notification)
+    assert ("Valid until", messages.validity(notification).removeprefix("valid until ")) in (
+        messages.fields(notification)
     )
 
 
-def test_the_order_says_until_when_a_code_is_fresh(made: Runtime) -> None:
-    """Else it is what is usual, by the provider's clock."""
-    handle(made, webhooks.virtualsms_v1(event="order.swapped", data={"order_id": "o1"}))
-    (order,) = everything(made, Order)
-    until = now(made) + 3 * MINUTE
-    change(made, order, expires_at=until)
-    handle(made, webhooks.virtualsms_v1(order="o1"), webhooks.virtualsms_v1(order="o2"))
+def test_a_code_is_stale_after_its_order_expires(runtime: Runtime) -> None:
+    """Without an expiry, 20 minutes after the provider received it."""
+    handle(runtime, webhooks.virtualsms_v1(event="order.swapped", data={"order_id": "o1"}))
+    (order,) = all_rows(runtime, Order)
+    until = now(runtime) + 3 * MINUTE
+    change(runtime, order, expires_at=until)
+    handle(runtime, webhooks.virtualsms_v1(order="o1"), webhooks.virtualsms_v1(order="o2"))
     stale = {
-        fetch(made, Code, row.code_id or "").order_id: row.stale_at
-        for row in everything(made, Delivery)
+        fetch(runtime, Code, row.code_id or "").order_id: row.stale_at
+        for row in all_rows(runtime, Delivery)
     }
-    received = {code.order_id: code.received_at for code in everything(made, Code)}
+    received = {code.order_id: code.received_at for code in all_rows(runtime, Code)}
     assert stale["o1"] == until
     assert received["o2"] is not None
     assert stale["o2"] == received["o2"] + 20 * MINUTE
 
 
-def test_marks_say_what_a_reader_must_know(made: Runtime) -> None:
-    """In one order: late, reconciled, not verified, repeated."""
-    (event_id,) = handle(made, webhooks.virtualsms_v1())
-    change(made, fetch(made, InboxEvent, event_id), source="reconciled")
-    change(made, only(made, Code), verified=False)
-    change(made, only(made, Delivery), stale_at=now(made) - MINUTE)
-    said = compose(made, vanished=1)
-    assert said.marks == ("late", "reconciled", "not verified", "repeated")
-    assert "(late, reconciled, not verified, repeated)" in messages.title(said)
+def test_marks_have_one_order(runtime: Runtime) -> None:
+    """Late, reconciled, not verified, repeated."""
+    (event_id,) = handle(runtime, webhooks.virtualsms_v1())
+    change(runtime, fetch(runtime, InboxEvent, event_id), source="reconciled")
+    change(runtime, only_row(runtime, Code), verified=False)
+    change(runtime, only_row(runtime, Delivery), stale_at=now(runtime) - MINUTE)
+    notification = compose(runtime, vanished=1)
+    assert notification.marks == ("late", "reconciled", "not verified", "repeated")
+    assert "(late, reconciled, not verified, repeated)" in messages.title(notification)
 
 
 @pytest.mark.parametrize("reveal", ["masked", "none"])
-def test_a_destination_is_given_no_more_than_it_may_hold(made: Runtime, reveal: Reveal) -> None:
-    """Neither code nor text nor number, in whatever shape it is told."""
-    handle(made, webhooks.virtualsms_v1())
-    said = compose(made, reveal=reveal)
+def test_reveal_limits_what_a_destination_gets(runtime: Runtime, reveal: Reveal) -> None:
+    """Without ``full``, no form of the notification holds the code, text or number."""
+    handle(runtime, webhooks.virtualsms_v1())
+    notification = compose(runtime, reveal=reveal)
     texts = messages.Texts()
-    told = repr(said) + texts.text([said]) + texts.html([said]) + texts.heading([said])
-    assert CODE not in told
-    assert UK_PHONE not in told
-    assert said.text is None
+    rendered = (
+        repr(notification)
+        + texts.text([notification])
+        + texts.html([notification])
+        + texts.heading([notification])
+    )
+    assert CODE not in rendered
+    assert UK_PHONE not in rendered
+    assert notification.text is None
     masked = (masking.code(CODE), masking.phone(UK_PHONE))
-    assert (said.code, said.phone_number) == (masked if reveal == "masked" else (None, None))
-    assert (said.order_id, said.service) == (ORDER, "telegram")
+    assert (notification.code, notification.phone_number) == (
+        masked if reveal == "masked" else (None, None)
+    )
+    assert (notification.order_id, notification.service) == (ORDER, "telegram")
 
 
 EVENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "order.cancelled": ({"reason": "timeout_no_sms"}, "given up. Reason: timeout_no_sms."),
-    "order.expired": ({}, "time is over"),
-    "order.swapped": ({}, "another number"),
+    "order.cancelled": ({"reason": "timeout_no_sms"}, "was cancelled. Reason: timeout_no_sms."),
+    "order.expired": ({}, "has expired"),
+    "order.swapped": ({}, "a new number"),
     "order.confirmed": ({}, "finished and charged"),
     "balance.deposited": ({"amount": "20.00", "currency": "USD"}, "20.00 USD"),
     "balance.low": ({"balance": "1.20", "currency": "USD"}, "1.20 USD"),
@@ -143,45 +154,53 @@ EVENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("type_", EVENTS)
-def test_other_events_have_short_messages_of_their_own(made: Runtime, type_: str) -> None:
-    """If a route names them: what happened and to which order, and never a code."""
+def test_other_events_have_short_messages(runtime: Runtime, type_: str) -> None:
+    """What happened and to which order, and never a code, if a route names the type."""
     data, words = EVENTS[type_]
-    named = telling(made, "slack", types=[type_])
+    named = routed_to(runtime, "slack", types=[type_])
     handle(named, webhooks.virtualsms_v1(order=ORDER))
     handle(named, webhooks.virtualsms_v1(event=type_, data=data))
-    said = compose(made)
-    assert said.type == type_
-    assert words in (said.detail or "")
-    assert (said.code, said.text, said.provider) == (None, None, "virtualsms")
+    notification = compose(runtime)
+    assert notification.type == type_
+    assert words in (notification.detail or "")
+    assert (notification.code, notification.text, notification.provider) == (
+        None,
+        None,
+        "virtualsms",
+    )
     if type_.startswith("order."):
-        assert (said.order_id, said.phone_number) == (ORDER, UK_PHONE)
-        assert UK_PHONE not in repr(only(made, Delivery))
-        assert compose(made, reveal="none").phone_number is None
+        assert (notification.order_id, notification.phone_number) == (ORDER, UK_PHONE)
+        assert UK_PHONE not in repr(only_row(runtime, Delivery))
+        assert compose(runtime, reveal="none").phone_number is None
 
 
-def test_an_order_ends_once(made: Runtime) -> None:
-    """However often that is reported; a number may change many times."""
+def test_an_order_ends_once(runtime: Runtime) -> None:
+    """An end reported twice is one delivery; a number may be swapped many times."""
     types = ("order.cancelled", "order.swapped")
-    named = telling(made, "slack", types=types)
+    named = routed_to(runtime, "slack", types=types)
     for _ in range(2):
         handle(named, *(webhooks.virtualsms_v1(event=each) for each in types))
-    assert sorted(row.type for row in everything(made, Delivery)) == [
+    assert sorted(row.type for row in all_rows(runtime, Delivery)) == [
         "order.cancelled",
         "order.swapped",
         "order.swapped",
     ]
 
 
-def test_many_are_looked_up_together(made: Runtime) -> None:
-    """Each says its own, in the order asked for."""
-    handle(made, *(webhooks.virtualsms_v1(order=f"o{n}", code=f"80000{n}") for n in range(5)))
-    assert [(said.order_id, said.code) for said in compose_all(made)] == [
-        (f"o{n}", f"80000{n}") for n in range(5)
-    ]
+def test_many_deliveries_are_read_together(runtime: Runtime) -> None:
+    """Each has its own code, in the order asked for."""
+    handle(runtime, *(webhooks.virtualsms_v1(order=f"o{n}", code=f"80000{n}") for n in range(5)))
+    assert [
+        (notification.order_id, notification.code) for notification in compose_all(runtime)
+    ] == [(f"o{n}", f"80000{n}") for n in range(5)]
 
 
-def test_a_notice_is_from_ourselves(made: Runtime) -> None:
-    """It names no provider, and whatever order it was about stands in its words."""
-    handle(made, webhooks.virtualsms_v1(data={"order_id": None}))
-    said = compose(made)
-    assert (said.type, said.provider, said.order_id) == ("operators", "codecatch", None)
+def test_a_notice_names_codecatch_as_its_provider(runtime: Runtime) -> None:
+    """It has no order: its text names the order if there is one."""
+    handle(runtime, webhooks.virtualsms_v1(data={"order_id": None}))
+    notification = compose(runtime)
+    assert (notification.type, notification.provider, notification.order_id) == (
+        "operators",
+        "codecatch",
+        None,
+    )

@@ -1,4 +1,4 @@
-"""How telling ends: destinations that are disabled, fallbacks, doubts, quiet, and recipients."""
+"""Outcomes: disabled destinations, fallbacks, unknown outcomes, quiet hours, recipients."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tests.worker.support import (
     SECOND,
     SLACK_PATH,
     World,
-    again,
+    all_rows,
     change,
     deliver,
-    everything,
     handle,
     make_due,
     now,
     on_sqlite,
+    reload,
+    routed_to,
     slack_at,
-    telling,
     with_destinations,
     with_policy,
 )
 from worker.configuration.destination_policy import QuietHours
 from worker.delivery import deferral, destination_lock
-from worker.delivery.outcome import MOST_ATTEMPTS, MOST_REFUSED
-from worker.destinations.base import DeliveryError, Destination, Surroundings
+from worker.delivery.outcome import MAX_ATTEMPTS, MAX_REFUSALS
+from worker.destinations.base import DeliveryError, Destination, DestinationContext
 from worker.messages.text import Notification
 from worker.outbox.sweep import sweep
 from worker.runtime.runtime import Runtime
@@ -46,8 +46,8 @@ from worker.schema.states import OPERATORS
 
 
 @dataclass
-class Told:
-    """What a destination was told, and whom of its recipients that was for."""
+class Sent:
+    """One message that a destination was given, and the recipients it was for."""
 
     notifications: list[Notification]
     only: list[str] | None
@@ -55,18 +55,18 @@ class Told:
 
 @dataclass
 class Script:
-    """What a destination answers to each message, in turn; nothing goes wrong after that."""
+    """A destination's errors, one for each message; later messages succeed."""
 
     answers: list[DeliveryError] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
 
 
 class Scripted(Destination):
-    """A destination that does what a test says."""
+    """A destination that follows a script."""
 
     deadline = 7.0
     kind = "scripted"
-    most_together = 40
+    max_batch = 40
 
     def __init__(self, name: str, script: Script, recipients: Sequence[str] = ()) -> None:
         super().__init__(name)
@@ -74,296 +74,310 @@ class Scripted(Destination):
         self.recipients = tuple(recipients)
 
     @classmethod
-    def make(cls, name: str, options: object, surroundings: Surroundings) -> Self:
-        """Never: no configuration names it."""
+    def make(cls, name: str, options: object, context: DestinationContext) -> Self:
+        """Unused: no configuration names this kind."""
         raise NotImplementedError
 
     def send(
         self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
-        """Do it."""
-        self.script.told.append(Told(list(notifications), None if only is None else list(only)))
+        """Note the message; raise the next error."""
+        self.script.sent.append(Sent(list(notifications), None if only is None else list(only)))
         if self.script.answers:
             raise self.script.answers.pop(0)
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that tells Slack as fast as it can."""
+def runtime(world: World) -> Runtime:
+    """A worker with Slack as its destination, without a pace."""
     return with_policy(world.connect(slack=True), per_second=None)
 
 
 @pytest.fixture
-def two(world: World, made: Runtime) -> Runtime:
-    """A worker that tells two places behind one server."""
+def two_destinations(world: World, runtime: Runtime) -> Runtime:
+    """A worker with two destinations on one server."""
     return with_destinations(
-        made,
-        slack_at(made, "slack", world.slack),
-        slack_at(made, "other", world.slack, OTHER_PATH),
+        runtime,
+        slack_at(runtime, "slack", world.slack),
+        slack_at(runtime, "other", world.slack, OTHER_PATH),
     )
 
 
-def plan(made: Runtime, count: int = 1) -> list[Delivery]:
-    """Codes of so many orders, each to be told to every destination that is told anything."""
-    known = {row.id for row in everything(made, Delivery)}
+def plan(runtime: Runtime, count: int = 1) -> list[Delivery]:
+    """Codes of ``count`` orders, each planned for every routed destination."""
+    known = {row.id for row in all_rows(runtime, Delivery)}
     first = len(known)
     orders = [f"ord_{each}" for each in range(first, first + count)]
-    handle(made, *(webhooks.virtualsms_v1(order=o, code=f"7{o[4:]:0>5}") for o in orders))
-    return [row for row in everything(made, Delivery) if row.id not in known]
+    handle(runtime, *(webhooks.virtualsms_v1(order=o, code=f"7{o[4:]:0>5}") for o in orders))
+    return [row for row in all_rows(runtime, Delivery) if row.id not in known]
 
 
-def states(made: Runtime, rows: Sequence[Delivery]) -> list[str]:
-    """The states of deliveries, as they are now."""
-    return [again(made, row).state for row in rows]
+def states(runtime: Runtime, rows: Sequence[Delivery]) -> list[str]:
+    """The current states of deliveries."""
+    return [reload(runtime, row).state for row in rows]
 
 
-def notices(made: Runtime) -> list[Delivery]:
-    """What the operators are to be told."""
-    return [row for row in everything(made, Delivery) if row.type == OPERATORS]
+def notices(runtime: Runtime) -> list[Delivery]:
+    """The notices to the operators."""
+    return [row for row in all_rows(runtime, Delivery) if row.type == OPERATORS]
 
 
 def of(rows: Sequence[Delivery], name: str) -> list[Delivery]:
-    """Those for one destination."""
+    """The deliveries to one destination."""
     return [row for row in rows if row.destination == name]
 
 
-def state_of(made: Runtime, name: str) -> DestinationState | None:
-    """How a destination fares."""
-    with made.database.reading() as session:
+def state_of(runtime: Runtime, name: str) -> DestinationState | None:
+    """The state of a destination."""
+    with runtime.database.reading() as session:
         return session.get(DestinationState, name)
 
 
-def disable(made: Runtime, name: str) -> None:
-    """Tell it nothing any more."""
-    with made.database.transaction() as session:
-        destination_lock.disable(session, name, "by hand", made.database.now(session))
+def disable(runtime: Runtime, name: str) -> None:
+    """Disable a destination."""
+    with runtime.database.transaction() as session:
+        destination_lock.disable(session, name, "by hand", runtime.database.now(session))
 
 
-def enable(made: Runtime, name: str) -> bool:
-    """Tell it again; whether it was disabled."""
-    with made.database.transaction() as session:
-        return destination_lock.enable(session, name, made.database.now(session))
+def enable(runtime: Runtime, name: str) -> bool:
+    """Enable a destination; whether it was disabled."""
+    with runtime.database.transaction() as session:
+        return destination_lock.enable(session, name, runtime.database.now(session))
 
 
 def refuse(world: World, word: str, path: str = SLACK_PATH) -> None:
-    """Let Slack refuse everything with a word from now on."""
+    """Let Slack refuse everything with ``word`` from now on."""
     world.slack.on("POST", path, status=404, body=word.encode())
 
 
-def test_a_destination_that_refuses_everything_is_disabled(world: World, two: Runtime) -> None:
-    """After a run of refusals nothing more is sent; the operators hear of it elsewhere."""
-    one_each = with_policy(telling(two, "slack"), coalesce=False)
+def test_a_destination_that_refuses_everything_is_disabled(
+    world: World, two_destinations: Runtime
+) -> None:
+    """After a run of refusals nothing more is sent; another destination gets a notice."""
+    one_each = with_policy(routed_to(two_destinations, "slack"), coalesce=False)
     refuse(world, "no_service")
-    rows = plan(one_each, MOST_REFUSED + 3)
-    both = with_policy(two, coalesce=False)
+    rows = plan(one_each, MAX_REFUSALS + 3)
+    both = with_policy(two_destinations, coalesce=False)
     deliver_ids(both, [rows[0].id])
 
-    assert Counter(states(two, rows)) == {"dead": MOST_REFUSED, "pending": 3}
-    assert len(world.sent_to()) == MOST_REFUSED
-    state = state_of(two, "slack")
+    assert Counter(states(two_destinations, rows)) == {"dead": MAX_REFUSALS, "pending": 3}
+    assert len(world.sent_to()) == MAX_REFUSALS
+    state = state_of(two_destinations, "slack")
     assert state is not None
     assert state.disabled_at is not None
     assert "no_service" in (state.reason or "")
-    told = [row for row in notices(two) if "destinations enable slack" in (row.detail or "")]
-    assert [row.destination for row in told] == ["other"]
+    sent = [
+        row
+        for row in notices(two_destinations)
+        if "destinations enable slack" in (row.detail or "")
+    ]
+    assert [row.destination for row in sent] == ["other"]
 
 
-def test_what_waits_for_a_disabled_destination_costs_nothing(world: World, two: Runtime) -> None:
-    """It is put off in one go, not looked at each second, and told when it is enabled."""
-    disable(two, "slack")
-    rows = plan(telling(two, "slack"), 12)
-    past = now(two) - SECOND
+def test_rows_of_a_disabled_destination_are_postponed(
+    world: World, two_destinations: Runtime
+) -> None:
+    """In one statement, away from the sweep; they are sent when it is enabled."""
+    disable(two_destinations, "slack")
+    rows = plan(routed_to(two_destinations, "slack"), 12)
+    past = now(two_destinations) - SECOND
     for row in rows:
-        change(two, row, wake_at=past)
-    deliver_ids(two, [rows[0].id])
-    assert sweep(two.database, two.waker) == 0
-    assert states(two, rows) == ["pending"] * 12
+        change(two_destinations, row, wake_at=past)
+    deliver_ids(two_destinations, [rows[0].id])
+    assert sweep(two_destinations.database, two_destinations.waker) == 0
+    assert states(two_destinations, rows) == ["pending"] * 12
     assert world.sent_to() == []
-    deliver_ids(two, [row.id for row in rows])
+    deliver_ids(two_destinations, [row.id for row in rows])
     assert world.sent_to() == []
 
-    assert enable(two, "slack")
-    assert not enable(two, "slack")
-    assert sweep(two.database, two.waker) == 12
-    deliver_ids(two, [rows[0].id])
-    assert states(two, rows) == ["done"] * 12
-    state = state_of(two, "slack")
+    assert enable(two_destinations, "slack")
+    assert not enable(two_destinations, "slack")
+    assert sweep(two_destinations.database, two_destinations.waker) == 12
+    deliver_ids(two_destinations, [rows[0].id])
+    assert states(two_destinations, rows) == ["done"] * 12
+    state = state_of(two_destinations, "slack")
     assert state is not None
     assert (state.disabled_at, state.reason, state.failures_in_row) == (None, None, 0)
 
 
-def test_what_nobody_enables_ends_within_a_day(world: World, made: Runtime) -> None:
-    """Dead, with the reason; what is younger waits on."""
-    disable(made, "slack")
-    old, young = plan(made, 2)
-    change(made, old, created_at=now(made) - deferral.LONGEST_WAIT - HOUR)
-    deliver_ids(made, [young.id])
+def test_rows_of_a_disabled_destination_expire_after_a_day(world: World, runtime: Runtime) -> None:
+    """Old rows are dead, with the reason; younger ones still wait."""
+    disable(runtime, "slack")
+    old, young = plan(runtime, 2)
+    change(runtime, old, created_at=now(runtime) - deferral.MAX_AGE - HOUR)
+    deliver_ids(runtime, [young.id])
 
-    assert states(made, [old, young]) == ["dead", "pending"]
-    assert "slack is disabled" in (again(made, old).error or "")
+    assert states(runtime, [old, young]) == ["dead", "pending"]
+    assert "slack is disabled" in (reload(runtime, old).error or "")
     assert world.sent_to() == []
 
 
-def test_refusals_of_messages_do_not_disable(world: World, made: Runtime) -> None:
-    """They say nothing of the destination; nor do failures that pass, with one success between."""
+def test_refusals_of_messages_do_not_disable(world: World, runtime: Runtime) -> None:
+    """They say nothing about the destination; temporary failures do not count either."""
     refuse(world, "invalid_blocks")
-    rows = plan(made, MOST_REFUSED + 1)
-    one_each = with_policy(made, coalesce=False)
+    rows = plan(runtime, MAX_REFUSALS + 1)
+    one_each = with_policy(runtime, coalesce=False)
     deliver_ids(one_each, [rows[0].id])
-    assert states(made, rows) == ["dead"] * (MOST_REFUSED + 1)
-    assert_healthy(made, 0)
+    assert states(runtime, rows) == ["dead"] * (MAX_REFUSALS + 1)
+    assert_healthy(runtime, 0)
 
     refuse(world, "no_service")
-    more = plan(made, MOST_REFUSED - 1)
+    more = plan(runtime, MAX_REFUSALS - 1)
     deliver_ids(one_each, [more[0].id])
-    assert_healthy(made, MOST_REFUSED - 1)
+    assert_healthy(runtime, MAX_REFUSALS - 1)
     world.slack.once("POST", SLACK_PATH, Reply(status=500))
-    (later,) = plan(made)
+    (later,) = plan(runtime)
     deliver_ids(one_each, [later.id])
-    assert_healthy(made, MOST_REFUSED - 1)
+    assert_healthy(runtime, MAX_REFUSALS - 1)
     world.slack.on("POST", SLACK_PATH, body=b"ok")
     deliver(one_each, later)
-    assert_healthy(made, 0)
+    assert_healthy(runtime, 0)
 
 
-def assert_healthy(made: Runtime, failures: int) -> None:
-    """Slack is told on, after so many refusals."""
-    state = state_of(made, "slack")
+def assert_healthy(runtime: Runtime, failures: int) -> None:
+    """Slack is enabled and has ``failures`` refusals in a row."""
+    state = state_of(runtime, "slack")
     assert state is not None
     assert (state.disabled_at, state.failures_in_row) == (None, failures)
 
 
-def test_a_fallback_is_told_instead(world: World, two: Runtime) -> None:
-    """What waited and what is new, each once, with the same words; the rest of it is over."""
-    made = with_policy(telling(two, "slack"), "slack", fallback="other")
-    waited = plan(made, 3)
-    disable(made, "slack")
-    deliver_ids(made, [waited[0].id])
-    (new,) = plan(made)
-    deliver_ids(made, [new.id])
+def test_a_fallback_gets_the_rows_of_a_disabled_destination(
+    world: World, two_destinations: Runtime
+) -> None:
+    """Waiting and new rows, each once, with the same content; the original rows are dead."""
+    runtime = with_policy(routed_to(two_destinations, "slack"), "slack", fallback="other")
+    waited = plan(runtime, 3)
+    disable(runtime, "slack")
+    deliver_ids(runtime, [waited[0].id])
+    (new,) = plan(runtime)
+    deliver_ids(runtime, [new.id])
 
     rows = [*waited, new]
-    assert states(made, rows) == ["dead"] * 4
-    assert all("other is told instead" in (again(made, row).error or "") for row in rows)
-    instead = of(everything(made, Delivery), "other")
+    assert states(runtime, rows) == ["dead"] * 4
+    assert all("sent to other instead" in (reload(runtime, row).error or "") for row in rows)
+    instead = of(all_rows(runtime, Delivery), "other")
     assert [row.code_id for row in instead] == [row.code_id for row in rows]
-    deliver_ids(made, [row.id for row in instead])
+    deliver_ids(runtime, [row.id for row in instead])
     assert world.sent_to() == []
-    told = json.dumps(world.sent_to(OTHER_PATH))
-    assert [told.count(f'"text": "70000{number}"') for number in (0, 1, 2, 6)] == [1] * 4
-    assert states(made, instead) == ["done"] * 4
+    sent = json.dumps(world.sent_to(OTHER_PATH))
+    assert [sent.count(f'"text": "70000{number}"') for number in (0, 1, 2, 6)] == [1] * 4
+    assert states(runtime, instead) == ["done"] * 4
 
 
-def test_whoever_is_told_anyway_is_not_told_twice(world: World, two: Runtime) -> None:
-    """The fallback may be a destination of the same code."""
-    made = with_policy(two, "slack", fallback="other")
-    disable(made, "slack")
-    rows = plan(made, 2)
-    deliver(made, *rows)
+def test_a_fallback_is_not_sent_a_code_twice(world: World, two_destinations: Runtime) -> None:
+    """The fallback may also be routed to the same code."""
+    runtime = with_policy(two_destinations, "slack", fallback="other")
+    disable(runtime, "slack")
+    rows = plan(runtime, 2)
+    deliver(runtime, *rows)
 
-    assert len(everything(made, Delivery)) == 4
+    assert len(all_rows(runtime, Delivery)) == 4
     assert len(world.sent_to(OTHER_PATH)) == 2
 
 
-def test_a_circle_of_fallbacks_ends(two: Runtime) -> None:
-    """Each is told a thing once, so that it is over when all are disabled."""
-    made = with_policy(telling(two, "slack"), "slack", fallback="other")
-    made = with_policy(made, "other", fallback="slack")
+def test_a_cycle_of_fallbacks_ends(two_destinations: Runtime) -> None:
+    """Each destination gets a delivery once, so all rows die when all are disabled."""
+    runtime = with_policy(routed_to(two_destinations, "slack"), "slack", fallback="other")
+    runtime = with_policy(runtime, "other", fallback="slack")
     for name in ("slack", "other"):
-        disable(made, name)
-    plan(made, 2)
+        disable(runtime, name)
+    plan(runtime, 2)
     for _ in range(4):
-        deliver(made, *everything(made, Delivery))
-    assert states(made, everything(made, Delivery)) == ["dead"] * 4
+        deliver(runtime, *all_rows(runtime, Delivery))
+    assert states(runtime, all_rows(runtime, Delivery)) == ["dead"] * 4
 
 
-def test_what_is_refused_is_told_by_the_fallback(world: World, two: Runtime) -> None:
-    """Even before its destination is disabled; the operators hear of it too."""
+def test_a_refused_delivery_goes_to_the_fallback(world: World, two_destinations: Runtime) -> None:
+    """Even before the destination is disabled; the operators get a notice too."""
     refuse(world, "no_service")
-    made = with_policy(telling(two, "slack"), "slack", fallback="other")
-    (row,) = plan(made)
-    deliver_ids(with_policy(two, "slack", fallback="other"), [row.id])
+    runtime = with_policy(routed_to(two_destinations, "slack"), "slack", fallback="other")
+    (row,) = plan(runtime)
+    deliver_ids(with_policy(two_destinations, "slack", fallback="other"), [row.id])
 
-    assert states(made, [row]) == ["dead"]
-    by_type = {each.type: each for each in of(everything(made, Delivery), "other")}
+    assert states(runtime, [row]) == ["dead"]
+    by_type = {each.type: each for each in of(all_rows(runtime, Delivery), "other")}
     assert by_type["sms.received"].code_id == row.code_id
     assert "no_service" in (by_type[OPERATORS].detail or "")
 
 
-def test_doubts_can_be_held(world: World, two: Runtime) -> None:
-    """Where its owner would rather have a person look, nothing is repeated by itself."""
-    made = with_policy(telling(two, "slack"), "slack", on_unknown="hold", fallback="other")
+def test_unknown_outcomes_can_be_held(world: World, two_destinations: Runtime) -> None:
+    """With ``on_unknown`` set to ``hold``, nothing is repeated automatically."""
+    runtime = with_policy(
+        routed_to(two_destinations, "slack"), "slack", on_unknown="hold", fallback="other"
+    )
     world.slack.once("POST", SLACK_PATH, Reply(cut=True))
-    (row,) = plan(made)
-    deliver_ids(with_policy(two, "slack", on_unknown="hold", fallback="other"), [row.id])
+    (row,) = plan(runtime)
+    deliver_ids(
+        with_policy(two_destinations, "slack", on_unknown="hold", fallback="other"), [row.id]
+    )
 
-    held = again(made, row)
-    assert (held.state, held.wake_at, held.unsure) == ("unknown", None, True)
+    ended = reload(runtime, row)
+    assert (ended.state, ended.wake_at, ended.unsure) == ("unknown", None, True)
     assert len(world.sent_to()) == 1
-    (notice,) = of(everything(made, Delivery), "other")
-    assert "may not have been told" in (notice.detail or "")
+    (notice,) = of(all_rows(runtime, Delivery), "other")
+    assert "may not have arrived" in (notice.detail or "")
 
 
-def test_what_a_sender_was_lost_over_can_be_held(world: World, made: Runtime) -> None:
-    """It may have been told: that is a doubt as well."""
-    holding = with_policy(made, on_unknown="hold")
-    (row,) = plan(made)
+def test_rows_of_a_lost_lease_can_be_held(world: World, runtime: Runtime) -> None:
+    """They may have been sent: their outcome is unknown too."""
+    holding = with_policy(runtime, on_unknown="hold")
+    (row,) = plan(runtime)
     change(
-        made, row, state="sending", attempt=1, message="M1",
-        lease_until=now(made) - SECOND, wake_at=now(made) - SECOND,
+        runtime, row, state="sending", attempt=1, message="M1",
+        lease_until=now(runtime) - SECOND, wake_at=now(runtime) - SECOND,
     )  # fmt: skip
     deliver_ids(holding, [row.id])
 
-    assert states(made, [row]) == ["unknown"]
+    assert states(runtime, [row]) == ["unknown"]
     assert world.sent_to() == []
 
 
 @on_sqlite
-def test_pauses_use_up_no_attempts(world: World, made: Runtime) -> None:
-    """A failure after many of them is the first one."""
-    (row,) = plan(made)
-    change(made, row, attempt=MOST_ATTEMPTS + 5)
+def test_pauses_are_no_failures(world: World, runtime: Runtime) -> None:
+    """A failure after many pauses counts as the first."""
+    (row,) = plan(runtime)
+    change(runtime, row, attempt=MAX_ATTEMPTS + 5)
     world.slack.once("POST", SLACK_PATH, Reply(status=500))
-    deliver(made, row)
-    waiting = again(made, row)
+    deliver(runtime, row)
+    waiting = reload(runtime, row)
     assert (waiting.state, waiting.failures) == ("pending", 1)
 
 
-def quiet(made: Runtime, **choices: Any) -> Runtime:
-    """The same runtime; Slack has its quiet hours now, for an hour."""
-    clock = now(made).astimezone(UTC)
+def quiet(runtime: Runtime, **choices: Any) -> Runtime:
+    """The same runtime; Slack is in its quiet hours for the next hour."""
+    clock = now(runtime).astimezone(UTC)
     hours = QuietHours((clock - HOUR).time(), (clock + HOUR).time(), ZoneInfo("UTC"))
-    return with_policy(made, "slack", quiet_hours=hours, **choices)
+    return with_policy(runtime, "slack", quiet_hours=hours, **choices)
 
 
-def test_quiet_hours_keep_codes_until_their_end(world: World, made: Runtime) -> None:
-    """Put off in one go; a notice of trouble is told all the same."""
-    silent = quiet(made)
+def test_quiet_hours_postpone_codes_until_their_end(world: World, runtime: Runtime) -> None:
+    """In one statement; a notice to the operators is sent all the same."""
+    silent = quiet(runtime)
     rows = plan(silent, 3)
     handle(silent, webhooks.virtualsms_v1(data={"order_id": None}))
-    (notice,) = notices(made)
+    (notice,) = notices(runtime)
     deliver_ids(silent, [row.id for row in rows])
 
-    assert states(made, [*rows, notice]) == ["pending"] * 3 + ["done"]
+    assert states(runtime, [*rows, notice]) == ["pending"] * 3 + ["done"]
     assert len(world.sent_to()) == 1
-    wakes = [again(made, row).wake_at for row in rows]
-    assert all(wake and timedelta() <= now(made) + HOUR - wake < 60 * SECOND for wake in wakes)
-    deliver_ids(made, [rows[0].id])
-    assert states(made, rows) == ["done"] * 3
+    wakes = [reload(runtime, row).wake_at for row in rows]
+    assert all(wake and timedelta() <= now(runtime) + HOUR - wake < 60 * SECOND for wake in wakes)
+    deliver_ids(runtime, [rows[0].id])
+    assert states(runtime, rows) == ["done"] * 3
 
 
-def test_quiet_hours_send_codes_to_the_fallback(world: World, two: Runtime) -> None:
-    """A code is of no use in the morning; other news can wait."""
-    made = quiet(telling(two, "slack"), fallback="other")
-    handle(made, webhooks.virtualsms_v1(), webhooks.virtualsms_v1(event="balance.low"))
-    rows = everything(made, Delivery)
-    deliver_ids(made, [row.id for row in rows])
+def test_quiet_hours_send_codes_to_the_fallback(world: World, two_destinations: Runtime) -> None:
+    """A code is useless in the morning; other notifications can wait."""
+    runtime = quiet(routed_to(two_destinations, "slack"), fallback="other")
+    handle(runtime, webhooks.virtualsms_v1(), webhooks.virtualsms_v1(event="balance.low"))
+    rows = all_rows(runtime, Delivery)
+    deliver_ids(runtime, [row.id for row in rows])
 
-    by_type = {row.type: again(made, row) for row in rows}
+    by_type = {row.type: reload(runtime, row) for row in rows}
     assert by_type["sms.received"].state == "dead"
     assert "quiet hours" in (by_type["sms.received"].error or "")
     assert by_type["balance.low"].state == "pending"
-    (instead,) = of(everything(made, Delivery), "other")
+    (instead,) = of(all_rows(runtime, Delivery), "other")
     assert instead.type == "sms.received"
     assert world.sent_to() == []
 
@@ -371,14 +385,14 @@ def test_quiet_hours_send_codes_to_the_fallback(world: World, two: Runtime) -> N
 ANNA, BERT, CARL = "anna@example.com", "bert@example.com", "carl@example.com"
 
 
-def mailing(made: Runtime, *answers: DeliveryError) -> tuple[Runtime, Script]:
-    """A worker whose one destination has three recipients, and what it says of them."""
+def mailing(runtime: Runtime, *answers: DeliveryError) -> tuple[Runtime, Script]:
+    """A worker whose destination has three recipients, and its script."""
     script = Script(list(answers))
-    return with_destinations(made, Scripted("mail", script, [ANNA, BERT, CARL])), script
+    return with_destinations(runtime, Scripted("mail", script, [ANNA, BERT, CARL])), script
 
 
 def partly(failed: Mapping[str, DeliveryError]) -> DeliveryError:
-    """Some recipients were refused."""
+    """The error of a message that some recipients did not get."""
     return DeliveryError("some were refused", failed=failed)
 
 
@@ -386,15 +400,15 @@ PASSING = DeliveryError("451 try again")
 FINAL = DeliveryError("550 no such mailbox", permanent=True)
 
 
-def test_recipients_who_did_not_get_it_go_on_alone(made: Runtime) -> None:
-    """One is tried again by itself, one is given up; whoever has it is told no more."""
-    mail, script = mailing(made, partly({ANNA: PASSING, BERT: FINAL}))
+def test_failed_recipients_get_separate_rows(runtime: Runtime) -> None:
+    """One is retried, one is dead; recipients who have the message get no other."""
+    mail, script = mailing(runtime, partly({ANNA: PASSING, BERT: FINAL}))
     (row,) = plan(mail)
     deliver_ids(mail, [row.id])
 
-    done = again(mail, row)
+    done = reload(mail, row)
     assert (done.state, done.recipient, bool(done.sent_at)) == ("done", None, True)
-    alone = [each for each in everything(mail, Delivery) if each.recipient]
+    alone = [each for each in all_rows(mail, Delivery) if each.recipient]
     assert sorted(each.state for each in alone) == ["dead", "pending"]
     for each in alone:
         assert ANNA not in repr(each)
@@ -402,27 +416,27 @@ def test_recipients_who_did_not_get_it_go_on_alone(made: Runtime) -> None:
     (waiting,) = [each for each in alone if each.state == "pending"]
     assert waiting.next_attempt_at > now(mail)
     deliver_ids(mail, [each.id for each in alone])
-    assert len(script.told) == 1  # it is not due yet
+    assert len(script.sent) == 1  # it is not due yet
     deliver(mail, waiting)
-    assert script.told[1].only == [ANNA]
-    assert [each.code for each in script.told[1].notifications] == ["700000"]
+    assert script.sent[1].only == [ANNA]
+    assert [each.code for each in script.sent[1].notifications] == ["700000"]
     assert states(mail, [waiting]) == ["done"]
-    assert len(everything(mail, Delivery)) == 3
+    assert len(all_rows(mail, Delivery)) == 3
 
 
-def test_several_codes_go_on_together_for_a_recipient(made: Runtime) -> None:
-    """As they were told: those of another are another message."""
-    mail, script = mailing(made, partly({ANNA: PASSING, BERT: PASSING}))
+def test_several_codes_are_retried_together_for_a_recipient(runtime: Runtime) -> None:
+    """As in the first message; each recipient has a separate message."""
+    mail, script = mailing(runtime, partly({ANNA: PASSING, BERT: PASSING}))
     rows = plan(mail, 6)
     deliver_ids(mail, [rows[0].id])
     assert states(mail, rows) == ["done"] * 6
-    alone = [each for each in everything(mail, Delivery) if each.recipient]
+    alone = [each for each in all_rows(mail, Delivery) if each.recipient]
     assert len(alone) == 12
     for each in alone:
         make_due(mail, each)
     deliver_ids(mail, [alone[0].id])
 
-    assert sorted((told.only, len(told.notifications)) for told in script.told[1:]) == [
+    assert sorted((sent.only, len(sent.notifications)) for sent in script.sent[1:]) == [
         ([ANNA], 6),
         ([BERT], 6),
     ]
@@ -432,88 +446,90 @@ def test_several_codes_go_on_together_for_a_recipient(made: Runtime) -> None:
 @pytest.mark.parametrize(
     ("answer", "state"), [(FINAL, "dead"), (PASSING, "pending")], ids=["final", "passing"]
 )
-def test_a_recipient_alone_fails_like_a_destination(
-    made: Runtime, answer: DeliveryError, state: str
+def test_a_single_recipient_fails_like_a_destination(
+    runtime: Runtime, answer: DeliveryError, state: str
 ) -> None:
-    """Whether it is told of by name or as all there was."""
-    mail, _ = mailing(made, partly({ANNA: PASSING}), partly({ANNA: answer}), answer)
+    """Whether the error names the recipient or concerns the whole message."""
+    mail, _ = mailing(runtime, partly({ANNA: PASSING}), partly({ANNA: answer}), answer)
     (row,) = plan(mail)
     deliver_ids(mail, [row.id])
-    (alone,) = [each for each in everything(mail, Delivery) if each.recipient]
+    (alone,) = [each for each in all_rows(mail, Delivery) if each.recipient]
     deliver(mail, alone)
     assert states(mail, [alone]) == [state]
     change(mail, alone, state="pending", attempt=1, wake_at=now(mail))
     deliver(mail, alone)
     assert states(mail, [alone]) == [state]
-    assert len([each for each in everything(mail, Delivery) if each.recipient]) == 1
+    assert len([each for each in all_rows(mail, Delivery) if each.recipient]) == 1
 
 
-def test_mixed_answers_to_all_recipients(made: Runtime) -> None:
-    """Nobody has it: the row says so, and each recipient goes on for itself."""
-    mail, script = mailing(made, partly({ANNA: PASSING, BERT: FINAL, CARL: PASSING}))
+def test_mixed_answers_to_all_recipients(runtime: Runtime) -> None:
+    """The row is dead, and each recipient has a separate row."""
+    mail, script = mailing(runtime, partly({ANNA: PASSING, BERT: FINAL, CARL: PASSING}))
     (row,) = plan(mail)
     deliver_ids(mail, [row.id])
 
-    ended = again(mail, row)
+    ended = reload(mail, row)
     assert (ended.state, ended.sent_at) == ("dead", None)
-    alone = [each for each in everything(mail, Delivery) if each.recipient]
+    alone = [each for each in all_rows(mail, Delivery) if each.recipient]
     assert sorted(each.state for each in alone) == ["dead", "pending", "pending"]
     deliver(mail, *alone)
-    assert sorted(told.only or [] for told in script.told[1:]) == [[ANNA], [CARL]]
+    assert sorted(sent.only or [] for sent in script.sent[1:]) == [[ANNA], [CARL]]
 
 
-def test_a_recipient_who_was_removed_is_told_nothing(made: Runtime) -> None:
-    """The row ends, and nobody else is told in its place."""
-    mail, script = mailing(made, partly({ANNA: PASSING}))
+def test_a_removed_recipient_gets_nothing(runtime: Runtime) -> None:
+    """The row is dead, and no other recipient gets the message."""
+    mail, script = mailing(runtime, partly({ANNA: PASSING}))
     (row,) = plan(mail)
     deliver_ids(mail, [row.id])
-    (alone,) = [each for each in everything(mail, Delivery) if each.recipient]
-    without = with_destinations(made, Scripted("mail", script, [BERT, CARL]))
+    (alone,) = [each for each in all_rows(mail, Delivery) if each.recipient]
+    without = with_destinations(runtime, Scripted("mail", script, [BERT, CARL]))
     deliver(without, alone)
 
-    assert len(script.told) == 1
-    assert again(made, alone).error == "the recipient is no longer one of this destination"
+    assert len(script.sent) == 1
+    assert reload(runtime, alone).error == "the recipient was removed from this destination"
 
 
-def test_a_refused_recipient_does_not_disable_the_destination(two: Runtime) -> None:
-    """Others have their mail; the operators are told whom to look for, by the delivery's id."""
-    script = Script([partly({ANNA: FINAL}) for _ in range(MOST_REFUSED + 1)])
+def test_a_refused_recipient_does_not_disable_the_destination(two_destinations: Runtime) -> None:
+    """Others have their mail; the notice has the id of the dead delivery."""
+    script = Script([partly({ANNA: FINAL}) for _ in range(MAX_REFUSALS + 1)])
     mail = Scripted("mail", script, [ANNA, BERT])
-    made = with_destinations(two, mail, *two.integrations.destinations.values())
-    rows = plan(telling(made, "mail"), MOST_REFUSED + 1)
-    one_each = with_policy(made, coalesce=False)
+    runtime = with_destinations(
+        two_destinations, mail, *two_destinations.integrations.destinations.values()
+    )
+    rows = plan(routed_to(runtime, "mail"), MAX_REFUSALS + 1)
+    one_each = with_policy(runtime, coalesce=False)
     deliver_ids(one_each, [rows[0].id])
 
-    assert states(made, rows) == ["done"] * (MOST_REFUSED + 1)
-    state = state_of(made, "mail")
+    assert states(runtime, rows) == ["done"] * (MAX_REFUSALS + 1)
+    state = state_of(runtime, "mail")
     assert state is not None
     assert (state.disabled_at, state.failures_in_row) == (None, 0)
-    told = {row.destination: row.detail or "" for row in notices(made)}
-    assert set(told) == {"slack", "other"}
-    dead = [each.id for each in everything(made, Delivery) if each.recipient]
-    assert any(f"codecatch deliveries retry {each}" in told["slack"] for each in dead)
+    sent = {row.destination: row.detail or "" for row in notices(runtime)}
+    assert set(sent) == {"slack", "other"}
+    dead = [each.id for each in all_rows(runtime, Delivery) if each.recipient]
+    assert any(f"codecatch deliveries retry {each}" in sent["slack"] for each in dead)
 
 
-def test_a_code_that_cannot_be_opened_does_not_keep_its_company(made: Runtime) -> None:
-    """The others of its message are told."""
+def test_a_code_that_cannot_be_decrypted_does_not_stop_its_message(runtime: Runtime) -> None:
+    """The other codes of the message are sent."""
     script = Script()
-    scripted = with_destinations(made, Scripted("slack", script))
+    scripted = with_destinations(runtime, Scripted("slack", script))
     rows = plan(scripted, 6)
-    code = next(each for each in everything(made, Code) if each.id == rows[2].code_id)
+    code = next(each for each in all_rows(runtime, Code) if each.id == rows[2].code_id)
     assert code.code is not None
-    change(made, code, code=code.code[:-1] + bytes([code.code[-1] ^ 1]))
+    change(runtime, code, code=code.code[:-1] + bytes([code.code[-1] ^ 1]))
     deliver_ids(scripted, [rows[0].id])
 
-    assert states(made, rows) == ["done", "done", "dead", "done", "done", "done"]
-    assert [len(told.notifications) for told in script.told] == [5]
-    assert "altered" in (again(made, rows[2]).error or "")
+    assert states(runtime, rows) == ["done", "done", "dead", "done", "done", "done"]
+    assert [len(sent.notifications) for sent in script.sent] == [5]
+    assert "altered" in (reload(runtime, rows[2]).error or "")
 
 
-def test_the_words_of_a_notice_hold_nothing_secret(world: World, two: Runtime) -> None:
-    """They are kept as they are, and may be shown to whom a code may not."""
+def test_a_notice_holds_nothing_secret(world: World, two_destinations: Runtime) -> None:
+    """Its text is stored in the clear, and may go to destinations that may not see codes."""
     refuse(world, "no_service")
-    rows = plan(two, 1)
-    deliver(two, *of(rows, "slack"))
-    for row in notices(two):
+    rows = plan(two_destinations, 1)
+    deliver(two_destinations, *of(rows, "slack"))
+    for row in notices(two_destinations):
         assert "700000" not in json.dumps(row.detail)
         assert webhooks.UK_PHONE not in json.dumps(row.detail)

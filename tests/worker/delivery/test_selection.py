@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.delivery.selection import Candidate, together
+from worker.delivery.selection import Candidate, next_batch
 
 ROWS = st.lists(
     st.builds(
@@ -25,22 +25,22 @@ ROWS = st.lists(
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(ROWS, st.integers(1, 40))
-def test_all_that_waits_is_told_exactly_once(rows: list[Candidate], most: int) -> None:
-    """However they are mixed, message after message takes each row once, and never too many."""
+def test_every_row_is_in_exactly_one_message(rows: list[Candidate], most: int) -> None:
+    """For any mix of rows, batches take each row once and keep to the limit."""
     waiting = sorted(rows, key=lambda each: (each.stale, each.id))
     known = {each.id: each for each in waiting}
-    told: list[str] = []
+    sent: list[str] = []
     while waiting:
-        message = together(waiting, most)
+        message = next_batch(waiting, most)
         assert message[0] == waiting[0].id
         assert 1 <= len(message) <= most
         assert message == sorted(message)
         assert len({known[id_].stale for id_ in message}) == 1
         assert len({known[id_].recipient for id_ in message}) == 1
-        repeated = {known[id_].message for id_ in message if known[id_].again}
+        repeated = {known[id_].message for id_ in message if known[id_].maybe_sent}
         assert len(repeated) <= 1
         if any(known[id_].abandoned and known[id_].vanished for id_ in message):
             assert len(message) == 1
-        told += message
+        sent += message
         waiting = [each for each in waiting if each.id not in message]
-    assert sorted(told) == sorted(known)
+    assert sorted(sent) == sorted(known)

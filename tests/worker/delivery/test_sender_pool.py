@@ -1,4 +1,4 @@
-"""SenderPool: one thread leads, a few send, and what has landed is recorded together."""
+"""SenderPool: one dispatcher, a few sender threads, finished messages recorded together."""
 
 from __future__ import annotations
 
@@ -11,55 +11,63 @@ import pytest
 
 from tests.support.waiting import eventually
 from worker.delivery import sender_pool
-from worker.delivery.sender_pool import FIRST_ABREAST, Landed, Round, SenderPool, Turn
+from worker.delivery.sender_pool import (
+    INITIAL_CONCURRENCY,
+    ClaimRequest,
+    FinishedSend,
+    SenderPool,
+    Throttled,
+)
 from worker.destinations.base import DeliveryError
 
-MOST = 4
+MAX_CONCURRENCY = 4
 
 
-class Line:
-    """Messages that wait for a destination, each a number, and what became of them."""
+class FakeDestination:
+    """A destination with waiting messages, each a number; it records what happens to them."""
 
     def __init__(self, waiting: int = 0) -> None:
         self.waiting = list(range(waiting))
-        self.rounds: list[Round] = []
+        self.requests: list[ClaimRequest] = []
         self.recorded: list[list[int]] = []
         self.gates: dict[int, threading.Event] = {}
         self.refused: set[int] = set()
-        self.trouble: list[Exception] = []
-        self.turns: list[Turn] = []
-        self.flying = self.most = 0
+        self.errors: list[Exception] = []
+        self.throttles: list[Throttled] = []
+        self.in_flight = self.max_in_flight = 0
         self._lock = threading.Lock()
 
     def send(self, message: int) -> DeliveryError | None:
-        """Hold the message until its gate is open, if it has one."""
+        """Block until the message's gate is open, if it has one."""
         with self._lock:
-            self.flying += 1
-            self.most = max(self.most, self.flying)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
         gate = self.gates.get(message)
         assert gate is None or gate.wait(20)
         with self._lock:
-            self.flying -= 1
+            self.in_flight -= 1
         return DeliveryError("no") if message in self.refused else None
 
-    def step(self, landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
-        """Record, and take what waits."""
-        if self.trouble:
-            raise self.trouble.pop()
-        self.rounds.append(following)
-        if landed:
-            self.recorded.append(sorted(each.message for each in landed))
-        if not following.goes_on and not following.waited:
+    def step(
+        self, finished: Sequence[FinishedSend[int]], request: ClaimRequest
+    ) -> Sequence[int] | Throttled:
+        """Record finished messages, and claim waiting ones."""
+        if self.errors:
+            raise self.errors.pop()
+        self.requests.append(request)
+        if finished:
+            self.recorded.append(sorted(each.message for each in finished))
+        if not request.has_time and not request.waited:
             return ()
-        if self.turns:
-            return self.turns.pop()
-        taken = self.waiting[: following.places]
-        del self.waiting[: following.places]
-        return taken
+        if self.throttles:
+            return self.throttles.pop()
+        claimed = self.waiting[: request.free_slots]
+        del self.waiting[: request.free_slots]
+        return claimed
 
     @property
     def done(self) -> list[int]:
-        """What was recorded."""
+        """The recorded messages."""
         return sorted(each for together in self.recorded for each in together)
 
 
@@ -69,181 +77,199 @@ class Clock:
     now = 0.0
 
     def monotonic(self) -> float:
-        """What time it is."""
+        """The current time."""
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock by which crews measure."""
-    made = Clock()
-    monkeypatch.setattr(sender_pool, "time", made)
-    return made
+    """The clock of the sender pool."""
+    clock = Clock()
+    monkeypatch.setattr(sender_pool, "time", clock)
+    return clock
 
 
 @pytest.fixture
 def senders() -> Iterator[SenderPool]:
-    """The crews of a process."""
-    made = SenderPool()
-    yield made
-    made.close()
+    """The sender pool of a process."""
+    pool = SenderPool()
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """A sender's threads."""
+    """The task threads of a sender process."""
     with ThreadPoolExecutor(4) as pool:
         yield pool
 
 
-def test_everything_that_waits_is_sent(senders: SenderPool) -> None:
-    """A few at once, until nothing is left."""
-    line = Line(20)
-    senders.work("slack", MOST, line.send, line.step)
+def test_all_waiting_messages_are_sent(senders: SenderPool) -> None:
+    """A few concurrently, until none is left."""
+    destination = FakeDestination(20)
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
 
-    assert line.done == list(range(20))
-    assert line.most <= MOST
+    assert destination.done == list(range(20))
+    assert destination.max_in_flight <= MAX_CONCURRENCY
 
 
-def test_what_has_landed_waits_as_long_as_a_record_takes(
+def test_a_finished_message_waits_as_long_as_a_record_takes(
     senders: SenderPool, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lands meanwhile is recorded together with it."""
-    monkeypatch.setattr(sender_pool, "_LONGEST_LINGER_SECONDS", 9)
-    line = Line(2)
-    line.gates[1] = threading.Event()
+    """Messages that finish meanwhile are recorded together with it."""
+    monkeypatch.setattr(sender_pool, "_MAX_LINGER_SECONDS", 9)
+    destination = FakeDestination(2)
+    destination.gates[1] = threading.Event()
 
-    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
+    def step(
+        finished: Sequence[FinishedSend[int]], request: ClaimRequest
+    ) -> Sequence[int] | Throttled:
         clock.now += 9
-        return line.step(landed, following)
+        return destination.step(finished, request)
 
-    threading.Timer(0.2, line.gates[1].set).start()
-    senders.work("slack", MOST, line.send, step)
-    assert line.recorded == [[0, 1]]
+    threading.Timer(0.2, destination.gates[1].set).start()
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    assert destination.recorded == [[0, 1]]
 
 
 @pytest.mark.usefixtures("clock")
-def test_where_a_record_takes_no_time_nothing_waits(
+def test_nothing_waits_if_a_record_takes_no_time(
     senders: SenderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a crash would have told again is as little as can be."""
-    monkeypatch.setattr(sender_pool, "_LONGEST_LINGER_SECONDS", 9)
-    line = Line(2)
-    line.gates[1] = threading.Event()
+    """So a crash repeats as few messages as possible."""
+    monkeypatch.setattr(sender_pool, "_MAX_LINGER_SECONDS", 9)
+    destination = FakeDestination(2)
+    destination.gates[1] = threading.Event()
 
-    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
-        taken = line.step(landed, following)
-        if landed:
-            line.gates[1].set()
-        return taken
+    def step(
+        finished: Sequence[FinishedSend[int]], request: ClaimRequest
+    ) -> Sequence[int] | Throttled:
+        claimed = destination.step(finished, request)
+        if finished:
+            destination.gates[1].set()
+        return claimed
 
-    threading.Timer(5, line.gates[1].set).start()
-    senders.work("slack", MOST, line.send, step)
-    assert line.recorded == [[0], [1]]
-
-
-def test_a_slow_message_holds_up_nobody(senders: SenderPool, threads: ThreadPoolExecutor) -> None:
-    """While it is on its way, others are sent, recorded, and those that come are taken."""
-    line = Line(3)
-    line.gates[0] = threading.Event()
-    leading = threads.submit(senders.work, "slack", MOST, line.send, line.step)
-    eventually(lambda: line.done == [1, 2])
-    line.waiting.append(9)
-    senders.work(
-        "slack", MOST, line.send, line.step
-    )  # whoever comes now tells the leader, and goes
-
-    eventually(lambda: line.done == [1, 2, 9])
-    line.gates[0].set()
-    leading.result(20)
-    assert line.done == [0, 1, 2, 9]
+    threading.Timer(5, destination.gates[1].set).start()
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    assert destination.recorded == [[0], [1]]
 
 
-def test_each_destination_has_a_crew_of_its_own(
+def test_a_slow_message_delays_no_other(senders: SenderPool, threads: ThreadPoolExecutor) -> None:
+    """While it is in flight, others are claimed, sent and recorded."""
+    destination = FakeDestination(3)
+    destination.gates[0] = threading.Event()
+    dispatcher = threads.submit(
+        senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+    )
+    eventually(lambda: destination.done == [1, 2])
+    destination.waiting.append(9)
+    # This call only wakes the dispatcher.
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+
+    eventually(lambda: destination.done == [1, 2, 9])
+    destination.gates[0].set()
+    dispatcher.result(20)
+    assert destination.done == [0, 1, 2, 9]
+
+
+def test_each_destination_has_its_own_senders(
     senders: SenderPool, threads: ThreadPoolExecutor
 ) -> None:
-    """One that hangs is no other's trouble."""
-    slow, quick = Line(1), Line(1)
+    """A destination that hangs does not delay another."""
+    slow, fast = FakeDestination(1), FakeDestination(1)
     slow.gates[0] = threading.Event()
-    leading = threads.submit(senders.work, "slow", MOST, slow.send, slow.step)
-    senders.work("quick", MOST, quick.send, quick.step)
+    dispatcher = threads.submit(senders.dispatch, "slow", MAX_CONCURRENCY, slow.send, slow.step)
+    senders.dispatch("quick", MAX_CONCURRENCY, fast.send, fast.step)
 
-    assert quick.done == [0]
+    assert fast.done == [0]
     slow.gates[0].set()
-    leading.result(20)
+    dispatcher.result(20)
 
 
-def test_more_are_sent_at_once_as_a_destination_takes_them(senders: SenderPool) -> None:
-    """It begins with a few, and never has more than it may."""
-    line = Line(60)
-    senders.work("slack", 16, line.send, line.step)
+def test_concurrency_grows_with_successes(senders: SenderPool) -> None:
+    """It begins at the initial concurrency and never exceeds the limit."""
+    destination = FakeDestination(60)
+    senders.dispatch("slack", 16, destination.send, destination.step)
 
-    assert line.done == list(range(60))
-    assert line.rounds[0].places == FIRST_ABREAST
-    assert max(each.places for each in line.rounds) > FIRST_ABREAST
-    assert line.most <= 16
-
-
-def test_after_a_failure_one_message_finds_out(senders: SenderPool) -> None:
-    """Then, as it takes messages again, they are sent side by side as before."""
-    line = Line(9)
-    line.refused = {0, 1, 2, 3}
-    senders.work("slack", MOST, line.send, line.step)
-
-    assert line.done == list(range(9))
-    assert [each.places for each in line.rounds if each.places][:2] == [FIRST_ABREAST, 1]
-    found_out = line.recorded.index([4])
-    assert {number for record in line.recorded[:found_out] for number in record} == line.refused
-    assert max(map(len, line.recorded[found_out + 1 :])) > 1
+    assert destination.done == list(range(60))
+    assert destination.requests[0].free_slots == INITIAL_CONCURRENCY
+    assert max(each.free_slots for each in destination.requests) > INITIAL_CONCURRENCY
+    assert destination.max_in_flight <= 16
 
 
-def test_what_was_sent_is_recorded_in_spite_of_trouble(
+def test_after_a_failure_one_message_is_sent_at_a_time(senders: SenderPool) -> None:
+    """Once one succeeds, messages are sent concurrently again."""
+    destination = FakeDestination(9)
+    destination.refused = {0, 1, 2, 3}
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+
+    assert destination.done == list(range(9))
+    assert [each.free_slots for each in destination.requests if each.free_slots][:2] == [
+        INITIAL_CONCURRENCY,
+        1,
+    ]
+    found_out = destination.recorded.index([4])
+    assert {
+        number for record in destination.recorded[:found_out] for number in record
+    } == destination.refused
+    assert max(map(len, destination.recorded[found_out + 1 :])) > 1
+
+
+def test_messages_in_flight_are_recorded_after_an_error(
     senders: SenderPool, threads: ThreadPoolExecutor
 ) -> None:
-    """The next messages cannot be claimed: those on their way are not forgotten for that."""
-    line = Line(2)
-    line.gates = {0: threading.Event(), 1: threading.Event()}
-    leading = threads.submit(senders.work, "slack", MOST, line.send, line.step)
-    eventually(lambda: line.flying == 2)
-    line.trouble.append(ValueError("no connection"))
-    line.gates[0].set()
-    eventually(lambda: not line.trouble)
-    line.gates[1].set()
+    """When claiming fails, messages in flight are still recorded."""
+    destination = FakeDestination(2)
+    destination.gates = {0: threading.Event(), 1: threading.Event()}
+    dispatcher = threads.submit(
+        senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+    )
+    eventually(lambda: destination.in_flight == 2)
+    destination.errors.append(ValueError("no connection"))
+    destination.gates[0].set()
+    eventually(lambda: not destination.errors)
+    destination.gates[1].set()
 
     with pytest.raises(ValueError, match="no connection"):
-        leading.result(20)
-    assert line.done == [0, 1]
-    senders.work("slack", MOST, line.send, line.step)  # somebody may lead again
+        dispatcher.result(20)
+    assert destination.done == [0, 1]
+    senders.dispatch(
+        "slack", MAX_CONCURRENCY, destination.send, destination.step
+    )  # a new dispatcher can start
 
 
 @pytest.mark.parametrize("more", [[7], []])
-def test_who_calls_as_the_leader_leaves_is_heard_once(
+def test_a_wake_up_call_during_the_last_claim_is_not_lost(
     senders: SenderPool, threads: ThreadPoolExecutor, more: list[int]
 ) -> None:
-    """What came after the last look is sent as well, and then nobody looks any more."""
-    line = Line()
+    """Messages that came after the last claim are sent, and then the dispatcher ends."""
+    destination = FakeDestination()
     looks: list[int] = []
 
-    def step(landed: Sequence[Landed[int]], following: Round) -> Sequence[int] | Turn:
-        taken = line.step(landed, following)
+    def step(
+        finished: Sequence[FinishedSend[int]], request: ClaimRequest
+    ) -> Sequence[int] | Throttled:
+        claimed = destination.step(finished, request)
         looks.append(len(looks))
         if len(looks) == 1:
-            line.waiting += more
-            threads.submit(senders.work, "slack", MOST, line.send, line.step).result(20)
+            destination.waiting += more
+            threads.submit(
+                senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+            ).result(20)
         assert len(looks) < 10
-        return taken
+        return claimed
 
-    senders.work("slack", MOST, line.send, step)
-    assert line.done == more
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    assert destination.done == more
 
 
-def test_a_turn_is_waited_for(senders: SenderPool) -> None:
-    """And whoever waited says so."""
-    line = Line(1)
-    line.turns.append(Turn(0.2))
+def test_a_throttled_dispatcher_waits(senders: SenderPool) -> None:
+    """The next claim request says that it waited."""
+    destination = FakeDestination(1)
+    destination.throttles.append(Throttled(0.2))
     began = time.monotonic()
-    senders.work("slack", MOST, line.send, line.step)
+    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
 
-    assert line.done == [0]
+    assert destination.done == [0]
     assert time.monotonic() - began >= 0.2
-    assert [each.waited for each in line.rounds][:2] == [False, True]
+    assert [each.waited for each in destination.requests][:2] == [False, True]

@@ -1,4 +1,4 @@
-"""A destination's pace, as arithmetic."""
+"""The token bucket's arithmetic."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PAUSES = st.lists(st.floats(0, 5), min_size=1, max_size=120)
 def test_no_window_holds_more_than_the_pace(
     pace: TokenBucket, pauses: list[float], data: st.DataObject
 ) -> None:
-    """Whenever messages are wanted, any stretch of time holds a burst and its share, no more."""
+    """Any span of time holds at most a burst plus its share of the rate."""
     sent: list[datetime] = []
-    spent, now = None, NOON
+    spent_until, now = None, NOON
     for pause in pauses:
         now += timedelta(seconds=pause)
-        for _ in range(pace.room(spent, now) or 0):
-            spent = pace.spend(spent, now)
+        for _ in range(pace.available(spent_until, now) or 0):
+            spent_until = pace.spend(spent_until, now)
             sent.append(now)
     if not sent:
         return
@@ -39,34 +39,34 @@ def test_no_window_holds_more_than_the_pace(
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(PACES, st.integers(1, 60))
-def test_the_next_turn_is_the_first_moment_with_room(pace: TokenBucket, count: int) -> None:
-    """Whoever comes back then may send; whoever comes a moment before may not."""
-    spent = None
+def test_next_allowed_at_is_the_first_time_with_a_token(pace: TokenBucket, count: int) -> None:
+    """A message may be sent then, and not a microsecond earlier."""
+    spent_until = None
     now = NOON
     for _ in range(count):
-        now = pace.next_turn(spent, now)
-        assert pace.room(spent, now)
-        spent = pace.spend(spent, now)
-    turn = pace.next_turn(spent, now)
-    if turn > now:
-        assert pace.room(spent, turn - timedelta(microseconds=1)) == 0
-    # All that time, the pace was used to the full.
+        now = pace.next_allowed_at(spent_until, now)
+        assert pace.available(spent_until, now)
+        spent_until = pace.spend(spent_until, now)
+    allowed_at = pace.next_allowed_at(spent_until, now)
+    if allowed_at > now:
+        assert pace.available(spent_until, allowed_at - timedelta(microseconds=1)) == 0
+    # The pace was used to the full throughout.
     assert pace.per_second is not None
     evenly = max(count + 1 - pace.burst, 0) / pace.per_second
-    assert abs((turn - NOON).total_seconds() - evenly) < 1e-6 * (count + 1)
+    assert abs((allowed_at - NOON).total_seconds() - evenly) < 1e-6 * (count + 1)
 
 
-def test_without_a_limit_there_is_always_room() -> None:
-    """And nothing is counted."""
+def test_without_a_limit_nothing_is_counted() -> None:
+    """Any number may be sent at any time."""
     pace = TokenBucket(None, 1)
-    assert pace.room(NOON + SECOND, NOON) is None
-    assert pace.next_turn(NOON + SECOND, NOON) == NOON
+    assert pace.available(NOON + SECOND, NOON) is None
+    assert pace.next_allowed_at(NOON + SECOND, NOON) == NOON
     assert pace.spend(None, NOON) is None
 
 
-def test_a_clock_that_was_set_back_does_not_silence_a_destination() -> None:
-    """What was spent under the other clock counts as a full burst, and is over as soon."""
+def test_a_clock_set_back_does_not_block_a_destination() -> None:
+    """A time from the other clock counts as a full burst, no more."""
     pace = TokenBucket(1.0, 3)
     ahead = NOON + timedelta(hours=1)
-    assert pace.room(ahead, NOON) == 0
-    assert pace.next_turn(ahead, NOON) == NOON + SECOND
+    assert pace.available(ahead, NOON) == 0
+    assert pace.next_allowed_at(ahead, NOON) == NOON + SECOND

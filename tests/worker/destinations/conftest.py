@@ -1,6 +1,6 @@
-"""Far sides for destinations: an HTTP server, a scripted SMTP server, and a real SMTP server.
+"""Remote services for destinations: an HTTP server, a scripted and a real SMTP server.
 
-Each listens on a free port of 127.0.0.1 for one test, and everything it waits for has an end.
+Each listens on a free port of 127.0.0.1 for one test, and every wait has a time-out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SMS = Notification(
 
 @dataclass
 class HttpStub:
-    """An HTTP server whose next answers the test decides."""
+    """An HTTP server with responses set by the test."""
 
     status: int = 200
     body: bytes = b"ok"
@@ -65,16 +65,16 @@ class HttpStub:
 
     @property
     def url(self) -> str:
-        """An address with a secret in it, as Slack's are."""
+        """A URL with a secret in it, like Slack's."""
         return f"http://127.0.0.1:{self.port}/services/T000/B000/webhooksecret"
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The JSON bodies it was sent."""
+        """The JSON bodies of its requests."""
         return [json.loads(body) for body in self.requests]
 
     def client(self) -> HttpClient:
-        """A client that may reach it, closed with it."""
+        """A client that is allowed to reach it, closed with it."""
         host = [f"127.0.0.1:{self.port}"]
         client = HttpClient(allowed_hosts=host, plain_http_hosts=host)
         self.clients.callback(client.close)
@@ -83,7 +83,7 @@ class HttpStub:
 
 @pytest.fixture
 def slack_stub() -> Iterator[HttpStub]:
-    """A far side for Slack, or anything else that speaks HTTP; it says ok until told otherwise."""
+    """A server in place of Slack or another HTTP service; it answers ``ok`` by default."""
     stub = HttpStub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -117,10 +117,10 @@ def slack_stub() -> Iterator[HttpStub]:
 
 @dataclass
 class ScriptedSmtp:
-    """An SMTP server that says what the test tells it to; it knows no TLS, and hangs there.
+    """An SMTP server with replies set by the test; it has no TLS, and hangs after STARTTLS.
 
     ``answers`` maps a command's verb, ``GREETING``, ``BODY`` (the message's end) or a whole
-    ``RCPT`` line to an answer, :data:`HANG` or :data:`CUT`; what is in ``once`` is said once.
+    ``RCPT`` line to a reply, :data:`HANG` or :data:`CUT`; replies in ``once`` are used once.
     """
 
     answers: dict[str, str] = field(default_factory=dict)
@@ -133,22 +133,22 @@ class ScriptedSmtp:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port it listens on."""
         return int(self.listener.getsockname()[1])
 
     def parsed(self) -> list[EmailMessage]:
-        """The messages it was handed, the doubled dots undone."""
+        """The messages it accepted, without dot-stuffing."""
         undone = (body.replace(b"\r\n..", b"\r\n.") for body in self.bodies)
         return [BytesParser(EmailMessage, policy=default).parsebytes(body) for body in undone]
 
     def hang_up(self) -> None:
-        """End every session without a word."""
+        """Close every connection without a reply."""
         for connection in self.connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def serve(self) -> None:
-        """Take connections until closed."""
+        """Accept connections until closed."""
         with ExitStack() as stack:
             while True:
                 try:
@@ -184,7 +184,7 @@ class ScriptedSmtp:
                         return
 
     def _answer(self, connection: socket.socket, key: str, usual: str) -> str:
-        """Say what is to be said; what that was, or nothing if the session ends there."""
+        """Send the reply, and return it; empty if the session ends there."""
         answer = self.once.pop(key, None) or self.answers.get(key, usual)
         if answer == HANG:
             self.closing.wait(LONGEST_WAIT)
@@ -196,7 +196,7 @@ class ScriptedSmtp:
 
 @pytest.fixture
 def scripted_smtp() -> Iterator[ScriptedSmtp]:
-    """A far side for mail; it takes everything until told otherwise."""
+    """A scripted mail server; it accepts everything by default."""
     server = ScriptedSmtp()
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -205,14 +205,14 @@ def scripted_smtp() -> Iterator[ScriptedSmtp]:
     # Closing a listening socket does not wake a thread that waits in accept(); this does.
     server.listener.shutdown(socket.SHUT_RDWR)
     server.listener.close()
-    # Nor does a client that keeps its session.
+    # Nor does a client with an open session.
     server.hang_up()
     thread.join(LONGEST_WAIT)
 
 
 @dataclass
 class RealSmtp:
-    """A running aiosmtpd server, and what it has taken."""
+    """A running aiosmtpd server, and the messages it accepted."""
 
     port: int = 0
     contents: list[bytes] = field(default_factory=list)
@@ -221,21 +221,21 @@ class RealSmtp:
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     async def handle_DATA(self, _server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-        """Keep a message; called by aiosmtpd."""
+        """Record a message; aiosmtpd calls this."""
         self.contents.append(envelope.original_content)
         self.recipients.append(envelope.rcpt_tos)
         self.encrypted.append(session.ssl is not None)
         return "250 taken"
 
     def authenticate(self, _server: Any, _session: Any, _envelope: Any, _how: str, who: Any) -> Any:
-        """Let in whoever knows the password ``correct horse``; called by aiosmtpd."""
+        """Accept the password ``correct horse``; aiosmtpd calls this."""
         self.logins.append((who.login, who.password))
         return AuthResult(success=who.password == b"correct horse", handled=False)
 
 
 @pytest.fixture
 def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's context for 127.0.0.1, signed by an authority this process now trusts."""
+    """A server's TLS context for 127.0.0.1, signed by an authority that this process trusts."""
     authority = trustme.CA()
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(bundle)
@@ -301,7 +301,7 @@ def email(
 
 
 def failure(destination: Email) -> DeliveryError:
-    """Send the sample, which must not arrive; the reason must hold no secret."""
+    """The error of sending the sample; its reason must hold no secret."""
     with pytest.raises(DeliveryError) as caught:
         destination.send([SMS])
     assert "example.org" not in caught.value.reason

@@ -1,4 +1,4 @@
-"""What is asked of Apprise, and what its answers mean, besides the contract."""
+"""Apprise, besides the contract: allowed services, errors, deadline and markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support.http_server import HttpServer
 from tests.support.waiting import eventually
 from tests.worker.destinations.conftest import SMS
-from worker.destinations._apprise_service import inert, open_service
+from worker.destinations._apprise_service import escape_markup, open_service
 from worker.destinations.apprise import Apprise
 from worker.destinations.base import DeliveryError
 from worker.http.client import HttpClient
@@ -24,8 +24,8 @@ DISCORD = "discord://123456789012345678/" + "t" * 30
 HOSTILE = "@everyone <@123> *bold* _x_ `y` [here](https://evil.example) ~~z~~ ||q|| # h \\*"
 
 
-class Place:
-    """A server on this machine, and what may be told there."""
+class LocalService:
+    """A server on this machine, and destinations that use it."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server = server
@@ -34,7 +34,7 @@ class Place:
         server.on("*", "**", json={})
 
     def destination(self, schema: str, rest: str = "/topic", *, seconds: float = 10.0) -> Apprise:
-        """A destination of some service there."""
+        """A destination with a URL of this server."""
 
         class Quick(Apprise):
             deadline = seconds
@@ -42,19 +42,19 @@ class Place:
         return Quick("chat", url=f"{schema}://{self.host}{rest}", http=self.http)
 
     def failure(self, destination: Apprise, notification: Notification = SMS) -> DeliveryError:
-        """Send, which must fail."""
+        """The error of sending one notification."""
         with pytest.raises(DeliveryError) as caught:
             destination.send([notification])
         return caught.value
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    """A server that takes everything until told otherwise."""
+def service() -> Iterator[LocalService]:
+    """A server that accepts everything by default."""
     with HttpServer() as server:
-        place = Place(server)
-        with closing(place.http):
-            yield place
+        service = LocalService(server)
+        with closing(service.http):
+            yield service
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def place() -> Iterator[Place]:
         ("mmost", "/abcdefghijklmnopqrstuvwxyz", "text"),
     ],
 )
-def test_services_on_a_named_host(place: Place, schema: str, rest: str, key: str) -> None:
-    """A service of one's own is told on a host that is allowed."""
-    place.destination(schema, rest).send([SMS])
+def test_services_on_a_named_host(service: LocalService, schema: str, rest: str, key: str) -> None:
+    """A self-hosted service on an allowed host gets messages."""
+    service.destination(schema, rest).send([SMS])
 
-    (request,) = place.server.requests()
+    (request,) = service.server.requests()
     assert "483921" in request.json()[key]
 
 
@@ -79,27 +79,27 @@ def test_services_on_a_named_host(place: Place, schema: str, rest: str, key: str
     ("status", "permanent"),
     [(301, True), (400, True), (401, True), (404, True), (408, False), (429, False), (503, False)],
 )
-def test_refusals(place: Place, schema: str, status: int, permanent: bool) -> None:
-    """A status that Apprise logs decides whether trying again can help; redirects lead nowhere."""
-    place.server.on("*", "**", status=status, headers={"location": f"{place.server.url}/other"})
-    error = place.failure(place.destination(schema, "/abcdefghijklmno?redirect=yes&retry=3"))
+def test_refusals(service: LocalService, schema: str, status: int, permanent: bool) -> None:
+    """The status that Apprise logs decides on a retry; redirects are not followed."""
+    service.server.on("*", "**", status=status, headers={"location": f"{service.server.url}/other"})
+    error = service.failure(service.destination(schema, "/abcdefghijklmno?redirect=yes&retry=3"))
 
     assert (error.permanent, error.unknown) == (permanent, False)
     assert str(status) in error.reason
-    assert len(place.server.requests()) == 1
+    assert len(service.server.requests()) == 1
 
 
-def test_words_of_a_stranger_decide_nothing(place: Place) -> None:
-    """A text that looks like Apprise's log is no reason to give up, or to believe anything."""
-    place.server.on("*", "**", cut=True)
+def test_untrusted_text_is_not_taken_for_the_log(service: LocalService) -> None:
+    """A text that looks like Apprise's log does not change the error."""
+    service.server.on("*", "**", cut=True)
     words = "error=404\nSocket Exception: NewConnectionError (404)"
-    error = place.failure(place.destination("json"), replace(SMS, text=words, service=words))
+    error = service.failure(service.destination("json"), replace(SMS, text=words, service=words))
 
     assert (error.permanent, error.unknown) == (False, True)
 
 
 def test_nobody_listens() -> None:
-    """Where nobody listens, nothing was sent, and that is no doubt."""
+    """A refused connection is a temporary failure with a known outcome."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         host = f"127.0.0.1:{gone.getsockname()[1]}"
     with closing(HttpClient(allowed_hosts=[host], plain_http_hosts=[host])) as http:
@@ -110,25 +110,25 @@ def test_nobody_listens() -> None:
     assert (caught.value.permanent, caught.value.unknown) == (False, False)
 
 
-def test_dribbling_answer_ends_at_the_deadline(place: Place) -> None:
-    """An answer that never ends holds its thread, not ours; and only so many are begun."""
-    place.server.on("*", "**", body=b"x" * 10_000, drip=0.05)
-    destination = place.destination("json", seconds=0.1)
+def test_dribbling_answer_ends_at_the_deadline(service: LocalService) -> None:
+    """An endless response blocks only its own thread, and the number of threads is limited."""
+    service.server.on("*", "**", body=b"x" * 10_000, drip=0.05)
+    destination = service.destination("json", seconds=0.1)
     started = time.monotonic()
-    reasons = {place.failure(destination).reason for _ in range(9)}
+    reasons = {service.failure(destination).reason for _ in range(9)}
 
     assert time.monotonic() - started < 5
     assert reasons == {
         "the service did not answer in time",
-        "earlier messages to the service are still under way",
+        "too many earlier messages to the service are still in flight",
     }
-    place.server.close()
+    service.server.close()
     eventually(lambda: not [t for t in threading.enumerate() if t.name == "apprise-chat"])
 
 
-def test_messages_need_not_wait_for_each_other(place: Place) -> None:
-    """Apprise's own pause between two messages is not made: it would cost more than 5 s."""
-    destination = place.destination("gotify", "/abcdefghijklmno")
+def test_messages_need_not_wait_for_each_other(service: LocalService) -> None:
+    """Apprise's own pause between messages, more than 5 s, is turned off."""
+    destination = service.destination("gotify", "/abcdefghijklmno")
     started = time.monotonic()
     for _ in range(3):
         destination.send([SMS])
@@ -149,15 +149,15 @@ def test_messages_need_not_wait_for_each_other(place: Place) -> None:
         ("xml://[::1]/x", "not allowed"),
         ("form://elsewhere.example:8080/x", "not allowed"),
         ("matrixs://u:p@elsewhere.example/%23room", "not allowed"),
-        ("mailto://u:p@gmail.com", "kind of its own"),
-        ("mailtos://u:p@gmail.com", "kind of its own"),
+        ("mailto://u:p@gmail.com", "the kind email"),
+        ("mailtos://u:p@gmail.com", "the kind email"),
         ("syslog://", "log"),
         (f"{DISCORD}?template=/etc/passwd", "template"),
         ("tgram://123456789:abcdefghijklmnopqrstuvwxyz123456789/111/222", "several targets"),
     ],
 )
 def test_urls_that_are_not_used(url: str, words: str) -> None:
-    """What leads to a host nobody named, to a file, to a log or to several is refused at once."""
+    """URLs of other hosts, files, logs or several targets are refused when they are read."""
     http = HttpClient(allowed_hosts=["tls.example"])
     with closing(http), pytest.raises(ValueError, match=words) as caught:
         Apprise("chat", url=url, http=http)
@@ -178,15 +178,15 @@ def test_urls_that_are_not_used(url: str, words: str) -> None:
     ],
 )
 def test_urls_that_are_used(url: str) -> None:
-    """A public service needs no naming; a host that is named is reached with TLS."""
+    """A public service is always allowed; an allowed host is reached with TLS."""
     with closing(HttpClient(allowed_hosts=["tls.example"])) as http:
         assert Apprise("chat", url=url, http=http).kind == "apprise"
 
 
-def test_markup_is_inert_where_it_would_be_shown() -> None:
-    """A service that shows markup in plain text gets none that it would read, and calls nobody."""
+def test_markup_is_escaped_where_it_would_be_rendered() -> None:
+    """A service that renders markup in plain text gets it escaped, and notifies nobody."""
     with closing(HttpClient(allowed_hosts=[])) as http:
-        text = inert(open_service(DISCORD, http), HOSTILE)
+        text = escape_markup(open_service(DISCORD, http), HOSTILE)
 
     assert "@everyone" not in text
     assert "@123" not in text

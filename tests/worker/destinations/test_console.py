@@ -1,4 +1,4 @@
-"""The console's own ways, besides the contract."""
+"""The console, besides the contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.destinations.console import Console
 
 
 def test_line_as_a_whole(capfd: pytest.CaptureFixture[str]) -> None:
-    """Everything known stands on one line of standard output, the time and the code first."""
+    """One line of standard output has all fields, time and code first."""
     Console("terminal").send([replace(SMS, marks=("not verified",))])
 
     assert capfd.readouterr().out == (
@@ -36,7 +36,7 @@ def test_replaced_standard_output_is_not_used(
 
 
 def test_long_lines_are_cut(tmp_path: Path) -> None:
-    """A line is never longer than a pipe takes in one piece."""
+    """A line is never longer than an atomic write to a pipe."""
     path = tmp_path / "out"
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
     try:

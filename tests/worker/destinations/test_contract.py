@@ -1,4 +1,4 @@
-"""What every kind of destination promises, asked of each kind."""
+"""The contract of every kind of destination, tested with each kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from tests.worker.destinations.conftest import CUT, HANG, SMS, HttpStub, ScriptedSmtp
 from worker.destinations import registry
 from worker.destinations.apprise import Apprise
-from worker.destinations.base import DeliveryError, Destination, Surroundings
+from worker.destinations.base import DeliveryError, Destination, DestinationContext
 from worker.destinations.console import Console
 from worker.destinations.email import Email
 from worker.destinations.slack import Slack
@@ -55,34 +55,34 @@ HOSTILE = replace(
 )
 
 
-class FarSide(abc.ABC):
-    """One destination and the power over whatever it talks to."""
+class RemoteService(abc.ABC):
+    """One destination, and control over its remote service."""
 
     destination: Destination
 
     @abc.abstractmethod
     def refuse(self) -> None:
-        """Turn the next notification down."""
+        """Refuse the next message."""
 
     def pause(self) -> None:
-        """Turn the next notification down and ask for a pause of seven seconds."""
-        pytest.skip("no far side of this kind can ask for a pause in words that reach us")
+        """Refuse the next message and ask for a pause of seven seconds."""
+        pytest.skip("a service of this kind cannot ask for a pause")
 
     @abc.abstractmethod
     def hang(self) -> None:
         """Never answer."""
 
     @abc.abstractmethod
-    def lose_answer(self) -> None:
-        """Take the next notification and leave it open whether it was taken."""
+    def lose_response(self) -> None:
+        """Accept the next message, but do not say so."""
 
     @abc.abstractmethod
-    def shown(self) -> list[str]:
-        """Each notification that arrived, as the text that a reader's program is given."""
+    def arrived(self) -> list[str]:
+        """The text of each message that arrived, as a reader's program gets it."""
 
 
-class _HttpSide(FarSide):
-    """An HTTP server in the place of whatever is told."""
+class _HttpService(RemoteService):
+    """An HTTP server in place of the remote service."""
 
     def __init__(self, stub: HttpStub) -> None:
         self.stub = stub
@@ -93,14 +93,14 @@ class _HttpSide(FarSide):
     def hang(self) -> None:
         self.stub.fault = HANG
 
-    def lose_answer(self) -> None:
+    def lose_response(self) -> None:
         self.stub.fault = CUT
 
-    def shown(self) -> list[str]:
+    def arrived(self) -> list[str]:
         return ["\n".join(_strings(message)) for message in self.stub.messages]
 
 
-class _SlackSide(_HttpSide):
+class _SlackService(_HttpService):
     """Slack, and an HTTP server in its place."""
 
     def __init__(self, stub: HttpStub) -> None:
@@ -117,8 +117,8 @@ class _SlackSide(_HttpSide):
         self.stub.status, self.stub.headers = 429, {"retry-after": "7"}
 
 
-class _WebhookSide(_HttpSide):
-    """A signed webhook, and an HTTP server in the place of its receiver."""
+class _WebhookService(_HttpService):
+    """A signed webhook, and an HTTP server in place of its receiver."""
 
     def __init__(self, stub: HttpStub) -> None:
         class Quick(Webhook):
@@ -131,7 +131,7 @@ class _WebhookSide(_HttpSide):
         self.stub.status, self.stub.headers = 503, {"retry-after": "7"}
 
 
-class _AppriseSide(_HttpSide):
+class _AppriseService(_HttpService):
     """Apprise, and an HTTP server for its generic JSON."""
 
     def __init__(self, stub: HttpStub) -> None:
@@ -142,11 +142,11 @@ class _AppriseSide(_HttpSide):
         url = f"json://127.0.0.1:{stub.port}/webhooksecret"
         self.destination = Quick("chat", url=url, http=stub.client())
 
-    def shown(self) -> list[str]:
+    def arrived(self) -> list[str]:
         return [f"{each['title']}\n{each['message']}" for each in self.stub.messages]
 
 
-class _EmailSide(FarSide):
+class _EmailService(RemoteService):
     """E-mail, and a scripted server in place of a mail server."""
 
     def __init__(self, server: ScriptedSmtp) -> None:
@@ -165,19 +165,19 @@ class _EmailSide(FarSide):
     def hang(self) -> None:
         self.server.answers["GREETING"] = HANG
 
-    def lose_answer(self) -> None:
+    def lose_response(self) -> None:
         self.server.answers["BODY"] = CUT
 
-    def shown(self) -> list[str]:
+    def arrived(self) -> list[str]:
         texts = []
         for message in self.server.parsed():
             parts = [part.get_content() for part in message.walk() if not part.is_multipart()]
-            # CR LF is how mail ends a line; a CR of its own would be a stranger's.
+            # Mail has CR LF line ends; any other CR would come from untrusted text.
             texts.append("\n".join([message["Subject"], *parts]).replace("\r\n", "\n"))
         return texts
 
 
-class _ConsoleSide(FarSide):
+class _ConsoleService(RemoteService):
     """The console, and a pipe in place of a terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ class _ConsoleSide(FarSide):
                 os.write(self.writer, b"x" * 65536)
         os.set_blocking(self.writer, True)
 
-    def lose_answer(self) -> None:
+    def lose_response(self) -> None:
         whole = os.write
 
         def half(descriptor: int, data: bytes) -> int:
@@ -206,7 +206,7 @@ class _ConsoleSide(FarSide):
 
         self.monkeypatch.setattr(os, "write", half)
 
-    def shown(self) -> list[str]:
+    def arrived(self) -> list[str]:
         return os.read(self.reader, 1 << 16).decode().splitlines()
 
     def close(self) -> None:
@@ -216,24 +216,26 @@ class _ConsoleSide(FarSide):
 
 
 @pytest.fixture(params=KINDS)
-def far_side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FarSide]:
-    """Each kind in turn."""
-    make: dict[str, Callable[[], FarSide]] = {
-        "slack": lambda: _SlackSide(request.getfixturevalue("slack_stub")),
-        "email": lambda: _EmailSide(request.getfixturevalue("scripted_smtp")),
-        "console": lambda: _ConsoleSide(monkeypatch),
-        "webhook": lambda: _WebhookSide(request.getfixturevalue("slack_stub")),
-        "apprise": lambda: _AppriseSide(request.getfixturevalue("slack_stub")),
+def remote(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RemoteService]:
+    """One destination of each kind."""
+    make: dict[str, Callable[[], RemoteService]] = {
+        "slack": lambda: _SlackService(request.getfixturevalue("slack_stub")),
+        "email": lambda: _EmailService(request.getfixturevalue("scripted_smtp")),
+        "console": lambda: _ConsoleService(monkeypatch),
+        "webhook": lambda: _WebhookService(request.getfixturevalue("slack_stub")),
+        "apprise": lambda: _AppriseService(request.getfixturevalue("slack_stub")),
     }
-    side = make[request.param]()
-    yield side
-    if isinstance(side, _ConsoleSide):
-        side.close()
+    service = make[request.param]()
+    yield service
+    if isinstance(service, _ConsoleService):
+        service.close()
 
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that a process with ``LOG_LEVEL=debug`` would write."""
+    """The log of a process with ``LOG_LEVEL=debug``."""
     root, written = logging.getLogger(), io.StringIO()
     handler, level = logging.StreamHandler(written), root.level
     root.addHandler(handler)
@@ -255,24 +257,24 @@ def _strings(value: Any) -> Iterator[str]:
                 yield from _strings(each)
 
 
-def test_success_returns_none_and_shows_the_code(far_side: FarSide, log: io.StringIO) -> None:
-    """A notification that is taken raises nothing, arrives once, and no log has its secrets."""
-    far_side.destination.send([SMS])
+def test_success_returns_none_and_shows_the_code(remote: RemoteService, log: io.StringIO) -> None:
+    """An accepted notification raises nothing, arrives once, and no log has its secrets."""
+    remote.destination.send([SMS])
 
     assert not [secret for secret in SECRETS if secret in log.getvalue()]
 
-    (shown,) = far_side.shown()
-    assert "483921" in shown
-    assert "telegram" in shown
-    assert "+447700900123" in shown
+    (arrived,) = remote.arrived()
+    assert "483921" in arrived
+    assert "telegram" in arrived
+    assert "+447700900123" in arrived
 
 
-def test_refusal_raises_without_secrets(far_side: FarSide, log: io.StringIO) -> None:
-    """A refusal is no doubtful outcome, and neither it, its cause nor a log holds a secret."""
-    far_side.refuse()
+def test_refusal_raises_without_secrets(remote: RemoteService, log: io.StringIO) -> None:
+    """The outcome of a refusal is known; neither error, cause nor log holds a secret."""
+    remote.refuse()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send([SMS])
+        remote.destination.send([SMS])
 
     assert not caught.value.unknown
     assert caught.value.__cause__ is None
@@ -282,68 +284,68 @@ def test_refusal_raises_without_secrets(far_side: FarSide, log: io.StringIO) -> 
         assert secret not in log.getvalue()
 
 
-def test_silence_ends_at_the_deadline(far_side: FarSide) -> None:
-    """A far side that never answers costs no more than the deadline, and another try may help."""
-    far_side.hang()
+def test_silence_ends_at_the_deadline(remote: RemoteService) -> None:
+    """A service that never answers takes no longer than the deadline; a retry may help."""
+    remote.hang()
     started = time.monotonic()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send([SMS])
+        remote.destination.send([SMS])
 
     assert time.monotonic() - started < SHORT + SLACK_IN_THE_CLOCK
     assert not caught.value.permanent
 
 
-def test_pause_is_passed_on(far_side: FarSide) -> None:
-    """What the far side asks for reaches whoever plans the next attempt."""
-    far_side.pause()
+def test_pause_is_passed_on(remote: RemoteService) -> None:
+    """The error has the pause that the service asked for."""
+    remote.pause()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send([SMS])
+        remote.destination.send([SMS])
 
     assert caught.value.retry_after == 7.0
     assert not caught.value.permanent
 
 
-def test_several_together(far_side: FarSide) -> None:
-    """As many as one message may tell are told in one message, each once, oldest first."""
-    number = far_side.destination.most_together
+def test_several_together(remote: RemoteService) -> None:
+    """``max_batch`` notifications arrive in one message, each once, oldest first."""
+    number = remote.destination.max_batch
     codes = [f"9{place:05}" for place in range(number)]
-    far_side.destination.send([replace(SMS, code=code, text=None) for code in codes])
+    remote.destination.send([replace(SMS, code=code, text=None) for code in codes])
 
-    (shown,) = far_side.shown()
-    places = [shown.index(code) for code in codes]
+    (arrived,) = remote.arrived()
+    places = [arrived.index(code) for code in codes]
     assert places == sorted(places)
 
 
-def test_several_hostile_ones_are_inert(far_side: FarSide) -> None:
-    """Where several share a message, no stranger's mark gets through to the others."""
-    far_side.destination.send([HOSTILE] * min(2, far_side.destination.most_together))
+def test_several_hostile_ones_are_inert(remote: RemoteService) -> None:
+    """Hostile text stays inert in a message of several notifications."""
+    remote.destination.send([HOSTILE] * min(2, remote.destination.max_batch))
 
-    (shown,) = far_side.shown()
-    bad = {c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+    (arrived,) = remote.arrived()
+    bad = {c for c in arrived if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert bad <= {"\n"}
 
 
-def test_lost_answer_is_unknown(far_side: FarSide) -> None:
-    """A notification that may have arrived is neither a success nor a failure."""
-    far_side.lose_answer()
+def test_lost_answer_is_unknown(remote: RemoteService) -> None:
+    """A message that may have arrived is neither a success nor a failure."""
+    remote.lose_response()
 
     with pytest.raises(DeliveryError) as caught:
-        far_side.destination.send([SMS])
+        remote.destination.send([SMS])
 
     assert caught.value.unknown
     assert not caught.value.permanent
 
 
-def test_hostile_words_arrive_inert(far_side: FarSide) -> None:
-    """No control character, terminal sequence or reordering mark of a stranger gets through."""
-    far_side.destination.send([HOSTILE])
+def test_hostile_words_arrive_inert(remote: RemoteService) -> None:
+    """No control character, terminal sequence or bidirectional mark arrives."""
+    remote.destination.send([HOSTILE])
 
-    (shown,) = far_side.shown()
-    bad = {c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+    (arrived,) = remote.arrived()
+    bad = {c for c in arrived if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert bad <= {"\n"}
-    assert "4839`21" in shown
+    assert "4839`21" in arrived
 
 
 @pytest.mark.parametrize(
@@ -355,29 +357,29 @@ def test_hostile_words_arrive_inert(far_side: FarSide) -> None:
         ({"type": "sms.received"}, "new code"),
     ],
 )
-def test_every_type_has_words(far_side: FarSide, change: dict[str, Any], expected: str) -> None:
-    """A notification of any type, with or without facts, is taken and says what it is about."""
+def test_every_type_has_words(remote: RemoteService, change: dict[str, Any], expected: str) -> None:
+    """A notification of any type, with or without fields, says what it is about."""
     bare = replace(
         SMS, code=None, text=None, order_id=None, phone_number=None, service=None, country=None
     )
-    far_side.destination.send([replace(bare, received_at=None, **change)])
+    remote.destination.send([replace(bare, received_at=None, **change)])
 
-    (shown,) = far_side.shown()
-    if isinstance(far_side, _WebhookSide) and "detail" not in change:
+    (arrived,) = remote.arrived()
+    if isinstance(remote, _WebhookService) and "detail" not in change:
         expected = change["type"]  # a program reads it
-    assert expected in shown
-    assert "None" not in shown
+    assert expected in arrived
+    assert "None" not in arrived
 
 
-def test_several_threads_at_once(far_side: FarSide) -> None:
+def test_several_threads_at_once(remote: RemoteService) -> None:
     """Notifications sent from several threads all arrive, each whole."""
     codes = [f"90000{number}" for number in range(4)]
     with ThreadPoolExecutor(len(codes)) as pool:
-        list(pool.map(lambda code: far_side.destination.send([replace(SMS, code=code)]), codes))
+        list(pool.map(lambda code: remote.destination.send([replace(SMS, code=code)]), codes))
 
-    shown = far_side.shown()
-    assert len(shown) == len(codes)
-    assert all(any(code in each for each in shown) for code in codes)
+    arrived = remote.arrived()
+    assert len(arrived) == len(codes)
+    assert all(any(code in each for each in arrived) for code in codes)
 
 
 ENVIRONMENT = {
@@ -398,12 +400,12 @@ ENVIRONMENT = {
 
 
 def make(kind: str, options: dict[str, Any]) -> Destination:
-    """A destination of a table of the configuration."""
+    """Make a destination from a table of the configuration."""
     found = registry.discover()[kind]
     http = HttpClient(allowed_hosts=["hooks.slack.com", "named.example"])
     with closing(http):
-        surroundings = Surroundings(http, Texts(), ENVIRONMENT)
-        return found.make("qa", found.options_type.model_validate(options), surroundings)
+        context = DestinationContext(http, Texts(), ENVIRONMENT)
+        return found.make("qa", found.options_type.model_validate(options), context)
 
 
 @pytest.mark.parametrize(
@@ -418,11 +420,11 @@ def make(kind: str, options: dict[str, Any]) -> Destination:
     ],
 )
 def test_made_of_its_options(kind: str, options: dict[str, Any]) -> None:
-    """Each kind is made of the options it names, and nothing is contacted."""
-    made = make(kind, options)
+    """Each kind can be made from its options, without any I/O."""
+    destination = make(kind, options)
 
-    assert (made.name, made.kind) == ("qa", kind)
-    assert "webhooksecret" not in repr(made)
+    assert (destination.name, destination.kind) == ("qa", kind)
+    assert "webhooksecret" not in repr(destination)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +441,11 @@ def test_made_of_its_options(kind: str, options: dict[str, Any]) -> None:
         ("webhook", {"url_env": "FAR_URL", "secret_env": "SECRET"}, "^url_env: .*FAR_URL"),
         ("webhook", {"url_env": "GOOD_URL", "secret_env": "MISSING"}, "^secret_env: .*MISSING"),
         *(
-            ("webhook", {"url_env": "GOOD_URL", "secret_env": name}, f"^secret_env: .*{name} wants")
+            (
+                "webhook",
+                {"url_env": "GOOD_URL", "secret_env": name},
+                f"^secret_env: .*{name} must hold",
+            )
             for name in ("SHORT_SECRET", "NO_BASE64", "BARE_SECRET")
         ),
         ("apprise", {"url_env": "FAR_NTFY"}, "^url_env: .*FAR_NTFY.*DESTINATION_ALLOWED_HOSTS"),
@@ -447,7 +453,7 @@ def test_made_of_its_options(kind: str, options: dict[str, Any]) -> None:
     ],
 )
 def test_options_that_cannot_work(kind: str, options: dict[str, Any], words: str) -> None:
-    """What cannot work is refused by option and variable, and never by repeating a value."""
+    """The error names option and variable, and never shows a value."""
     with pytest.raises(ValueError, match=words) as caught:
         make(kind, options)
 

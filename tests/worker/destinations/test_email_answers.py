@@ -1,4 +1,4 @@
-"""What each answer of a mail server means for the delivery."""
+"""The outcome of each reply of a mail server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEOPLE = ("qa@example.org", "ops@example.org", "dev@example.org")
 def test_refusal_at_every_step(
     scripted_smtp: ScriptedSmtp, step: str, code: int, permanent: bool
 ) -> None:
-    """4xx may pass and 5xx will not, at whatever step, and the words are never the server's."""
+    """4xx is temporary and 5xx permanent at every step; the error never quotes the server."""
     scripted_smtp.answers[step] = f"{code} 483921 for qa@example.org"
     if step == "EHLO":
         scripted_smtp.answers["HELO"] = scripted_smtp.answers[step]
@@ -28,12 +28,12 @@ def test_refusal_at_every_step(
     assert (error.permanent, error.unknown) == (permanent, False)
     assert str(code) in error.reason
     assert "483921" not in error.reason
-    assert error.of_message is (permanent and step in {"DATA", "BODY"})
+    assert error.message_only is (permanent and step in {"DATA", "BODY"})
 
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "MAIL", "RCPT", "DATA"])
 def test_connection_lost_before_the_message(scripted_smtp: ScriptedSmtp, step: str) -> None:
-    """A connection that drops before the message is out leaves no doubt: it was not taken."""
+    """If the connection drops before the message is out, the message was not accepted."""
     scripted_smtp.answers[step] = CUT
     error = failure(email(scripted_smtp.port))
 
@@ -42,7 +42,7 @@ def test_connection_lost_before_the_message(scripted_smtp: ScriptedSmtp, step: s
 
 @pytest.mark.parametrize("answer", [CUT, "gibberish", "150 strange"])
 def test_answer_lost_after_the_message(scripted_smtp: ScriptedSmtp, answer: str) -> None:
-    """Once the message is out, only an answer that can be read ends the doubt."""
+    """Once the message is out, without a valid reply its outcome is unknown."""
     scripted_smtp.answers["BODY"] = answer
     error = failure(email(scripted_smtp.port))
 
@@ -52,7 +52,7 @@ def test_answer_lost_after_the_message(scripted_smtp: ScriptedSmtp, answer: str)
 
 @pytest.mark.parametrize("codes", [(250, 451, 550), (250, 250, 550), (452, 251, 452)])
 def test_each_recipient_has_an_answer(scripted_smtp: ScriptedSmtp, codes: Sequence[int]) -> None:
-    """Who was accepted has it; of each other it is said whether trying again can help."""
+    """Accepted recipients have it; the others each have an error, permanent or not."""
     for person, code in zip(PEOPLE, codes, strict=True):
         scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
     error = failure(email(scripted_smtp.port, people=PEOPLE))
@@ -64,8 +64,8 @@ def test_each_recipient_has_an_answer(scripted_smtp: ScriptedSmtp, codes: Sequen
     assert not any("example.org" in each.reason for each in error.failed.values())
 
 
-def test_only_some_are_told(scripted_smtp: ScriptedSmtp) -> None:
-    """Those who have it already are not told again, and the mail is the one they have."""
+def test_only_restricts_the_recipients(scripted_smtp: ScriptedSmtp) -> None:
+    """Other recipients do not get it again, and the mail is the same as theirs."""
     destination = email(scripted_smtp.port, people=PEOPLE)
     destination.send([SMS])
     destination.send([SMS], only=[PEOPLE[1]])
@@ -78,8 +78,8 @@ def test_only_some_are_told(scripted_smtp: ScriptedSmtp) -> None:
     assert (first["Message-ID"], first["To"]) == (again["Message-ID"], again["To"])
 
 
-def test_recipient_who_is_gone(scripted_smtp: ScriptedSmtp) -> None:
-    """A person who is no longer configured is told nothing, and that is final."""
+def test_removed_recipient(scripted_smtp: ScriptedSmtp) -> None:
+    """A recipient who is no longer configured gets nothing; the error is permanent."""
     with pytest.raises(DeliveryError) as caught:
         email(scripted_smtp.port, people=PEOPLE).send([SMS], only=["former@example.org"])
 
@@ -94,7 +94,7 @@ def test_recipient_who_is_gone(scripted_smtp: ScriptedSmtp) -> None:
 def test_no_recipient_accepted(
     scripted_smtp: ScriptedSmtp, codes: Sequence[int], permanent: bool
 ) -> None:
-    """With nobody accepted it is one refusal if all were alike, and else one for each."""
+    """If all replies are alike there is one error, otherwise one for each recipient."""
     for person, code in zip(PEOPLE, codes, strict=True):
         scripted_smtp.answers[f"RCPT TO:<{person}>"] = f"{code} {person}"
     error = failure(email(scripted_smtp.port, people=PEOPLE))
@@ -106,7 +106,7 @@ def test_no_recipient_accepted(
 
 
 def test_success_logs_nothing(scripted_smtp: ScriptedSmtp) -> None:
-    """A delivery that everybody gets leaves no line."""
+    """A message that all recipients get logs nothing."""
     with capture_logs() as logs:
         email(scripted_smtp.port).send([SMS])
     assert logs == []
@@ -115,7 +115,7 @@ def test_success_logs_nothing(scripted_smtp: ScriptedSmtp) -> None:
 def test_lines_of_dots_survive(
     start_smtp: Callable[..., RealSmtp], scripted_smtp: ScriptedSmtp
 ) -> None:
-    """A line that is a dot does not end the message early."""
+    """A line with a single dot does not end the message early."""
     real = start_smtp()
     dotted = replace(SMS, text=".\n..\n.MAIL FROM:<x@example.org>\nend")
     email(real.port).send([dotted])

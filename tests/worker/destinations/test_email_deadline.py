@@ -1,4 +1,4 @@
-"""Reaching a mail server, and giving up on it in time."""
+"""Connecting to a mail server, and the deadline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.worker.destinations.conftest import HANG, SMS, ScriptedSmtp, email, f
 
 
 def test_silence_after_the_message_is_unknown(scripted_smtp: ScriptedSmtp) -> None:
-    """A server that never says whether it took the message leaves that open."""
+    """If the server never replies to the message, the outcome is unknown."""
     scripted_smtp.answers["BODY"] = HANG
     assert failure(email(scripted_smtp.port, seconds=0.4)).unknown
 
 
-def test_farewell_may_fail(scripted_smtp: ScriptedSmtp) -> None:
-    """What happens after the message was taken does not undo it, nor take time."""
+def test_quit_may_fail(scripted_smtp: ScriptedSmtp) -> None:
+    """A failure after the message was accepted neither changes the outcome nor takes time."""
     scripted_smtp.answers["QUIT"] = HANG
     started = time.monotonic()
     email(scripted_smtp.port).send([SMS])
@@ -31,7 +31,7 @@ def test_farewell_may_fail(scripted_smtp: ScriptedSmtp) -> None:
 
 @pytest.mark.parametrize("step", ["GREETING", "EHLO", "MAIL", "RCPT", "DATA"])
 def test_deadline_at_every_step(scripted_smtp: ScriptedSmtp, step: str) -> None:
-    """Silence at any step before the message ends at the deadline, and may pass."""
+    """Silence at any step before the message is a temporary failure at the deadline."""
     scripted_smtp.answers[step] = HANG
     started = time.monotonic()
     error = failure(email(scripted_smtp.port, seconds=0.4))
@@ -51,8 +51,8 @@ def test_deadline_of_the_tls_handshake(scripted_smtp: ScriptedSmtp) -> None:
 
 
 @pytest.fixture
-def dribbler() -> Iterator[int]:
-    """The port of a server whose greeting never ends, a little of it at a time."""
+def slow_server() -> Iterator[int]:
+    """The port of a server that sends an endless greeting byte by byte."""
     closing = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -72,17 +72,17 @@ def dribbler() -> Iterator[int]:
     listener.close()
 
 
-def test_deadline_is_overall(dribbler: int) -> None:
-    """A server that keeps sending a little cannot stretch the deadline."""
+def test_deadline_is_overall(slow_server: int) -> None:
+    """A server that keeps sending cannot extend the deadline."""
     started = time.monotonic()
-    error = failure(email(dribbler, seconds=0.5))
+    error = failure(email(slow_server, seconds=0.5))
 
     assert time.monotonic() - started < 3
     assert "in time" in error.reason
 
 
 def test_answer_without_end(scripted_smtp: ScriptedSmtp) -> None:
-    """A server that floods is cut off long before the deadline."""
+    """An endless reply is cut off long before the deadline."""
     scripted_smtp.answers["EHLO"] = "250-flood\r\n" * 200_000 + "250 end"
     started = time.monotonic()
     failure(email(scripted_smtp.port, seconds=30))
@@ -91,13 +91,13 @@ def test_answer_without_end(scripted_smtp: ScriptedSmtp) -> None:
 
 
 def test_line_without_end(scripted_smtp: ScriptedSmtp) -> None:
-    """A line longer than any server's is refused, not collected."""
+    """An overlong line is refused, not buffered."""
     scripted_smtp.answers["EHLO"] = "250 " + "x" * 100_000
     assert not failure(email(scripted_smtp.port)).unknown
 
 
-def test_name_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that does not answer costs no more than the deadline."""
+def test_name_resolution_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer takes no longer than the deadline."""
     released = threading.Event()
 
     def hang(*_args: object, **_options: object) -> list[object]:
@@ -116,7 +116,7 @@ def test_name_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_name_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that leads nowhere today may lead somewhere tomorrow."""
+    """A name that does not resolve is a temporary failure."""
 
     def unknown(*_args: object, **_options: object) -> list[object]:
         raise socket.gaierror(-2, "Name or service not known")
@@ -128,7 +128,7 @@ def test_name_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_next_address_is_tried(
     scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the first address dead, the second gets the message."""
+    """If the first address refuses, the second gets the message."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         dead = gone.getsockname()
     whole = [

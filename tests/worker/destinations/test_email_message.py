@@ -1,4 +1,4 @@
-"""The message that is sent by e-mail."""
+"""The e-mail message."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def part(message: EmailMessage, kind: str) -> str:
 
 
 def test_headers() -> None:
-    """Every header that a mailbox, a filter or a robot looks at is there."""
+    """All headers that mail programs and filters use are present."""
     message = arrived(SMS)
 
     assert message["Subject"] == "[codecatch] code 483921 · telegram · order ord-771"
@@ -71,7 +71,7 @@ def test_message_id_of_several() -> None:
 
 
 def test_several_in_one_mail() -> None:
-    """Both parts tell every code, in their order."""
+    """Both parts have every code, in order."""
     codes = [f"90{number:04}" for number in range(40)]
     message = arrived(*(replace(SMS, code=code, text=f"it is {code}") for code in codes))
 
@@ -83,7 +83,7 @@ def test_several_in_one_mail() -> None:
 
 
 def test_parts() -> None:
-    """Both parts tell the code, the text with its lines, the facts and the ids."""
+    """Both parts have the code, the text with its lines, the fields and the ids."""
     message = arrived(replace(SMS, detail="Something odd.", marks=("not verified",)))
 
     text = part(message, "plain")
@@ -96,7 +96,7 @@ def test_parts() -> None:
 
 
 def test_html_is_escaped() -> None:
-    """A stranger's markup is text in the HTML part, in every place where strangers have a say."""
+    """Markup in any untrusted field is escaped in the HTML part."""
     tag = '<img src=x onerror="alert(1)">'
     hostile = replace(
         *(SMS,),
@@ -113,8 +113,8 @@ def test_html_is_escaped() -> None:
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(service=ANYTHING, order_id=ANYTHING, mark=ANYTHING, text=ANYTHING)
-def test_no_header_can_be_smuggled_in(service: str, order_id: str, mark: str, text: str) -> None:
-    """Whatever strangers send, the headers are the eight we wrote, and the subject is whole."""
+def test_no_header_can_be_injected(service: str, order_id: str, mark: str, text: str) -> None:
+    """Whatever the fields hold, there are the same eight headers, and the subject is whole."""
     hostile = replace(SMS, service=service, order_id=order_id, marks=(mark,), text=text)
     message = arrived(hostile)
 
@@ -140,14 +140,14 @@ def test_no_header_can_be_smuggled_in(service: str, order_id: str, mark: str, te
     ],
 )
 def test_subject_survives_encoding(service: str) -> None:
-    """A subject with words of any alphabet is read as it was written, nothing decoded."""
+    """A subject in any alphabet arrives as written, with nothing decoded."""
     other = replace(SMS, service=service)
     assert arrived(other)["Subject"] == f"[codecatch] {messages.title(other)}"
 
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(text=ANYTHING)
-def test_bytes_are_fit_for_any_server(text: str) -> None:
+def test_bytes_suit_any_server(text: str) -> None:
     """The message is ASCII in lines of fewer than 998 bytes, each ended by CR LF."""
     whole = sent(replace(SMS, text=text * 50), SMS)
 
@@ -174,14 +174,14 @@ def test_bytes_are_fit_for_any_server(text: str) -> None:
     ],
 )
 def test_addresses_that_cannot_be_used(sender: str, recipients: list[str]) -> None:
-    """An address that could not be sent to, or could say more than an address, is refused."""
+    """A malformed address, or one that could inject commands, is refused."""
     with pytest.raises(ValueError, match=r"sender|recipient") as caught:
         Email("mail", smtp_url="smtp://127.0.0.1", sender=sender, recipients=recipients)
     assert "example" not in str(caught.value)
 
 
 def test_sender_may_have_a_name() -> None:
-    """A display name, with any visible characters in it, is kept."""
+    """A display name may hold any visible characters."""
     destination = Email(
         "mail",
         smtp_url="smtp://127.0.0.1",

@@ -1,4 +1,4 @@
-"""Encryption and login: what a mail server must offer before it is told anything."""
+"""Encryption and login: what a mail server must offer before it gets a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSWORD = "correct%20horse"
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat the server on this machine as one that is elsewhere."""
+    """Treat the local server as a remote one."""
     monkeypatch.setattr(session, "_is_loopback", lambda _connection: False)
 
 
@@ -31,7 +31,7 @@ def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:
 
 
 def test_starttls_required(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
-    """STARTTLS with a certificate that is trusted encrypts the message."""
+    """STARTTLS with a trusted certificate encrypts the message."""
     real = start_smtp(tls_context=certificates, require_starttls=True)
     email(real.port, options="?starttls=required").send([SMS])
 
@@ -42,7 +42,7 @@ def test_starttls_required(start_smtp: StartSmtp, certificates: ssl.SSLContext) 
 def test_starttls_is_used_where_it_is_offered(
     start_smtp: StartSmtp, certificates: ssl.SSLContext
 ) -> None:
-    """STARTTLS is used without being asked for."""
+    """STARTTLS is used without an option."""
     real = start_smtp(tls_context=certificates)
     email(real.port).send([SMS])
 
@@ -59,8 +59,8 @@ def test_starttls_required_but_not_offered(start_smtp: StartSmtp) -> None:
     assert real.contents == []
 
 
-def test_starttls_refused_is_no_reason_to_go_without(scripted_smtp: ScriptedSmtp) -> None:
-    """A server that offers STARTTLS and then refuses it is told nothing in the clear."""
+def test_refused_starttls_is_not_skipped(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that offers STARTTLS and then refuses it gets no message in cleartext."""
     scripted_smtp.answers |= {"EHLO": "250-stub\r\n250 STARTTLS", "STARTTLS": "454 not now"}
     error = failure(email(scripted_smtp.port))
 
@@ -69,7 +69,7 @@ def test_starttls_refused_is_no_reason_to_go_without(scripted_smtp: ScriptedSmtp
 
 
 def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
-    """smtps:// encrypts from the first byte, and logs in with decoded credentials."""
+    """smtps:// encrypts from the first byte; credentials are percent-decoded."""
     real = start_smtp(implicit_tls=certificates, auth_require_tls=False)
     email(real.port, scheme="smtps", login=f"me%40example.org:{PASSWORD}@").send([SMS])
 
@@ -79,7 +79,7 @@ def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLCont
 
 @pytest.mark.usefixtures("remote")
 def test_login_after_starttls(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
-    """Credentials follow once STARTTLS has made the connection safe."""
+    """Credentials are sent after STARTTLS."""
     real = start_smtp(tls_context=certificates)
     email(real.port, login=f"me:{PASSWORD}@").send([SMS])
 
@@ -88,8 +88,8 @@ def test_login_after_starttls(start_smtp: StartSmtp, certificates: ssl.SSLContex
 
 
 @pytest.mark.usefixtures("remote")
-def test_password_never_travels_in_the_clear(start_smtp: StartSmtp) -> None:
-    """A server elsewhere without STARTTLS is not told the password, even if it asks for it."""
+def test_password_is_never_sent_in_cleartext(start_smtp: StartSmtp) -> None:
+    """A remote server without STARTTLS does not get the password."""
     real = start_smtp(auth_require_tls=False)
     error = failure(email(real.port, login=f"me:{PASSWORD}@"))
 
@@ -97,8 +97,8 @@ def test_password_never_travels_in_the_clear(start_smtp: StartSmtp) -> None:
     assert real.logins == []
 
 
-def test_password_may_stay_on_this_machine(start_smtp: StartSmtp) -> None:
-    """A relay on this machine may ask for a password without encryption."""
+def test_password_may_be_sent_to_this_machine(start_smtp: StartSmtp) -> None:
+    """A local relay may require a password without encryption."""
     real = start_smtp(auth_require_tls=False)
     email(real.port, login=f"me:{PASSWORD}@").send([SMS])
 
@@ -106,7 +106,7 @@ def test_password_may_stay_on_this_machine(start_smtp: StartSmtp) -> None:
 
 
 def test_wrong_password(start_smtp: StartSmtp) -> None:
-    """A refused login is final, and says what to correct."""
+    """A refused login is permanent, and the error says what to correct."""
     real = start_smtp(auth_require_tls=False)
     error = failure(email(real.port, login="me:wrong%20horse@"))
 
@@ -128,19 +128,19 @@ def test_wrong_password(start_smtp: StartSmtp) -> None:
 def test_login_answers(
     scripted_smtp: ScriptedSmtp, offer: str, answer: str, permanent: bool
 ) -> None:
-    """A refusal of the login is final; a server that cannot say now is asked again."""
+    """A refused login is permanent; a temporary reply is not."""
     scripted_smtp.answers |= {"EHLO": f"250-stub\r\n{offer}", "AUTH": answer}
     assert failure(email(scripted_smtp.port, login="me:pw@")).permanent is permanent
 
 
 @pytest.mark.parametrize("way", ["starttls", "smtps"])
-def test_certificate_nobody_vouches_for(
+def test_untrusted_certificate(
     start_smtp: StartSmtp,
     certificates: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
-    """A certificate of an unknown authority ends the conversation before anything is said."""
+    """A certificate of an unknown authority ends the session before anything is sent."""
     monkeypatch.delenv("SSL_CERT_FILE")
     if way == "smtps":
         real = start_smtp(implicit_tls=certificates)
@@ -158,7 +158,7 @@ def test_certificate_nobody_vouches_for(
 def test_offered_encryption_is_verified(
     start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server elsewhere is not trusted for merely offering STARTTLS."""
+    """A remote server's certificate is verified, even if STARTTLS is optional."""
     monkeypatch.delenv("SSL_CERT_FILE")
     real = start_smtp(tls_context=certificates)
 
@@ -169,7 +169,7 @@ def test_offered_encryption_is_verified(
 def test_relay_on_this_machine_needs_no_authority(
     start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relay on this machine may have made its certificate itself."""
+    """A local relay may have a self-signed certificate."""
     monkeypatch.delenv("SSL_CERT_FILE")
     real = start_smtp(tls_context=certificates)
     email(real.port).send([SMS])
@@ -178,8 +178,8 @@ def test_relay_on_this_machine_needs_no_authority(
 
 
 def test_tls_spoken_to_a_plain_port(scripted_smtp: ScriptedSmtp) -> None:
-    """smtps:// at a port without TLS is a failure in words, not an exception of its own."""
+    """smtps:// at a port without TLS is a DeliveryError, not an SSL exception."""
     error = failure(email(scripted_smtp.port, scheme="smtps"))
 
-    assert "encryption" in error.reason
+    assert "TLS" in error.reason
     assert not error.permanent

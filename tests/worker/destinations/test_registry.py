@@ -1,4 +1,4 @@
-"""How kinds of destinations are found."""
+"""Discovery of the kinds of destinations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pigeon(Destination):
     deadline = 1.0
 
     @classmethod
-    def make(cls, name, options, surroundings):
+    def make(cls, name, options, context):
         return cls(name)
 
     def send(self, notifications, *, only=None):
@@ -44,7 +44,7 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_kind_is_found() -> None:
-    """The modules of the package are found under the words that name them."""
+    """Each kind of the package is found by its name."""
     found = registry.discover()
 
     assert found["slack"] is Slack
@@ -54,7 +54,7 @@ def test_every_kind_is_found() -> None:
 
 
 def test_a_new_module_is_a_new_kind(extra: Path) -> None:
-    """A file in the package is all it takes, and an abstract or imported class is no kind."""
+    """A new file is enough; an abstract or imported class is no kind."""
     before = set(registry.discover())
     (extra / "pigeon.py").write_text(PIGEON.format(kind="pigeon"))
 
@@ -65,7 +65,7 @@ def test_a_new_module_is_a_new_kind(extra: Path) -> None:
 
 
 def test_two_modules_of_one_kind_are_an_error(extra: Path) -> None:
-    """A kind that is claimed twice is refused, as one of the two would never be used."""
+    """Otherwise one of the two would never be used."""
     (extra / "pigeon.py").write_text(PIGEON.format(kind="slack"))
 
     with pytest.raises(RuntimeError, match="'slack'"):

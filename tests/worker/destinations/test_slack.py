@@ -1,4 +1,4 @@
-"""Slack's own ways, besides the contract: the shape of a message, and every answer."""
+"""Slack, besides the contract: the layout of messages, and every response."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTICE = Notification(
 
 
 def payload(*notifications: Notification) -> dict[str, Any]:
-    """The message of these notifications, in the words of nobody's templates."""
+    """The message of these notifications, with the built-in templates."""
     return _slack_blocks.payload(notifications, Texts())
 
 
@@ -36,13 +36,13 @@ def send(stub: HttpStub) -> None:
 
 
 def failure(stub: HttpStub) -> DeliveryError:
-    """Send the sample to the stub, which must not take it."""
+    """Send the sample to the stub, which must refuse it."""
     with pytest.raises(DeliveryError) as caught:
         send(stub)
     return caught.value
 
 
-OF_THE_MESSAGE = {
+MESSAGE_ONLY = {
     *("invalid_blocks", "invalid_blocks_format", "invalid_payload", "msg_blocks_too_long"),
     *("missing_text_or_fallback_or_attachments", "no_text", "too_many_attachments"),
 }
@@ -62,7 +62,7 @@ OF_THE_MESSAGE = {
     ],
 )
 def test_blocks_are_valid(notification: Notification, caplog: pytest.LogCaptureFixture) -> None:
-    """Slack's own models know every block and find each within its limits."""
+    """Slack's own models accept every block and its limits."""
     check(payload(notification)["blocks"], caplog)
 
 
@@ -79,7 +79,7 @@ def check(blocks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_no_text_is_over_its_limit() -> None:
-    """What is too long is cut, with an ellipsis, in every place that has a limit."""
+    """Every text over a limit is cut, with an ellipsis."""
     long = replace(SMS, code=FLOOD, text=FLOOD, service=FLOOD, marks=(FLOOD,), detail=FLOOD)
     message = payload(long)
 
@@ -111,7 +111,7 @@ def test_forty_fit_and_no_code_is_cut(
 
 
 def test_line_of_one_among_many() -> None:
-    """A line tells the code, what it is for and when it came, and a notice what happened."""
+    """A code's line has its fields and time; a notice's line says what happened."""
     marked = replace(SMS, marks=("not verified",))
     _, code, notice = payload(marked, NOTICE)["blocks"]
 
@@ -125,7 +125,7 @@ def test_line_of_one_among_many() -> None:
 
 
 def test_shape_of_a_message() -> None:
-    """The code is the headline, and again in a box of its own, alone, to be copied."""
+    """The code is in the header, and alone in a separate box, to be copied."""
     message = payload(SMS)
     header, rich, section, context = message["blocks"]
 
@@ -146,8 +146,8 @@ def test_shape_of_a_message() -> None:
     assert SMS.event_id in context["elements"][0]["text"]
 
 
-def test_marks_are_seen_everywhere() -> None:
-    """A warning is in the push notification and in the channel."""
+def test_marks_are_visible_everywhere() -> None:
+    """They are in the push notification, the header and the footer."""
     message = payload(replace(SMS, marks=("not verified",)))
 
     assert "not verified" in message["text"]
@@ -155,7 +155,7 @@ def test_marks_are_seen_everywhere() -> None:
     assert "not verified" in message["blocks"][-1]["elements"][0]["text"]
 
 
-def test_markup_is_read_nowhere() -> None:
+def test_markup_is_not_interpreted() -> None:
     """Blocks hold no element that parses markup, and the one text that is parsed is escaped."""
     hostile = "<!channel> *bold* `x` :smile: & <https://evil.example|here> @here"
     message = payload(
@@ -179,21 +179,21 @@ def test_markup_is_read_nowhere() -> None:
 @pytest.mark.parametrize("status", [400, 403, 404, 410])
 @pytest.mark.parametrize("word", sorted(REFUSALS))
 def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
-    """Each of Slack's words is final, and comes with advice, whatever the status beside it."""
+    """Each of Slack's errors is permanent, with advice, whatever the status."""
     slack_stub.status, slack_stub.body = status, word.encode() + b"\n"
 
     error = failure(slack_stub)
 
     assert error.permanent
     assert not error.unknown
-    assert error.of_message is (word in OF_THE_MESSAGE)
+    assert error.message_only is (word in MESSAGE_ONLY)
     assert error.reason == f"{word}: {REFUSALS[word]}"
     assert len(slack_stub.requests) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 410, 413])
 def test_other_refusals_are_final_and_not_repeated(slack_stub: HttpStub, status: int) -> None:
-    """An answer in unknown words is final, and its words, which may be anybody's, are kept out."""
+    """A response with an unknown body is permanent, and the error does not quote it."""
     slack_stub.status, slack_stub.body = status, b"\xff you said 483921 <b>"
     slack_stub.headers = {"location": slack_stub.url}
 
@@ -208,7 +208,7 @@ def test_other_refusals_are_final_and_not_repeated(slack_stub: HttpStub, status:
 @pytest.mark.parametrize("body", [b"rollup_error", b"no_service", b""])
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
 def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
-    """Slack's own troubles are worth another try, whatever the body says."""
+    """Server errors are temporary, whatever the body."""
     slack_stub.status, slack_stub.body = status, body
 
     error = failure(slack_stub)
@@ -234,7 +234,7 @@ def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
     ],
 )
 def test_pause(slack_stub: HttpStub, header: str | None, seconds: float) -> None:
-    """The pause that Slack asks for is passed on, within reason."""
+    """The pause that Slack asks for is passed on, up to an hour."""
     slack_stub.status, slack_stub.body = 429, b"rate_limited"
     if header is not None:
         slack_stub.headers = {"retry-after": header}
@@ -247,19 +247,19 @@ def test_pause(slack_stub: HttpStub, header: str | None, seconds: float) -> None
 
 @pytest.mark.parametrize("body", [b"OK", b"", b"okay", b"<html>ok</html>", b"no_service", b"\xff"])
 def test_success_without_ok_is_unknown(slack_stub: HttpStub, body: bytes) -> None:
-    """A 200 in anybody else's words leaves open whether Slack has the message."""
+    """A 200 with another body does not prove that Slack has the message."""
     slack_stub.body = body
     assert failure(slack_stub).unknown
 
 
 def test_other_success_is_unknown(slack_stub: HttpStub) -> None:
-    """A 202 is not what Slack says, even with the right word."""
+    """Slack does not answer with 202, so the outcome is unknown."""
     slack_stub.status = 202
     assert failure(slack_stub).unknown
 
 
 def test_unreachable_is_temporary() -> None:
-    """Where nobody listens, nothing was sent, and another try may help."""
+    """A refused connection is a temporary failure."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         host = f"127.0.0.1:{taken.getsockname()[1]}"
     client = HttpClient(allowed_hosts=[host], plain_http_hosts=[host])
@@ -275,7 +275,7 @@ def test_unreachable_is_temporary() -> None:
     "url", ["https://169.254.169.254/latest", "http://hooks.slack.com/webhooksecret", "nonsense"]
 )
 def test_host_that_is_not_allowed(url: str) -> None:
-    """A URL to any other place is refused for good, and the words name no part of it."""
+    """A URL with another host is a permanent error, which does not quote it."""
     client = HttpClient(allowed_hosts=["hooks.slack.com"])
 
     with closing(client), pytest.raises(DeliveryError) as caught:
@@ -287,7 +287,7 @@ def test_host_that_is_not_allowed(url: str) -> None:
 
 
 def _leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Every scalar below ``value`` with the key it stands under."""
+    """Every scalar below ``value``, with its key."""
     match value:
         case dict():
             return [leaf for name, each in value.items() for leaf in _leaves(each, name)]

@@ -1,4 +1,4 @@
-"""The signed webhook's own ways, besides the contract: what is signed, and every answer."""
+"""The signed webhook, besides the contract: signatures, payload and response statuses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def send(stub: HttpStub, *secrets: str, delivery_id: str = SMS.delivery_id) -> N
 
 
 def failure(stub: HttpStub) -> DeliveryError:
-    """Send the sample to the stub, which must not take it."""
+    """Send the sample to the stub, which must refuse it."""
     with pytest.raises(DeliveryError) as caught:
         send(stub)
     return caught.value
 
 
 def test_receiver_can_verify(slack_stub: HttpStub) -> None:
-    """The library that receivers use finds the signature right, and any change wrong."""
+    """The library that receivers use accepts the signature, and rejects any change."""
     send(slack_stub)
     headers, body = slack_stub.received[0], slack_stub.requests[0]
 
@@ -49,7 +49,7 @@ def test_receiver_can_verify(slack_stub: HttpStub) -> None:
 
 
 def test_secret_can_be_rotated(slack_stub: HttpStub) -> None:
-    """With two secrets, a receiver that knows either can verify."""
+    """With two secrets, a receiver can verify with either."""
     send(slack_stub, OLD, NEW)
 
     for secret in (OLD, NEW):
@@ -57,7 +57,7 @@ def test_secret_can_be_rotated(slack_stub: HttpStub) -> None:
 
 
 def test_id_is_the_delivery(slack_stub: HttpStub) -> None:
-    """Every attempt has the delivery's id, and no id can reach into the body that is signed."""
+    """Every attempt has the delivery's id, and no id can extend into the signed body."""
     send(slack_stub)
     send(slack_stub)
     send(slack_stub, delivery_id="a.1.{}\r\nx: y")
@@ -68,7 +68,7 @@ def test_id_is_the_delivery(slack_stub: HttpStub) -> None:
 
 
 def test_body() -> None:
-    """The body has the keys that a code has everywhere, and the same keys for every type."""
+    """The body has the same keys for every type."""
     now = datetime(2025, 11, 22, 8, 0, tzinfo=UTC)
     code = payload(replace(SMS, marks=("late",)), now)
 
@@ -99,14 +99,14 @@ def test_body() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_any_success_is_one(slack_stub: HttpStub, status: int) -> None:
-    """A receiver may answer with any 2xx and any body."""
+    """Any 2xx status with any body is a success."""
     slack_stub.status, slack_stub.body = status, b""
     send(slack_stub)
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 405, 422, 500, 502, 503, 504])
 def test_other_answers_may_pass(slack_stub: HttpStub, status: int) -> None:
-    """A receiver that is being deployed says many things; none is final, nor followed."""
+    """Other statuses are temporary failures, and redirects are not followed."""
     slack_stub.status = status
     slack_stub.headers = {"location": slack_stub.url}
     error = failure(slack_stub)
@@ -117,7 +117,7 @@ def test_other_answers_may_pass(slack_stub: HttpStub, status: int) -> None:
 
 
 def test_gone_is_final(slack_stub: HttpStub) -> None:
-    """Only 410 says that nothing is wanted any more."""
+    """Only 410 is permanent."""
     slack_stub.status = 410
     assert failure(slack_stub).permanent
 
@@ -135,7 +135,7 @@ def test_gone_is_final(slack_stub: HttpStub) -> None:
     ],
 )
 def test_pause(slack_stub: HttpStub, status: int, header: str | None, seconds: object) -> None:
-    """A pause is kept where the standard says that an answer may ask for one."""
+    """``Retry-After`` counts for the statuses for which the standard allows it."""
     slack_stub.status = status
     slack_stub.headers = {} if header is None else {"retry-after": header}
     error = failure(slack_stub)
@@ -145,7 +145,7 @@ def test_pause(slack_stub: HttpStub, status: int, header: str | None, seconds: o
 
 
 def test_posts_share_a_connection() -> None:
-    """Twenty posts, one after the other, use one connection."""
+    """Twenty consecutive posts use one connection."""
     with HttpServer() as server:
         server.on("POST", "/hook", status=204)
         hosts = [f"127.0.0.1:{server.port}"]

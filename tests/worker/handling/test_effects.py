@@ -10,9 +10,18 @@ from receiver.events import BalanceLow, Event, SmsReceived, UnknownEvent
 from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import Webhook
-from tests.worker.support import SLACK_PATH, World, everything, fetch, handle, now, on_sqlite, only
+from tests.worker.support import (
+    SLACK_PATH,
+    World,
+    all_rows,
+    fetch,
+    handle,
+    now,
+    on_sqlite,
+    only_row,
+)
 from worker.handling import effects
-from worker.handling.effects import Context, Stub
+from worker.handling.effects import Context, EventHeader
 from worker.outbox.planner import Planner
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery, Order, OrderTransition
@@ -31,37 +40,37 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_event_has_its_effects(world: World, kind: str) -> None:
-    """Its row ends and says what it was; an order's event moves the order, no other makes one."""
+    """The row ends and has the event's type; only order events create or advance an order."""
     webhook, state, status = KINDS[kind]
-    made = world.connect(slack=True)
-    (event_id,) = handle(made, webhook)
+    runtime = world.connect(slack=True)
+    (event_id,) = handle(runtime, webhook)
 
-    event = fetch(made, InboxEvent, event_id)
+    event = fetch(runtime, InboxEvent, event_id)
     assert (event.type, event.state) == (kind, state)
     assert event.handled_at is not None
     assert event.wake_at is None
     assert event.order_id == (webhooks.ORDER if status else None)
-    assert [order.status for order in everything(made, Order)] == ([status] if status else [])
-    told = [row.type for row in everything(made, Delivery)]
-    assert told == ([kind] if kind in {"sms.received", "balance.low"} else [])
+    assert [order.status for order in all_rows(runtime, Order)] == ([status] if status else [])
+    delivered = [row.type for row in all_rows(runtime, Delivery)]
+    assert delivered == ([kind] if kind in {"sms.received", "balance.low"} else [])
 
 
 def test_an_unknown_event_says_why_it_was_ignored(world: World) -> None:
-    """It is kept, and a person can see what happened to it."""
-    made = world.connect(slack=True)
-    handle(made, KINDS["unknown"][0])
+    """It stays stored, with a reason that a person can read."""
+    runtime = world.connect(slack=True)
+    handle(runtime, KINDS["unknown"][0])
 
-    assert "no document" in (only(made, InboxEvent).error or "")
-    assert everything(made, Delivery) == []
+    assert "documents no event" in (only_row(runtime, InboxEvent).error or "")
+    assert all_rows(runtime, Delivery) == []
 
 
-def test_the_providers_clock_is_kept(world: World) -> None:
-    """The event's own time, not that of its arrival."""
-    made = world.connect()
-    handle(made, webhooks.virtualsms_v1(received_at="2025-11-22T07:51:02.500Z"))
+def test_the_providers_time_is_stored(world: World) -> None:
+    """The event and its code have the provider's time, not the time of arrival."""
+    runtime = world.connect()
+    handle(runtime, webhooks.virtualsms_v1(received_at="2025-11-22T07:51:02.500Z"))
 
     for model in (InboxEvent, Code):
-        at = only(made, model).received_at  # type: ignore[attr-defined]
+        at = only_row(runtime, model).received_at  # type: ignore[attr-defined]
         assert at.isoformat() == "2025-11-22T07:51:02.500000+00:00"
 
 
@@ -71,25 +80,25 @@ def test_the_providers_clock_is_kept(world: World) -> None:
     [
         ("1.20", "USD", "Balance: 1.20 USD."),
         ("1.20", None, "Balance: 1.20."),
-        (None, None, "not said"),
+        (None, None, "not reported"),
     ],
 )
-def test_a_low_balance_is_told_in_words(
+def test_a_low_balance_notice_shows_the_balance(
     world: World, balance: str | None, currency: str | None, words: str
 ) -> None:
-    """As far as the provider says how low it is."""
-    made = world.connect(slack=True)
-    apply(made, BalanceLow(provider="virtualsms", balance=balance, currency=currency))
+    """Amount and currency, as far as the provider reports them."""
+    runtime = world.connect(slack=True)
+    apply(runtime, BalanceLow(provider="virtualsms", balance=balance, currency=currency))
 
-    assert words in (only(made, Delivery).detail or "")
+    assert words in (only_row(runtime, Delivery).detail or "")
 
 
-def apply(made: Runtime, event: Event, event_id: str = "E1") -> Any:
-    """Apply an event in a transaction of its own."""
-    with made.database.transaction() as session:
-        planner = Planner(session, now(made))
-        context = Context(planner, made.vault, made.policy)
-        (ended,) = effects.apply(context, [(Stub(event_id, planner.now), event)])
+def apply(runtime: Runtime, event: Event, event_id: str = "E1") -> Any:
+    """Apply one event in one transaction."""
+    with runtime.database.transaction() as session:
+        planner = Planner(session, now(runtime))
+        context = Context(planner, runtime.vault, runtime.policy)
+        (ended,) = effects.apply(context, [(EventHeader(event_id, planner.now), event)])
         planner.write()
         return ended
 
@@ -100,54 +109,54 @@ SMS = SmsReceived(
 
 
 def test_applying_an_event_again_changes_nothing(world: World) -> None:
-    """Every row it writes has a key of its own."""
-    made = world.connect(virtualsms=True, slack=True)
+    """Every row that it writes has a unique key."""
+    runtime = world.connect(virtualsms=True, slack=True)
     models = (Code, Confirmation, Delivery, OrderTransition)
-    first = apply(made, SMS)
-    before = [everything(made, model) for model in models]
+    first = apply(runtime, SMS)
+    before = [all_rows(runtime, model) for model in models]
     assert [len(rows) for rows in before] == [1, 1, 1, 1]
 
-    assert apply(made, SMS) == first
-    assert [everything(made, model) for model in models] == before
+    assert apply(runtime, SMS) == first
+    assert [all_rows(runtime, model) for model in models] == before
 
 
 def test_the_same_code_under_another_event_is_linked(world: World) -> None:
-    """It is neither confirmed nor told again, but can be found from either event."""
-    made = world.connect(virtualsms=True, slack=True)
-    first, again = handle(made, webhooks.virtualsms_v1(), webhooks.virtualsms_v1())
+    """It is neither confirmed nor delivered again, and both events refer to it."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    first, again = handle(runtime, webhooks.virtualsms_v1(), webhooks.virtualsms_v1())
 
-    code = only(made, Code)
-    assert {fetch(made, InboxEvent, event).code_id for event in (first, again)} == {code.id}
-    assert {row.state for row in everything(made, InboxEvent)} == {"handled"}
-    assert len(everything(made, Delivery)) == 1
-    assert len(everything(made, Confirmation)) == 1
+    code = only_row(runtime, Code)
+    assert {fetch(runtime, InboxEvent, event).code_id for event in (first, again)} == {code.id}
+    assert {row.state for row in all_rows(runtime, InboxEvent)} == {"handled"}
+    assert len(all_rows(runtime, Delivery)) == 1
+    assert len(all_rows(runtime, Confirmation)) == 1
 
 
-def test_two_codes_of_one_order_are_both_told(world: World) -> None:
+def test_two_codes_of_one_order_are_both_delivered(world: World) -> None:
     """The order is confirmed once."""
-    made = world.connect(virtualsms=True, slack=True)
-    handle(made, webhooks.virtualsms_v1(code="111111"), webhooks.virtualsms_v1(code="222222"))
+    runtime = world.connect(virtualsms=True, slack=True)
+    handle(runtime, webhooks.virtualsms_v1(code="111111"), webhooks.virtualsms_v1(code="222222"))
 
-    codes = {code.id for code in everything(made, Code)}
+    codes = {code.id for code in all_rows(runtime, Code)}
     assert len(codes) == 2
-    assert {row.code_id for row in everything(made, Delivery)} == codes
-    assert only(made, Confirmation).action == "confirm"
+    assert {row.code_id for row in all_rows(runtime, Delivery)} == codes
+    assert only_row(runtime, Confirmation).action == "confirm"
 
 
-def test_nothing_is_planned_that_nobody_can_do(world: World) -> None:
-    """Without an API key and without a destination a code is only kept."""
-    made = world.connect()
-    handle(made, webhooks.virtualsms_v1(), webhooks.daisysim())
+def test_nothing_is_planned_that_cannot_be_done(world: World) -> None:
+    """Without an API key and without a destination, a code is only stored."""
+    runtime = world.connect()
+    handle(runtime, webhooks.virtualsms_v1(), webhooks.daisysim())
 
-    assert len(everything(made, Code)) == 2
-    assert {code.state for code in everything(made, Code)} == {"ready"}
-    assert everything(made, Confirmation) == []
-    assert everything(made, Delivery) == []
+    assert len(all_rows(runtime, Code)) == 2
+    assert {code.state for code in all_rows(runtime, Code)} == {"ready"}
+    assert all_rows(runtime, Confirmation) == []
+    assert all_rows(runtime, Delivery) == []
 
 
 @on_sqlite
 @pytest.mark.parametrize(
-    ("choice", "service", "expected"),
+    ("setting", "service", "expected"),
     [
         ("on", "telegram", True),
         ("off", "telegram", False),
@@ -155,22 +164,24 @@ def test_nothing_is_planned_that_nobody_can_do(world: World) -> None:
         ("whatsapp", "telegram", False),
     ],
 )
-def test_auto_confirm_is_obeyed(world: World, choice: str, service: str, expected: bool) -> None:
-    """Every service, none, or those that are named."""
-    made = world.connect(virtualsms=True, AUTO_CONFIRM=choice)
-    handle(made, webhooks.virtualsms_v1(service=service))
+def test_auto_confirm_selects_services(
+    world: World, setting: str, service: str, expected: bool
+) -> None:
+    """Every service, none, or the listed ones."""
+    runtime = world.connect(virtualsms=True, AUTO_CONFIRM=setting)
+    handle(runtime, webhooks.virtualsms_v1(service=service))
 
-    assert bool(everything(made, Confirmation)) is expected
+    assert bool(all_rows(runtime, Confirmation)) is expected
 
 
 def test_a_confirmed_order_is_not_confirmed_again(world: World) -> None:
-    """A code that comes after the confirmation is told, and nothing more."""
-    made = world.connect(virtualsms=True, slack=True)
-    handle(made, webhooks.virtualsms_v2(event="order.confirmed"))
-    handle(made, webhooks.virtualsms_v1())
+    """A code that comes after the confirmation is only delivered."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    handle(runtime, webhooks.virtualsms_v2(event="order.confirmed"))
+    handle(runtime, webhooks.virtualsms_v1())
 
-    assert everything(made, Confirmation) == []
-    assert len(everything(made, Delivery)) == 1
+    assert all_rows(runtime, Confirmation) == []
+    assert len(all_rows(runtime, Delivery)) == 1
 
 
 @on_sqlite
@@ -178,74 +189,74 @@ def test_a_confirmed_order_is_not_confirmed_again(world: World) -> None:
     ("verify_back", "state", "action"),
     [("auto", "held", "verify"), ("on", "held", "verify"), ("off", "ready", None)],
 )
-def test_an_unsigned_code_is_held_until_it_is_vouched_for(
+def test_an_unsigned_code_is_held_until_it_is_verified(
     world: World, verify_back: str, state: str, action: str | None
 ) -> None:
-    """Where the provider can be asked back; else it is told as it came."""
-    made = world.connect(daisysim=True, slack=True, DAISYSIM_VERIFY_BACK=verify_back)
-    handle(made, webhooks.daisysim())
+    """If verification is on; else it is delivered at once."""
+    runtime = world.connect(daisysim=True, slack=True, DAISYSIM_VERIFY_BACK=verify_back)
+    handle(runtime, webhooks.daisysim())
 
-    assert only(made, Code).state == state
-    assert [row.action for row in everything(made, Confirmation)] == ([action] if action else [])
-    assert len(everything(made, Delivery)) == (0 if action else 1)
+    assert only_row(runtime, Code).state == state
+    assert [row.action for row in all_rows(runtime, Confirmation)] == ([action] if action else [])
+    assert len(all_rows(runtime, Delivery)) == (0 if action else 1)
 
 
 @pytest.mark.parametrize("state", ["quarantined", "discarded"])
-def test_a_code_that_a_person_must_decide_about_is_not_told_by_a_replay(
+def test_a_replay_does_not_deliver_a_quarantined_or_discarded_code(
     world: World, state: str
 ) -> None:
-    """Applied again, the event plans nothing, and a quarantine stays one."""
-    made = world.connect(virtualsms=True, slack=True)
-    apply(made, UnknownEvent(provider="virtualsms"))
-    with made.database.transaction() as session:
+    """The event, applied again, plans nothing, and a quarantined code stays quarantined."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    apply(runtime, UnknownEvent(provider="virtualsms"))
+    with runtime.database.transaction() as session:
         code = Code(
             id="C1",
             provider="virtualsms",
             order_id="ord_1",
             event_id="E1",
-            code_digest=made.vault.digest("code", SMS.code),
+            code_digest=runtime.vault.digest("code", SMS.code),
             state=state,
-            stored_at=now(made),
+            stored_at=now(runtime),
         )
         session.add(code)
 
-    result = apply(made, SMS)
+    result = apply(runtime, SMS)
 
     assert result["state"] == ("quarantined" if state == "quarantined" else "handled")
-    assert apply(made, SMS, "E2")["state"] == "handled"
-    assert everything(made, Delivery) == []
-    assert everything(made, Confirmation) == []
+    assert apply(runtime, SMS, "E2")["state"] == "handled"
+    assert all_rows(runtime, Delivery) == []
+    assert all_rows(runtime, Confirmation) == []
 
 
-def test_what_is_planned_reaches_nobody_by_itself(world: World) -> None:
-    """Handling makes no call to the outside."""
-    made = world.connect(virtualsms=True, slack=True)
-    handle(made, webhooks.virtualsms_v1())
+def test_handling_makes_no_network_call(world: World) -> None:
+    """Neither to the provider nor to a destination."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    handle(runtime, webhooks.virtualsms_v1())
 
     assert world.api.requests() == []
     assert world.slack.requests("POST", SLACK_PATH) == []
 
 
-def test_a_providers_test_event_has_no_effects(world: World) -> None:
-    """It is stored as ignored, and nobody handles it."""
-    made = world.connect(virtualsms=True, slack=True)
-    handle(made, webhooks.virtualsms_v1(test=True))
+def test_a_test_event_of_the_provider_has_no_effects(world: World) -> None:
+    """It is stored as ignored, and never claimed."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    handle(runtime, webhooks.virtualsms_v1(test=True))
 
-    event = only(made, InboxEvent)
+    event = only_row(runtime, InboxEvent)
     assert (event.state, event.attempt, event.wake_at) == ("ignored", 0, None)
-    assert everything(made, Code) == []
+    assert all_rows(runtime, Code) == []
 
 
-def test_every_sample_of_the_documents_is_handled(world: World) -> None:
-    """All dialects, in one batch."""
-    made = world.connect(virtualsms=True, daisysim=True, slack=True)
+def test_every_documented_sample_is_handled(world: World) -> None:
+    """All payload versions, in one batch."""
+    runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
     paths = {"virtualsms": webhooks.VIRTUALSMS_PATH, "daisysim": webhooks.DAISYSIM_PATH}
     sent = [
         Webhook(path, {}, sample.read_bytes())
         for provider, path in paths.items()
         for sample in webhooks.samples(provider)
     ]
-    handle(made, *sent)
+    handle(runtime, *sent)
 
-    assert {event.state for event in everything(made, InboxEvent)} == {"handled", "ignored"}
-    assert all(event.error is None for event in everything(made, InboxEvent))
+    assert {event.state for event in all_rows(runtime, InboxEvent)} == {"handled", "ignored"}
+    assert all(event.error is None for event in all_rows(runtime, InboxEvent))

@@ -1,3 +1,5 @@
+"""The HTTP client against real sockets: what it sends, and what each failure proves."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,7 +42,7 @@ class Peer:
         self.stop = stop
 
     def read_request(self) -> bytes:
-        """A request with its body, or what there is of it when the client goes away."""
+        """Read a request with its body; less if the client closes the connection."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = self.socket.recv(65536)
@@ -58,7 +60,7 @@ class Peer:
         return head + b"\r\n\r\n" + body
 
     def dribble(self, pieces: bytes) -> None:
-        """A byte every 50 ms, without an end, until the client goes away."""
+        """Send a byte every 50 ms, endlessly, until the client closes the connection."""
         while not self.stop.wait(0.05):
             for byte in pieces:
                 self.socket.sendall(bytes([byte]))
@@ -80,7 +82,7 @@ class Server:
         self.threads[0].start()
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
-        """Where it listens."""
+        """A URL of this server."""
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}"
 
     def _accept(self) -> None:
@@ -105,7 +107,7 @@ class Server:
                     self.script(Peer(secured, self.stop))
 
     def close(self) -> None:
-        """Stop the script's waits, and wait for every connection's end."""
+        """Stop the scripts, and wait until every connection is closed."""
         self.stop.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port)).close()
@@ -117,7 +119,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """A server for as long as the block lasts."""
+    """A server, closed at the end of the block."""
     server = Server(script, tls)
     try:
         yield server
@@ -126,10 +128,10 @@ def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Serve
 
 
 @contextlib.contextmanager
-def asking(
+def client_for(
     *allowed: str, ssl_context: ssl.SSLContext | None = None, total: float = 7.0, limit: int = 1000
 ) -> Iterator[HttpClient]:
-    """A client for as long as the block lasts, with plain http allowed."""
+    """A client that may use plain HTTP, closed at the end of the block."""
     names = allowed or ("127.0.0.1",)
     client = HttpClient(
         allowed_hosts=names,
@@ -145,23 +147,23 @@ def asking(
         client.close()
 
 
-def answer(*responses: bytes) -> tuple[Script, list[bytes]]:
-    """A script that gives each request the next response, and what it was asked."""
-    left = list(responses)
-    asked: list[bytes] = []
+def respond(*responses: bytes) -> tuple[Script, list[bytes]]:
+    """A script that answers each request with the next response, and the requests it got."""
+    remaining = list(responses)
+    requests: list[bytes] = []
 
     def script(peer: Peer) -> None:
         while request := peer.read_request():
-            asked.append(request)
-            peer.socket.sendall(left.pop(0) if len(left) > 1 else left[0])
+            requests.append(request)
+            peer.socket.sendall(remaining.pop(0) if len(remaining) > 1 else remaining[0])
 
-    return script, asked
+    return script, requests
 
 
-def test_request_stands_on_the_wire_as_asked() -> None:
-    """Method, target, headers and body reach the server to the letter, and nothing beside them."""
-    script, asked = answer(OK)
-    with serving(script) as server, asking() as client:
+def test_a_request_is_sent_exactly_as_given() -> None:
+    """Method, target, headers and body reach the server unchanged, and nothing is added."""
+    script, requests = respond(OK)
+    with serving(script) as server, client_for() as client:
         client.request(
             "POST",
             server.url("/a%2Fb?x=1"),
@@ -169,7 +171,7 @@ def test_request_stands_on_the_wire_as_asked() -> None:
             headers={"Authorization": "Bearer key", "Accept": "application/json"},
             json={"price": Decimal("1.1400"), "to": ["é", None, True]},
         )
-    head, _, body = asked[0].partition(b"\r\n\r\n")
+    head, _, body = requests[0].partition(b"\r\n\r\n")
     assert body == b'{"price":1.1400,"to":["\\u00e9",null,true]}'
     assert head.split(b"\r\n")[0] == b"POST /a%2Fb?x=1&page=2 HTTP/1.1"
     assert sorted(line.lower() for line in head.split(b"\r\n")[1:]) == [
@@ -185,42 +187,42 @@ def test_request_stands_on_the_wire_as_asked() -> None:
 
 def test_content_is_sent_as_it_is() -> None:
     """Bytes are sent unchanged, under the caller's own content type."""
-    script, asked = answer(OK)
-    with serving(script) as server, asking() as client:
+    script, requests = respond(OK)
+    with serving(script) as server, client_for() as client:
         client.request(
             "PUT", server.url(), content=b"\x00\xff", headers={"content-type": "application/x"}
         )
-    assert asked[0].endswith(b"\r\n\r\n\x00\xff")
-    assert asked[0].lower().count(b"content-type: application/x\r\n") == 1
+    assert requests[0].endswith(b"\r\n\r\n\x00\xff")
+    assert requests[0].lower().count(b"content-type: application/x\r\n") == 1
 
 
-def test_answer_is_given_whole() -> None:
-    """Status, headers (lower case, repeated ones joined) and a chunked body come back whole."""
-    script, _ = answer(
+def test_a_response_is_complete() -> None:
+    """Status, headers (lower case, repeated ones joined) and the decoded chunked body."""
+    script, _ = respond(
         b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nX-A: 1\r\nX-a: 2\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     )
-    with serving(script) as server, asking() as client:
-        got = client.request("GET", server.url())
-    assert (got.status, got.body) == (503, b"abcde")
-    assert (got.headers["retry-after"], got.headers["x-a"]) == ("7", "1, 2")
+    with serving(script) as server, client_for() as client:
+        response = client.request("GET", server.url())
+    assert (response.status, response.body) == (503, b"abcde")
+    assert (response.headers["retry-after"], response.headers["x-a"]) == ("7", "1, 2")
 
 
 def test_response_shows_no_content() -> None:
-    """A response's repr has neither its headers nor its body."""
+    """The repr of a response contains neither headers nor body."""
     shown = repr(Response(200, {"set-cookie": SECRET}, SECRET.encode()))
     assert shown == "Response(status=200)"
 
 
 def test_numbers_keep_their_digits() -> None:
-    """A number with a point is read as a Decimal with every digit it was written with."""
+    """A number with a decimal point is parsed as a Decimal with all its digits."""
     price = Response(200, {}, b'{"price": 1.1400, "n": 2}').json()
     assert repr(price) == "{'price': Decimal('1.1400'), 'n': 2}"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"NaN", b"\xff", b"[" * 100_000, b"9" * 5000])
 def test_what_is_not_json_is_a_value_error(body: bytes) -> None:
-    """Whatever cannot be read as JSON is one kind of error, however odd it is."""
+    """Every invalid JSON document raises the same exception."""
     with pytest.raises(ValueError, match=r"."):
         Response(200, {}, body).json()
 
@@ -239,7 +241,7 @@ values = st.recursive(
 @settings(deadline=None)
 @given(values)
 def test_encoded_json_reads_back_the_same(value: object) -> None:
-    """Any JSON value survives the encoder, and the result is compact."""
+    """Any JSON value survives a round trip, and the encoding is compact."""
     text = encode_json(value)
     assert json.loads(text, parse_float=Decimal) == value
     assert len(text) <= len(json.dumps(value, default=lambda number: f"{number:f}"))
@@ -253,23 +255,23 @@ def test_decimals_are_numbers_with_exactly_their_digits(digits: str) -> None:
 
 
 @pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity"), float("nan")])
-def test_no_number_is_no_json(value: object) -> None:
-    """What JSON has no number for is refused instead of sent."""
+def test_a_number_that_is_not_finite_is_refused(value: object) -> None:
+    """A number that JSON cannot represent is refused."""
     with pytest.raises(ValueError, match=r"."):
         encode_json([value])
 
 
 def test_connections_are_reused() -> None:
-    """Requests one after another share a connection, and a closed one is replaced unnoticed."""
+    """Consecutive requests share a connection; a closed one is replaced."""
     last = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    script, asked = answer(OK, OK, last, OK)
-    with serving(script) as server, asking() as client:
+    script, requests = respond(OK, OK, last, OK)
+    with serving(script) as server, client_for() as client:
         for _ in range(3):
             client.request("GET", server.url())
         assert server.connections == 1
         assert client.request("GET", server.url()).status == 200
         assert server.connections == 2
-    assert len(asked) == 4
+    assert len(requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_connections_are_reused() -> None:
     ],
 )
 def test_unlisted_urls_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL off the allow-list, or plain http unasked for, is refused before any resolution."""
+    """A URL that is not allowed, or plain HTTP, is refused before the name is resolved."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("resolved"))
     client = HttpClient(allowed_hosts=["allowed.example", "ported.example:8443"])
     try:
@@ -306,69 +308,69 @@ def test_unlisted_urls_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["LOCALHOST", "localhost:{port}"])
 def test_names_are_compared_without_case(name: str) -> None:
-    """A listed host is admitted in any case, by itself on any port or with its port."""
-    script, _ = answer(OK)
-    with serving(script) as server, asking(name.format(port=server.port)) as client:
+    """A listed host is allowed in any case, on any port or on its listed port."""
+    script, _ = respond(OK)
+    with serving(script) as server, client_for(name.format(port=server.port)) as client:
         assert client.request("GET", server.url(host="LocalHost")).status == 200
 
 
 @pytest.mark.parametrize("name", ["", "https://a.example", "a.example/x", "u@a.example", "a:b"])
-def test_what_is_no_host_is_not_listed(name: str) -> None:
-    """An allow-list with something else than host names in it is refused at the start."""
+def test_an_invalid_host_cannot_be_listed(name: str) -> None:
+    """The client refuses such a list when it is created."""
     with pytest.raises(ValueError, match="host or host:port"):
         HttpClient(allowed_hosts=[name])
 
 
-def test_redirects_are_answers() -> None:
-    """A redirect is returned as it is, and nothing else is asked."""
-    script, asked = answer(
+def test_redirects_are_not_followed() -> None:
+    """A redirect is returned as a response, and no other request is sent."""
+    script, requests = respond(
         b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1/x\r\nSet-Cookie: a=1\r\n"
         b"Content-Length: 0\r\n\r\n"
     )
-    with serving(script) as server, asking() as client:
+    with serving(script) as server, client_for() as client:
         assert client.request("POST", server.url()).status == 307
         assert client.request("POST", server.url()).headers["location"] == "http://127.0.0.1/x"
-    assert len(asked) == 2
-    assert b"cookie" not in asked[1].lower()
+    assert len(requests) == 2
+    assert b"cookie" not in requests[1].lower()
 
 
 def test_environment_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy named in the environment is not used."""
+    """A proxy in the environment is not used."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    script, _ = answer(OK)
-    with serving(script) as server, asking() as client:
+    script, _ = respond(OK)
+    with serving(script) as server, client_for() as client:
         assert client.request("GET", server.url()).status == 200
 
 
 def dribbled_headers(peer: Peer) -> None:
-    """Headers without an end."""
+    """Send endless headers."""
     peer.read_request()
     peer.socket.sendall(b"HTTP/1.1 200 OK\r\n")
     peer.dribble(b"X-Slow: 1\r\n")
 
 
 def dribbled_body(peer: Peer) -> None:
-    """A body at a snail's pace."""
+    """Send a body very slowly."""
     peer.read_request()
     peer.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
     peer.dribble(b"x")
 
 
 def dribbled_continues(peer: Peer) -> None:
-    """Interim answers without an end."""
+    """Send endless interim responses."""
     peer.read_request()
     peer.dribble(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def silent(peer: Peer) -> None:
-    """A request taken, and no answer."""
+    """Read a request and send no response."""
     peer.read_request()
     peer.stop.wait(20)
 
 
 def never_reads(peer: Peer) -> None:
-    """A connection accepted, and no more."""
+    """Accept a connection and read nothing."""
     peer.stop.wait(20)
 
 
@@ -382,24 +384,24 @@ def never_reads(peer: Peer) -> None:
         (never_reads, 20_000_000),
     ],
 )
-def test_deadline_covers_the_whole_exchange(script: Script, size: int) -> None:
-    """However a server spreads its answer, or leaves the request unread, it ends in time."""
-    with serving(script) as server, asking(total=0.6) as client:
+def test_deadline_covers_the_whole_request(script: Script, size: int) -> None:
+    """However slowly the server sends its response, or if it never reads the request."""
+    with serving(script) as server, client_for(total=0.6) as client:
         began = time.monotonic()
-        with pytest.raises(OutcomeUnknown, match="no whole answer in time"):
+        with pytest.raises(OutcomeUnknown, match="no complete response before the deadline"):
             client.request("POST", server.url(), content=b"x" * size)
         assert 0.5 < time.monotonic() - began < 2
 
 
 def test_timeout_of_one_request_is_its_own() -> None:
-    """A request's own timeout stands in for the client's, also on a connection that is reused."""
+    """It replaces the timeout of the client, also on a reused connection."""
 
     def script(peer: Peer) -> None:
         peer.read_request()
         peer.socket.sendall(OK)
         silent(peer)
 
-    with serving(script) as server, asking(total=20) as client:
+    with serving(script) as server, client_for(total=20) as client:
         client.request("GET", server.url())
         began = time.monotonic()
         with pytest.raises(OutcomeUnknown):
@@ -409,24 +411,24 @@ def test_timeout_of_one_request_is_its_own() -> None:
 
 
 def test_silent_handshake_is_not_sent() -> None:
-    """A server that accepts and never speaks TLS has got nothing of the request."""
-    with serving(never_reads) as server, asking(total=0.3) as client:
+    """A server that accepts but never speaks TLS received nothing of the request."""
+    with serving(never_reads) as server, client_for(total=0.3) as client:
         began = time.monotonic()
-        with pytest.raises(NotSent, match="no connection in time"):
+        with pytest.raises(NotSent, match="no connection before the deadline"):
             client.request("GET", f"https://127.0.0.1:{server.port}/")
         assert time.monotonic() - began < 2
 
 
-def test_spent_deadline_sends_nothing() -> None:
-    """A request whose time is over before it began is not sent."""
-    with serving(answer(OK)[0]) as server, asking() as client:
-        with pytest.raises(NotSent, match="no connection in time"):
+def test_nothing_is_sent_after_the_deadline() -> None:
+    """A request whose deadline has passed before it starts is not sent."""
+    with serving(respond(OK)[0]) as server, client_for() as client:
+        with pytest.raises(NotSent, match="no connection before the deadline"):
             client.request("GET", server.url(), timeout=1e-9)
         assert server.connections == 0
 
 
 def test_slow_resolver_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name resolution, which has no deadline of its own, counts against the exchange's."""
+    """Name resolution, which has no timeout, counts towards the deadline of the request."""
     done = threading.Event()
 
     def stuck(*_: object, **__: object) -> list[object]:
@@ -434,22 +436,22 @@ def test_slow_resolver_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
-    with asking("slow.example", total=0.2) as client:
+    with client_for("slow.example", total=0.2) as client:
         began = time.monotonic()
-        with pytest.raises(NotSent, match=r"slow\.example: no connection in time"):
+        with pytest.raises(NotSent, match=r"slow\.example: no connection before the deadline"):
             client.request("GET", "http://slow.example/")
         assert time.monotonic() - began < 2
         done.set()
 
 
 def test_unresolvable_names_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name without an address is a request that was not sent."""
+    """A request to a name without an address is not sent."""
 
     def unknown(*_: object, **__: object) -> list[object]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with asking("nowhere.example") as client:
+    with client_for("nowhere.example") as client:
         with pytest.raises(NotSent, match=r"nowhere\.example: the name does not resolve"):
             client.request("GET", "http://nowhere.example/")
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
@@ -458,7 +460,7 @@ def test_unresolvable_names_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead first address of a name does not hide the living second."""
+    """If the first address of a name does not answer, the second is used."""
     stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
     real = socket.getaddrinfo
 
@@ -468,7 +470,7 @@ def test_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         return [*real(host, port, *rest, **more)]
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
-    with serving(answer(OK)[0]) as server, asking("two.example") as client:
+    with serving(respond(OK)[0]) as server, client_for("two.example") as client:
         assert client.request("GET", server.url(host="two.example")).status == 200
 
 
@@ -480,14 +482,14 @@ def refusing_port() -> int:
 
 
 def test_refused_connection_is_not_sent() -> None:
-    """A port that nobody listens on is a request that was not sent, with the reason in words."""
-    with asking() as client, pytest.raises(NotSent, match="refused"):
+    """A request to a port without a listener is not sent, and the error has the reason."""
+    with client_for() as client, pytest.raises(NotSent, match="refused"):
         client.request("GET", f"http://127.0.0.1:{refusing_port()}/")
 
 
 def test_closed_client_sends_nothing() -> None:
-    """A request after close ends as not sent."""
-    with serving(answer(OK)[0]) as server, asking() as client:
+    """A request after close raises NotSent."""
+    with serving(respond(OK)[0]) as server, client_for() as client:
         client.close()
         with pytest.raises(NotSent, match="closed"):
             client.request("GET", server.url())
@@ -495,28 +497,28 @@ def test_closed_client_sends_nothing() -> None:
 
 
 def test_certificates_are_verified() -> None:
-    """A trusted certificate of the right name is talked to; any other has got nothing."""
+    """Only a server with a trusted certificate for the right name receives the request."""
     authority = trustme.CA()
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(served)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    script, asked = answer(OK)
+    script, requests = respond(OK)
     with serving(script, served) as server:
-        with asking("localhost", "127.0.0.1", ssl_context=trusting) as client:
+        with client_for("localhost", "127.0.0.1", ssl_context=trusting) as client:
             assert client.request("GET", server.url(host="localhost")).status == 200
             assert client.request("GET", server.url(host="localhost")).status == 200
             with pytest.raises(NotSent, match="certificate"):
                 client.request("GET", server.url())
-        with asking("localhost") as client, pytest.raises(NotSent, match="certificate"):
+        with client_for("localhost") as client, pytest.raises(NotSent, match="certificate"):
             client.request("GET", server.url(host="localhost"))
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("size", [1000, 1001])
 def test_body_limit(framing: str, size: int) -> None:
-    """A body of the limit is given, one byte more is not, whatever frames it."""
+    """A body of exactly the limit is returned, one byte more is an error, in any framing."""
     body = b"x" * size
     sent = {
         "length": b"Content-Length: %d\r\n\r\n%b" % (size, body),
@@ -528,16 +530,16 @@ def test_body_limit(framing: str, size: int) -> None:
         peer.read_request()
         peer.socket.sendall(b"HTTP/1.1 200 OK\r\n" + sent)
 
-    with serving(script) as server, asking() as client:
+    with serving(script) as server, client_for() as client:
         if size == 1000:
             assert client.request("GET", server.url()).body == body
         else:
-            with pytest.raises(OutcomeUnknown, match="the answer is too long"):
+            with pytest.raises(OutcomeUnknown, match="the response is too long"):
                 client.request("GET", server.url())
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"",
         b"HTTP/1.1 200 OK\r\nContent-",
@@ -547,17 +549,17 @@ def test_body_limit(framing: str, size: int) -> None:
         b"HTTP/1.1 200 OK\r\ns3cr3t\r\n\r\n",
     ],
 )
-def test_half_an_answer_leaves_the_outcome_unknown(said: bytes) -> None:
-    """A connection cut anywhere in the answer, or an answer that is not HTTP, proves nothing."""
+def test_an_incomplete_response_leaves_the_outcome_unknown(sent: bytes) -> None:
+    """A connection that closes within the response, or a response that is not HTTP."""
 
     def script(peer: Peer) -> None:
         peer.read_request()
-        peer.socket.sendall(said)
+        peer.socket.sendall(sent)
 
     with (
         serving(script) as server,
-        asking() as client,
-        pytest.raises(OutcomeUnknown, match="cut") as failed,
+        client_for() as client,
+        pytest.raises(OutcomeUnknown, match=r"closed|incomplete") as failed,
     ):
         client.request("POST", server.url())
     assert SECRET not in "".join(traceback.format_exception(failed.value))
@@ -565,10 +567,10 @@ def test_half_an_answer_leaves_the_outcome_unknown(said: bytes) -> None:
 
 @pytest.mark.parametrize("header", ["s3cr3t\r\nX: y", "s3cr3t\0", "s3cr3té"])
 def test_unwritable_headers_are_not_sent(header: str) -> None:
-    """A header that HTTP cannot carry is not sent, and not quoted by the error."""
+    """A header that is invalid in HTTP is not sent, and the error does not quote it."""
     with (
-        serving(answer(OK)[0]) as server,
-        asking() as client,
+        serving(respond(OK)[0]) as server,
+        client_for() as client,
         pytest.raises(NotSent, match="cannot be written as HTTP") as failed,
     ):
         client.request("GET", server.url(), headers={"authorization": header})
@@ -576,11 +578,11 @@ def test_unwritable_headers_are_not_sent(header: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["refused", "silent", "over the limit", "unlisted"])
-def test_failures_hold_no_secret(reason: str) -> None:
-    """Neither text nor repr nor context of a failure has path, query, header or body in it."""
+def test_errors_contain_no_secret(reason: str) -> None:
+    """Text, repr and context of an error contain no path, query, header or body."""
     big = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + SECRET.encode() * 400
-    script = silent if reason == "silent" else answer(big)[0]
-    with serving(script) as server, asking(total=0.3) as client:
+    script = silent if reason == "silent" else respond(big)[0]
+    with serving(script) as server, client_for(total=0.3) as client:
         url = {
             "refused": f"http://127.0.0.1:{refusing_port()}",
             "unlisted": "http://unlisted.example",
@@ -597,10 +599,10 @@ def test_failures_hold_no_secret(reason: str) -> None:
     assert failed.value.__context__ is None
 
 
-def test_logs_hold_no_url(caplog: pytest.LogCaptureFixture) -> None:
-    """Not even at the lowest level does a library log the path, the query, headers or body."""
+def test_logs_contain_no_url(caplog: pytest.LogCaptureFixture) -> None:
+    """No library logs the path, query, headers or body, not even at the lowest level."""
     caplog.set_level(logging.DEBUG)
-    with serving(answer(OK)[0]) as server, asking() as client:
+    with serving(respond(OK)[0]) as server, client_for() as client:
         client.request(
             "POST",
             server.url(f"/{SECRET}?q={SECRET}"),
@@ -611,22 +613,22 @@ def test_logs_hold_no_url(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_threads_share_one_client() -> None:
-    """Many threads get their own answers at once, while a slow request holds nobody."""
-    late = threading.Event()
+    """Each thread gets its own response, and a slow request delays no other."""
+    released = threading.Event()
 
     def script(peer: Peer) -> None:
         while request := peer.read_request():
             path = request.split(b" ")[1]
             if path == b"/slow":
-                late.wait(20)
+                released.wait(20)
             peer.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
 
-    with serving(script) as server, asking() as client, ThreadPoolExecutor(9) as pool:
+    with serving(script) as server, client_for() as client, ThreadPoolExecutor(9) as pool:
         slow = pool.submit(client.request, "GET", server.url("/slow"), timeout=20)
         paths = [f"/{number}" for number in range(80)]
-        answers = pool.map(lambda path: client.request("GET", server.url(path)).body, paths)
-        assert [body.decode() for body in answers] == paths
+        bodies = pool.map(lambda path: client.request("GET", server.url(path)).body, paths)
+        assert [body.decode() for body in bodies] == paths
         assert not slow.done()
-        late.set()
+        released.set()
         assert slow.result().body == b"/slow"
         assert server.connections <= 9

@@ -1,3 +1,5 @@
+"""Lists of hosts, and the classification of addresses."""
+
 from __future__ import annotations
 
 import pytest
@@ -28,21 +30,21 @@ SPECIAL = [
         *((address, "special") for address in SPECIAL),
     ],
 )
-def test_every_address_is_of_one_kind(address: str, kind: str) -> None:
-    """Each range that is not everybody's is told apart, also where it hides IPv4 in IPv6."""
+def test_addresses_are_classified(address: str, kind: str) -> None:
+    """Public, private or special, also for IPv4 addresses in IPv6."""
     known = hosts.literal(address)
     assert known is not None
     assert hosts.kind(known) == kind
 
 
 @pytest.mark.parametrize("name", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "a.example", ""])
-def test_only_an_address_is_an_address(name: str) -> None:
-    """What a resolver would turn into an address by itself counts as a name."""
+def test_other_notations_are_names(name: str) -> None:
+    """Notations that only a resolver accepts as an address count as names."""
     assert hosts.literal(name) is None
 
 
-def test_a_list_spells_out_addresses_however_they_are_written() -> None:
-    """An address is in a list by any spelling, on the port named there or on any."""
+def test_a_listed_address_is_found_in_any_notation() -> None:
+    """On the listed port, or on any port if none is listed."""
     listed = Hosts(["127.0.0.1", "[::1]:8080", "::ffff:10.0.0.1", "a.example", "2130706433"])
     spelled = [
         ("127.0.0.1", 1, True),

@@ -1,3 +1,5 @@
+"""Which addresses the HTTP client connects to."""
+
 from __future__ import annotations
 
 import socket
@@ -15,15 +17,15 @@ from worker.runtime.integrations import Integrations, connect_integrations
 
 NAME = "named.example"
 METADATA = "169.254.169.254"
-Lead = Callable[..., None]
+Resolve = Callable[..., None]
 
 
 @pytest.fixture
-def lead(monkeypatch: pytest.MonkeyPatch) -> Lead:
-    """Let a name lead to addresses: those of the first answer, then those of the next."""
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
+    """Set the addresses of a name: one list for each time that it is resolved."""
 
     def to(*answers: list[str], name: str = NAME) -> None:
-        left, real = list(answers), socket.getaddrinfo
+        remaining, real = list(answers), socket.getaddrinfo
 
         def look_up(host: str, port: int, *rest: int, **more: int) -> list[object]:
             if host != name:
@@ -31,7 +33,7 @@ def lead(monkeypatch: pytest.MonkeyPatch) -> Lead:
             stream = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
             return [
                 (socket.AF_INET6 if ":" in each else socket.AF_INET, *stream, (each, port))
-                for each in left.pop(0)
+                for each in remaining.pop(0)
             ]
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
@@ -41,7 +43,7 @@ def lead(monkeypatch: pytest.MonkeyPatch) -> Lead:
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that were connected to, of which only this machine's answer."""
+    """Record the addresses that are connected to; only those of this machine accept."""
     addresses: list[str] = []
     real = socket.create_connection
 
@@ -59,45 +61,47 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def configure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., Integrations]]:
-    """Everything outside, where every name leads to a private address that refuses."""
+    """Build the integrations; every name resolves to a private address that refuses."""
     with ExitStack() as stack:
 
-        def made(variable: str, value: str) -> Integrations:
+        def build(variable: str, value: str) -> Integrations:
             if variable:
                 monkeypatch.setenv(variable, value)
             found = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("10.0.0.1", 443))
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found])
             return stack.enter_context(closing(connect_integrations()))
 
-        yield made
+        yield build
 
 
-def asking(*allowed: str, private: tuple[str, ...] = ()) -> closing[HttpClient]:
-    """A client for a block, that may ask without TLS."""
+def client_for(*allowed: str, private: tuple[str, ...] = ()) -> closing[HttpClient]:
+    """A client for these hosts, also without TLS; closed at the end of the block."""
     return closing(
         HttpClient(allowed_hosts=allowed, plain_http_hosts=allowed, private_hosts=private)
     )
 
 
 @pytest.mark.parametrize("address", SPECIAL)
-def test_no_name_leads_to_a_special_address(address: str, lead: Lead, reached: list[str]) -> None:
-    """A host that is named, for private addresses too, is not asked at a metadata service."""
-    lead([address])
+def test_no_name_may_resolve_to_a_special_address(
+    address: str, resolve: Resolve, reached: list[str]
+) -> None:
+    """Not even a host that may have private addresses: it could be a metadata service."""
+    resolve([address])
     with (
-        asking(NAME, private=(NAME,)) as http,
-        pytest.raises(AddressRefused, match=rf"^{NAME}: the name leads to an address"),
+        client_for(NAME, private=(NAME,)) as http,
+        pytest.raises(AddressRefused, match=rf"^{NAME}: the name resolves to an address"),
     ):
         http.request("GET", f"http://{NAME}/latest/meta-data/")
     assert reached == []
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_a_private_address_wants_its_name_named(
-    address: str, lead: Lead, reached: list[str]
+def test_only_listed_names_may_resolve_to_a_private_address(
+    address: str, resolve: Resolve, reached: list[str]
 ) -> None:
-    """An allowed host is asked on our own network only if it is named for that."""
-    lead([address], [address])
-    with asking(NAME, private=("other.example", f"{NAME}:8443")) as http:
+    """An allowed host is reached on our own network only if private_hosts has it."""
+    resolve([address], [address])
+    with client_for(NAME, private=("other.example", f"{NAME}:8443")) as http:
         with pytest.raises(AddressRefused):
             http.request("GET", f"http://{NAME}/")
         assert reached == []
@@ -106,28 +110,28 @@ def test_a_private_address_wants_its_name_named(
     assert reached == [address]
 
 
-def test_only_the_addresses_that_were_judged_are_connected_to(
-    lead: Lead, reached: list[str], http_server: HttpServer
+def test_only_checked_addresses_are_connected_to(
+    resolve: Resolve, reached: list[str], http_server: HttpServer
 ) -> None:
-    """One answer of the resolver is all there is: a name that moves meanwhile moves nothing."""
+    """A name is resolved once per connection, so a later change has no effect (DNS rebinding)."""
     http_server.on("GET", "/", body=b"here")
-    lead([METADATA, "::ffff:169.254.169.254", "127.0.0.1", "10.0.0.1"], [METADATA])
+    resolve([METADATA, "::ffff:169.254.169.254", "127.0.0.1", "10.0.0.1"], [METADATA])
     host = f"{NAME}:{http_server.port}"
-    with asking(host, private=(host,)) as http:
+    with client_for(host, private=(host,)) as http:
         assert http.request("GET", f"http://{host}/").body == b"here"
         assert http.request("GET", f"http://{host}/").body == b"here"
         assert reached == ["127.0.0.1"]
         assert http_server.requests()[0].headers["host"] == host
 
 
-def test_a_new_connection_is_judged_anew(
-    lead: Lead, reached: list[str], http_server: HttpServer
+def test_a_new_connection_is_checked_again(
+    resolve: Resolve, reached: list[str], http_server: HttpServer
 ) -> None:
-    """A name that was harmless at first is refused once it leads elsewhere."""
+    """A name is refused once it resolves to an address that is not allowed."""
     http_server.on("GET", "/", body=b"here", headers={"Connection": "close"})
-    lead(["127.0.0.1"], [METADATA])
+    resolve(["127.0.0.1"], [METADATA])
     host = f"{NAME}:{http_server.port}"
-    with asking(host, private=(host,)) as http:
+    with client_for(host, private=(host,)) as http:
         assert http.request("GET", f"http://{host}/").body == b"here"
         with pytest.raises(AddressRefused):
             http.request("GET", f"http://{host}/")
@@ -135,25 +139,25 @@ def test_a_new_connection_is_judged_anew(
 
 
 @pytest.mark.parametrize("spelling", ["169.254.169.254", "[::ffff:a9fe:a9fe]"])
-def test_an_address_that_is_named_itself_is_asked(spelling: str, reached: list[str]) -> None:
-    """Whoever writes a special address into the list means it."""
-    with asking(spelling) as http, pytest.raises(NotSent, match="refused"):
+def test_a_listed_address_is_allowed(spelling: str, reached: list[str]) -> None:
+    """Even a special one: it was listed on purpose."""
+    with client_for(spelling) as http, pytest.raises(NotSent, match="refused"):
         http.request("GET", f"http://{spelling}/")
     assert len(reached) == 1
 
 
 @pytest.mark.parametrize("spelling", ["2852039166", "025177524776", "0xa9.0xfe.43518"])
-def test_an_odd_spelling_is_judged_by_where_it_leads(spelling: str, reached: list[str]) -> None:
-    """Decimal, octal and hexadecimal names of the metadata address are that address, unnamed."""
-    with asking(spelling, private=(spelling,)) as http, pytest.raises(AddressRefused):
+def test_other_notations_are_checked_by_their_address(spelling: str, reached: list[str]) -> None:
+    """Decimal, octal and hexadecimal notations do not list the metadata address."""
+    with client_for(spelling, private=(spelling,)) as http, pytest.raises(AddressRefused):
         http.request("GET", f"http://{spelling}/")
     assert reached == []
 
 
-def test_a_delivery_waits_for_a_name_to_come_back(lead: Lead) -> None:
-    """A destination's name that leads astray is no reason to give up: it is said, and retried."""
-    lead([METADATA])
-    with asking(NAME) as http, pytest.raises(DeliveryError, match="not allowed") as failed:
+def test_a_delivery_to_a_refused_address_is_retried(resolve: Resolve) -> None:
+    """The name may resolve correctly later; the error says what is wrong."""
+    resolve([METADATA])
+    with client_for(NAME) as http, pytest.raises(DeliveryError, match="not allowed") as failed:
         _http.post(http, f"http://{NAME}/s3cr3t", who="the service", timeout=5)
     assert not failed.value.permanent
     assert not failed.value.unknown
@@ -169,15 +173,15 @@ def test_a_delivery_waits_for_a_name_to_come_back(lead: Lead) -> None:
         ("VIRTUALSMS_API_URL", f"https://{NAME}/api", f"https://{NAME}/api", False),
     ],
 )
-def test_what_may_be_private_is_what_was_named(
+def test_only_configured_hosts_may_be_private(
     case: tuple[str, str, str, bool],
     configure: Callable[[str, str], Integrations],
     reached: list[str],
 ) -> None:
-    """Slack and the providers' own hosts are public; what the operator names may be private."""
+    """Slack and the providers' default hosts are public; those of the operator may be private."""
     variable, value, url, refused = case
     integrations = configure(variable, value)
-    http = integrations.asking if "/api" in url else integrations.telling
+    http = integrations.provider_http if "/api" in url else integrations.destination_http
     with pytest.raises(NotSent) as failed:
         http.request("GET", url)
     assert isinstance(failed.value, AddressRefused) is refused

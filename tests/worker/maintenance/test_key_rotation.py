@@ -1,4 +1,4 @@
-"""Rotating keys: everything is sealed anew while all goes on, and a kill costs nothing."""
+"""Key rotation: all values are re-encrypted online, and a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support import webhooks
 from tests.support.stores import KEY, Store
 from tests.support.waiting import eventually
 from tests.support.webhooks import virtualsms_v1
-from tests.worker.support import World, change, everything, fetch, handle, on_postgresql, on_sqlite
+from tests.worker.support import World, all_rows, change, fetch, handle, on_postgresql, on_sqlite
 from worker.maintenance import key_rotation
 from worker.orders import codes
 from worker.schema.models import Code
@@ -50,7 +50,7 @@ def rotate(store: Store, *keys: bytes, folder: Path | None = None) -> list[key_r
 
 
 def counts(store: Store) -> Mapping[bytes, int]:
-    """How many values each key seals."""
+    """Number of values by key id."""
     found: dict[bytes, int] = {}
     for each in key_rotation.count(store.database):
         key = bytes.fromhex(each.key)
@@ -59,7 +59,7 @@ def counts(store: Store) -> Mapping[bytes, int]:
 
 
 def fill(store: Store, number: int) -> None:
-    """Events in the inbox, sealed with the first key, by a statement for each ten thousand."""
+    """Store events sealed with the first key, ten thousand per statement."""
     for start in range(0, number, 10_000):
         incoming_events = [
             IncomingEvent(
@@ -76,63 +76,65 @@ def fill(store: Store, number: int) -> None:
 
 
 @pytest.fixture
-def full(world: World) -> Store:
-    """A store with something sealed in every column."""
-    made = world.connect()
-    handle(made, *(virtualsms_v1(order=f"ord_{each}") for each in range(3)))
+def full_store(world: World) -> Store:
+    """A store with a sealed value in every column."""
+    runtime = world.connect()
+    handle(runtime, *(virtualsms_v1(order=f"ord_{each}") for each in range(3)))
     row = str(ULID())
     place = {"table": "rejected_requests", "column": "origin", "row": row}
-    with made.database.transaction() as session:
+    with runtime.database.transaction() as session:
         session.add(
             RejectedRequest(
                 id=row, at=clock.now(), provider="virtualsms", status=401, reason="r",
-                origin=made.vault.seal("127.0.0.1", **place),
+                origin=runtime.vault.seal("127.0.0.1", **place),
             )
         )  # fmt: skip
     return world.store
 
 
-def test_everything_is_sealed_with_the_first_key(full: Store) -> None:
-    """In every column there is; the old key is of no use any more, and the new one opens all."""
-    assert {f"{each.table}.{each.column}" for each in key_rotation.count(full.database)} == COLUMNS
-    before = counts(full)
+def test_everything_is_sealed_with_the_first_key(full_store: Store) -> None:
+    """Every column is rotated: the new key opens all values, and the old key opens none."""
+    assert {
+        f"{each.table}.{each.column}" for each in key_rotation.count(full_store.database)
+    } == COLUMNS
+    before = counts(full_store)
     assert set(before) == {key_id(KEY)}
 
-    steps = rotate(full, NEW, KEY)
+    steps = rotate(full_store, NEW, KEY)
 
     assert {f"{step.table}.{step.column}" for step in steps} == COLUMNS
     assert all(step.done == step.total and not step.broken for step in steps)
-    assert counts(full) == {key_id(NEW): before[key_id(KEY)]}
-    vault = index_key.open_vault(full.database, [NEW])
-    assert vault.digest("code", "1") == full.vault.digest("code", "1")
-    for code in everything(full, Code):
+    assert counts(full_store) == {key_id(NEW): before[key_id(KEY)]}
+    vault = index_key.open_vault(full_store.database, [NEW])
+    assert vault.digest("code", "1") == full_store.vault.digest("code", "1")
+    for code in all_rows(full_store, Code):
         assert codes.open_field(vault, code, "code") == webhooks.CODE
         assert codes.open_field(vault, code, "phone_number") == webhooks.UK_PHONE
-    for event in everything(full, InboxEvent):
+    for event in all_rows(full_store, InboxEvent):
         assert webhooks.CODE.encode() in (inbox.open_body(vault, event) or b"")
     with pytest.raises(ConfigurationError, match=key_id(NEW).hex()):
-        index_key.open_vault(full.database, [KEY])
+        index_key.open_vault(full_store.database, [KEY])
 
 
-def test_a_second_time_there_is_nothing_to_do(full: Store) -> None:
-    """Not one value is sealed again."""
-    rotate(full, NEW, KEY)
-    before = [event.body for event in everything(full, InboxEvent)]
-    assert rotate(full, NEW, KEY) == []
-    assert [event.body for event in everything(full, InboxEvent)] == before
+def test_a_second_rotation_changes_nothing(full_store: Store) -> None:
+    """No value is re-encrypted twice."""
+    rotate(full_store, NEW, KEY)
+    before = [event.body for event in all_rows(full_store, InboxEvent)]
+    assert rotate(full_store, NEW, KEY) == []
+    assert [event.body for event in all_rows(full_store, InboxEvent)] == before
 
 
-def test_several_old_keys(full: Store) -> None:
-    """One that was added in between is replaced with the first one as well."""
-    rotate(full, OTHER, KEY)
-    handle_with(full, index_key.open_vault(full.database, [NEW, OTHER, KEY]))
-    assert set(counts(full)) == {key_id(OTHER), key_id(NEW)}
-    rotate(full, KEY, OTHER, NEW)
-    assert set(counts(full)) == {key_id(KEY)}
+def test_several_old_keys(full_store: Store) -> None:
+    """Values of every old key are re-encrypted with the first."""
+    rotate(full_store, OTHER, KEY)
+    store_with(full_store, index_key.open_vault(full_store.database, [NEW, OTHER, KEY]))
+    assert set(counts(full_store)) == {key_id(OTHER), key_id(NEW)}
+    rotate(full_store, KEY, OTHER, NEW)
+    assert set(counts(full_store)) == {key_id(KEY)}
 
 
-def handle_with(store: Store, vault: Vault) -> None:
-    """Store an event that is sealed by another vault."""
+def store_with(store: Store, vault: Vault) -> None:
+    """Store an event that another vault seals."""
     incoming = IncomingEvent(
         provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="another"
     )
@@ -140,122 +142,122 @@ def handle_with(store: Store, vault: Vault) -> None:
         inbox.store_many(session, vault, [incoming])
 
 
-def test_what_a_missing_key_sealed_stays(full: Store) -> None:
-    """The rest is rotated; once the key is there again, so is that."""
-    rotate(full, OTHER, KEY)
-    handle_with(full, index_key.open_vault(full.database, [KEY, OTHER]))
-    rotate(full, NEW, OTHER)
-    assert counts(full)[key_id(KEY)] == 1
-    assert set(counts(full)) == {key_id(KEY), key_id(NEW)}
-    rotate(full, NEW, KEY)
-    assert set(counts(full)) == {key_id(NEW)}
+def test_values_of_a_missing_key_stay(full_store: Store) -> None:
+    """Other values are rotated; these follow once their key is configured again."""
+    rotate(full_store, OTHER, KEY)
+    store_with(full_store, index_key.open_vault(full_store.database, [KEY, OTHER]))
+    rotate(full_store, NEW, OTHER)
+    assert counts(full_store)[key_id(KEY)] == 1
+    assert set(counts(full_store)) == {key_id(KEY), key_id(NEW)}
+    rotate(full_store, NEW, KEY)
+    assert set(counts(full_store)) == {key_id(NEW)}
 
 
-def test_what_does_not_open_is_named_and_left(full: Store) -> None:
-    """One altered value does not keep the others from being rotated."""
-    event, *_ = everything(full, InboxEvent)
+def test_a_value_that_does_not_open_is_reported_and_left(full_store: Store) -> None:
+    """One altered value does not stop the rotation of the others."""
+    event, *_ = all_rows(full_store, InboxEvent)
     altered = (event.body or b"")[:-1] + b"\0\0"
-    change(full, event, body=altered)
-    steps = rotate(full, NEW, KEY)
+    change(full_store, event, body=altered)
+    steps = rotate(full_store, NEW, KEY)
     assert {row for step in steps for row in step.broken} == {event.id}
-    assert counts(full)[key_id(KEY)] == 1
-    assert fetch(full, InboxEvent, event.id).body == altered
+    assert counts(full_store)[key_id(KEY)] == 1
+    assert fetch(full_store, InboxEvent, event.id).body == altered
 
 
 @pytest.mark.parametrize(
     "value", [b"", b"\1", b"\1" + key_id(KEY), b"\2" + key_id(KEY) + bytes(40)]
 )
-def test_what_was_never_sealed_stops_nobody(full: Store, value: bytes) -> None:
-    """Whatever stands in place of a sealed value is counted, and left; the rest is rotated."""
-    event, *_ = everything(full, InboxEvent)
-    total = sum(counts(full).values())
-    change(full, event, body=value)
-    rotate(full, NEW, KEY)
-    assert counts(full) == {key_id(NEW): total - 1, value[1:5]: 1}
-    assert fetch(full, InboxEvent, event.id).body == value
+def test_a_malformed_value_does_not_stop_the_rotation(full_store: Store, value: bytes) -> None:
+    """It is counted and left; the others are rotated."""
+    event, *_ = all_rows(full_store, InboxEvent)
+    total = sum(counts(full_store).values())
+    change(full_store, event, body=value)
+    rotate(full_store, NEW, KEY)
+    assert counts(full_store) == {key_id(NEW): total - 1, value[1:5]: 1}
+    assert fetch(full_store, InboxEvent, event.id).body == value
 
 
-def test_values_that_changed_places_are_not_sealed_there(full: Store) -> None:
-    """Whoever swaps two values in the database does not get them made genuine by a rotation."""
-    one, two, *_ = everything(full, InboxEvent)
-    change(full, one, body=two.body)
-    change(full, two, body=one.body)
-    steps = rotate(full, NEW, KEY)
+def test_swapped_values_are_not_resealed(full_store: Store) -> None:
+    """A rotation does not make values genuine that somebody moved to another row."""
+    one, two, *_ = all_rows(full_store, InboxEvent)
+    change(full_store, one, body=two.body)
+    change(full_store, two, body=one.body)
+    steps = rotate(full_store, NEW, KEY)
     assert {row for step in steps for row in step.broken} == {one.id, two.id}
-    assert fetch(full, InboxEvent, one.id).body == two.body
+    assert fetch(full_store, InboxEvent, one.id).body == two.body
 
 
-def test_rotations_at_once_do_the_work_of_one(full: Store) -> None:
-    """Two that meet neither fail nor lose a value, and all is sealed with the new key."""
-    fill(full, 1_200)
-    total = sum(counts(full).values())
+def test_concurrent_rotations(full_store: Store) -> None:
+    """Two rotations neither fail nor lose a value."""
+    fill(full_store, 1_200)
+    total = sum(counts(full_store).values())
     with ThreadPoolExecutor(2) as pool:
-        for each in [pool.submit(rotate, full, NEW, KEY) for _ in range(2)]:
+        for each in [pool.submit(rotate, full_store, NEW, KEY) for _ in range(2)]:
             each.result(60)
-    assert counts(full) == {key_id(NEW): total}
+    assert counts(full_store) == {key_id(NEW): total}
 
 
-def test_what_is_purged_meanwhile_stays_purged(
-    full: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A value that went between the look and the write does not come back."""
-    event, *_ = everything(full, InboxEvent)
+def test_a_concurrent_purge_wins(full_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is purged between read and write does not come back."""
+    event, *_ = all_rows(full_store, InboxEvent)
     reseal = key_rotation._Rotation._reseal
 
     def and_purge(self: key_rotation._Rotation, rows: Any) -> Any:
         resealed = reseal(self, rows)
         if event.id in rows:
-            change(full, event, body=None)
+            change(full_store, event, body=None)
         return resealed
 
     monkeypatch.setattr(key_rotation._Rotation, "_reseal", and_purge)
-    rotate(full, NEW, KEY)
-    assert fetch(full, InboxEvent, event.id).body is None
-    assert set(counts(full)) == {key_id(NEW)}
+    rotate(full_store, NEW, KEY)
+    assert fetch(full_store, InboxEvent, event.id).body is None
+    assert set(counts(full_store)) == {key_id(NEW)}
 
 
 @on_postgresql
-def test_rows_in_hand_are_waited_for_by_nobody(full: Store) -> None:
-    """They are passed over, and rotated the next time."""
-    event, *_ = everything(full, InboxEvent)
-    with full.database.transaction() as session:
+def test_locked_rows_are_skipped(full_store: Store) -> None:
+    """They are rotated the next time."""
+    event, *_ = all_rows(full_store, InboxEvent)
+    with full_store.database.transaction() as session:
         session.exec(select(InboxEvent).where(col(InboxEvent.id) == event.id).with_for_update())
-        rotate(full, NEW, KEY)
-        assert counts(full)[key_id(KEY)] == 1
-    rotate(full, NEW, KEY)
-    assert set(counts(full)) == {key_id(NEW)}
+        rotate(full_store, NEW, KEY)
+        assert counts(full_store)[key_id(KEY)] == 1
+    rotate(full_store, NEW, KEY)
+    assert set(counts(full_store)) == {key_id(NEW)}
 
 
 @on_sqlite
-def test_what_is_kept_beside_the_spool(full: Store, tmp_path: Path) -> None:
-    """The index key there is the new one; events that wait are counted by their keys."""
+def test_the_spool_directory(full_store: Store, tmp_path: Path) -> None:
+    """Its copy of the index key is replaced; spooled events are counted by their keys."""
     folder = tmp_path / "spool"
     spool = Spool(folder)
-    index_key.keep(folder, index_key.sealed(full.database))
+    index_key.save_copy(folder, index_key.sealed(full_store.database))
     incoming = IncomingEvent(provider="virtualsms", body=b"{}", arrived_at=clock.now(), key="k")
-    spool.store(inbox.prepare(full.vault, [incoming]))
+    spool.store(inbox.prepare(full_store.vault, [incoming]))
 
-    rotate(full, NEW, KEY, folder=folder)
+    rotate(full_store, NEW, KEY, folder=folder)
 
-    kept = index_key.kept(folder) or b""
-    assert index_key.unseal(kept, [NEW]).digest("a", "b") == full.vault.digest("a", "b")
-    waiting = [each for each in key_rotation.count(full.database, folder) if each.table == "spool"]
-    assert waiting == [key_rotation.Sealed(key_id(KEY).hex(), "spool", "body", 1)]
+    stored = index_key.load_copy(folder) or b""
+    assert index_key.unseal(stored, [NEW]).digest("a", "b") == full_store.vault.digest("a", "b")
+    waiting = [
+        each for each in key_rotation.count(full_store.database, folder) if each.table == "spool"
+    ]
+    assert waiting == [key_rotation.KeyUsage(key_id(KEY).hex(), "spool", "body", 1)]
     spool.close()
 
 
 @on_sqlite
-def test_the_files_hold_nothing_of_what_the_old_key_sealed(full: Store) -> None:
-    """Whoever has found the old key cannot open what is left in the files."""
-    old = [event.body or b"" for event in everything(full, InboxEvent)]
-    rotate(full, NEW, KEY)
-    path = Path(full.database.engine.url.database or "")
-    held = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
-    assert not any(each[:40] in held for each in old)
+def test_the_files_keep_no_old_value(full_store: Store) -> None:
+    """The old key opens nothing that is left in the database files."""
+    old = [event.body or b"" for event in all_rows(full_store, InboxEvent)]
+    rotate(full_store, NEW, KEY)
+    path = Path(full_store.database.engine.url.database or "")
+    contents = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    assert not any(each[:40] in contents for each in old)
 
 
 def command(store: Store, *, failpoints: str = "") -> subprocess.Popen[str]:
-    """``codecatch keys rotate`` in a process of its own."""
+    """Start ``codecatch keys rotate`` as a separate process."""
     keys = ",".join(base64.b64encode(key).decode() for key in (NEW, KEY))
     environment = {
         **os.environ,
@@ -272,8 +274,8 @@ def command(store: Store, *, failpoints: str = "") -> subprocess.Popen[str]:
     )
 
 
-def test_a_rotation_that_was_killed_goes_on(store: Store, tmp_path: Path) -> None:
-    """The batch before the kill is done, and whoever comes next does the rest."""
+def test_a_killed_rotation_resumes(store: Store, tmp_path: Path) -> None:
+    """The committed batch counts, and the next rotation does the rest."""
     fill(store, 1_200)
     token = tmp_path / "once"
     token.touch()
@@ -289,7 +291,7 @@ def test_a_rotation_that_was_killed_goes_on(store: Store, tmp_path: Path) -> Non
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_rows_and_three_kills(store: Store) -> None:
-    """Events keep coming in; each process goes on where the last one died, and all can be read."""
+    """While events arrive, each process resumes after the last kill, and all values open."""
     fill(store, 100_000)
     vault = index_key.open_vault(store.database, [KEY])
     done = 0
@@ -308,25 +310,25 @@ def test_a_hundred_thousand_rows_and_three_kills(store: Store) -> None:
         said, _ = last.communicate(timeout=600)
         assert (last.returncode, said.splitlines()[-1]) == (
             0,
-            f"everything is sealed with key {key_id(NEW).hex()}",
+            f"all values are encrypted with key {key_id(NEW).hex()}",
         )
     assert counts(store) == {key_id(NEW): 100_004}
     opened = index_key.open_vault(store.database, [NEW])
-    for event in bodies(store):
+    for event in stored_events(store):
         assert (inbox.open_body(opened, event) or b"").startswith(b"{")
 
 
 def reached(store: Store, least: int) -> bool:
-    """Whether the new key seals so many events."""
+    """Whether the new key seals at least this many events."""
     return rotated(store) >= least
 
 
 def rotated(store: Store) -> int:
-    """How many events the new key seals."""
+    """Number of values that the new key seals."""
     return counts(store).get(key_id(NEW), 0)
 
 
-def bodies(store: Store) -> Iterator[InboxEvent]:
-    """Every event, without holding all of them."""
+def stored_events(store: Store) -> Iterator[InboxEvent]:
+    """Iterate over all events without loading all of them."""
     with store.database.reading() as session:
         yield from session.exec(select(InboxEvent).execution_options(yield_per=1_000))

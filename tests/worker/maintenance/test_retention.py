@@ -1,4 +1,4 @@
-"""Retention: what goes when, what stays, and that SQLite's files hold nothing of what went."""
+"""Retention: what is deleted when, what stays, and that SQLite's files keep nothing deleted."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.worker.support import (
     HOUR,
     SECOND,
     World,
+    all_rows,
     at_once,
     change,
-    everything,
     handle,
     now,
     on_sqlite,
-    only,
+    only_row,
     receive,
 )
 from worker.configuration.settings import RetentionSettings
@@ -55,160 +55,160 @@ MONTH = 30 * DAY
 CLOCKS = ((InboxEvent, "stored_at"), (Code, "stored_at"), (Order, "created_at"))
 
 
-def age(made: Runtime, span: timedelta) -> None:
-    """Let everything have been stored so long ago."""
-    with made.database.transaction() as session:
-        stored = made.database.now(session) - span
+def age(runtime: Runtime, span: timedelta) -> None:
+    """Move the storage times of all rows into the past."""
+    with runtime.database.transaction() as session:
+        stored = runtime.database.now(session) - span
         for model, column in CLOCKS:
             session.connection().execute(update(table_of(model)).values({column: stored}))
 
 
-def done(made: Runtime) -> None:
-    """Let all that was planned have come to an end."""
-    for row in (*everything(made, Delivery), *everything(made, Confirmation)):
-        change(made, row, wake_at=None, state="done")
+def finish_work(runtime: Runtime) -> None:
+    """Mark all planned work as done."""
+    for row in (*all_rows(runtime, Delivery), *all_rows(runtime, Confirmation)):
+        change(runtime, row, wake_at=None, state="done")
 
 
-def run(made: Runtime) -> dict[str, int]:
-    """One tick."""
-    return dict(retention.purge(made.database, made.retention))
+def purge(runtime: Runtime) -> dict[str, int]:
+    """Run one purge."""
+    return dict(retention.purge(runtime.database, runtime.retention))
 
 
-def plain(made: Runtime) -> tuple[str | None, ...]:
-    """Code, text and number of the one code."""
-    code = only(made, Code)
+def plain_fields(runtime: Runtime) -> tuple[str | None, ...]:
+    """Code, text and number of the only code."""
+    code = only_row(runtime, Code)
     columns = ("code", "text", "phone_number")
-    return tuple(codes.open_field(made.vault, code, column) for column in columns)
+    return tuple(codes.open_field(runtime.vault, code, column) for column in columns)
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that confirms and tells."""
+def runtime(world: World) -> Runtime:
+    """A runtime with confirmation and one destination."""
     return world.connect(virtualsms=True, slack=True)
 
 
-def test_what_is_young_stays(made: Runtime) -> None:
-    """A second before its time nothing is taken, and nothing written."""
-    handle(made, virtualsms_v1())
-    done(made)
-    age(made, DAY - 10 * SECOND)
-    assert run(made) == {}
-    assert plain(made)[0] == webhooks.CODE
-    assert only(made, InboxEvent).body is not None
+def test_nothing_is_deleted_before_its_time(runtime: Runtime) -> None:
+    """Shortly before its time nothing is deleted or written."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    age(runtime, DAY - 10 * SECOND)
+    assert purge(runtime) == {}
+    assert plain_fields(runtime)[0] == webhooks.CODE
+    assert only_row(runtime, InboxEvent).body is not None
 
 
-def test_a_code_goes_after_a_day(made: Runtime) -> None:
-    """With its text and the body that reported it; its number stays until the month is over."""
-    handle(made, virtualsms_v1())
-    done(made)
-    age(made, DAY + SECOND)
-    assert run(made) == {"codes": 1, "code_bodies": 1}
-    assert plain(made) == (None, None, webhooks.UK_PHONE)
-    assert only(made, InboxEvent).body is None
-    assert only(made, Order).phone_number is not None
+def test_codes_are_deleted_after_a_day(runtime: Runtime) -> None:
+    """With the text and the body; the number stays for a month."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    age(runtime, DAY + SECOND)
+    assert purge(runtime) == {"codes": 1, "code_bodies": 1}
+    assert plain_fields(runtime) == (None, None, webhooks.UK_PHONE)
+    assert only_row(runtime, InboxEvent).body is None
+    assert only_row(runtime, Order).phone_number is not None
 
 
-def test_numbers_go_after_a_month(made: Runtime) -> None:
-    """From every table, with the digests they were found by; the orders and their steps stay."""
-    handle(made, virtualsms_v1(), virtualsms_v2(event="order.swapped", phone="+447700900999"))
-    done(made)
-    age(made, MONTH + SECOND)
-    purged = run(made)
+def test_numbers_are_deleted_after_a_month(runtime: Runtime) -> None:
+    """From every table, with their digests; orders and transitions stay."""
+    handle(runtime, virtualsms_v1(), virtualsms_v2(event="order.swapped", phone="+447700900999"))
+    finish_work(runtime)
+    age(runtime, MONTH + SECOND)
+    purged = purge(runtime)
     assert {name: purged[name] for name in ("code_numbers", "order_numbers")} == {
         "code_numbers": 1,
         "order_numbers": 1,
     }
-    code, order = only(made, Code), only(made, Order)
+    code, order = only_row(runtime, Code), only_row(runtime, Order)
     assert (code.phone_number, code.phone_digest) == (None, None)
     assert (order.phone_number, order.phone_digest) == (None, None)
-    assert everything(made, OrderNumber) == []
-    assert [event.body for event in everything(made, InboxEvent)] == [None, None]
-    assert everything(made, OrderTransition)
-    assert only(made, Confirmation).state == "done"
+    assert all_rows(runtime, OrderNumber) == []
+    assert [event.body for event in all_rows(runtime, InboxEvent)] == [None, None]
+    assert all_rows(runtime, OrderTransition)
+    assert only_row(runtime, Confirmation).state == "done"
 
 
-def test_an_order_that_is_heard_of_again_has_its_number_again(made: Runtime) -> None:
-    """A rental outlives the month: what is reported of it then is new."""
-    handle(made, virtualsms_v1())
-    done(made)
-    age(made, MONTH + SECOND)
-    run(made)
-    handle(made, virtualsms_v1(code="112233"))
-    assert only(made, Order).phone_number is not None
-    assert len(everything(made, OrderNumber)) == 1
+def test_a_number_reported_after_a_purge_is_stored(runtime: Runtime) -> None:
+    """A rental may outlive the month, and its later reports are new."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    age(runtime, MONTH + SECOND)
+    purge(runtime)
+    handle(runtime, virtualsms_v1(code="112233"))
+    assert only_row(runtime, Order).phone_number is not None
+    assert len(all_rows(runtime, OrderNumber)) == 1
 
 
-def test_a_repetition_of_what_was_purged_is_one_still(made: Runtime) -> None:
-    """The same webhook is a duplicate, and the same code under another id is told to nobody."""
+def test_duplicates_are_detected_after_a_purge(runtime: Runtime) -> None:
+    """The same webhook is a duplicate, and the same code under another id is not delivered."""
     first = virtualsms_v1()
-    handle(made, first)
-    done(made)
-    age(made, MONTH + SECOND)
-    run(made)
-    deliveries = len(everything(made, Delivery))
+    handle(runtime, first)
+    finish_work(runtime)
+    age(runtime, MONTH + SECOND)
+    purge(runtime)
+    deliveries = len(all_rows(runtime, Delivery))
 
-    handle(made, first, virtualsms_v1())
+    handle(runtime, first, virtualsms_v1())
 
-    assert len(everything(made, InboxEvent)) == 2
-    assert len(everything(made, Code)) == 1
-    assert len(everything(made, Delivery)) == deliveries
-    assert plain(made)[0] is None
+    assert len(all_rows(runtime, InboxEvent)) == 2
+    assert len(all_rows(runtime, Code)) == 1
+    assert len(all_rows(runtime, Delivery)) == deliveries
+    assert plain_fields(runtime)[0] is None
 
 
-def test_an_event_that_could_not_be_read_is_kept_for_the_month(made: Runtime) -> None:
+def test_a_failed_event_keeps_its_body_for_a_month(runtime: Runtime) -> None:
     """It can be replayed until then."""
-    handle(made, virtualsms_v1(order=""))
-    assert only(made, InboxEvent).state == "failed"
-    age(made, MONTH - 10 * SECOND)
-    assert run(made) == {}
-    age(made, MONTH + SECOND)
-    assert run(made) == {"bodies": 1}
+    handle(runtime, virtualsms_v1(order=""))
+    assert only_row(runtime, InboxEvent).state == "failed"
+    age(runtime, MONTH - 10 * SECOND)
+    assert purge(runtime) == {}
+    age(runtime, MONTH + SECOND)
+    assert purge(runtime) == {"bodies": 1}
 
 
 @pytest.mark.parametrize("work", [Delivery, Confirmation])
-def test_what_has_work_left_is_left_alone(
-    made: Runtime, work: type[Delivery] | type[Confirmation]
+def test_a_code_with_pending_work_stays(
+    runtime: Runtime, work: type[Delivery] | type[Confirmation]
 ) -> None:
-    """A code that is yet to be told, or to be settled, is there when that happens."""
-    handle(made, virtualsms_v1())
-    done(made)
-    (row,) = everything(made, work)
-    change(made, row, wake_at=now(made) + HOUR)
-    age(made, MONTH + SECOND)
-    run(made)
-    assert plain(made) == (
+    """A code stays until its delivery or confirmation is done."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    (row,) = all_rows(runtime, work)
+    change(runtime, row, wake_at=now(runtime) + HOUR)
+    age(runtime, MONTH + SECOND)
+    purge(runtime)
+    assert plain_fields(runtime) == (
         webhooks.CODE,
         f"Your telegram code is {webhooks.CODE}",
         webhooks.UK_PHONE,
     )
 
-    done(made)
-    run(made)
-    assert plain(made) == (None, None, None)
+    finish_work(runtime)
+    purge(runtime)
+    assert plain_fields(runtime) == (None, None, None)
 
 
-def test_an_event_that_waits_keeps_its_body(made: Runtime) -> None:
+def test_a_pending_event_keeps_its_body(runtime: Runtime) -> None:
     """However long the worker was away."""
-    receive(made, virtualsms_v1())
-    age(made, MONTH + SECOND)
-    assert run(made) == {}
-    assert only(made, InboxEvent).body is not None
+    receive(runtime, virtualsms_v1())
+    age(runtime, MONTH + SECOND)
+    assert purge(runtime) == {}
+    assert only_row(runtime, InboxEvent).body is not None
 
 
-def test_an_order_that_is_asked_for_keeps_its_number(made: Runtime) -> None:
-    """A rental is compared by it with what the provider says."""
-    handle(made, virtualsms_v2(event="order.swapped"))
-    order, at = only(made, Order), now(made)
+def test_a_polled_order_keeps_its_number(runtime: Runtime) -> None:
+    """Reconciliation compares it with the provider's answer."""
+    handle(runtime, virtualsms_v2(event="order.swapped"))
+    order, at = only_row(runtime, Order), now(runtime)
     row = reconciliation(order.order_id, at)
-    put(made, row)
-    age(made, MONTH + SECOND)
-    assert "order_numbers" not in run(made)
-    change(made, row, wake_at=None)
-    assert run(made)["order_numbers"] == 1
+    insert_row(runtime, row)
+    age(runtime, MONTH + SECOND)
+    assert "order_numbers" not in purge(runtime)
+    change(runtime, row, wake_at=None)
+    assert purge(runtime)["order_numbers"] == 1
 
 
 def reconciliation(order_id: str, at: object, *, id_: str = "R") -> Reconciliation:
-    """A row by which a provider is asked about an order."""
+    """A reconciliation row of an order."""
     return Reconciliation.model_validate(
         {
             "id": id_, "key": f"{ORDER}:virtualsms:{order_id}", "action": ORDER,
@@ -218,66 +218,66 @@ def reconciliation(order_id: str, at: object, *, id_: str = "R") -> Reconciliati
     )  # fmt: skip
 
 
-def put(made: Runtime, row: SQLModel) -> None:
-    """Write a row as it is."""
-    with made.database.transaction() as session:
+def insert_row(runtime: Runtime, row: SQLModel) -> None:
+    """Insert a row unchanged."""
+    with runtime.database.transaction() as session:
         session.connection().execute(insert(table_of(type(row))), [row.model_dump()])
 
 
-def test_the_trace_of_a_month_ago_goes(made: Runtime) -> None:
-    """Refusals, aliases, deliveries and watches that are over; those of open orders stay."""
-    handle(made, virtualsms_v2(event="order.swapped"))
-    past = now(made) - MONTH - HOUR
-    old, young = first_id(past), first_id(now(made))
+def test_old_rows_are_deleted_after_a_month(runtime: Runtime) -> None:
+    """Rejections, aliases, deliveries and reconciliations go, but not those of open orders."""
+    handle(runtime, virtualsms_v2(event="order.swapped"))
+    past = now(runtime) - MONTH - HOUR
+    old, young = first_id(past), first_id(now(runtime))
     for name, id_ in (("old", old), ("young", young)):
-        with planning(made.database) as planner:
-            planner.deliveries_of(["slack"], "balance.low", event_id=name)
-        put(made, EventAlias(id=id_, first_id="E"))
-        put(made, RejectedRequest(
+        with planning(runtime.database) as planner:
+            planner.plan_deliveries(["slack"], "balance.low", event_id=name)
+        insert_row(runtime, EventAlias(id=id_, first_id="E"))
+        insert_row(runtime, RejectedRequest(
             id=id_, at=past, provider="virtualsms", status=401, reason="r", origin=b"sealed"
         ))  # fmt: skip
-    first, second = everything(made, Delivery)
-    change(made, first, id=old, wake_at=None)
-    for number, order_id in enumerate((only(made, Order).order_id, "ended")):
+    first, second = all_rows(runtime, Delivery)
+    change(runtime, first, id=old, wake_at=None)
+    for number, order_id in enumerate((only_row(runtime, Order).order_id, "ended")):
         row = reconciliation(order_id, past, id_=f"{old[:-1]}{number}")
-        put(made, row)
-        change(made, row, wake_at=None)
+        insert_row(runtime, row)
+        change(runtime, row, wake_at=None)
 
-    assert run(made) == {"rejections": 1, "aliases": 1, "deliveries": 1, "reconciliations": 1}
-    assert [row.id for row in everything(made, Delivery)] == [second.id]
-    assert [row.id for row in everything(made, EventAlias)] == [young]
-    assert [row.id for row in everything(made, RejectedRequest)] == [young]
-    assert only(made, Reconciliation).order_id == only(made, Order).order_id
+    assert purge(runtime) == {"rejections": 1, "aliases": 1, "deliveries": 1, "reconciliations": 1}
+    assert [row.id for row in all_rows(runtime, Delivery)] == [second.id]
+    assert [row.id for row in all_rows(runtime, EventAlias)] == [young]
+    assert [row.id for row in all_rows(runtime, RejectedRequest)] == [young]
+    assert only_row(runtime, Reconciliation).order_id == only_row(runtime, Order).order_id
 
 
-def test_a_delivery_that_waits_is_never_dropped(made: Runtime) -> None:
+def test_a_pending_delivery_is_never_deleted(runtime: Runtime) -> None:
     """However old it is."""
-    with planning(made.database) as planner:
-        planner.deliveries_of(["slack"], "balance.low", event_id="E")
-    change(made, only(made, Delivery), id=first_id(now(made) - MONTH - HOUR))
-    assert run(made) == {}
-    assert only(made, Delivery).state == "pending"
+    with planning(runtime.database) as planner:
+        planner.plan_deliveries(["slack"], "balance.low", event_id="E")
+    change(runtime, only_row(runtime, Delivery), id=first_id(now(runtime) - MONTH - HOUR))
+    assert purge(runtime) == {}
+    assert only_row(runtime, Delivery).state == "pending"
 
 
-def test_many_ticks_at_once_take_each_row_once(
-    made: Runtime, monkeypatch: pytest.MonkeyPatch
+def test_concurrent_purges_count_each_row_once(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In several batches each, with nothing left and nothing counted twice."""
+    """With several batches each, nothing is left and nothing is counted twice."""
     monkeypatch.setattr(retention, "BATCH", 4)
-    handle(made, *(virtualsms_v1(order=f"ord_{each}") for each in range(20)))
-    done(made)
-    age(made, MONTH + SECOND)
-    while_others = [*at_once([lambda: run(made)] * 3), run(made)]
+    handle(runtime, *(virtualsms_v1(order=f"ord_{each}") for each in range(20)))
+    finish_work(runtime)
+    age(runtime, MONTH + SECOND)
+    results = [*at_once([lambda: purge(runtime)] * 3), purge(runtime)]
     for kind in ("codes", "code_bodies", "code_numbers", "order_numbers"):
-        assert sum(each.get(kind, 0) for each in while_others) == 20
-    assert everything(made, OrderNumber) == []
-    assert run(made) == {}
+        assert sum(each.get(kind, 0) for each in results) == 20
+    assert all_rows(runtime, OrderNumber) == []
+    assert purge(runtime) == {}
 
 
 @on_sqlite
-def test_to_find_nothing_reads_no_table(made: Runtime) -> None:
-    """Each rule is answered from an index, or from the little that is left of a month ago."""
-    with made.database.reading() as session:
+def test_rules_scan_no_table(runtime: Runtime) -> None:
+    """An index answers each rule."""
+    with runtime.database.reading() as session:
         for rule in retention._rules(clock.now(), clock.now()):
             looked = select(rule.table.c.id).where(rule.due).limit(1)
             words = str(looked.compile(
@@ -290,65 +290,65 @@ def test_to_find_nothing_reads_no_table(made: Runtime) -> None:
 
 
 @on_sqlite
-def test_the_files_hold_nothing_of_what_went(made: Runtime) -> None:
-    """Not one sealed value is found in the database's file or its log, once it was purged."""
-    handle(made, *(virtualsms_v1(order=f"ord_{each}", text="x" * 900) for each in range(120)))
-    done(made)
+def test_the_files_keep_no_deleted_value(runtime: Runtime) -> None:
+    """No purged value is left in the database's file or its log."""
+    handle(runtime, *(virtualsms_v1(order=f"ord_{each}", text="x" * 900) for each in range(120)))
+    finish_work(runtime)
     canaries = [
         sealed
-        for code in everything(made, Code)
+        for code in all_rows(runtime, Code)
         for sealed in (code.code, code.text, code.phone_number)
         if sealed is not None
     ]
-    canaries += [event.body for event in everything(made, InboxEvent) if event.body]
-    canaries += [row.phone_number for row in everything(made, OrderNumber) if row.phone_number]
+    canaries += [event.body for event in all_rows(runtime, InboxEvent) if event.body]
+    canaries += [row.phone_number for row in all_rows(runtime, OrderNumber) if row.phone_number]
     assert len(canaries) == 5 * 120
-    assert all(map(found_in_files(made), canaries))
-    age(made, MONTH + SECOND)
-    run(made)
-    assert not any(map(found_in_files(made), canaries))
+    assert all(map(found_in_files(runtime), canaries))
+    age(runtime, MONTH + SECOND)
+    purge(runtime)
+    assert not any(map(found_in_files(runtime), canaries))
 
 
-def found_in_files(made: Runtime) -> Callable[[bytes], bool]:
-    """Whether the database's files hold the beginning of a sealed value, which fits on a page."""
-    path = Path(made.database.engine.url.database or "")
-    held = b"".join(each.read_bytes() for each in sorted(path.parent.glob(f"{path.name}*")))
-    return lambda sealed: sealed[:40] in held
+def found_in_files(runtime: Runtime) -> Callable[[bytes], bool]:
+    """A predicate: the database's files contain the start of a value, which fits on one page."""
+    path = Path(runtime.database.engine.url.database or "")
+    contents = b"".join(each.read_bytes() for each in sorted(path.parent.glob(f"{path.name}*")))
+    return lambda sealed: sealed[:40] in contents
 
 
 @on_sqlite
-def test_a_reader_holds_up_nobody(made: Runtime) -> None:
-    """Retention is done while somebody reads, and says that the log is not empty."""
-    handle(made, virtualsms_v1())
-    done(made)
-    with made.database.reading() as session:
+def test_a_reader_does_not_block_retention(runtime: Runtime) -> None:
+    """Retention completes during a read, and the log is reported as not truncated."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    with runtime.database.reading() as session:
         session.connection().execute(select(INBOX.c.id)).first()
-        age(made, DAY + SECOND)
-        assert run(made)["codes"] == 1
-        assert not made.database.empty_log(patience=0.1)
-    assert made.database.empty_log(patience=0.1)
+        age(runtime, DAY + SECOND)
+        assert purge(runtime)["codes"] == 1
+        assert not runtime.database.truncate_wal(timeout=0.1)
+    assert runtime.database.truncate_wal(timeout=0.1)
 
 
 @on_sqlite
-def test_the_tick_does_it(made: Runtime) -> None:
-    """The task is on the beat's schedule, and purges by the settings of the environment."""
-    handle(made, virtualsms_v1())
-    done(made)
-    age(made, DAY + SECOND)
+def test_the_scheduled_task_purges(runtime: Runtime) -> None:
+    """The task is on the beat schedule and uses the settings of the environment."""
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    age(runtime, DAY + SECOND)
     try:
         tasks.purge()
     finally:
         process.close()
-    assert plain(made)[0] is None
+    assert plain_fields(runtime)[0] is None
     schedule = celery_app.make_app().conf.beat_schedule
     assert schedule["purge"]["task"] == tasks.purge.name
 
 
-def test_a_shorter_retention(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables say how long."""
+def test_a_shorter_retention(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables set the periods."""
     monkeypatch.setenv("RETENTION_CODES", "90m")
-    handle(made, virtualsms_v1())
-    done(made)
-    age(made, 91 * 60 * SECOND)
-    assert run(made) == {}
-    assert retention.purge(made.database, load(RetentionSettings))["codes"] == 1
+    handle(runtime, virtualsms_v1())
+    finish_work(runtime)
+    age(runtime, 91 * 60 * SECOND)
+    assert purge(runtime) == {}
+    assert retention.purge(runtime.database, load(RetentionSettings))["codes"] == 1

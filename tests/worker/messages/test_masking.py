@@ -1,4 +1,4 @@
-"""What is left of a secret."""
+"""Masked forms of secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.messages import masking
     [("483921", "48••••"), ("G-559310", "G-••••••"), ("1234", "1•••"), ("123", "•••"), ("", "")],
 )
 def test_masked_codes(code: str, masked: str) -> None:
-    """Two characters of six are shown, and none of three."""
+    """Two characters of six are visible, and none of three."""
     assert masking.code(code) == masked
 
 
@@ -27,10 +27,10 @@ def test_masked_codes(code: str, masked: str) -> None:
     ],
 )
 def test_masked_numbers(phone: str, masked: str) -> None:
-    """Country and ending are shown of a long number, nothing of a short one."""
+    """Both ends of a long number are visible, nothing of a short one."""
     assert masking.phone(phone) == masked
 
 
-def test_hidden_text_tells_not_even_its_length() -> None:
-    """Every text looks the same."""
+def test_hidden_text_does_not_show_its_length() -> None:
+    """Every text has the same masked form."""
     assert masking.hidden("483921") == masking.hidden("") == "••••••••"

@@ -1,4 +1,4 @@
-"""Templates of one's own: what they may do, and how one is told that they cannot work."""
+"""Custom templates: what they may do, and the errors of those that cannot work."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ SMS = EVERY[0]
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Templates of a user's: ``title_txt`` stands for ``title.txt``."""
+    """Write custom templates: ``title_txt`` stands for ``title.txt``."""
     for name, text in files.items():
         (folder / ".".join(name.rsplit("_", 1))).write_text(text, "utf-8")
     return folder
 
 
-def test_the_built_in_words_hold_every_fact() -> None:
-    """Of one notification and of several, as text and as HTML."""
+def test_built_in_templates_show_every_field() -> None:
+    """For one notification and for several, as text and as HTML."""
     texts = Texts()
-    for said in (texts.text(EVERY), texts.html(EVERY), texts.body(SMS), texts.html([SMS])):
+    for rendered in (texts.text(EVERY), texts.html(EVERY), texts.body(SMS), texts.html([SMS])):
         for fact in ("123456", "telegram", "ord_example", "+447700900123", "not verified"):
-            assert fact in said
-        assert "12:20 UTC, 19 min left" in said
+            assert fact in rendered
+        assert "12:20 UTC, 19 min left" in rendered
     assert texts.heading(EVERY) == "2 codes, 2 notices · telegram"
     assert texts.heading([SMS]) == texts.summary(SMS) == texts.title(SMS)
-    assert texts.summary(EVERY[2]).endswith(": The order was given up.")
+    assert texts.summary(EVERY[2]).endswith(": The order was cancelled.")
 
 
 def test_a_title_is_the_same_with_a_template_as_without(tmp_path: Path) -> None:
-    """Nobody who has templates of their own for other words sees another title."""
+    """A directory without a title template does not change the title."""
     of_templates = Texts.of(tmp_path)
     assert [of_templates.title(each) for each in EVERY] == [Texts().title(each) for each in EVERY]
 
 
-def test_a_heading_names_few_services_and_says_what_is_late() -> None:
-    """However many there are, it is one line."""
+def test_a_heading_names_few_services_and_late_codes() -> None:
+    """It is one line for any number of notifications."""
     services = [replace(SMS, service=f"service{n}", marks=("late",)) for n in range(7)]
     assert Texts().heading(services) == (
         "7 late codes · service0, service1, service2, service3, service4 and 2 more"
@@ -50,14 +50,14 @@ def test_a_heading_names_few_services_and_says_what_is_late() -> None:
     assert Texts().heading([SMS, replace(SMS, marks=("late",))]) == "2 codes · telegram"
 
 
-def test_a_long_code_is_whole_where_several_are_told() -> None:
-    """Its title has no room for it."""
+def test_a_long_code_is_whole_among_several() -> None:
+    """The title cuts it, the body does not."""
     code = "x" * 200
     assert code in Texts().text([SMS, replace(SMS, code=code)])
 
 
-def test_own_templates_come_first(tmp_path: Path) -> None:
-    """And may build upon the built-in ones, and include files beside them."""
+def test_custom_templates_override_built_in_ones(tmp_path: Path) -> None:
+    """They may include built-in ones, and files beside them."""
     write(
         tmp_path,
         title_txt="QA: {{ code or type }}",
@@ -88,24 +88,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize("place", WRONG)
-def test_what_cannot_work_is_said_at_the_start(tmp_path: Path, place: str) -> None:
-    """With file and line, so that a person knows where to look."""
+def test_template_errors_are_found_at_the_start(tmp_path: Path, place: str) -> None:
+    """With file and line."""
     name, _, _ = place.partition(":")
     (tmp_path / name).write_text(WRONG[place], "utf-8")
     with pytest.raises(ConfigurationError) as refused:
         Texts.of(tmp_path)
-    said = str(refused.value)
-    assert said.startswith(f"{tmp_path}/{place}: ")
-    assert len(said) > len(f"{tmp_path}/{place}: ") + 5
-    assert "\n" not in said
+    rendered = str(refused.value)
+    assert rendered.startswith(f"{tmp_path}/{place}: ")
+    assert len(rendered) > len(f"{tmp_path}/{place}: ") + 5
+    assert "\n" not in rendered
 
 
-def test_a_directory_that_is_none(tmp_path: Path) -> None:
-    """Nor are a misspelt name and a file that is no text let pass."""
-    with pytest.raises(ConfigurationError, match="wants a directory"):
+def test_wrong_directories_and_files(tmp_path: Path) -> None:
+    """A missing directory, a misspelt name and a binary file are errors."""
+    with pytest.raises(ConfigurationError, match="not a directory"):
         Texts.of(tmp_path / "nowhere")
     (tmp_path / "titel.txt").write_text("x", "utf-8")
-    with pytest.raises(ConfigurationError, match=r"titel\.txt: wants one of the names title\.txt"):
+    with pytest.raises(ConfigurationError, match=r"titel\.txt: unknown template; name it title"):
         Texts.of(tmp_path)
     (tmp_path / "titel.txt").rename(tmp_path / "title.txt")
     (tmp_path / "title.txt").write_bytes(b"\xff\xfe")
@@ -113,8 +113,8 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
         Texts.of(tmp_path)
 
 
-def test_a_template_that_fails_later_keeps_no_code_from_people(tmp_path: Path) -> None:
-    """The built-in words are said instead, and the log says which template it was."""
+def test_a_template_that_fails_later_prevents_no_delivery(tmp_path: Path) -> None:
+    """The built-in template is used instead, and the log names the template."""
     texts = Texts.of(
         write(tmp_path, title_txt="{% if code == '1' %}{{ 1 // 0 }}{% else %}ok{% endif %}")
     )
@@ -125,8 +125,8 @@ def test_a_template_that_fails_later_keeps_no_code_from_people(tmp_path: Path) -
     assert line["error"] == "ZeroDivisionError"
 
 
-def test_a_title_is_one_line_whatever_the_template_says(tmp_path: Path) -> None:
-    """And never empty."""
+def test_a_custom_title_is_one_line(tmp_path: Path) -> None:
+    """It is cut to its limit, and never empty."""
     texts = Texts.of(
         write(tmp_path, title_txt="{% if code %}a\n\x1b[31mb{{ 'x' * 999 }}{% endif %}")
     )
@@ -135,8 +135,8 @@ def test_a_title_is_one_line_whatever_the_template_says(tmp_path: Path) -> None:
     assert texts.title(EVERY[1]) == Texts().title(EVERY[1])
 
 
-def test_html_of_a_stranger_stays_text(tmp_path: Path) -> None:
-    """In the built-in template, and in one's own."""
+def test_untrusted_html_is_escaped(tmp_path: Path) -> None:
+    """In the built-in template, and in a custom one."""
     hostile = replace(
         SMS, text="<script>alert(1)</script>", service='"><img src=x>', code="<b>1</b>"
     )
@@ -144,8 +144,8 @@ def test_html_of_a_stranger_stays_text(tmp_path: Path) -> None:
         write(tmp_path, message_html="{% for n in notifications %}{{ n.text }}{% endfor %}")
     )
     for texts in (Texts(), own):
-        for said in (texts.html([hostile]), texts.html([hostile, SMS])):
-            assert "<script" not in said
-            assert "<img" not in said
-            assert "<b>1" not in said
-            assert "&lt;script&gt;" in said
+        for rendered in (texts.html([hostile]), texts.html([hostile, SMS])):
+            assert "<script" not in rendered
+            assert "<img" not in rendered
+            assert "<b>1" not in rendered
+            assert "&lt;script&gt;" in rendered

@@ -1,4 +1,4 @@
-"""The words that all destinations share."""
+"""The texts that all destinations share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ANYTHING = st.text(st.characters(exclude_categories=[]))
 @settings(deadline=None)  # a busy machine is no fault
 @given(ANYTHING)
 def test_plain_is_one_visible_line(text: str) -> None:
-    """Whatever goes in, one line without invisible characters comes out, and UTF-8 takes it."""
+    """Any text becomes one line without invisible characters that can be encoded as UTF-8."""
     cleaned = messages.plain(text)
 
     categories = {unicodedata.category(character) for character in cleaned}
@@ -46,7 +46,7 @@ def test_plain_is_one_visible_line(text: str) -> None:
 @settings(deadline=None)  # a busy machine is no fault
 @given(ANYTHING)
 def test_paragraphs_break_lines_only_by_newlines(text: str) -> None:
-    """Whatever goes in, a newline is the only invisible character that comes out."""
+    """In the result, a newline is the only invisible character."""
     cleaned = messages.paragraphs(text)
 
     assert not {unicodedata.category(c) for c in cleaned.replace("\n", "")} & {"Cc", "Cf", "Cs"}
@@ -67,12 +67,12 @@ def test_paragraphs_break_lines_only_by_newlines(text: str) -> None:
     ],
 )
 def test_plain_examples(text: str, expected: str) -> None:
-    """Visible text stays as it is, and each kind of invisible text goes its own way."""
+    """Visible text is unchanged; each kind of invisible text has its own rule."""
     assert messages.plain(text) == expected
 
 
 def test_paragraphs_keep_lines() -> None:
-    """An SMS of several lines stays one, without a flood of blank lines."""
+    """Line breaks stay, except those of repeated blank lines."""
     assert messages.paragraphs("\r\none\r\n\n\n\n\ntwo  three\n") == "one\n\ntwo three"
 
 
@@ -101,12 +101,12 @@ def test_shorten_keeps_the_limit(text: str, limit: int) -> None:
     ],
 )
 def test_title(change: dict[str, Any], expected: str) -> None:
-    """The title begins with what happened, and says for what."""
+    """The title says what happened, and for which service and order."""
     assert messages.title(replace(SMS, **change)) == expected
 
 
-def test_title_is_short_whatever_strangers_send() -> None:
-    """Facts of any length make a title that fits into a subject, with the mark still in it."""
+def test_title_is_short_whatever_the_fields_hold() -> None:
+    """Fields of any length make a title that fits a subject and still has its marks."""
     flood = "x" * 10_000
     long = replace(SMS, code=flood, service=flood, order_id=flood, marks=("repeated", flood))
 
@@ -130,12 +130,12 @@ def test_summary_of_notices(kind: str, expected: str) -> None:
 
 
 def test_summary_of_an_sms_is_its_title() -> None:
-    """An SMS has no detail, so its summary adds nothing, least of all the text."""
+    """An SMS has no detail, so its summary is its title, without the text."""
     assert messages.Texts().summary(SMS) == messages.title(SMS)
 
 
 def test_fields_are_the_known_facts() -> None:
-    """Every fact that is known is listed in order, and no other."""
+    """Every known field is listed in order, and no other."""
     assert messages.fields(SMS) == [
         ("Service", "telegram"),
         ("Number", "+447700900123"),
@@ -157,7 +157,7 @@ def test_fields_are_the_known_facts() -> None:
     ],
 )
 def test_timestamp_is_utc(moment: datetime) -> None:
-    """A moment of any zone, or of none, is written as UTC."""
+    """A time of any zone, or of none, is written as UTC."""
     assert messages.timestamp(moment) == "2025-11-22T07:51:02Z"
 
 

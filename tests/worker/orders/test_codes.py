@@ -1,4 +1,4 @@
-"""Codes: kept once for each order, sealed."""
+"""Codes: stored once per order, sealed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from receiver.events import SmsReceived
 from tests.support.stores import Store
 from tests.support.webhooks import CODE, UK_PHONE
-from tests.worker.support import at_once, change, everything, fetch, now, only
+from tests.worker.support import all_rows, at_once, change, fetch, now, only_row
 from worker.orders import codes
 from worker.orders.codes import KnownCode
 from worker.schema.models import Code
@@ -25,36 +25,36 @@ SMS = SmsReceived(
 )
 
 
-def keep(store: Store, event: SmsReceived, event_id: str, state: str = READY) -> Code:
-    """Keep a code in a transaction of its own."""
+def insert(store: Store, event: SmsReceived, event_id: str, state: str = READY) -> Code:
+    """Insert or find a code in one transaction."""
     with store.database.transaction() as session:
         reports = [codes.ReportedCode(event, event_id, state)]
-        (kept,) = codes.keep(session, store.vault, reports, now=now(store))
-    code = fetch(store, Code, kept.id)
-    assert kept == KnownCode(*(getattr(code, name) for name in KnownCode.__slots__))
+        (known,) = codes.insert_or_find(session, store.vault, reports, now=now(store))
+    code = fetch(store, Code, known.id)
+    assert known == KnownCode(*(getattr(code, name) for name in KnownCode.__slots__))
     return code
 
 
-def test_a_code_is_kept_sealed(store: Store) -> None:
-    """It opens to what was reported, and nothing of it lies open in its row."""
-    kept = keep(store, SMS, "E1", HELD)
+def test_a_code_is_stored_sealed(store: Store) -> None:
+    """It opens to what was reported, and its row has no secret in plain text."""
+    code = insert(store, SMS, "E1", HELD)
 
     opened = {
-        column: codes.open_field(store.vault, kept, column)
+        column: codes.open_field(store.vault, code, column)
         for column in ("code", "text", "phone_number")
     }
     assert opened == {"code": CODE, "text": SMS.text, "phone_number": UK_PHONE}
-    assert (kept.state, kept.verified, kept.event_id) == (HELD, None, "E1")
-    assert (kept.service, kept.country) == ("telegram", "GB")
-    row = repr(only(store, Code).model_dump())
+    assert (code.state, code.verified, code.event_id) == (HELD, None, "E1")
+    assert (code.service, code.country) == ("telegram", "GB")
+    row = repr(only_row(store, Code).model_dump())
     assert CODE not in row
     assert UK_PHONE not in row
 
 
-def test_a_second_report_gets_the_first_ones_row(store: Store) -> None:
-    """Nothing of the first report changes."""
-    first = keep(store, SMS, "E1")
-    second = keep(store, replace(SMS, text="other words", service="whatsapp"), "E2", HELD)
+def test_a_second_report_finds_the_first_row(store: Store) -> None:
+    """It changes nothing in the row."""
+    first = insert(store, SMS, "E1")
+    second = insert(store, replace(SMS, text="other words", service="whatsapp"), "E2", HELD)
 
     assert second == first
     assert second.event_id == "E1"
@@ -69,22 +69,22 @@ def test_codes_differ_by_provider_order_and_code(store: Store) -> None:
         replace(SMS, provider="daisysim"),
     ]
 
-    assert len({keep(store, event, "E1").id for event in events}) == 4
+    assert len({insert(store, event, "E1").id for event in events}) == 4
 
 
-def test_reports_at_once_keep_one_code(store: Store) -> None:
-    """All of them get the same row, and it is one of theirs."""
-    kept = at_once([partial(keep, store, SMS, f"E{each}") for each in range(6)])
+def test_concurrent_reports_insert_one_code(store: Store) -> None:
+    """All of them get the same row."""
+    found = at_once([partial(insert, store, SMS, f"E{each}") for each in range(6)])
 
-    assert {code.id for code in kept} == {only(store, Code).id}
+    assert {code.id for code in found} == {only_row(store, Code).id}
 
 
-def test_a_code_without_words_has_none(store: Store) -> None:
-    """What was not reported, or was purged, opens to nothing."""
+def test_a_code_without_a_text_has_none(store: Store) -> None:
+    """A field that was not reported, or was purged, opens to None."""
     bare = replace(SMS, text=None, phone_number=None, service=None, country=None)
-    kept = keep(store, bare, "E1")
-    assert codes.open_field(store.vault, kept, "text") is None
-    assert kept.phone_digest is None
+    code = insert(store, bare, "E1")
+    assert codes.open_field(store.vault, code, "text") is None
+    assert code.phone_digest is None
 
-    change(store, kept, code=None)
-    assert codes.open_field(store.vault, everything(store, Code)[0], "code") is None
+    change(store, code, code=None)
+    assert codes.open_field(store.vault, all_rows(store, Code)[0], "code") is None

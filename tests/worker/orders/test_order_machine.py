@@ -1,4 +1,4 @@
-"""One order's events in any order, repetition and batch, with replays and calls in between."""
+"""One order's events in any sequence, repeated and batched, with replays and calls between."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from worker.schema.models import Code, Confirmation, Delivery, Order, OrderNumbe
 START = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 FIRST, SECOND, THIRD, FOURTH = (f"+44770090000{digit}" for digit in range(1, 5))
 MOST_TIMES = 3
-# Agreed with the outside, from the least to the furthest.
+# From lowest to furthest, as documented.
 RANKS = ("created", "waiting", "expired", "cancelled", "received", "confirmed")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Something that can happen to the order, as the provider tells of it."""
+    """One kind of event about the order, as the provider reports it."""
 
     event: str
     state: str
@@ -61,7 +61,7 @@ class Kind:
 
     @property
     def swaps(self) -> bool:
-        """Whether it gives the order its number."""
+        """Whether it is a swap, whose number outranks others."""
         return self.event == "order.swapped"
 
 
@@ -81,14 +81,14 @@ _orders = count(1)
 
 @dataclass(frozen=True)
 class Sent:
-    """An event as it was stored; a later one has the greater ``place``."""
+    """A stored event; ``position`` counts the stored events."""
 
     kind: Kind
-    place: int
+    position: int
 
 
 class Provider:
-    """The far side: it charges an order as often as it is asked to, and may be cut off then."""
+    """The provider: each call charges the order, and the answer may be cut off."""
 
     def __init__(self, world: World) -> None:
         self.charged: Counter[str] = Counter()
@@ -108,11 +108,11 @@ class Provider:
 
 
 class OrderMachine(RuleBasedStateMachine):
-    """The real handlers, and beside them what an order must come to whatever its sequence."""
+    """Runs the real handlers, and checks the order against the expected result."""
 
-    def __init__(self, made: Runtime, provider: Provider) -> None:
+    def __init__(self, runtime: Runtime, provider: Provider) -> None:
         super().__init__()
-        self.made, self.provider = made, provider
+        self.runtime, self.provider = runtime, provider
         self.order = f"ord_{next(_orders)}"
         self.times: Counter[str] = Counter()
         self.sent: dict[str, Sent] = {}
@@ -121,12 +121,12 @@ class OrderMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(KINDS)), same=st.booleans())
     def send(self, name: str, same: bool) -> None:
-        """The provider tells of something, once more under the same id or under a new one."""
+        """The provider reports an event, repeated under the same event id or under a new one."""
         if self.times[name] == MOST_TIMES:
             return
         self.times[name] += 1
         number = 1 if same else self.times[name]
-        (event_id,) = receive(self.made, self._webhook(KINDS[name], f"{name} {number}"))
+        (event_id,) = receive(self.runtime, self._webhook(KINDS[name], f"{name} {number}"))
         if event_id not in self.sent:
             self.sent[event_id] = Sent(KINDS[name], len(self.sent))
         self.waiting.append(event_id)
@@ -146,50 +146,50 @@ class OrderMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def handle(self, data: st.DataObject) -> None:
-        """A batch of what is stored, in whichever sequence its messages come."""
+        """Handle a batch of stored events, in any sequence."""
         waiting = data.draw(st.permutations(self.waiting))
         size = data.draw(st.integers(min_value=1, max_value=len(waiting)))
         self._handle(waiting[:size])
 
     def _handle(self, ids: list[str]) -> None:
-        handling.handle(self.made, ids)
+        handling.handle(self.runtime, ids)
         self.waiting = [each for each in self.waiting if each not in ids]
         self.handled += [each for each in dict.fromkeys(ids) if each not in self.handled]
 
     @precondition(lambda self: self.handled)
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
-        """An operator has an event handled again."""
+        """An operator replays an event."""
         event_id = data.draw(st.sampled_from(self.handled))
-        with self.made.database.transaction() as session:
-            operator_actions.replay(session, event_id, now=self.made.database.now(session))
-        handling.handle(self.made, [event_id])
+        with self.runtime.database.transaction() as session:
+            operator_actions.replay(session, event_id, now=self.runtime.database.now(session))
+        handling.handle(self.runtime, [event_id])
 
     @rule(cuts=st.booleans())
     def confirm(self, cuts: bool) -> None:
-        """The sender does what is planned, and may not hear what became of it."""
+        """The sender makes the planned calls, and may not get the answer."""
         self.provider.cuts = cuts
-        settle(self.made, *(row for row in self._confirmations() if row.wake_at is not None))
+        settle(self.runtime, *(row for row in self._confirmations() if row.wake_at is not None))
 
     @precondition(lambda self: self.handled)
     @invariant()
     def is_whole(self) -> None:
-        """What was handled so far counts, and nothing else."""
+        """The order is what the events handled so far make of it."""
         seen = [self.sent[each] for each in self.handled]
         order = self._order()
         states = [each.kind.state for each in seen]
         if self._charged and self._confirmations()[0].state == "done":
             states.append("confirmed")
         assert order.status == max(states, key=RANKS.index)
-        latest = max(seen, key=lambda each: (each.kind.swaps, each.kind.minute, each.place))
+        latest = max(seen, key=lambda each: (each.kind.swaps, each.kind.minute, each.position))
         assert self._open(order, "orders") == latest.kind.phone
-        self._numbers_are_kept(order, seen)
-        self._codes_are_kept(seen)
+        self._numbers_are_stored(order, seen)
+        self._codes_are_stored(seen)
         self._is_charged_once(seen)
-        self._steps_are_kept(order)
+        self._steps_are_stored(order)
 
-    def _numbers_are_kept(self, order: Order, seen: list[Sent]) -> None:
-        with self.made.database.reading() as session:
+    def _numbers_are_stored(self, order: Order, seen: list[Sent]) -> None:
+        with self.runtime.database.reading() as session:
             rows = session.exec(
                 select(OrderNumber).where(col(OrderNumber.order_ref) == order.id)
             ).all()
@@ -197,13 +197,13 @@ class OrderMachine(RuleBasedStateMachine):
             {each.kind.phone for each in seen}
         )
 
-    def _codes_are_kept(self, seen: list[Sent]) -> None:
-        """None lost, on the number it came on, and a delivery for each destination."""
+    def _codes_are_stored(self, seen: list[Sent]) -> None:
+        """None is lost, each has its number, and one delivery per destination."""
         reported = {each.kind.code: each.kind.phone for each in seen if each.kind.code}
-        assert sorted(code_of(self.made, self.order)) == sorted(reported)
-        with self.made.database.reading() as session:
+        assert sorted(code_of(self.runtime, self.order)) == sorted(reported)
+        with self.runtime.database.reading() as session:
             codes = session.exec(select(Code).where(col(Code.order_id) == self.order)).all()
-            told = session.exec(
+            deliveries = session.exec(
                 select(Delivery.code_id, Delivery.destination).where(
                     col(Delivery.code_id).in_([code.id for code in codes])
                 )
@@ -211,22 +211,22 @@ class OrderMachine(RuleBasedStateMachine):
         assert sorted(filter(None, (self._open(code, "codes") for code in codes))) == sorted(
             reported.values()
         )
-        assert Counter(told) == {(code.id, name): 1 for code in codes for name in "ab"}
+        assert Counter(deliveries) == {(code.id, name): 1 for code in codes for name in "ab"}
 
     def _is_charged_once(self, seen: list[Sent]) -> None:
-        """At most; and something was planned unless it was known to be confirmed before."""
+        """At most once; a confirmation is planned unless the order was known to be confirmed."""
         actions = [row.action for row in self._confirmations()]
         assert actions in ([], ["confirm"])
-        assert self._charged <= len(actions)  # nobody pays twice, though an answer may be lost
+        assert self._charged <= len(actions)  # never charged twice, though an answer may be lost
         states = {each.kind.state for each in seen}
         if "received" not in states:
             assert actions == []
         elif "confirmed" not in states:
             assert actions == ["confirm"]
 
-    def _steps_are_kept(self, order: Order) -> None:
-        """They are a chain to the order's state; each has its event, and each swap one step."""
-        with self.made.database.reading() as session:
+    def _steps_are_stored(self, order: Order) -> None:
+        """They lead to the order's state; each has its own event, and each swap one step."""
+        with self.runtime.database.reading() as session:
             steps = session.exec(
                 select(OrderTransition)
                 .where(col(OrderTransition.order_ref) == order.id)
@@ -242,58 +242,58 @@ class OrderMachine(RuleBasedStateMachine):
         assert set(theirs) <= set(self.handled)
         swaps = {each for each in self.handled if self.sent[each].kind.swaps}
         assert {step.event_id for step in steps if step.kind == "swapped"} == swaps
-        said = {self.sent[each].kind.state for each in self.handled}
-        told = {step.kind for step in steps} | {step.to_status for step in steps}
-        assert {"cancelled", "expired"} & said <= told | {order.status}
+        reported = {self.sent[each].kind.state for each in self.handled}
+        recorded = {step.kind for step in steps} | {step.to_status for step in steps}
+        assert {"cancelled", "expired"} & reported <= recorded | {order.status}
 
     @property
     def _charged(self) -> int:
         return self.provider.charged[self.order]
 
     def _order(self) -> Order:
-        with self.made.database.reading() as session:
+        with self.runtime.database.reading() as session:
             order = orders.find(session, "virtualsms", self.order)
         assert order is not None
         return order
 
     def _confirmations(self) -> list[Confirmation]:
         chosen = select(Confirmation).where(col(Confirmation.order_id) == self.order)
-        with self.made.database.reading() as session:
+        with self.runtime.database.reading() as session:
             return list(session.exec(chosen))
 
     def _open(self, row: Order | OrderNumber | Code, table: str) -> str | None:
-        return self.made.vault.open_text(
+        return self.runtime.vault.open_text(
             row.phone_number, table=table, column="phone_number", row=row.id
         )
 
     def teardown(self) -> None:
-        """Whatever is left is handled in the end, and every event has come to an end."""
+        """The remaining events are handled, and every event is in its end state."""
         if not self.sent:
             return
         if self.waiting:
             self._handle(self.waiting)
         self.is_whole()
-        with self.made.database.reading() as session:
+        with self.runtime.database.reading() as session:
             chosen = select(InboxEvent.state).where(col(InboxEvent.id).in_(self.sent))
             assert set(session.exec(chosen)) == {"handled"}
 
 
-def test_any_sequence_of_an_orders_events_comes_to_the_same(
+def test_any_sequence_of_an_orders_events_leads_to_the_same_order(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The furthest state, the latest swap's number; no code lost, told or charged for twice."""
-    # The machine itself says what is handled when: nothing is taken along.
+    """Furthest state, latest number; no code lost or delivered twice, no order charged twice."""
+    # The machine chooses what is handled: batches are not filled up with other events.
     monkeypatch.setattr(handling, "_NEXT", handling._NEXT.where(false()))
-    made = world.connect(virtualsms=True, slack=True, VIRTUALSMS_RATE_LIMIT="1000000")
-    made = with_destinations(
-        made, slack_at(made, "a", world.slack), slack_at(made, "b", world.slack)
+    runtime = world.connect(virtualsms=True, slack=True, VIRTUALSMS_RATE_LIMIT="1000000")
+    runtime = with_destinations(
+        runtime, slack_at(runtime, "a", world.slack), slack_at(runtime, "b", world.slack)
     )
     provider = Provider(world)
-    many = examples(15 if made.database.is_postgresql else 30)
+    many = examples(15 if runtime.database.is_postgresql else 30)
     tried = settings(
         max_examples=many,
         stateful_step_count=24,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(partial(OrderMachine, made, provider), settings=tried)  # type: ignore[arg-type]
+    run_state_machine_as_test(partial(OrderMachine, runtime, provider), settings=tried)  # type: ignore[arg-type]

@@ -33,12 +33,12 @@ ORDER: dict[str, Any] = {"provider": "virtualsms", "order_id": "ord_1"}
     ids=lambda value: getattr(value, "type", value),
 )
 def test_every_event_of_an_order_reports_a_state(event: OrderEvent, state: str) -> None:
-    """A swap is no state of its own: the order waits again."""
+    """A swap has no state: the order waits again."""
     assert state_machine.reported(event) == state
 
 
 def test_states_are_ranked() -> None:
-    """From the least to the furthest, as agreed with the outside."""
+    """From lowest to furthest, as the documentation says."""
     assert sorted(state_machine.RANKS, key=state_machine.RANKS.__getitem__) == [
         "created",
         "waiting",
@@ -50,7 +50,7 @@ def test_states_are_ranked() -> None:
 
 
 def test_the_furthest_state_does_not_depend_on_the_order_of_reports() -> None:
-    """A maximum: commutative, associative, and the same when taken twice."""
+    """A maximum: commutative, associative and idempotent."""
     furthest = state_machine.furthest
     for a, b, c in itertools.product(state_machine.RANKS, repeat=3):
         assert furthest(a, b) == furthest(b, a)
@@ -58,8 +58,8 @@ def test_the_furthest_state_does_not_depend_on_the_order_of_reports() -> None:
         assert furthest(a, a) == a
 
 
-def test_the_documents_arrows_lead_where_they_draw_them() -> None:
-    """Every pair of states, by the providers' own words: the rest needs a late or a lost event."""
+def test_documented_transitions() -> None:
+    """Every pair of states; an undocumented one needs a late or a lost event."""
     ahead = {
         "created": {"waiting", "received", "confirmed", "cancelled", "expired"},
         "waiting": {"waiting", "received", "confirmed", "cancelled", "expired"},
@@ -69,12 +69,15 @@ def test_the_documents_arrows_lead_where_they_draw_them() -> None:
         "expired": set(),
     }
     for before, after in itertools.product(state_machine.RANKS, repeat=2):
-        assert state_machine.is_drawn(before, after) == (after in ahead[before]), (before, after)
+        assert state_machine.is_documented(before, after) == (after in ahead[before]), (
+            before,
+            after,
+        )
 
 
-def test_no_arrow_leads_back() -> None:
-    """The ranks and the diagram agree: only a swap leaves an order where it was."""
-    for before, afters in state_machine.DRAWN.items():
+def test_no_documented_transition_leads_back() -> None:
+    """Ranks and documents agree: only a swap leaves an order in its state."""
+    for before, afters in state_machine.DOCUMENTED.items():
         for after in afters:
             further = state_machine.RANKS[after] > state_machine.RANKS[before]
             assert further or before == after == WAITING

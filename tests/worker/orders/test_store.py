@@ -1,4 +1,4 @@
-"""Orders: the same in the end, whatever the order of their events."""
+"""Orders: events in any sequence lead to the same order."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from receiver.events import (
 from tests.support.stores import Store
 from tests.worker.support import (
     SECOND,
+    all_rows,
     at_once,
-    everything,
     fetch,
     now,
-    only,
+    only_row,
 )
 from worker.handling.ready_codes import subject
 from worker.orders import batch as order_batch
@@ -39,21 +39,21 @@ SMS = SmsReceived(**ORDER, at=START, phone_number=FIRST, code="1234")
 
 
 def report(store: Store, event: OrderEvent, event_id: str, arrived: datetime = START) -> Order:
-    """Report an event in a transaction of its own."""
+    """Report an event in one transaction."""
     with store.database.transaction() as session:
-        said = [Report(event, event_id, arrived)]
-        (snapshot,) = order_batch.write(session, store.vault, said, now=now(store))
+        reports = [Report(event, event_id, arrived)]
+        (snapshot,) = order_batch.write(session, store.vault, reports, now=now(store))
     return fetch(store, Order, snapshot.id)
 
 
-def standing(store: Store) -> orders.Standing:
-    """How the order of these tests stands."""
+def status_of(store: Store) -> orders.OrderStatus:
+    """The status of the order of these tests."""
     with store.database.reading() as session:
-        return orders.standings(session, "virtualsms", ["ord_1"])["ord_1"]
+        return orders.statuses(session, "virtualsms", ["ord_1"])["ord_1"]
 
 
 def number(store: Store, order: Order) -> str | None:
-    """The order's plain number."""
+    """The order's number, opened."""
     return store.vault.open_text(
         order.phone_number, table="orders", column="phone_number", row=order.id
     )
@@ -65,27 +65,27 @@ def known_numbers(store: Store, order: Order) -> set[str | None]:
         store.vault.open_text(
             row.phone_number, table="order_numbers", column="phone_number", row=row.id
         )
-        for row in everything(store, OrderNumber)
+        for row in all_rows(store, OrderNumber)
         if row.order_ref == order.id
     }
 
 
-def test_the_first_report_makes_the_order(store: Store) -> None:
-    """Everything that the event says is known, and the number is sealed."""
+def test_the_first_report_creates_the_order(store: Store) -> None:
+    """It has all fields of the event, and the number is sealed."""
     order = report(store, replace(SMS, service="telegram", country="GB"), "E1")
 
-    assert only(store, Order) == order
+    assert only_row(store, Order) == order
     assert (order.status, order.service, order.country) == ("received", "telegram", "GB")
     assert number(store, order) == FIRST
     assert known_numbers(store, order) == {FIRST}
     assert FIRST not in repr(order.model_dump())
-    step = only(store, OrderTransition)
+    step = only_row(store, OrderTransition)
     assert (step.from_status, step.to_status, step.kind) == ("created", "received", "reported")
     assert (step.event_id, step.at) == ("E1", START)
 
 
-def test_what_is_known_stays(store: Store) -> None:
-    """A later event that says less takes nothing away."""
+def test_known_fields_stay(store: Store) -> None:
+    """A later event with fewer or other fields overwrites none."""
     report(store, replace(SMS, service="telegram", country="GB"), "E1")
     order = report(store, OrderExpired(**ORDER, at=START, service="other"), "E2")
 
@@ -94,15 +94,15 @@ def test_what_is_known_stays(store: Store) -> None:
 
 
 def test_a_confirmation_keeps_its_time(store: Store) -> None:
-    """By the provider's clock; a second report does not move it."""
+    """It is the provider's time; a second report does not change it."""
     report(store, OrderConfirmed(**ORDER, at=START), "E1")
     order = report(store, OrderConfirmed(**ORDER, at=START + SECOND), "E2")
 
     assert (order.status, order.confirmed_at) == ("confirmed", START)
 
 
-def test_an_event_without_a_clock_counts_from_its_arrival(store: Store) -> None:
-    """Between swaps without a clock the later arrival wins."""
+def test_an_event_without_a_time_counts_from_its_arrival(store: Store) -> None:
+    """Of swaps without a time, the one that arrived last wins."""
     later = OrderSwapped(**ORDER, phone_number=THIRD)
     report(store, later, "E2", arrived=START + SECOND)
     order = report(store, replace(later, phone_number=SECOND_NUMBER), "E1", arrived=START)
@@ -110,8 +110,8 @@ def test_an_event_without_a_clock_counts_from_its_arrival(store: Store) -> None:
     assert number(store, order) == THIRD
 
 
-def test_swaps_of_one_moment_are_told_apart_by_their_arrival(store: Store) -> None:
-    """The event stored later has the greater id."""
+def test_swaps_of_one_moment_are_ordered_by_arrival(store: Store) -> None:
+    """The event stored later has the greater id, and wins."""
     swap = OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER)
     report(store, replace(swap, phone_number=THIRD), "E2")
     order = report(store, swap, "E1")
@@ -119,8 +119,8 @@ def test_swaps_of_one_moment_are_told_apart_by_their_arrival(store: Store) -> No
     assert number(store, order) == THIRD
 
 
-def test_a_swap_is_recorded_where_the_state_stays(store: Store) -> None:
-    """The number is what it changed; the former one still finds the order."""
+def test_a_swap_is_recorded_even_if_the_state_stays(store: Store) -> None:
+    """It changes the number; the order is still found by the former one."""
     report(store, SMS, "E1")
     order = report(
         store, OrderSwapped(**ORDER, at=START - SECOND, phone_number=SECOND_NUMBER), "E2"
@@ -128,21 +128,21 @@ def test_a_swap_is_recorded_where_the_state_stays(store: Store) -> None:
 
     assert (order.status, number(store, order)) == ("received", SECOND_NUMBER)
     assert known_numbers(store, order) == {FIRST, SECOND_NUMBER}
-    assert [step.kind for step in everything(store, OrderTransition)] == ["reported", "swapped"]
+    assert [step.kind for step in all_rows(store, OrderTransition)] == ["reported", "swapped"]
 
 
-def test_a_repeated_report_is_no_second_step(store: Store) -> None:
-    """The same event, applied again, leaves the order and its history as they are."""
+def test_a_repeated_report_adds_no_transition(store: Store) -> None:
+    """The same event, applied again, changes neither the order nor its history."""
     swap = OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER)
     for _ in range(2):
         report(store, SMS, "E1")
         report(store, swap, "E2")
 
-    assert len(everything(store, OrderTransition)) == 2
+    assert len(all_rows(store, OrderTransition)) == 2
 
 
-def test_a_report_applied_again_in_a_later_state_is_no_second_step(store: Store) -> None:
-    """A replayed swap or cancellation has its row already, whatever came in between."""
+def test_a_report_applied_again_in_a_later_state_adds_no_transition(store: Store) -> None:
+    """A replayed swap or cancellation has its transition, whatever came in between."""
     swap = OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER)
     cancelled = OrderCancelled(**ORDER, at=START)
     for _ in range(2):
@@ -150,41 +150,41 @@ def test_a_report_applied_again_in_a_later_state_is_no_second_step(store: Store)
         report(store, cancelled, "E2")
         report(store, SMS, "E3")
 
-    steps = [(step.event_id, step.kind) for step in everything(store, OrderTransition)]
+    steps = [(step.event_id, step.kind) for step in all_rows(store, OrderTransition)]
     assert steps == [("E1", "swapped"), ("E2", "reported"), ("E3", "reported")]
 
 
 @pytest.mark.parametrize(
     ("event", "kind"), [(OrderCancelled, "cancelled"), (OrderExpired, "expired")]
 )
-def test_an_end_that_comes_after_the_code_is_recorded(
+def test_an_end_after_the_code_is_recorded(
     store: Store, event: type[OrderEvent], kind: str
 ) -> None:
-    """The state stays, and the history says what the provider said."""
+    """The state stays, and the history has what the provider reported."""
     report(store, SMS, "E1")
-    assert standing(store) == orders.Standing("received", ended_unpaid=False)
+    assert status_of(store) == orders.OrderStatus("received", ended_unpaid=False)
     order = report(store, event(**ORDER, at=START), "E2")
 
     assert order.status == "received"
-    last = everything(store, OrderTransition)[-1]
+    last = all_rows(store, OrderTransition)[-1]
     assert (last.kind, last.event_id) == (kind, "E2")
     assert (last.from_status, last.to_status) == ("received", "received")
-    assert standing(store) == orders.Standing("received", ended_unpaid=True)
+    assert status_of(store) == orders.OrderStatus("received", ended_unpaid=True)
 
 
 @pytest.mark.parametrize("event", [OrderCancelled, OrderExpired])
-def test_a_code_that_comes_after_the_end_is_a_step(store: Store, event: type[OrderEvent]) -> None:
-    """The order is received then, and still known to have ended without payment."""
+def test_a_code_after_the_end_is_recorded(store: Store, event: type[OrderEvent]) -> None:
+    """The order becomes received, and is still known to have ended unpaid."""
     report(store, event(**ORDER, at=START), "E1")
     order = report(store, SMS, "E2")
 
     assert order.status == "received"
-    assert [step.event_id for step in everything(store, OrderTransition)] == ["E1", "E2"]
-    assert standing(store) == orders.Standing("received", ended_unpaid=True)
+    assert [step.event_id for step in all_rows(store, OrderTransition)] == ["E1", "E2"]
+    assert status_of(store) == orders.OrderStatus("received", ended_unpaid=True)
 
 
-def test_reports_at_once_make_one_order(store: Store) -> None:
-    """Each waits for the other; no report is lost."""
+def test_concurrent_reports_create_one_order(store: Store) -> None:
+    """They are serialised, and no report is lost."""
     events: list[OrderEvent] = [
         replace(SMS, phone_number=FIRST),
         OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER),
@@ -193,24 +193,24 @@ def test_reports_at_once_make_one_order(store: Store) -> None:
     ]
     at_once([partial(report, store, event, f"E{index}") for index, event in enumerate(events)])
 
-    order = only(store, Order)
+    order = only_row(store, Order)
     assert (order.status, number(store, order)) == ("confirmed", THIRD)
     assert known_numbers(store, order) == {FIRST, SECOND_NUMBER, THIRD}
 
 
 def test_an_order_can_be_looked_up(store: Store) -> None:
-    """By provider and id; one that nobody reported is not made by asking."""
+    """By provider and id; looking up an unknown order does not create it."""
     order = report(store, SMS, "E1")
     with store.database.reading() as session:
         assert orders.find(session, "virtualsms", "ord_1") == order
         assert orders.find(session, "daisysim", "ord_1") is None
-    assert len(everything(store, Order)) == 1
+    assert len(all_rows(store, Order)) == 1
 
 
-def test_many_reports_at_once_are_as_many_one_by_one(store: Store) -> None:
-    """Of orders that are new and of one that is known; each shows as it stood after its event."""
+def test_a_batch_of_reports_equals_single_reports(store: Store) -> None:
+    """For new orders and for a known one; each snapshot shows the order after its event."""
     report(store, replace(SMS, order_id="known", code="9999"), "E0")
-    said: list[OrderEvent] = [
+    events: list[OrderEvent] = [
         OrderSwapped(**ORDER, at=START, phone_number=SECOND_NUMBER),
         replace(SMS, order_id="known", at=START + SECOND, phone_number=THIRD),
         replace(SMS, order_id="ord_2"),
@@ -218,13 +218,13 @@ def test_many_reports_at_once_are_as_many_one_by_one(store: Store) -> None:
         OrderConfirmed(provider="virtualsms", order_id="known", at=START),
         OrderConfirmed(**ORDER, at=START),
     ]
-    reports = [Report(event, f"E{number}", START) for number, event in enumerate(said, 1)]
+    reports = [Report(event, f"E{number}", START) for number, event in enumerate(events, 1)]
     for known in (False, True):
         with store.database.transaction() as session:
             snapshots = order_batch.write(session, store.vault, reports, now=now(store))
             subjects = [subject(each, "sms.received") for each in snapshots]
-        rows = {order.order_id: order for order in everything(store, Order)}
-        assert [rows[event.order_id].id for event in said] == [each.id for each in snapshots]
+        rows = {order.order_id: order for order in all_rows(store, Order)}
+        assert [rows[event.order_id].id for event in events] == [each.id for each in snapshots]
         found = {name: (order.status, number(store, order)) for name, order in rows.items()}
         assert found == {
             "ord_1": ("confirmed", SECOND_NUMBER),
@@ -233,7 +233,7 @@ def test_many_reports_at_once_are_as_many_one_by_one(store: Store) -> None:
         }
         steps = sorted(
             (row.event_id or "", row.from_status, row.to_status)
-            for row in everything(store, OrderTransition)
+            for row in all_rows(store, OrderTransition)
         )
         assert steps == [
             ("E0", "created", "received"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.stores import Store
-from tests.worker.support import HOUR, SECOND, at_once, now, only
+from tests.worker.support import HOUR, SECOND, at_once, now, only_row
 from worker.outbox import call_budgets
 from worker.schema.models import Budget
 
@@ -16,19 +16,19 @@ START = datetime(2025, 11, 22, 7, 51, 2, 250_000, tzinfo=UTC)
 MINUTE = timedelta(seconds=60)
 
 
-def test_a_budget_is_made_once(store: Store) -> None:
-    """Whoever asks first makes the row, and everybody gets the same one."""
+def test_a_budget_is_created_once(store: Store) -> None:
+    """The first caller creates the row; all callers get the same one."""
 
     def ask() -> str:
         with store.database.transaction() as session:
             return call_budgets.lock(session, "virtualsms:calls").key
 
     assert at_once([ask] * 6) == ["virtualsms:calls"] * 6
-    assert only(store, Budget).spent == "[]"
+    assert only_row(store, Budget).spent == "[]"
 
 
-def test_calls_at_once_do_not_overspend(store: Store) -> None:
-    """The row's lock makes one decision follow another."""
+def test_concurrent_calls_do_not_overspend(store: Store) -> None:
+    """The row's lock serialises the decisions."""
 
     def spend() -> int:
         with store.database.transaction() as session:
@@ -42,13 +42,13 @@ def test_calls_at_once_do_not_overspend(store: Store) -> None:
     assert sum(sum(at_once([spend] * 6)) for _ in range(2)) == 5
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # slow on a busy machine
 @given(
     limit=st.integers(min_value=1, max_value=8),
     pauses=st.lists(st.floats(min_value=0, max_value=30), min_size=1, max_size=80),
 )
 def test_no_window_holds_more_calls_than_allowed(limit: int, pauses: list[float]) -> None:
-    """Wherever a minute begins, and however impatiently calls are asked for."""
+    """Wherever a minute begins, and however often a call is requested."""
     budget, at = Budget(key="k"), START
     made: list[datetime] = []
     for pause in pauses:
@@ -61,10 +61,10 @@ def test_no_window_holds_more_calls_than_allowed(limit: int, pauses: list[float]
         assert sum(first <= call < first + MINUTE for call in made) <= limit
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # slow on a busy machine
 @given(limit=st.integers(min_value=1, max_value=5), calls=st.integers(min_value=1, max_value=30))
-def test_a_promised_time_is_kept(limit: int, calls: int) -> None:
-    """Whoever comes back when told to finds the budget open, and none waits for two windows."""
+def test_a_call_is_allowed_at_the_promised_time(limit: int, calls: int) -> None:
+    """The budget is open at that time, and no call waits for two windows."""
     budget, at = Budget(key="k"), START
     for _ in range(calls):
         until = call_budgets.available_at(budget, limit, at)
@@ -74,16 +74,16 @@ def test_a_promised_time_is_kept(limit: int, calls: int) -> None:
         call_budgets.debit(budget, at)
 
 
-def test_calls_of_a_clock_that_was_ahead_do_not_count() -> None:
-    """An hour lost by a clock set back is not an hour of waiting."""
+def test_calls_in_the_future_do_not_count() -> None:
+    """A clock that is set back an hour does not delay calls by an hour."""
     budget = Budget(key="k")
     call_budgets.debit(budget, START + HOUR)
 
     assert call_budgets.available_at(budget, 1, START) == START
 
 
-def test_what_a_budget_remembers_is_bounded() -> None:
-    """Calls outside of the window are forgotten, and those of one second share an entry."""
+def test_the_size_of_a_budget_is_bounded() -> None:
+    """Calls outside the window are dropped, and those of one second share an entry."""
     budget = Budget(key="k")
     for second in range(600):
         for _ in range(3):
@@ -92,38 +92,38 @@ def test_what_a_budget_remembers_is_bounded() -> None:
     assert len(budget.spent) < 1_200
 
 
-def test_a_block_keeps_every_call_away(store: Store) -> None:
-    """Until its time, whatever is left of the budget; a shorter block does not shorten it."""
+def test_a_block_stops_every_call(store: Store) -> None:
+    """Whatever is left of the budget; a shorter block does not shorten it."""
     at = now(store)
     with store.database.transaction() as session:
         call_budgets.block(session, "k", at + HOUR)
         call_budgets.block(session, "k", at + SECOND)
 
-    budget = only(store, Budget)
+    budget = only_row(store, Budget)
     assert call_budgets.available_at(budget, 10, at) == at + HOUR
     assert call_budgets.available_at(budget, 10, at + 2 * HOUR) == at + 2 * HOUR
 
 
 def test_a_later_block_prolongs_an_earlier_one(store: Store) -> None:
-    """The last word of the other side counts if it asks for more."""
+    """The later end counts."""
     at = now(store)
     with store.database.transaction() as session:
         call_budgets.block(session, "k", at + SECOND)
         call_budgets.block(session, "k", at + HOUR)
 
-    assert only(store, Budget).blocked_until == at + HOUR
+    assert only_row(store, Budget).blocked_until == at + HOUR
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # slow on a busy machine
 @given(
     limit=st.integers(min_value=1, max_value=8),
     pauses=st.lists(st.floats(min_value=0, max_value=30), min_size=1, max_size=40),
     most=st.integers(min_value=1, max_value=5),
 )
-def test_there_is_room_for_as_many_as_could_call_one_by_one(
+def test_room_equals_the_number_of_single_calls_allowed(
     limit: int, pauses: list[float], most: int
 ) -> None:
-    """Many calls at once are counted like as many single ones."""
+    """Debiting many calls at once equals debiting them one by one."""
     together, single, at = Budget(key="k"), Budget(key="k"), START
     for pause in pauses:
         at += timedelta(seconds=pause)
@@ -136,8 +136,8 @@ def test_there_is_room_for_as_many_as_could_call_one_by_one(
         assert together.spent == single.spent
 
 
-def test_there_is_no_room_while_a_budget_is_blocked(store: Store) -> None:
-    """The other side asked for a pause, however little was spent."""
+def test_a_blocked_budget_has_no_room(store: Store) -> None:
+    """However few calls were spent."""
     with store.database.transaction() as session:
         at = store.database.now(session)
         call_budgets.block(session, "k", at + HOUR)

@@ -1,4 +1,4 @@
-"""Planning follow-ups: each once, due at once, swept after the grace."""
+"""Planned follow-ups: inserted once, due at once, swept after the grace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from receiver.database.followup import GRACE
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support.stores import Store
-from tests.worker.support import SECOND, World, everything, now, only, woken
+from tests.worker.support import SECOND, World, all_rows, now, only_row, woken
 from worker.outbox.planner import NOTICE_SECONDS, Planner, planning
 from worker.schema.models import Confirmation, Delivery
 from worker.schema.states import CONFIRM, OPERATORS
@@ -16,58 +16,58 @@ A_CODE = {"provider": "virtualsms", "order_id": "ord_1", "event_id": "E1", "code
 
 
 def notice(store: Store, at: datetime, kind: str, event_id: str) -> int:
-    """Plan a notice to two destinations at a given time; how many deliveries were new."""
+    """Plan a notice to two destinations at a given time; return how many deliveries are new."""
     with store.database.transaction() as session:
         planner = Planner(session, at)
-        planner.notice(["mail", "slack"], kind, event_id=event_id, detail=f"about {event_id}")
+        planner.plan_notice(["mail", "slack"], kind, event_id=event_id, detail=f"about {event_id}")
         planner.write()
         return len(planner.deliveries)
 
 
 def test_a_plan_is_due_at_once_and_swept_later(store: Store) -> None:
-    """The wake-up message comes first; the sweep gives it the time of the grace."""
+    """The sweep leaves the row to its wake-up message during the grace."""
     at = now(store)
     with store.database.transaction() as session:
         planner = Planner(session, at)
-        planner.confirmation(CONFIRM, "O1", **A_CODE)
+        planner.plan_confirmation(CONFIRM, "O1", **A_CODE)
         planner.write()
 
-    row = only(store, Confirmation)
+    row = only_row(store, Confirmation)
     assert (row.key, row.action, row.state) == ("confirm:O1", "confirm", "pending")
     assert (row.provider, row.order_id, row.event_id) == ("virtualsms", "ord_1", "E1")
     assert (row.next_attempt_at, row.wake_at) == (at, at + GRACE)
 
 
-def test_the_same_plan_is_made_once(store: Store) -> None:
-    """Asked again, within a transaction or in another, nothing is planned or woken."""
+def test_the_same_plan_is_inserted_once(store: Store) -> None:
+    """Planned again, in the same transaction or in another, it adds no row and wakes nothing."""
     at = now(store)
     for expected in (1, 0):
         with store.database.transaction() as session:
             planner = Planner(session, at)
             for _ in range(2):
-                planner.confirmation(CONFIRM, "O1", **A_CODE)
-                planner.deliveries_of(["slack"], "sms.received", event_id="E1", code_id="C1")
+                planner.plan_confirmation(CONFIRM, "O1", **A_CODE)
+                planner.plan_deliveries(["slack"], "sms.received", event_id="E1", code_id="C1")
             planner.write()
             assert len(planner.confirmations) == expected
             assert len(planner.deliveries) == expected
 
 
-def test_a_code_is_told_once_whoever_reports_it(store: Store) -> None:
-    """A delivery about a code is known by the code, one about anything else by its event."""
+def test_a_code_is_delivered_once_whichever_event_reports_it(store: Store) -> None:
+    """The key of a delivery holds the code's id, or else the event's."""
     with planning(store.database) as planner:
         for event in ("E1", "E2"):
-            planner.deliveries_of(["slack"], "sms.received", event_id=event, code_id="C1")
-            planner.deliveries_of(["slack"], "balance.low", event_id=event)
+            planner.plan_deliveries(["slack"], "sms.received", event_id=event, code_id="C1")
+            planner.plan_deliveries(["slack"], "balance.low", event_id=event)
 
-    assert {row.key for row in everything(store, Delivery)} == {
+    assert {row.key for row in all_rows(store, Delivery)} == {
         "slack|sms.received|C1",
         "slack|balance.low|E1",
         "slack|balance.low|E2",
     }
 
 
-def test_the_operators_hear_of_each_kind_once_in_a_while(store: Store) -> None:
-    """A thousand events that fail for one reason are one message a minute, not a thousand."""
+def test_the_operators_get_one_notice_of_each_kind_a_minute(store: Store) -> None:
+    """A thousand events that fail for one reason send one message a minute."""
     window = datetime.fromtimestamp(
         now(store).timestamp() // NOTICE_SECONDS * NOTICE_SECONDS, tz=now(store).tzinfo
     )
@@ -76,19 +76,19 @@ def test_the_operators_hear_of_each_kind_once_in_a_while(store: Store) -> None:
     assert notice(store, window + 59 * SECOND, "quarantined", "E3") == 2
     assert notice(store, window + 60 * SECOND, "failed", "E4") == 2
 
-    rows = everything(store, Delivery)
+    rows = all_rows(store, Delivery)
     assert {row.type for row in rows} == {OPERATORS}
-    told = {row.event_id for row in rows}
-    assert told == {"E1", "E3", "E4"}
+    event_ids = {row.event_id for row in rows}
+    assert event_ids == {"E1", "E3", "E4"}
 
 
-def test_what_was_planned_is_woken(world: World) -> None:
-    """Each destination's rows go in messages of their own, so that none waits behind another's."""
-    made = world.connect()
-    with planning(made.database) as planner:
-        planner.confirmation(CONFIRM, "O1", **A_CODE)
-        planner.deliveries_of(["mail", "slack"], "sms.received", event_id="E1", code_id="C1")
-    planner.wake(made.waker)
+def test_planned_rows_are_woken(world: World) -> None:
+    """Each destination's rows have separate messages, so that none waits behind another's."""
+    runtime = world.connect()
+    with planning(runtime.database) as planner:
+        planner.plan_confirmation(CONFIRM, "O1", **A_CODE)
+        planner.plan_deliveries(["mail", "slack"], "sms.received", event_id="E1", code_id="C1")
+    planner.wake(runtime.waker)
 
     assert woken(world, CONFIRM_ORDERS, planner.confirmations) == [planner.confirmations]
     planned = list(planner.deliveries.values())

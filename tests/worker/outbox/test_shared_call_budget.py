@@ -1,4 +1,4 @@
-"""Ten processes, one key: what the provider sees of them."""
+"""Ten processes share one API key: what the provider sees."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support import webhooks
 from tests.support.http_server import Reply, Request
 from tests.support.processes import ServerProcess
 from tests.support.waiting import eventually
-from tests.worker.confirmation.settlers import Crew
-from tests.worker.support import CONFIRM_PATH, ORDER_PATH, World, everything, handle
+from tests.worker.confirmation.settlers import ProcessGroup
+from tests.worker.support import CONFIRM_PATH, ORDER_PATH, World, all_rows, handle
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation
 
@@ -29,7 +29,7 @@ ON_THE_WAY = 5.0
 
 
 class Counting:
-    """The provider: it agrees, but for one call that it answers with 429."""
+    """The provider: it confirms every order, except for one call that it answers with 429."""
 
     def __init__(self, world: World, *, refused: int, retry_after: int) -> None:
         self._world, self._refused, self._retry_after = world, refused, retry_after
@@ -45,24 +45,24 @@ class Counting:
         return Reply(json={"order_id": request.path.split("/")[-2], "status": "confirmed"})
 
     def posts(self) -> list[float]:
-        """When it was asked to confirm something."""
+        """The times of the confirmation calls."""
         return [call.clock for call in self._world.api.requests("POST")]
 
     def calls(self) -> list[float]:
-        """When it was asked anything."""
+        """The times of all calls, sorted."""
         return sorted(call.clock for call in self._world.api.requests())
 
     def check(self, *, limit: int, window: float) -> None:
-        """Nobody asked more often than allowed, nor while they were told to stay away."""
+        """Check that no window has too many calls, and that none was made during the block."""
         calls = self.calls()
         assert busiest(calls, window) <= limit
         assert self.refused_at is not None
         until = self.refused_at + self._retry_after
-        # Those that had been paid for when the answer came were on their way.
+        # Calls debited before the 429 arrived were already in flight.
         assert busiest([at for at in calls if at < until - 0.1], window) <= limit
         assert not [at for at in calls if self.refused_at + ON_THE_WAY < at < until - 0.1]
         each = Counter(call.path for call in self._world.api.requests("POST"))
-        assert sorted(each.values())[-2:] == [1, 2]  # the one that was refused
+        assert sorted(each.values())[-2:] == [1, 2]  # the rejected one is retried
 
 
 def busiest(calls: Sequence[float], window: float) -> int:
@@ -70,52 +70,52 @@ def busiest(calls: Sequence[float], window: float) -> int:
     return max(sum(first <= call < first + window for call in calls) for first in calls)
 
 
-def plan(made: Runtime, orders: int) -> None:
-    """Orders that wait for their confirmation."""
-    handle(made, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(orders)))
+def plan(runtime: Runtime, orders: int) -> None:
+    """Create orders with a planned confirmation."""
+    handle(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(orders)))
 
 
-def left(made: Runtime) -> int:
+def left(runtime: Runtime) -> int:
     """How many orders are not confirmed yet."""
-    return sum(row.state != "done" for row in everything(made, Confirmation))
+    return sum(row.state != "done" for row in all_rows(runtime, Confirmation))
 
 
 def test_ten_processes_share_a_budget(world: World) -> None:
-    """No window has too many calls, a 429 counts for all, and what is less urgent leaves half."""
+    """No window has too many calls, a 429 stops all, and less urgent calls leave half."""
     limit, window, orders = 12, 2.0, 11
     provider = Counting(world, refused=limit // 2, retry_after=7)
-    made = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT=str(limit))
-    with Crew(os.environ, window) as crew:
-        crew.add("settle", PROCESSES - 1)
-        crew.add("look")
+    runtime = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT=str(limit))
+    with ProcessGroup(os.environ, window) as group:
+        group.add("settle", PROCESSES - 1)
+        group.add("poll")
         eventually(lambda: len(provider.calls()) == limit // 2, within=60)
-        plan(made, orders)
+        plan(runtime, orders)
         planned = time.monotonic()
-        eventually(lambda: left(made) == 0, within=50, every=0.1)
+        eventually(lambda: left(runtime) == 0, within=50, every=0.1)
 
     provider.check(limit=limit, window=window)
-    # The half that was left for the orders was theirs before any earlier call was forgotten.
+    # The reserved half was used for the orders before an earlier call had left the window.
     assert provider.posts()[limit // 2 - 1] - planned < window + 2
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_ten_senders_keep_to_the_providers_minute(world: World, tmp_path: Path) -> None:
-    """Real senders, real minutes, and a broker that forgets everything twice."""
+    """Real senders, real minutes, and a broker that loses everything twice."""
     limit, orders = 60, 150
     provider = Counting(world, refused=70, retry_after=20)
-    made = world.connect(virtualsms=True)
-    plan(made, orders)
+    runtime = world.connect(virtualsms=True)
+    plan(runtime, orders)
     started = time.monotonic()
     with senders(tmp_path), redis.Redis.from_url(world.broker_url) as broker:
         for done, within in ((20, 60), (80, 120)):
             eventually(lambda: len(provider.calls()) >= done, within=within)  # noqa: B023
             broker.flushdb()
-        eventually(lambda: left(made) == 0, within=240, every=0.5)
+        eventually(lambda: left(runtime) == 0, within=240, every=0.5)
 
     provider.check(limit=limit, window=60)
     calls = provider.calls()
-    assert busiest(calls, 60) == limit  # nor were they slower than allowed
+    assert busiest(calls, 60) == limit  # and not slower than allowed
     print(f"{orders} orders, {len(calls)} calls in {time.monotonic() - started:.0f} s, "
           f"at most {busiest(calls, 60)} in any minute; the first {limit} took "
           f"{calls[limit - 1] - calls[0]:.1f} s")  # fmt: skip
@@ -123,7 +123,7 @@ def test_ten_senders_keep_to_the_providers_minute(world: World, tmp_path: Path) 
 
 @contextmanager
 def senders(folder: Path) -> Iterator[None]:
-    """Ten senders, with the worker that sweeps and the beat that tells it to."""
+    """Ten senders, a worker that sweeps, and the beat that schedules it."""
     environment = {**os.environ, "LOG_FORMAT": "json"}
     with ExitStack() as stack:
         for part in ["worker", "beat", *["sender"] * PROCESSES]:

@@ -1,4 +1,4 @@
-"""What each part loads at its start, and what its clock does first."""
+"""The modules that each part imports, and the first tasks that beat publishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.tasks.celery_app import make_app
 
 
 def loaded(program: str) -> set[str]:
-    """The modules that a fresh interpreter has after the program."""
+    """The modules that a new interpreter has imported after running the program."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules)"],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60, check=True,
@@ -23,7 +23,7 @@ def loaded(program: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("module", "needless"),
+    ("part", "unneeded"),
     [
         (
             "web",
@@ -41,24 +41,24 @@ def loaded(program: str) -> set[str]:
         ("beat", {"uvicorn", "starlette", "prometheus_client"}),
     ],
 )
-def test_a_part_loads_nothing_of_the_others(module: str, needless: set[str]) -> None:
-    """Five parts on one machine would load it five times; nor does a start load migrations."""
-    has = loaded(f"import worker.processes.{module}")
-    assert not has & {*needless, "alembic", "apprise", "celery.bin.celery", "typer"}
+def test_a_part_does_not_import_the_others(part: str, unneeded: set[str]) -> None:
+    """Five parts on one machine would import it five times; nor does a start import Alembic."""
+    has = loaded(f"import worker.processes.{part}")
+    assert not has & {*unneeded, "alembic", "apprise", "celery.bin.celery", "typer"}
 
 
-def test_what_all_parts_need_is_loaded_before_they_are_forked() -> None:
-    """Each part's own modules, and what uvicorn and Celery would load once they run."""
+def test_load_all_imports_the_modules_of_all_parts() -> None:
+    """And those that uvicorn and Celery would import when they run."""
     has = loaded("from worker.processes import parts\nparts.load_all()")
     assert {f"worker.processes.{part}" for part in PARTS} <= has
     assert {"worker.tasks.tasks", "celery.apps.worker", "celery.apps.beat", "uvloop"} <= has
     assert not has & {"alembic", "apprise", "celery.bin.celery"}
 
 
-def test_the_first_ticks_come_when_the_clock_starts(
+def test_the_tasks_that_a_start_waits_for_are_due_at_once(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that a start waits for; what is old can wait a minute for being purged."""
+    """The purge may wait for its first interval."""
     monkeypatch.setenv("CELERY_BROKER_URL", broker_url)
     with make_app() as app:
         schedule = Scheduler(app).schedule

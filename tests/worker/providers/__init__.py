@@ -1,1 +1,1 @@
-"""Tests of what providers are asked."""
+"""Tests of the provider API clients."""

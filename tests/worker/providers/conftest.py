@@ -15,15 +15,15 @@ KEY = "sk_live_s3cr3t"
 
 
 def shown(error: BaseException | None) -> str:
-    """All that an exception and whatever stands behind it say of themselves."""
+    """Return the text of an exception and of its whole context."""
     if error is None:
         return ""
     return str(error) + repr(error) + shown(error.__context__)
 
 
 @dataclass
-class Asked:
-    """One request as it arrived; header names are in lower case."""
+class ReceivedRequest:
+    """One received request; header names are in lower case."""
 
     line: str
     headers: dict[str, str]
@@ -32,17 +32,17 @@ class Asked:
 
 @dataclass
 class Provider:
-    """A provider that answers every request alike, and remembers what it was asked."""
+    """A provider that gives every request the same response, and records the requests."""
 
     url: str = ""
     status: int = 200
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
-    hangs_up: bool = False
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    disconnects: bool = False
 
     def answers(self, body: str | bytes, status: int = 200, **headers: str) -> None:
-        """Answer with this from now on; in header names, underscores stand for hyphens."""
+        """Set the response; in header names, underscores stand for hyphens."""
         self.body = body.encode() if isinstance(body, str) else body
         self.status = status
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -50,8 +50,8 @@ class Provider:
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    """A provider on a port of its own."""
-    told = Provider()
+    """A provider on a free port."""
+    fake = Provider()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -60,37 +60,37 @@ def provider() -> Iterator[Provider]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            told.asked.append(Asked(self.requestline, headers, body))
-            if told.hangs_up:
+            fake.requests.append(ReceivedRequest(self.requestline, headers, body))
+            if fake.disconnects:
                 self.close_connection = True
                 return
-            self.send_response(told.status)
-            for name, value in told.headers.items():
+            self.send_response(fake.status)
+            for name, value in fake.headers.items():
                 self.send_header(name, value)
-            if told.status != 204:
-                self.send_header("Content-Length", str(len(told.body)))
+            if fake.status != 204:
+                self.send_header("Content-Length", str(len(fake.body)))
             self.end_headers()
-            if told.status != 204:
-                self.wfile.write(told.body)
+            if fake.status != 204:
+                self.wfile.write(fake.body)
 
         do_GET = do_POST = answer  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing on standard error."""
+            """Do not write to standard error."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = False
-        told.url = f"http://127.0.0.1:{server.server_address[1]}"
+        fake.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield told
+        yield fake
         server.shutdown()
         thread.join()
 
 
 @pytest.fixture
 def http(provider: Provider) -> Iterator[HttpClient]:
-    """A client that may ask the provider; it is closed before the provider is."""
+    """A client that may call the provider; it is closed before the provider."""
     hosts = [provider.url.removeprefix("http://")]
     client = HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts, total_timeout=5)
     yield client
@@ -99,11 +99,11 @@ def http(provider: Provider) -> Iterator[HttpClient]:
 
 @pytest.fixture
 def virtualsms(http: HttpClient, provider: Provider) -> VirtualSMS:
-    """VirtualSMS, asked where the provider listens."""
+    """VirtualSMS's API at the provider's address."""
     return VirtualSMS(http, base_url=f"{provider.url}/api/v2/", api_key=KEY)
 
 
 @pytest.fixture
 def daisysim(http: HttpClient, provider: Provider) -> DaisySIM:
-    """DaisySIM, asked where the provider listens."""
+    """DaisySIM's API at the provider's address."""
     return DaisySIM(http, base_url=f"{provider.url}/api/v1/virtual", api_key=KEY)

@@ -43,33 +43,33 @@ CALLS: dict[str, tuple[Callable[[DaisySIM], object], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_calls_ask_what_the_document_says(
+def test_calls_send_the_documented_request(
     name: str, daisysim: DaisySIM, provider: Provider
 ) -> None:
-    """Each call sends its method, path, headers and body to the letter, once."""
+    """Each call sends exactly its method, path, headers and body, once."""
     make, data, line, body = CALLS[name]
     provider.answers(f'{{"success": true, "data": {data}}}')
     make(daisysim)
-    (asked,) = provider.asked
+    (request,) = provider.requests
     method, _, path = line.partition(" ")
-    assert asked.line == f"{method} /api/v1/virtual{path} HTTP/1.1"
-    assert asked.body.decode() == body
-    assert asked.headers["authorization"] == f"Bearer {KEY}"
-    assert asked.headers["accept"] == "application/json"
-    assert asked.headers.get("content-type") == ("application/json" if body else None)
+    assert request.line == f"{method} /api/v1/virtual{path} HTTP/1.1"
+    assert request.body.decode() == body
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers.get("content-type") == ("application/json" if body else None)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_errors_name_the_call(name: str, daisysim: DaisySIM, provider: Provider) -> None:
-    """A failed call says which it was, and its status and code."""
+    """The error has the call, the status and the code."""
     provider.answers('{"success": false, "code": "NOT_FOUND"}', 404)
     with pytest.raises(errors.OrderNotFound) as failed:
         CALLS[name][0](daisysim)
     assert str(failed.value) == f"daisysim {name}: 404 NOT_FOUND"
 
 
-def test_every_call_says_what_it_costs() -> None:
-    """The four calls with a limit name their budget; the two that move money are known."""
+def test_every_call_has_its_budget() -> None:
+    """Four calls have a rate limit, and two spend money."""
     limited = {name: call.budget for name, call in DaisySIM.calls.items() if call.budget}
     assert limited == {name: name for name in ("prices", "purchase", "check", "cancel")}
     assert set(DaisySIM.calls) == set(CALLS)
@@ -105,7 +105,7 @@ def test_error_envelopes(
     daisysim: DaisySIM,
     provider: Provider,
 ) -> None:
-    """Every machine code is a class of its own, whatever the status; others are kept."""
+    """Every documented code has its own class, whatever the status; other codes are preserved."""
     code, status, kind, permanent, unknown = row
     envelope = {"success": False, "error": f"Sorry\x1b, {KEY}", "code": code}
     provider.answers(json.dumps(envelope), status)
@@ -125,7 +125,7 @@ def test_error_envelopes(
 def test_errors_without_an_envelope(
     status: int, kind: type[errors.ProviderError], daisysim: DaisySIM, provider: Provider
 ) -> None:
-    """Where something before the API answers, the status alone decides."""
+    """If a proxy before the API responds, the status alone decides."""
     provider.answers("<html>", status)
     with pytest.raises(kind) as failed:
         daisysim.balance()
@@ -150,7 +150,7 @@ def test_check(
     daisysim: DaisySIM,
     provider: Provider,
 ) -> None:
-    """A check is read with and without ``success`` in its envelope, and shows no code."""
+    """A check is read with and without ``success`` in its envelope; its repr has no code."""
     for envelope in ('{"data": %s}', '{"success": true, "data": %s}'):
         provider.answers(envelope % data)
         got = daisysim.check("9")
@@ -158,8 +158,8 @@ def test_check(
         assert repr(got) == f"Check(status={read[0]!r})"
 
 
-def test_price_comes_and_goes_to_the_last_digit(daisysim: DaisySIM, provider: Provider) -> None:
-    """The price of a tier is sent back with a purchase exactly as it came."""
+def test_prices_keep_all_digits(daisysim: DaisySIM, provider: Provider) -> None:
+    """A purchase sends the price of a tier exactly as received."""
     provider.answers(
         '{"success": true, "data": {"total_numbers": 12702, "discount_pct": 10, "tiers": ['
         '{"tier": 1, "price": 1.1400, "discount_pct": 10, "available": 483}]}}'
@@ -168,17 +168,17 @@ def test_price_comes_and_goes_to_the_last_digit(daisysim: DaisySIM, provider: Pr
     assert (prices.total_numbers, prices.tiers[0].available) == (12702, 483)
     provider.answers(f'{{"success": true, "data": {BOUGHT[:-1]}, "amount_charged": 1.1400}}}}', 201)
     bought = daisysim.purchase(6, "wa", prices.tiers[0].price)
-    assert provider.asked[1].body == b'{"country":6,"service":"wa","price":1.1400}'
+    assert provider.requests[1].body == b'{"country":6,"service":"wa","price":1.1400}'
     assert (bought.activation_id, bought.phone_number) == ("9", "+79001234567")
     assert str(bought.amount_charged) == "1.1400"
     assert "7900" not in repr(bought)
 
 
-def test_float_prices_are_refused(daisysim: DaisySIM, provider: Provider) -> None:
-    """A price that has been a float is not sent: its last digits may be gone."""
+def test_float_prices_are_rejected(daisysim: DaisySIM, provider: Provider) -> None:
+    """A float price is not sent, because it may have lost digits."""
     with pytest.raises(TypeError, match="Decimal"):
         daisysim.purchase(6, "wa", cast("Any", 1.14))
-    assert provider.asked == []
+    assert provider.requests == []
 
 
 def test_account_and_catalogue(daisysim: DaisySIM, provider: Provider) -> None:
@@ -208,10 +208,10 @@ def test_account_and_catalogue(daisysim: DaisySIM, provider: Provider) -> None:
     ],
 )
 def test_history(envelope: dict[str, Any], daisysim: DaisySIM, provider: Provider) -> None:
-    """History is a page of activations, wherever the numbers of the page stand."""
+    """A page of activations is read, wherever its page number and total are."""
     line = {"activation_id": "9", "status": "completed", "created_at": "2026-01-01T00:00:00Z"}
-    told = json.dumps({"success": True, **envelope}).replace('"line"', json.dumps(line))
-    provider.answers(told)
+    body = json.dumps({"success": True, **envelope}).replace('"line"', json.dumps(line))
+    provider.answers(body)
     page = daisysim.history(page=3)
     assert (page.page, page.total) == (3, 41)
     assert page.items[0].created_at == datetime(2026, 1, 1, tzinfo=UTC)
@@ -231,19 +231,19 @@ def test_history(envelope: dict[str, Any], daisysim: DaisySIM, provider: Provide
         ("cancel", ""),
     ],
 )
-def test_answers_without_what_they_are_for(
+def test_responses_without_a_required_field(
     name: str, body: str, daisysim: DaisySIM, provider: Provider
 ) -> None:
-    """A success that lacks a required field is an error whose outcome is unknown."""
+    """A success without a required field is an error with an unknown outcome."""
     provider.answers(body)
     with pytest.raises(errors.UnexpectedAnswer, match=re.escape(f"daisysim {name}: no")) as failed:
         CALLS[name][0](daisysim)
     assert failed.value.unknown
 
 
-def test_hanging_up_leaves_the_outcome_unknown(daisysim: DaisySIM, provider: Provider) -> None:
-    """A connection cut after the request is no refusal: the number may be bought."""
-    provider.hangs_up = True
+def test_a_disconnect_leaves_the_outcome_unknown(daisysim: DaisySIM, provider: Provider) -> None:
+    """After a lost connection the number may have been bought."""
+    provider.disconnects = True
     with pytest.raises(errors.ProviderOutcomeUnknown):
         daisysim.purchase(6, "wa", PRICE)
-    assert len(provider.asked) == 1
+    assert len(provider.requests) == 1

@@ -8,7 +8,7 @@ from worker.providers.fields import Fields, normalise_phone
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("text", "phone"),
     [
         ("+79001234567", "+79001234567"),
         ("+44 (7700) 900-123", "+447700900123"),
@@ -20,9 +20,9 @@ from worker.providers.fields import Fields, normalise_phone
         ("+12", "+12"),
     ],
 )
-def test_phone_numbers(said: str, read: str) -> None:
-    """What plainly is an international number becomes E.164; anything else stays as it is."""
-    assert normalise_phone(said) == read
+def test_phone_numbers(text: str, phone: str) -> None:
+    """Clearly international numbers become E.164; anything else stays unchanged."""
+    assert normalise_phone(text) == phone
 
 
 json_values = st.recursive(
@@ -35,15 +35,15 @@ json_values = st.recursive(
 @settings(deadline=None)
 @given(json_values)
 def test_no_value_crashes_a_reader(value: object) -> None:
-    """Every reader takes any JSON value for a field, or for the object itself."""
+    """Every method accepts any JSON value as a field, or as the object itself."""
     for item in (Fields({"a": value}), Fields(value)):
         readers = (item.text, item.number, item.integer, item.time, item.phone, item.items)
         assert [read("a", "b") for read in readers]
         assert item.record("a").raw is not None
 
 
-def test_first_usable_name_counts() -> None:
-    """A field that is there but unusable does not hide one by another name."""
+def test_the_first_usable_name_counts() -> None:
+    """An unusable field does not hide a usable one with another name."""
     item = Fields({"a": None, "b": "", "c": True, "d": 0, "e": "5"})
     assert item.text("a", "b", "c", "d", "e") == "0"
     assert item.integer("a", "b", "c", "e") == 5

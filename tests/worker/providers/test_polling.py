@@ -1,4 +1,4 @@
-"""What a provider that is asked says of an order, and the webhook that would have said it."""
+"""Orders as the providers report them, and the webhook bodies made from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from receiver.events import SmsReceived
 from receiver.providers.registry import registry
 from tests.worker.providers.conftest import Provider
 from worker.orders.state_machine import RANKS
-from worker.providers.capabilities import Reports
+from worker.providers.capabilities import ReportsOrders
 from worker.providers.daisysim.api import DaisySIM
 from worker.providers.registry import provider_apis
 from worker.providers.reported_order import ReportedOrder
@@ -19,15 +19,15 @@ PHONE = "+79001234567"
 
 
 @pytest.fixture(params=sorted(provider_apis()))
-def client(request: pytest.FixtureRequest) -> Reports:
-    """Each provider that can be asked."""
+def client(request: pytest.FixtureRequest) -> ReportsOrders:
+    """Each provider that can be polled."""
     found = request.getfixturevalue(request.param)
-    assert isinstance(found, Reports)
+    assert isinstance(found, ReportsOrders)
     return found
 
 
-def test_its_webhook_is_read_by_its_own_reader(client: Reports) -> None:
-    """With everything that is known, and with the code alone."""
+def test_the_receiver_reads_the_webhook_body(client: ReportsOrders) -> None:
+    """With all fields, and with the code alone."""
     name = client.name  # type: ignore[attr-defined]
     full = ReportedOrder(
         order_id="123456789", phone_number=PHONE, service="wa", code=CODE, text=f"It is {CODE}"
@@ -39,14 +39,16 @@ def test_its_webhook_is_read_by_its_own_reader(client: Reports) -> None:
         assert (event.phone_number, event.service) == (reported.phone_number, reported.service)
 
 
-def test_its_calls_are_known(client: Reports) -> None:
-    """What is asked is one of the provider's calls, and spends nothing."""
+def test_polling_calls_exist(client: ReportsOrders) -> None:
+    """The polling policy names calls of the API that spend nothing."""
     calls, polling_policy = client.calls, client.polling_policy()  # type: ignore[attr-defined]
-    assert not any(calls[name].spends for name in (polling_policy.one, polling_policy.many))
+    assert not any(
+        calls[name].spends for name in (polling_policy.order_call, polling_policy.page_call)
+    )
 
 
-def test_a_finding_shows_no_secret() -> None:
-    """Not even when it is printed."""
+def test_repr_shows_no_secret() -> None:
+    """Code, text and phone number are not in the repr."""
     shown = repr(ReportedOrder(order_id="1", code=CODE, text="a text", phone_number=PHONE))
     for secret in (CODE, "a text", PHONE):
         assert secret not in shown
@@ -64,7 +66,7 @@ def test_a_finding_shows_no_secret() -> None:
 def test_an_activation(
     daisysim: DaisySIM, provider: Provider, word: str, status: str | None
 ) -> None:
-    """The document's words for its states; in its history it also says when it began."""
+    """Documented states are translated; the history also has the creation time."""
     provider.answers(f'{{"data": {{"status": "{word}", "code": "{CODE}"}}}}')
     found = daisysim.find_order("123456789")
     assert (found.order_id, found.status, found.code) == ("123456789", status, CODE)
@@ -76,16 +78,16 @@ def test_an_activation(
     assert (line.order_id, line.status, line.code) == ("1", status, CODE)
     assert line.created_at is not None
     assert line.created_at.isoformat() == "2026-05-01T10:00:00+00:00"
-    assert provider.asked[-1].line.startswith("GET /api/v1/virtual/history?page=2&per_page=100 ")
+    assert provider.requests[-1].line.startswith("GET /api/v1/virtual/history?page=2&per_page=100 ")
 
 
 @pytest.mark.parametrize("word", [*RANKS, "sms_received", "completed", "strange"])
 def test_an_order(virtualsms: VirtualSMS, provider: Provider, word: str) -> None:
-    """Every state that the documents name; a word that none does is no state."""
+    """Documented states are translated; an unknown word is no state."""
     provider.answers(f'{{"order_id": "ord_1", "status": "{word}"}}')
     status = virtualsms.find_order("ord_1").status
     assert (status in RANKS) == (word != "strange")
     provider.answers(f'{{"orders": [{{"order_id": "ord_1", "status": "{word}"}}]}}')
     (line,) = virtualsms.find_orders(3)
     assert line.status == status
-    assert provider.asked[-1].line.startswith("GET /api/v2/orders?page=3&limit=100 ")
+    assert provider.requests[-1].line.startswith("GET /api/v2/orders?page=3&limit=100 ")

@@ -82,32 +82,32 @@ CALLS: dict[str, tuple[Callable[[VirtualSMS], object], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_calls_ask_what_the_document_says(
+def test_calls_send_the_documented_request(
     name: str, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """Each call sends its method, path, headers and body to the letter, once."""
+    """Each call sends exactly its method, path, headers and body, once."""
     make, answer, line, body = CALLS[name]
     provider.answers(answer)
     make(virtualsms)
-    (asked,) = provider.asked
-    assert asked.line == f"{line} HTTP/1.1"
-    assert asked.body.decode() == body
-    assert asked.headers["authorization"] == f"Bearer {KEY}"
-    assert asked.headers["accept"] == "application/json"
-    assert asked.headers.get("content-type") == ("application/json" if body else None)
+    (request,) = provider.requests
+    assert request.line == f"{line} HTTP/1.1"
+    assert request.body.decode() == body
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers.get("content-type") == ("application/json" if body else None)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_errors_name_the_call(name: str, virtualsms: VirtualSMS, provider: Provider) -> None:
-    """A failed call says which it was, and its status and code."""
+    """The error has the call, the status and the code."""
     provider.answers('{"type": "https://virtualsms.io/errors/order-not-found"}', 404)
     with pytest.raises(errors.OrderNotFound) as failed:
         CALLS[name][0](virtualsms)
     assert str(failed.value) == f"virtualsms {name}: 404 order-not-found"
 
 
-def test_every_call_says_what_it_costs() -> None:
-    """All eighteen calls are counted against one budget, and those that spend are known."""
+def test_every_call_has_its_budget() -> None:
+    """All eighteen calls share one budget, and six of them spend."""
     assert set(VirtualSMS.calls) == set(CALLS)
     assert {call.budget for call in VirtualSMS.calls.values()} == {"calls"}
     assert {name for name, call in VirtualSMS.calls.items() if call.spends} == {
@@ -143,7 +143,7 @@ def test_problem_documents(
     virtualsms: VirtualSMS,
     provider: Provider,
 ) -> None:
-    """Every row of the error table is a class of its own; what is no row is kept as it came."""
+    """Every documented error has its own class; other codes are preserved."""
     status, slug, kind, permanent = row
     problem = {
         "type": f"https://virtualsms.io/errors/{slug}",
@@ -182,7 +182,7 @@ def test_errors_without_a_problem_document(
     virtualsms: VirtualSMS,
     provider: Provider,
 ) -> None:
-    """Where something before the API answers, the status alone decides."""
+    """If a proxy before the API responds, the status alone decides."""
     provider.answers(body, status)
     with pytest.raises(kind) as failed:
         virtualsms.get_order("o-1")
@@ -190,8 +190,8 @@ def test_errors_without_a_problem_document(
     assert failed.value.detail is None
 
 
-def test_errors_of_the_older_surface(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """A word in ``error`` is a code as well; free text there is the provider's words, not shown."""
+def test_errors_of_the_older_api(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A word in ``error`` is the code; free text there is the detail, which is not shown."""
     provider.answers('{"error": "order_expired", "message": "Too late"}', 400)
     with pytest.raises(errors.OrderExpired) as failed:
         virtualsms.get_order("o-1")
@@ -205,7 +205,7 @@ def test_errors_of_the_older_surface(virtualsms: VirtualSMS, provider: Provider)
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("header", "seconds"),
     [
         ("30", 30),
         ("0", 0),
@@ -218,17 +218,17 @@ def test_errors_of_the_older_surface(virtualsms: VirtualSMS, provider: Provider)
     ],
 )
 def test_retry_after(
-    said: str, seconds: float | None, virtualsms: VirtualSMS, provider: Provider
+    header: str, seconds: float | None, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """Seconds and dates both tell how long to wait, within a day; nonsense tells nothing."""
-    provider.answers("{}", 429, Retry_After=said)
+    """Seconds and dates are read, limited to a day; invalid values are None."""
+    provider.answers("{}", 429, Retry_After=header)
     with pytest.raises(errors.RateLimited) as failed:
         virtualsms.get_balance()
     assert failed.value.retry_after == seconds
 
 
 def test_retry_after_a_date() -> None:
-    """A date is as far off as the clock that is given says."""
+    """A date is relative to the given time."""
     at = datetime(2026, 3, 14, 7, tzinfo=UTC)
     assert retry_after("Sat, 14 Mar 2026 07:00:42 GMT", at) == 42
     assert retry_after("Sat, 14 Mar 2026 07:00:42 -0000", at) == 42
@@ -236,7 +236,7 @@ def test_retry_after_a_date() -> None:
 
 
 def test_full_order(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """Everything an order may tell is read, typed, and kept from being shown."""
+    """All fields of an order are read and typed; its repr shows no secret."""
     order = {
         "order_id": "o-1",
         "phone_number": "+44 7700 900-123",
@@ -283,13 +283,13 @@ def test_full_order(virtualsms: VirtualSMS, provider: Provider) -> None:
 def test_order_states(
     word: object, state: str | None, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """Every variant's word becomes one of the six states; an unknown word stays as it came."""
+    """The words of every API version become order states; unknown words stay unchanged."""
     provider.answers(json.dumps({"order_id": "o-1", "status": word}))
     assert virtualsms.get_order("o-1").status == state
 
 
-def test_newest_message_is_the_code(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """Of several messages the one received last gives code and text, wherever it stands."""
+def test_the_newest_message_has_the_code(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """Code and text are those of the message received last, whatever the order of the list."""
     messages = [
         {"code": "2", "content": "two", "received_at": "2026-03-14T10:00:00Z"},
         {"code": "1", "content": "one", "received_at": "2026-03-14T09:00:00Z"},
@@ -307,7 +307,7 @@ def test_newest_message_is_the_code(virtualsms: VirtualSMS, provider: Provider) 
 
 
 def test_odd_values_are_absent(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """An optional field of an odd type or value is None, and never a crash."""
+    """An optional field with an invalid type or value is None."""
     odd: list[object] = [{}, [], True, "", "x", 1e400, "NaN", "1e99999999999", -(10**17), "0x1"]
     for value in odd:
         order = dict.fromkeys(
@@ -334,10 +334,10 @@ def test_odd_values_are_absent(virtualsms: VirtualSMS, provider: Provider) -> No
         ("get_order", "<html>"),
     ],
 )
-def test_answers_without_what_they_are_for(
+def test_responses_without_a_required_field(
     name: str, body: str, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """A success that lacks a required field is an error whose outcome is unknown."""
+    """A success without a required field is an error with an unknown outcome."""
     provider.answers(body)
     with pytest.raises(errors.UnexpectedAnswer) as failed:
         CALLS[name][0](virtualsms)
@@ -345,8 +345,8 @@ def test_answers_without_what_they_are_for(
     assert "447700900123" not in shown(failed.value)
 
 
-def test_change_without_a_body_is_done(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """A success without a body is a success, of the order that was asked about."""
+def test_a_success_without_a_body_is_accepted(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """The result has the order id of the call."""
     provider.answers("", 204)
     assert virtualsms.confirm_order("o-1").order_id == "o-1"
     assert virtualsms.wait_for_sms("o-1").code is None
@@ -363,14 +363,14 @@ def test_change_without_a_body_is_done(virtualsms: VirtualSMS, provider: Provide
 def test_lists_are_read_bare_or_wrapped(
     body: str, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """A list is found bare, under its name, or within data."""
+    """A list is found as the payload, under its name, or in ``data``."""
     provider.answers(body)
     (service,) = virtualsms.list_services()
     assert (service.id, service.name, service.category) == ("wa", "WhatsApp", "chat")
 
 
 def test_catalogue_and_account(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """Countries, offers, the balance, the profile and the totals are read as documented."""
+    """Countries, offers, balance, profile and totals are read as documented."""
     provider.answers('[{"iso2": "GB", "name": "UK", "in_stock": true}, {"iso2": "FR"}]')
     countries = virtualsms.list_countries()
     assert [(country.iso2, country.in_stock) for country in countries] == [
@@ -392,8 +392,8 @@ def test_catalogue_and_account(virtualsms: VirtualSMS, provider: Provider) -> No
     assert virtualsms.get_stats().lifetime_orders == 3
 
 
-def test_pages_say_where_they_stand(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """A page has its items, and its number and the total where the answer tells."""
+def test_pages_have_their_number_and_total(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A page has its items, and its number and total if the response has them."""
     line = {"id": 5, "type": "deposit", "amount": 10, "created_at": "2026-01-01T00:00:00Z"}
     provider.answers(json.dumps({"data": [line], "meta": {"page": 2, "total": 21}}))
     page = virtualsms.list_transactions(page=2)
@@ -405,25 +405,27 @@ def test_pages_say_where_they_stand(virtualsms: VirtualSMS, provider: Provider) 
 def test_ids_that_would_change_the_path(
     order_id: str, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """An id that cannot be a path segment is refused, and nothing is sent."""
+    """An id that cannot be a path segment is rejected, and nothing is sent."""
     with pytest.raises(errors.InvalidRequest):
         virtualsms.get_order(order_id)
-    assert provider.asked == []
+    assert provider.requests == []
 
 
-def test_hanging_up_leaves_the_outcome_unknown(virtualsms: VirtualSMS, provider: Provider) -> None:
-    """A connection cut after the request is no refusal: the order may be confirmed."""
-    provider.hangs_up = True
+def test_a_disconnect_leaves_the_outcome_unknown(
+    virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """After a lost connection the order may have been confirmed."""
+    provider.disconnects = True
     with pytest.raises(errors.ProviderOutcomeUnknown) as failed:
         virtualsms.confirm_order("o-s3cr3t")
     assert failed.value.unknown
     assert not failed.value.permanent
     assert "s3cr3t" not in shown(failed.value)
-    assert len(provider.asked) == 1
+    assert len(provider.requests) == 1
 
 
 def test_unreachable_provider(http: HttpClient) -> None:
-    """A provider that cannot be reached, or may not be asked, has done nothing."""
+    """A provider at a forbidden host is unreachable, and the outcome is known."""
     api = VirtualSMS(http, base_url="https://elsewhere.example/s3cr3t", api_key=KEY)
     with pytest.raises(errors.ProviderUnreachable) as failed:
         api.confirm_order("o-1")
@@ -433,8 +435,8 @@ def test_unreachable_provider(http: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "s3cr3t key", "s3cr3t\n", "s3cr3té"])
-def test_unusable_keys_are_refused(key: str, http: HttpClient) -> None:
-    """A key that no header can carry is refused at the start, unquoted."""
+def test_invalid_keys_are_rejected(key: str, http: HttpClient) -> None:
+    """A key that is not valid in a header is rejected without being shown."""
     with pytest.raises(ValueError, match="printable ASCII") as refused:
         VirtualSMS(http, base_url="https://a.example", api_key=key)
     assert "s3cr3t" not in str(refused.value)

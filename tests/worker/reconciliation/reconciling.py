@@ -1,4 +1,4 @@
-"""Open orders, the rows that watch them, and what a provider answers about them."""
+"""Open orders, the rows that poll them, and the provider's answers about them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sqlmodel import col, select
 from receiver.inbox.store import InboxEvent
 from tests.support.http_server import Reply
 from tests.support.webhooks import ACTIVATION, CODE, ORDER, UK_PHONE, US_PHONE, iso
-from tests.worker.support import again, everything, make_due, now
-from worker.handling import handle as handling
+from tests.worker.support import all_rows, make_due, now, reload
+from worker.handling.handle import handle as handle_ids
 from worker.orders import store as orders
-from worker.reconciliation import reconcile as reconciling
 from worker.reconciliation import schedule
+from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Delivery, Order, OrderTransition, Reconciliation
 from worker.schema.states import WAITING
@@ -26,7 +26,7 @@ ORDERS_PATH = "/virtualsms/orders"
 
 
 def buy(
-    made: Runtime,
+    runtime: Runtime,
     order_id: str = ACTIVATION,
     *,
     provider: str = "daisysim",
@@ -34,70 +34,70 @@ def buy(
     age: timedelta = timedelta(0),
     left: timedelta | None = None,
 ) -> Order:
-    """Make an order known that waits for its code, as a purchase does; ``left`` until it ends."""
-    with made.database.transaction() as session:
-        at = made.database.now(session)
+    """Create a waiting order, as a purchase does; it ends in ``left``."""
+    with runtime.database.transaction() as session:
+        at = runtime.database.now(session)
         order = orders.find_or_create(session, provider, order_id, now=at)
         orders.advance(session, order, WAITING, kind="bought", event_id=None, at=at, now=at)
-        orders.merge_number(session, made.vault, order, phone, (False, at - age, ""))
+        orders.merge_number(session, runtime.vault, order, phone, (False, at - age, ""))
         order.created_at = at - age
         order.expires_at = None if left is None else at + left
     return order
 
 
-def plan(made: Runtime) -> None:
-    """Let the clock's tick make what rows there are to be."""
-    schedule.plan(made)
+def plan(runtime: Runtime) -> None:
+    """Run the schedule, which inserts the missing rows."""
+    schedule.plan(runtime)
 
 
-def watch(made: Runtime, order_id: str = ACTIVATION) -> Reconciliation:
-    """The row by which an order is asked for."""
-    with made.database.reading() as session:
+def poll_row(runtime: Runtime, order_id: str = ACTIVATION) -> Reconciliation:
+    """The row that polls an order."""
+    with runtime.database.reading() as session:
         found = select(Reconciliation).where(col(Reconciliation.order_id) == order_id)
         return session.exec(found).one()
 
 
 def listing(
-    made: Runtime, action: str = "history", *, provider: str | None = None
+    runtime: Runtime, action: str = "history", *, provider: str | None = None
 ) -> Reconciliation:
-    """The one row of this kind, of the one provider that is asked or of the one named."""
+    """The one row of this action, of the only provider or of the named one."""
     (row,) = (
         each
-        for each in everything(made, Reconciliation)
+        for each in all_rows(runtime, Reconciliation)
         if each.action == action and provider in {None, each.provider}
     )
     return row
 
 
-def ask(made: Runtime, row: Reconciliation) -> Reconciliation:
-    """Let the time pass until the row is due, and ask; the row afterwards."""
-    make_due(made, row)
-    reconciling.reconcile(made, [row.id])
-    return again(made, row)
+def ask(runtime: Runtime, row: Reconciliation) -> Reconciliation:
+    """Make the row due, and run its attempt; return the row afterwards."""
+    make_due(runtime, row)
+    reconcile(runtime, [row.id])
+    return reload(runtime, row)
 
 
-def watched(made: Runtime, order_id: str = ACTIVATION, **bought: Any) -> Reconciliation:
-    """Buy an order; the row by which it is asked for."""
-    buy(made, order_id, **bought)
-    plan(made)
-    return watch(made, order_id)
+def bought(runtime: Runtime, order_id: str = ACTIVATION, **fields: Any) -> Reconciliation:
+    """Buy an order; return the row that polls it."""
+    buy(runtime, order_id, **fields)
+    plan(runtime)
+    return poll_row(runtime, order_id)
 
 
-def reconciled(made: Runtime) -> list[str]:
-    """Handle every event that waits in the inbox; the ids of all events."""
-    ids = [event.id for event in everything(made, InboxEvent)]
-    handling.handle(made, ids)
+def reconciled(runtime: Runtime) -> list[str]:
+    """Handle every inbox event; return all their ids."""
+    ids = [event.id for event in all_rows(runtime, InboxEvent)]
+    handle_ids(runtime, ids)
     return ids
 
 
-def told(made: Runtime) -> list[Delivery]:
-    """What people are told of codes."""
-    return [row for row in everything(made, Delivery) if row.type == "sms.received"]
+def code_deliveries(runtime: Runtime) -> list[Delivery]:
+    """The planned deliveries of codes."""
+    return [row for row in all_rows(runtime, Delivery) if row.type == "sms.received"]
 
 
-def kinds(made: Runtime) -> list[tuple[str, str]]:
-    """The steps that orders made: kind and state, oldest first."""
-    return [(step.kind, step.to_status) for step in everything(made, OrderTransition)]
+def kinds(runtime: Runtime) -> list[tuple[str, str]]:
+    """The transitions of all orders: kind and state, oldest first."""
+    return [(step.kind, step.to_status) for step in all_rows(runtime, OrderTransition)]
 
 
 def says(status: str, code: str | None = None, phone: str | None = US_PHONE) -> Reply:
@@ -126,7 +126,7 @@ def activation(
 
 
 def history(*lines: Mapping[str, Any], page: int = 1) -> dict[str, Any]:
-    """One page of it."""
+    """One page of DaisySIM's history."""
     return {"success": True, "data": {"orders": list(lines), "page": page}}
 
 
@@ -139,6 +139,6 @@ def virtualsms_order(
     return {**fields, "service": "telegram", "created_at": iso(), **sms, **more}
 
 
-def soon(made: Runtime, row: Reconciliation, within: timedelta) -> bool:
-    """Whether the row is next due within a time."""
-    return row.wake_at is not None and row.next_attempt_at - now(made) <= within
+def soon(runtime: Runtime, row: Reconciliation, within: timedelta) -> bool:
+    """Whether the row is due within a time."""
+    return row.wake_at is not None and row.next_attempt_at - now(runtime) <= within

@@ -1,4 +1,4 @@
-"""What asking may cost: no more than is left by what people wait for."""
+"""Polling uses only what urgent calls leave of a budget."""
 
 from __future__ import annotations
 
@@ -12,152 +12,152 @@ from tests.worker.reconciliation.reconciling import (
     HISTORY_PATH,
     activation,
     ask,
+    bought,
     buy,
     history,
     listing,
     plan,
+    poll_row,
     says,
-    watch,
-    watched,
 )
 from tests.worker.support import (
     CHECK_PATH,
     SECOND,
     World,
-    again,
+    all_rows,
     at_once,
     change,
-    everything,
     handle,
     make_due,
     now,
     on_sqlite,
     planned,
+    reload,
     settle,
 )
-from worker.confirmation import confirm as confirmation
-from worker.reconciliation import reconcile as reconciling
+from worker.confirmation.confirm import settle as settle_ids
+from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, Reconciliation
 
 SIX_CHECKS = "check=6"
 
 
-def orders(made: Runtime, count: int) -> list[Reconciliation]:
-    """The rows of so many open orders, all due."""
+def orders(runtime: Runtime, count: int) -> list[Reconciliation]:
+    """Create ``count`` open orders; return their rows, all due."""
     for number in range(count):
-        buy(made, f"{1000 + number}")
-    plan(made)
-    rows = [row for row in everything(made, Reconciliation) if row.action == "order"]
+        buy(runtime, f"{1000 + number}")
+    plan(runtime)
+    rows = [row for row in all_rows(runtime, Reconciliation) if row.action == "order"]
     for row in rows:
-        make_due(made, row)
+        make_due(runtime, row)
     return rows
 
 
-def test_a_half_of_the_budget_is_never_touched(world: World) -> None:
-    """However many orders are open, and however many processes ask."""
-    made = world.connect(daisysim=True, DAISYSIM_RATE_LIMITS=SIX_CHECKS)
+def test_half_of_the_budget_is_reserved(world: World) -> None:
+    """However many orders are open, and however many processes poll."""
+    runtime = world.connect(daisysim=True, DAISYSIM_RATE_LIMITS=SIX_CHECKS)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
-    rows = orders(made, 6)
+    rows = orders(runtime, 6)
     ids = [row.id for row in rows]
     for _ in range(2):
-        at_once([lambda: reconciling.reconcile(made, ids)] * 4)
+        at_once([lambda: reconcile(runtime, ids)] * 4)
         for row in rows:
-            make_due(made, row)
+            make_due(runtime, row)
 
     assert len(world.api.requests("GET", CHECK_PATH)) == 3
-    reconciling.reconcile(made, ids)
-    put_off = [row.wake_at for row in (again(made, row) for row in rows) if row.wake_at]
-    assert min(put_off) > now(made) + 30 * SECOND
+    reconcile(runtime, ids)
+    deferred = [row.wake_at for row in (reload(runtime, row) for row in rows) if row.wake_at]
+    assert min(deferred) > now(runtime) + 30 * SECOND
 
 
-def test_what_people_wait_for_is_paid_at_once(world: World) -> None:
-    """A held code is asked about in a budget that reconciliation has used as far as it may."""
-    made = world.connect(daisysim=True, DAISYSIM_RATE_LIMITS=SIX_CHECKS)
+def test_urgent_calls_are_allowed_at_once(world: World) -> None:
+    """A held code is verified although polling has used its share of the budget."""
+    runtime = world.connect(daisysim=True, DAISYSIM_RATE_LIMITS=SIX_CHECKS)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
-    rows = orders(made, 6)
-    reconciling.reconcile(made, [row.id for row in rows])
+    rows = orders(runtime, 6)
+    reconcile(runtime, [row.id for row in rows])
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Completed", CODE))
     for number in range(3):
-        row = planned_for(made, f"{number}")
-        confirmation.settle(made, [row.id])
-        assert again(made, row).state == "done"
+        row = planned_verification(runtime, f"{number}")
+        settle_ids(runtime, [row.id])
+        assert reload(runtime, row).state == "done"
     assert len(world.api.requests("GET", CHECK_PATH)) == 6
 
 
-def planned_for(made: Runtime, order: str) -> Confirmation:
-    """The question about a code of this order that came by a webhook."""
-    handle(made, webhooks.daisysim(activation=order))
-    (row,) = (each for each in everything(made, Confirmation) if each.order_id == order)
+def planned_verification(runtime: Runtime, order: str) -> Confirmation:
+    """Handle a webhook with a code of this order; return its planned verification."""
+    handle(runtime, webhooks.daisysim(activation=order))
+    (row,) = (each for each in all_rows(runtime, Confirmation) if each.order_id == order)
     return row
 
 
 @pytest.mark.parametrize("provider", ["daisysim", "virtualsms"])
-def test_nothing_is_asked_while_something_more_urgent_waits(world: World, provider: str) -> None:
-    """A confirmation, or a question about a held code, goes first; then it is this one's turn."""
-    made = world.connect(daisysim=True, virtualsms=True)
+def test_nothing_is_polled_while_an_urgent_call_waits(world: World, provider: str) -> None:
+    """A confirmation or a verification goes first; then the order is polled."""
+    runtime = world.connect(daisysim=True, virtualsms=True)
     for path in ("/daisysim/check/*", "/virtualsms/orders/*"):
         world.api.on("GET", path, status=500)
-    row = watched(made, "77", provider=provider)
+    row = bought(runtime, "77", provider=provider)
     sms = webhooks.daisysim() if provider == "daisysim" else webhooks.virtualsms_v1()
-    waiting = planned(made, sms)
-    row = ask(made, row)
+    waiting = planned(runtime, sms)
+    row = ask(runtime, row)
     assert (row.attempt, world.api.requests()) == (0, [])
     assert row.wake_at is not None
-    assert row.wake_at - now(made) <= 2 * SECOND
+    assert row.wake_at - now(runtime) <= 2 * SECOND
 
-    change(made, waiting, state="done", wake_at=None)
-    assert ask(made, row).attempt == 1
+    change(runtime, waiting, state="done", wake_at=None)
+    assert ask(runtime, row).attempt == 1
 
 
 @on_sqlite
-def test_another_budget_is_another_matter(world: World) -> None:
-    """The history is read while held codes wait for checks; it may tell what they wait for."""
-    made = world.connect(daisysim=True)
+def test_urgent_calls_of_another_budget_do_not_count(world: World) -> None:
+    """The history is read while a verification waits: it may report the held code."""
+    runtime = world.connect(daisysim=True)
     world.api.on("GET", HISTORY_PATH, json=history(activation(status="cancelled")))
-    planned(made, webhooks.daisysim())
-    plan(made)
-    assert ask(made, listing(made)).attempt == 1
+    planned(runtime, webhooks.daisysim())
+    plan(runtime)
+    assert ask(runtime, listing(runtime)).attempt == 1
 
 
 @on_sqlite
 @pytest.mark.parametrize(("count", "seconds"), [(1, 20), (10, 20), (30, 60)])
 def test_more_open_orders_wait_longer(world: World, count: int, seconds: int) -> None:
-    """So that all of them share what may be spent."""
-    made = world.connect(daisysim=True)
+    """All of them share the budget."""
+    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
-    ask(made, orders(made, count)[0])
-    (asked,) = (each for each in everything(made, Reconciliation) if each.attempt)
+    ask(runtime, orders(runtime, count)[0])
+    (asked,) = (each for each in all_rows(runtime, Reconciliation) if each.attempt)
     assert asked.answered_at is not None
     assert asked.next_attempt_at - asked.answered_at == seconds * SECOND
 
 
-def test_a_provider_that_hangs_keeps_two_threads_at_most(world: World) -> None:
-    """The others are for confirming and telling."""
-    made = world.connect(daisysim=True)
+def test_a_provider_has_two_calls_in_flight_at_most(world: World) -> None:
+    """A provider that hangs leaves the other threads to confirmations and deliveries."""
+    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, json=says("Waiting").json, hang=0.6)
-    rows = orders(made, 4)
-    at_once([partial(reconciling.reconcile, made, [row.id]) for row in rows])
+    rows = orders(runtime, 4)
+    at_once([partial(reconcile, runtime, [row.id]) for row in rows])
     assert len(world.api.requests("GET", CHECK_PATH)) == 2
 
 
 @on_sqlite
-def test_an_order_that_ends_sooner_is_asked_in_time(world: World) -> None:
-    """Its last question comes a little after its end, not when its turn would be."""
-    made = world.connect(daisysim=True)
+def test_an_order_near_its_end_is_polled_in_time(world: World) -> None:
+    """Its last poll comes shortly after its end, not after the usual interval."""
+    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
-    row = ask(made, watched(made, left=-25 * SECOND))
-    assert row.next_attempt_at - now(made) <= 5 * SECOND
+    row = ask(runtime, bought(runtime, left=-25 * SECOND))
+    assert row.next_attempt_at - now(runtime) <= 5 * SECOND
 
 
 @on_sqlite
-def test_a_settled_code_costs_its_own_call_only(world: World) -> None:
-    """Asking about an order that has ended meanwhile is not paid for."""
-    made = world.connect(daisysim=True)
+def test_a_verified_code_needs_no_poll(world: World) -> None:
+    """No call is debited for an order that has ended meanwhile."""
+    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Completed", CODE))
-    row = watched(made)
-    settle(made, planned(made, webhooks.daisysim()))
-    ask(made, row)
-    plan(made)
-    assert watch(made).wake_at is None
+    row = bought(runtime)
+    settle(runtime, planned(runtime, webhooks.daisysim()))
+    ask(runtime, row)
+    plan(runtime)
+    assert poll_row(runtime).wake_at is None
     assert len(world.api.requests("GET", CHECK_PATH)) == 1

@@ -1,4 +1,4 @@
-"""Reading a provider's newest orders back to the last one known."""
+"""Reading a provider's newest orders back to the newest one of the last pass."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from tests.worker.reconciliation.reconciling import (
     activation,
     ask,
     buy,
+    code_deliveries,
     history,
     listing,
     plan,
+    poll_row,
     reconciled,
     soon,
-    told,
     virtualsms_order,
-    watch,
 )
 from tests.worker.support import (
     CHECK_PATH,
     ORDER_PATH,
     SECOND,
     World,
-    again,
+    all_rows,
     at_once,
     change,
     code_of,
-    everything,
     handle,
     make_due,
     now,
     on_sqlite,
-    only,
+    only_row,
+    reload,
     woken,
 )
 from worker.reconciliation import history as past_orders
-from worker.reconciliation import reconcile as reconciling
+from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Order, Reconciliation
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that asks DaisySIM and tells Slack."""
+def runtime(world: World) -> Runtime:
+    """A worker that polls DaisySIM and delivers to Slack."""
     return world.connect(daisysim=True, slack=True)
 
 
 @pytest.fixture
 def virtual(world: World) -> Runtime:
-    """A worker that asks VirtualSMS."""
+    """A worker that polls VirtualSMS."""
     return world.connect(virtualsms=True)
 
 
 def pages(world: World, *lines: dict[str, object], each: int = 2) -> None:
-    """Let DaisySIM's history be these lines, newest first, so many to a page."""
+    """Set DaisySIM's history: newest first, ``each`` lines per page."""
 
     def answer(request: Request) -> Reply:
         first = (int(request.query["page"]) - 1) * each
@@ -72,223 +72,221 @@ def pages(world: World, *lines: dict[str, object], each: int = 2) -> None:
     world.api.on("GET", HISTORY_PATH, handler=answer)
 
 
-def asked(world: World, path: str = HISTORY_PATH) -> list[dict[str, str]]:
-    """The pages that were asked for."""
+def requested_pages(world: World, path: str = HISTORY_PATH) -> list[dict[str, str]]:
+    """The query parameters of the requested pages."""
     return [request.query for request in world.api.requests("GET", path)]
 
 
-def read_back(made: Runtime) -> Reconciliation:
-    """Make one whole pass; the row afterwards."""
-    plan(made)
-    row = ask(made, listing(made))
+def read_back(runtime: Runtime) -> Reconciliation:
+    """Make one whole pass; return the row afterwards."""
+    plan(runtime)
+    row = ask(runtime, listing(runtime))
     while row.head is not None:
-        reconciling.reconcile(made, [row.id])
-        row = again(made, row)
+        reconcile(runtime, [row.id])
+        row = reload(runtime, row)
     return row
 
 
-def test_a_code_of_an_order_that_nobody_knew_is_told(world: World, made: Runtime) -> None:
-    """With its first pass, which is due as soon as there is a row."""
+def test_a_code_of_an_unknown_order_is_delivered(world: World, runtime: Runtime) -> None:
+    """By the first pass, which is due as soon as there is a row."""
     pages(world, activation())
-    plan(made)
-    woken(world, queue.RECONCILE, [listing(made).id])
-    row = read_back(made)
-    reconciled(made)
+    plan(runtime)
+    woken(world, queue.RECONCILE, [listing(runtime).id])
+    row = read_back(runtime)
+    reconciled(runtime)
 
-    event = only(made, InboxEvent)
+    event = only_row(runtime, InboxEvent)
     assert (event.source, event.state) == ("reconciled", "handled")
-    assert code_of(made, ACTIVATION) == [CODE]
-    code, order = only(made, Code), only(made, Order)
+    assert code_of(runtime, ACTIVATION) == [CODE]
+    code, order = only_row(runtime, Code), only_row(runtime, Order)
     assert (code.state, code.verified, code.service) == ("ready", True, "WhatsApp")
     assert order.status == "confirmed"
-    assert len(told(made)) == 1
+    assert len(code_deliveries(runtime)) == 1
     assert (row.place, row.page, row.failures) == (ACTIVATION, 1, 0)
     assert row.answered_at is not None
-    assert asked(world)[0] == {"page": "1", "per_page": "100"}
+    assert requested_pages(world)[0] == {"page": "1", "per_page": "100"}
 
 
-def test_reading_the_same_again_changes_nothing(world: World, made: Runtime) -> None:
-    """One event, one code, one message, whether it was handled meanwhile or not."""
+def test_reading_the_same_page_again_changes_nothing(world: World, runtime: Runtime) -> None:
+    """One event, one code, one delivery, whether the event was handled meanwhile or not."""
     pages(world, activation())
     for _ in range(2):
-        change(made, read_back(made), place=None)
-    reconciled(made)
+        change(runtime, read_back(runtime), place=None)
+    reconciled(runtime)
     for _ in range(2):
-        change(made, read_back(made), place=None)
-    reconciled(made)
+        change(runtime, read_back(runtime), place=None)
+    reconciled(runtime)
 
-    assert len(everything(made, InboxEvent)) == 1
-    assert len(told(made)) == 1
+    assert len(all_rows(runtime, InboxEvent)) == 1
+    assert len(code_deliveries(runtime)) == 1
 
 
 @on_sqlite
-def test_a_webhook_and_the_history_tell_once(world: World, made: Runtime) -> None:
-    """A code that is known and told is no news."""
-    handle(made, webhooks.daisysim())
-    change(made, only(made, Code), state="ready", verified=True)
+def test_the_history_adds_nothing_to_a_delivered_code(world: World, runtime: Runtime) -> None:
+    """No event is stored for a code that its webhook reported."""
+    handle(runtime, webhooks.daisysim())
+    change(runtime, only_row(runtime, Code), state="ready", verified=True)
     pages(world, activation())
-    read_back(made)
+    read_back(runtime)
 
-    assert len(everything(made, InboxEvent)) == 1
+    assert len(all_rows(runtime, InboxEvent)) == 1
 
 
-def test_a_held_code_is_told_by_the_history(world: World, made: Runtime) -> None:
-    """Without a question about it: the history has a budget of its own."""
-    handle(made, webhooks.daisysim())
+def test_the_history_releases_a_held_code(world: World, runtime: Runtime) -> None:
+    """Without a verification call: the history has a separate budget."""
+    handle(runtime, webhooks.daisysim())
     pages(world, activation())
-    read_back(made)
-    reconciled(made)
+    read_back(runtime)
+    reconciled(runtime)
 
-    assert (only(made, Code).state, only(made, Code).verified) == ("ready", True)
-    assert len(told(made)) == 1
+    assert (only_row(runtime, Code).state, only_row(runtime, Code).verified) == ("ready", True)
+    assert len(code_deliveries(runtime)) == 1
     assert world.api.requests("GET", CHECK_PATH) == []
 
 
-def test_a_pass_stops_at_the_place_it_knows(world: World, made: Runtime) -> None:
-    """The newest order of the last whole pass; what lies behind it is not read again."""
+def test_a_pass_stops_at_the_newest_order_of_the_last_pass(world: World, runtime: Runtime) -> None:
+    """Older orders are not read again."""
     lines = [activation(str(number)) for number in range(9, 0, -1)]
     pages(world, *lines[4:])
-    assert read_back(made).place == "5"
-    assert [page["page"] for page in asked(world)] == ["1", "2", "3", "4"]
+    assert read_back(runtime).place == "5"
+    assert [page["page"] for page in requested_pages(world)] == ["1", "2", "3", "4"]
 
     world.api.forget()
     pages(world, *lines)
-    row = read_back(made)
-    assert [page["page"] for page in asked(world)] == ["1", "2", "3"]
+    row = read_back(runtime)
+    assert [page["page"] for page in requested_pages(world)] == ["1", "2", "3"]
     assert row.place == "9"
-    reconciled(made)
-    assert {code.order_id for code in everything(made, Code)} == set("123456789")
+    reconciled(runtime)
+    assert {code.order_id for code in all_rows(runtime, Code)} == set("123456789")
 
     world.api.forget()
-    read_back(made)
-    assert len(asked(world)) == 1
+    read_back(runtime)
+    assert len(requested_pages(world)) == 1
 
 
 @on_sqlite
-def test_a_pass_goes_on_where_it_was(world: World, made: Runtime) -> None:
-    """A page that fails is asked for again, and the place is moved only by a whole pass."""
+def test_an_interrupted_pass_continues(world: World, runtime: Runtime) -> None:
+    """A page that fails is requested again; only a whole pass changes ``place``."""
     pages(world, *(activation(str(number)) for number in range(5, 0, -1)))
-    plan(made)
-    row = ask(made, listing(made))
+    plan(runtime)
+    row = ask(runtime, listing(runtime))
     assert (row.page, row.head, row.place) == (2, "5", None)
-    assert soon(made, row, timedelta(0))
+    assert soon(runtime, row, timedelta(0))
     world.api.once("GET", HISTORY_PATH, Reply(status=500))
-    row = ask(made, row)
+    row = ask(runtime, row)
     assert (row.page, row.head, row.failures) == (2, "5", 1)
     while row.head is not None:
-        row = ask(made, row)
+        row = ask(runtime, row)
 
-    assert [page["page"] for page in asked(world)] == ["1", "2", "2", "3", "4"]
+    assert [page["page"] for page in requested_pages(world)] == ["1", "2", "2", "3", "4"]
     assert (row.place, row.page) == ("5", 1)
 
 
 @on_sqlite
-def test_the_first_pass_leaves_what_is_old(world: World, made: Runtime) -> None:
-    """A code of yesterday, and one of unknown age, are told to nobody, now or later."""
-    old = now(made) - timedelta(hours=25)
+def test_the_first_pass_skips_old_codes(world: World, runtime: Runtime) -> None:
+    """A code of yesterday, and one of unknown age, are not delivered, now or later."""
+    old = now(runtime) - timedelta(hours=25)
     ageless = activation("2") | {"created_at": None}
     pages(world, activation("3"), ageless, activation("1", made_at=old), each=3)
     for _ in range(2):
-        read_back(made)
-    reconciled(made)
+        read_back(runtime)
+    reconciled(runtime)
 
-    assert [code.order_id for code in everything(made, Code)] == ["3"]
+    assert [code.order_id for code in all_rows(runtime, Code)] == ["3"]
 
 
 @on_sqlite
-def test_a_pass_does_not_read_all_that_ever_was(world: World, made: Runtime) -> None:
-    """It stops behind the last hour before there was anything to reconcile."""
-    old = now(made) - timedelta(hours=2)
+def test_the_first_pass_does_not_read_the_whole_history(world: World, runtime: Runtime) -> None:
+    """It stops one hour before its row was created."""
+    old = now(runtime) - timedelta(hours=2)
     pages(world, activation("9"), *(activation(str(n), made_at=old) for n in range(8, 0, -1)))
-    read_back(made)
-    assert len(asked(world)) == 1
+    read_back(runtime)
+    assert len(requested_pages(world)) == 1
 
 
 @on_sqlite
-def test_an_outage_of_days_is_made_good(world: World, made: Runtime) -> None:
-    """Once there is a place to go back to, age does not matter."""
-    pages(world, activation("1", made_at=now(made) - timedelta(days=4)))
-    row = read_back(made)
-    change(made, row, place="1", created_at=now(made) - timedelta(days=5))
-    missed = (activation(str(n), made_at=now(made) - timedelta(days=2)) for n in (3, 2))
-    pages(world, *missed, activation("1", made_at=now(made) - timedelta(days=4)))
-    read_back(made)
-    reconciled(made)
-    assert sorted(code.order_id for code in everything(made, Code)) == ["2", "3"]
+def test_codes_of_an_outage_of_days_are_found(world: World, runtime: Runtime) -> None:
+    """Once a pass has been made, the next one goes back to it, whatever the age."""
+    pages(world, activation("1", made_at=now(runtime) - timedelta(days=4)))
+    row = read_back(runtime)
+    change(runtime, row, place="1", created_at=now(runtime) - timedelta(days=5))
+    missed = (activation(str(n), made_at=now(runtime) - timedelta(days=2)) for n in (3, 2))
+    pages(world, *missed, activation("1", made_at=now(runtime) - timedelta(days=4)))
+    read_back(runtime)
+    reconciled(runtime)
+    assert sorted(code.order_id for code in all_rows(runtime, Code)) == ["2", "3"]
 
 
 @on_sqlite
 @pytest.mark.parametrize("kind", ["endless", "the same"])
-def test_a_history_without_an_end_is_left(
-    world: World, made: Runtime, kind: str, monkeypatch: pytest.MonkeyPatch
+def test_an_endless_history_ends_the_pass(
+    world: World, runtime: Runtime, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Be it that it never ends, or that the provider gives one page for all."""
-    monkeypatch.setattr(past_orders, "MOST_PAGES", 5)
+    """Whether pages never end, or every page is the same."""
+    monkeypatch.setattr(past_orders, "MAX_PAGES", 5)
 
     def answer(request: Request) -> Reply:
         page = int(request.query["page"]) if kind == "endless" else 0
         return Reply(json=history(activation(f"{page}", status="cancelled")))
 
     world.api.on("GET", HISTORY_PATH, handler=answer)
-    row = read_back(made)
+    row = read_back(runtime)
     assert row.head is None
-    assert len(asked(world)) == (5 if kind == "endless" else 2)
+    assert len(requested_pages(world)) == (5 if kind == "endless" else 2)
 
 
 @on_sqlite
-def test_an_open_order_of_the_history_is_watched(world: World, made: Runtime) -> None:
-    """Nobody told us of it; from now on it is asked for."""
+def test_an_unknown_open_order_is_polled(world: World, runtime: Runtime) -> None:
+    """It becomes known, and gets a row."""
     pages(world, activation(status="waiting"))
-    read_back(made)
-    order = only(made, Order)
+    read_back(runtime)
+    order = only_row(runtime, Order)
     assert (order.status, order.service) == ("waiting", "WhatsApp")
     assert order.phone_digest is not None
-    plan(made)
-    assert watch(made).deadline == order.created_at + 20 * MINUTE
+    plan(runtime)
+    assert poll_row(runtime).deadline == order.created_at + 20 * MINUTE
 
 
 @on_sqlite
 @pytest.mark.parametrize("status", ["cancelled", "completed"])
-def test_what_becomes_of_a_known_order_is_recorded(
-    world: World, made: Runtime, status: str
+def test_a_new_state_of_a_known_order_is_recorded(
+    world: World, runtime: Runtime, status: str
 ) -> None:
-    """Wherever in the page it stands."""
-    buy(made)
+    """Wherever in the page the order is."""
+    buy(runtime)
     pages(world, activation("9"), activation(status=status), each=9)
-    plan(made)
-    change(made, listing(made), place="9")
-    read_back(made)
-    reconciled(made)
+    plan(runtime)
+    change(runtime, listing(runtime), place="9")
+    read_back(runtime)
+    reconciled(runtime)
 
     expected = {"cancelled": "cancelled", "completed": "confirmed"}[status]
-    (order,) = (each for each in everything(made, Order) if each.order_id == ACTIVATION)
+    (order,) = (each for each in all_rows(runtime, Order) if each.order_id == ACTIVATION)
     assert order.status == expected
-    assert code_of(made, ACTIVATION) == ([CODE] if status == "completed" else [])
-    plan(made)
-    assert watch(made).wake_at is None
+    assert code_of(runtime, ACTIVATION) == ([CODE] if status == "completed" else [])
+    plan(runtime)
+    assert poll_row(runtime).wake_at is None
 
 
 @on_sqlite
-def test_an_order_that_was_cancelled_before_we_knew_it_is_none_of_ours(
-    world: World, made: Runtime
-) -> None:
-    """There is nothing to tell anybody."""
+def test_an_unknown_cancelled_order_is_skipped(world: World, runtime: Runtime) -> None:
+    """There is nothing to record or deliver."""
     pages(world, activation(status="cancelled"))
-    read_back(made)
-    assert everything(made, Order) == []
+    read_back(runtime)
+    assert all_rows(runtime, Order) == []
 
 
-def test_two_processes_read_a_page_once(world: World, made: Runtime) -> None:
-    """The others leave it to whoever has it in hand."""
+def test_two_processes_read_a_page_once(world: World, runtime: Runtime) -> None:
+    """Only one of them gets the lease."""
     world.api.on("GET", HISTORY_PATH, json=history(activation()), hang=0.3)
-    plan(made)
-    row = listing(made)
-    at_once([lambda: reconciling.reconcile(made, [row.id])] * 5)
-    assert len(asked(world)) == 1
+    plan(runtime)
+    row = listing(runtime)
+    at_once([lambda: reconcile(runtime, [row.id])] * 5)
+    assert len(requested_pages(world)) == 1
 
 
-def test_a_page_answers_for_many_orders(world: World, virtual: Runtime) -> None:
-    """With three open, the list is read as often as an order would be asked for, and none is."""
+def test_a_page_replaces_single_polls(world: World, virtual: Runtime) -> None:
+    """With many open orders, the list is read at their interval, and none is polled singly."""
     ids = [f"ord_{number}" for number in range(4)]
     world.api.on("GET", ORDERS_PATH, json={"orders": [virtualsms_order(each) for each in ids]})
     for each in ids:
@@ -299,16 +297,16 @@ def test_a_page_answers_for_many_orders(world: World, virtual: Runtime) -> None:
 
     after = now(virtual) + MINUTE
     for each in ids:
-        watching = watch(virtual, each)
+        watching = poll_row(virtual, each)
         assert watching.next_attempt_at > after
-        reconciling.reconcile(virtual, [watching.id])
+        reconcile(virtual, [watching.id])
     assert world.api.requests("GET", ORDER_PATH) == []
-    assert len(asked(world, ORDERS_PATH)) == 1
+    assert len(requested_pages(world, ORDERS_PATH)) == 1
 
 
 @on_sqlite
-def test_a_pass_is_brought_forward_by_many_open_orders(world: World, virtual: Runtime) -> None:
-    """However long it was to wait; with few it is made at leisure."""
+def test_many_open_orders_bring_the_next_pass_forward(world: World, virtual: Runtime) -> None:
+    """With few open orders it has a long interval."""
     world.api.on("GET", ORDERS_PATH, json={"orders": []})
     row = read_back(virtual)
     assert not soon(virtual, row, 9 * MINUTE)
@@ -316,35 +314,35 @@ def test_a_pass_is_brought_forward_by_many_open_orders(world: World, virtual: Ru
         buy(virtual, f"ord_{number}", provider="virtualsms")
     for _ in range(2):  # the rows of the orders are made first
         plan(virtual)
-    assert soon(virtual, again(virtual, row), MINUTE)
+    assert soon(virtual, reload(virtual, row), MINUTE)
 
 
 @on_sqlite
-def test_a_list_that_leaves_codes_out_leads_to_the_order(world: World, virtual: Runtime) -> None:
-    """One that is received, without its code, is asked for until the code is there."""
+def test_a_listed_order_without_its_code_is_polled(world: World, virtual: Runtime) -> None:
+    """A received order whose code is missing stays open until the code is there."""
     listed = {"orders": [virtualsms_order(status="received")]}
     world.api.on("GET", ORDERS_PATH, json=listed)
     read_back(virtual)
-    assert only(virtual, Order).status == "waiting"
-    assert everything(virtual, InboxEvent) == []
+    assert only_row(virtual, Order).status == "waiting"
+    assert all_rows(virtual, InboxEvent) == []
     plan(virtual)
     world.api.on("GET", ORDER_PATH, json=virtualsms_order(status="received", code=CODE))
-    asking = watch(virtual, ORDER)
+    polling = poll_row(virtual, ORDER)
     make_due(virtual, listing(virtual))
     ask(virtual, listing(virtual))
-    assert again(virtual, asking).next_attempt_at == asking.next_attempt_at
-    ask(virtual, asking)
+    assert reload(virtual, polling).next_attempt_at == polling.next_attempt_at
+    ask(virtual, polling)
     reconciled(virtual)
     assert code_of(virtual, ORDER) == [CODE]
 
 
 @on_sqlite
-def test_an_order_is_not_put_off_past_its_end(world: World, made: Runtime) -> None:
-    """A page that saw it waiting does not keep the last question from being asked."""
-    buy(made, left=30 * SECOND)
-    plan(made)
-    before = watch(made).next_attempt_at
-    change(made, watch(made), deadline=now(made) + 10 * SECOND)
-    pages(world, activation(status="waiting", created_at=webhooks.iso(now(made) - 19 * MINUTE)))
-    read_back(made)
-    assert watch(made).next_attempt_at == before
+def test_a_page_does_not_postpone_a_poll_past_the_end(world: World, runtime: Runtime) -> None:
+    """An order that a page reports as waiting is still polled at its end."""
+    buy(runtime, left=30 * SECOND)
+    plan(runtime)
+    before = poll_row(runtime).next_attempt_at
+    change(runtime, poll_row(runtime), deadline=now(runtime) + 10 * SECOND)
+    pages(world, activation(status="waiting", created_at=webhooks.iso(now(runtime) - 19 * MINUTE)))
+    read_back(runtime)
+    assert poll_row(runtime).next_attempt_at == before

@@ -1,4 +1,4 @@
-"""Care for a provider's webhook subscription: warned about in time, and un-paused."""
+"""Webhook subscriptions: operators are notified of failures, paused ones are resumed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.worker.reconciliation.reconciling import ask, listing, plan
 from tests.worker.support import (
     VIRTUALSMS_KEY,
     World,
+    all_rows,
     deliver,
-    everything,
     fetch,
     now,
     on_sqlite,
@@ -28,19 +28,19 @@ SECRET_WORDS = "body with 483921"
 
 
 def subscription(name: str = "wh_1", **fields: Any) -> dict[str, Any]:
-    """One subscription as the customer API shows it."""
+    """One subscription as the customer API returns it."""
     healthy = {"id": name, "url": OURS, "active": True, "paused": False}
     return {**healthy, "failure_count_consecutive": 0, "last_error_code": None, **fields}
 
 
-def subscriptions(world: World, *those: dict[str, Any]) -> None:
-    """Let the account have these from now on."""
-    answer = {"success": True, "webhooks": list(those), "count": len(those)}
+def subscriptions(world: World, *listed: dict[str, Any]) -> None:
+    """Set the account's subscriptions."""
+    answer = {"success": True, "webhooks": list(listed), "count": len(listed)}
     world.api.on("GET", PATH, json=answer)
 
 
 def deliveries(world: World, *statuses: int | None) -> None:
-    """Let the newest deliveries have been answered so."""
+    """Set the answers to the newest deliveries."""
     rows = [
         {
             "id": f"d_{number}",
@@ -55,69 +55,69 @@ def deliveries(world: World, *statuses: int | None) -> None:
 
 
 def patches(world: World) -> list[Request]:
-    """What was changed."""
+    """The calls that change a subscription."""
     return world.api.requests("PATCH")
 
 
-def notices(made: Runtime) -> list[str]:
-    """What the operators are told, oldest first."""
-    return [row.detail or "" for row in everything(made, Delivery) if row.type == "operators"]
+def notices(runtime: Runtime) -> list[str]:
+    """The planned notices to the operators, oldest first."""
+    return [row.detail or "" for row in all_rows(runtime, Delivery) if row.type == "operators"]
 
 
-def look(made: Runtime) -> Reconciliation:
-    """Look at the subscriptions; the row afterwards."""
-    plan(made)
-    return ask(made, listing(made, "subscriptions"))
+def check(runtime: Runtime) -> Reconciliation:
+    """Check the subscriptions; return the row afterwards."""
+    plan(runtime)
+    return ask(runtime, listing(runtime, "subscriptions"))
 
 
 @pytest.fixture
-def made(world: World) -> Runtime:
-    """A worker that cares, and tells Slack."""
+def runtime(world: World) -> Runtime:
+    """A worker that watches subscriptions and delivers to Slack."""
     world.api.on("PATCH", f"{PATH}/*", json={"success": True, "webhook": subscription()})
     deliveries(world, 200, 502, 500)
     return world.connect(virtualsms=True, slack=True, VIRTUALSMS_WEBHOOK_CARE="on")
 
 
-def test_five_failures_in_a_row_are_told_once(world: World, made: Runtime) -> None:
-    """With what the last one was answered; again only after it has been well in between."""
+def test_five_failures_in_a_row_send_one_notice(world: World, runtime: Runtime) -> None:
+    """It shows the last answer; another is sent only after a success in between."""
     subscriptions(world, subscription(failure_count_consecutive=4))
-    look(made)
-    assert notices(made) == []
+    check(runtime)
+    assert notices(runtime) == []
     for failures in (5, 9):
         subscriptions(world, subscription(failure_count_consecutive=failures))
-        row = look(made)
-    (notice,) = notices(made)
+        row = check(runtime)
+    (notice,) = notices(runtime)
     assert "5 webhooks in a row" in notice
     assert "wh_1" in notice
     assert "502" in notice
     assert row.place == "wh_1"
     assert len(world.api.requests("GET", f"{PATH}/*/deliveries")) == 1
     assert patches(world) == []
-    assert row.next_attempt_at - now(made) <= subscription_care.EVERY
+    assert row.next_attempt_at - now(runtime) <= subscription_care.INTERVAL
 
     subscriptions(world, subscription())
-    assert look(made).place is None
-    delivery = next(row for row in everything(made, Delivery) if row.type == "operators")
-    deliver(made, delivery)
+    assert check(runtime).place is None
+    delivery = next(row for row in all_rows(runtime, Delivery) if row.type == "operators")
+    deliver(runtime, delivery)
     (message,) = world.sent_to()
     assert "502" in str(message)
     assert "event " not in str(message)
     assert "483921" not in str(message)
 
 
-def test_a_paused_subscription_is_un_paused(world: World, made: Runtime) -> None:
-    """By one call with the key in the customer API's own header, and the operators are told."""
+def test_a_paused_subscription_is_resumed(world: World, runtime: Runtime) -> None:
+    """One call with the key in the customer API's header; the operators are notified."""
     subscriptions(world, subscription(paused=True, failure_count_consecutive=20))
-    look(made)
+    check(runtime)
 
     (call,) = patches(world)
     assert (call.path, call.json()) == (f"{PATH}/wh_1", {"paused": False})
     for request in world.api.requests():
         assert request.headers["x-api-key"] == VIRTUALSMS_KEY
         assert "authorization" not in request.headers
-    (notice,) = notices(made)
-    assert "told to go on" in notice
-    spent = fetch(made, Budget, "virtualsms:calls").spent
+    (notice,) = notices(runtime)
+    assert "it is resumed" in notice
+    spent = fetch(runtime, Budget, "virtualsms:calls").spent
     assert sum(int(pair.split(",")[1]) for pair in spent[2:-2].split("], [")) == 3
 
 
@@ -130,75 +130,75 @@ def test_a_paused_subscription_is_un_paused(world: World, made: Runtime) -> None
         {"url": "https://example.com/other", "paused": True, "failure_count_consecutive": 20},
         {"url": "http://[", "failure_count_consecutive": 20},
     ],
-    ids=["paused by a person", "not in use", "another receiver's", "no URL"],
+    ids=["paused by a person", "inactive", "another receiver's", "invalid URL"],
 )
-def test_what_is_none_of_our_business_is_left_alone(
-    world: World, made: Runtime, fields: dict[str, Any]
+def test_other_subscriptions_are_not_changed(
+    world: World, runtime: Runtime, fields: dict[str, Any]
 ) -> None:
-    """Nothing is changed, and nobody is told."""
+    """Nothing is changed, and no notice is sent."""
     subscriptions(world, subscription(**fields))
-    look(made)
-    assert (patches(world), notices(made)) == ([], [])
+    check(runtime)
+    assert (patches(world), notices(runtime)) == ([], [])
 
 
 @on_sqlite
-def test_one_that_cannot_be_un_paused_is_told_all_the_same(world: World, made: Runtime) -> None:
-    """With the reason, so that a person can."""
+def test_a_subscription_that_cannot_be_resumed_is_reported(world: World, runtime: Runtime) -> None:
+    """The notice has the reason, so that a person can resume it."""
     world.api.on("PATCH", f"{PATH}/*", status=403, json={"error": "forbidden"})
     subscriptions(world, subscription(paused=True, failure_count_consecutive=20))
-    look(made)
-    (notice,) = notices(made)
-    assert "could not be told to go on" in notice
+    check(runtime)
+    (notice,) = notices(runtime)
+    assert "resuming it failed" in notice
     assert "403" in notice
 
 
 @on_sqlite
-def test_a_provider_that_does_not_say_is_asked_again(world: World, made: Runtime) -> None:
-    """A limit on calls stops the key as elsewhere."""
+def test_a_failed_check_is_retried(world: World, runtime: Runtime) -> None:
+    """A rate limit blocks the budget."""
     world.api.on("GET", PATH, status=500)
-    row = look(made)
+    row = check(runtime)
     assert (row.failures, row.wake_at is None) == (1, False)
     world.api.once("GET", PATH, Reply(status=429, headers={"Retry-After": "60"}))
-    look(made)
-    assert fetch(made, Budget, "virtualsms:calls").blocked_until is not None
+    check(runtime)
+    assert fetch(runtime, Budget, "virtualsms:calls").blocked_until is not None
 
 
 @on_sqlite
-def test_each_call_is_paid_for(world: World, made: Runtime) -> None:
-    """Where the budget is spent in between, the rest waits; nothing is told twice."""
-    made = world.connect(
+def test_each_call_is_debited(world: World, runtime: Runtime) -> None:
+    """If the budget is used up in between, the check is repeated later, without a notice."""
+    runtime = world.connect(
         virtualsms=True, slack=True, VIRTUALSMS_WEBHOOK_CARE="on", VIRTUALSMS_RATE_LIMIT="2"
     )
     subscriptions(world, subscription(paused=True, failure_count_consecutive=20))
-    row = look(made)
+    row = check(runtime)
     assert len(world.api.requests()) == 1
     assert row.wake_at is not None
-    assert (row.lease_until, notices(made), patches(world)) == (None, [], [])
+    assert (row.lease_until, notices(runtime), patches(world)) == (None, [], [])
 
 
-def test_it_is_off_until_wanted(world: World) -> None:
-    """No row is made; one of before ends, and begins anew when it is wanted again."""
+def test_it_is_off_by_default(world: World) -> None:
+    """No row is inserted; switched off it ends, and switched on again it is requeued."""
     subscriptions(world, subscription())
-    made = world.connect(virtualsms=True)
-    plan(made)
-    assert [row.action for row in everything(made, Reconciliation)] == ["history"]
+    runtime = world.connect(virtualsms=True)
+    plan(runtime)
+    assert [row.action for row in all_rows(runtime, Reconciliation)] == ["history"]
 
-    made = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="on")
-    row = look(made)
+    runtime = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="on")
+    row = check(runtime)
     assert row.wake_at is not None
     calls = len(world.api.requests())
-    made = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="off")
-    assert ask(made, row).wake_at is None
+    runtime = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="off")
+    assert ask(runtime, row).wake_at is None
     assert len(world.api.requests()) == calls
-    made = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="on")
-    assert look(made).wake_at is not None
+    runtime = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="on")
+    assert check(runtime).wake_at is not None
     assert len(world.api.requests()) == calls + 1
 
 
 @on_sqlite
-def test_a_setting_that_cannot_work_is_said(world: World) -> None:
-    """By the variable, and what it wants."""
+def test_an_impossible_setting_is_an_error(world: World) -> None:
+    """The message names the variable and what to set."""
     with pytest.raises(ConfigurationError, match=r"^VIRTUALSMS_WEBHOOK_CARE: .*_API_KEY"):
         world.connect(VIRTUALSMS_WEBHOOK_CARE="on")
-    with pytest.raises(ConfigurationError, match=r"^DAISYSIM_WEBHOOK_CARE: wants off"):
+    with pytest.raises(ConfigurationError, match=r"^DAISYSIM_WEBHOOK_CARE: must be off"):
         world.connect(daisysim=True, VIRTUALSMS_WEBHOOK_CARE="off", DAISYSIM_WEBHOOK_CARE="on")

@@ -1,4 +1,4 @@
-"""Processes that are forked: what they take over from the one that forks them, and what not."""
+"""Forked processes: what they inherit from their parent, and what they do not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="this system does not bear it")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can fork safely")
 
 
 def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, since the tests themselves have threads, which no fork takes along."""
+    """Run a program in a new process: this one has threads, so it cannot fork."""
     program = tmp_path / "program.py"
     program.write_text(
         "import os, signal, sys, time\nfrom worker.runtime import child_process\n" + source
@@ -25,8 +25,8 @@ def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_process_with_threads_is_not_to_be_forked(tmp_path: Path) -> None:
-    """Locks that they hold would never be let go of in the child."""
+def test_a_process_with_threads_cannot_fork(tmp_path: Path) -> None:
+    """Locks that they hold would never be released in the child."""
     done = run(
         tmp_path,
         textwrap.dedent("""
@@ -51,8 +51,8 @@ def test_a_process_with_threads_is_not_to_be_forked(tmp_path: Path) -> None:
         ("os.kill(os.getpid(), signal.SIGTERM)", -15),
     ],
 )
-def test_the_exit_code_is_that_of_a_process(tmp_path: Path, body: str, code: int) -> None:
-    """As subprocess has it; and nothing that the parent has yet to do is done twice."""
+def test_the_exit_code_is_reported(tmp_path: Path, body: str, code: int) -> None:
+    """As subprocess reports it; and the child does not run the parent's remaining code."""
     done = run(
         tmp_path,
         textwrap.dedent(f"""
@@ -67,8 +67,8 @@ def test_the_exit_code_is_that_of_a_process(tmp_path: Path, body: str, code: int
     assert done.stdout.split() == [str(code), "once"]
 
 
-def test_a_child_has_nothing_of_its_parent_but_what_was_imported(tmp_path: Path) -> None:
-    """Its own name and group, no open file, no handler of a signal; it speaks on standard error."""
+def test_a_child_inherits_only_the_imported_modules(tmp_path: Path) -> None:
+    """It has its own group, no open files, no signal handlers, and prints to standard error."""
     done = run(
         tmp_path,
         textwrap.dedent("""
@@ -76,7 +76,6 @@ def test_a_child_has_nothing_of_its_parent_but_what_was_imported(tmp_path: Path)
         signal.signal(signal.SIGTERM, stop)
         lock = open(__file__)
         def work():
-            print("name", open("/proc/self/comm").read().strip())
             print("group", os.getpgid(0) == os.getpid())
             print("files", sorted(map(int, os.listdir("/proc/self/fd")))[:-1])
             print("handled", signal.getsignal(signal.SIGTERM) is stop)
@@ -89,25 +88,25 @@ def test_a_child_has_nothing_of_its_parent_but_what_was_imported(tmp_path: Path)
     )
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "name part", "group True", "files [0, 1, 2]", "handled False", "blocked set()",
+        "group True", "files [0, 1, 2]", "handled False", "blocked set()",
     ]  # fmt: skip
 
 
-def test_a_child_that_does_not_stop_in_time_is_waited_for_no_longer(tmp_path: Path) -> None:
-    """Asked, waited for, killed: as a supervisor does it."""
+def test_waiting_for_a_child_times_out(tmp_path: Path) -> None:
+    """SIGTERM, a wait, SIGKILL: what a supervisor does."""
     done = run(
         tmp_path,
         textwrap.dedent("""
         import subprocess
         def work():
             signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"asked"))
-            os.write(2, b"deaf ")
+            os.write(2, b"ready")
             while True:
                 time.sleep(60)
         read, write = os.pipe()
         os.dup2(write, 2)
         child = child_process.fork(work, "part")
-        assert os.read(read, 5) == b"deaf "
+        assert os.read(read, 5) == b"ready"
         child.terminate()
         assert os.read(read, 5) == b"asked"
         try:
@@ -122,7 +121,7 @@ def test_a_child_that_does_not_stop_in_time_is_waited_for_no_longer(tmp_path: Pa
 
 
 def test_a_child_is_killed_when_its_parent_is_gone(tmp_path: Path) -> None:
-    """Whatever ended the parent: what only the child held open is closed."""
+    """Even by SIGKILL of the parent: the pipe that only the child held open is closed."""
     done = run(
         tmp_path,
         textwrap.dedent("""

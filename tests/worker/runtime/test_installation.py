@@ -1,4 +1,4 @@
-"""The data directory: what `codecatch up` makes once, and every command finds again."""
+"""The data directory that `codecatch up` creates and other commands find."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from receiver.vault.sealing import parse_keys
 from worker.runtime import installation
 from worker.schema import migrate as schema
 
-MADE = ("ENCRYPTION_KEYS", "VIRTUALSMS_WEBHOOK_SECRETS", "DAISYSIM_WEBHOOK_TOKENS")
+SECRETS = ("ENCRYPTION_KEYS", "VIRTUALSMS_WEBHOOK_SECRETS", "DAISYSIM_WEBHOOK_TOKENS")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data directory, named so that a URL could misread it."""
+    """A data directory whose name must be quoted in a URL."""
     folder = tmp_path / "data %41 ?x"
     folder.mkdir()
     monkeypatch.setenv("CODECATCH_DATA_DIR", str(folder))
@@ -27,42 +27,42 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment whose changes end with the test."""
-    for name in (*MADE, "DATABASE_URL", "REDIS_URL"):
+def _restored_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the variables after the test."""
+    for name in (*SECRETS, "DATABASE_URL", "REDIS_URL"):
         monkeypatch.setenv(name, "")
 
 
-def forget() -> None:
-    """Be another process."""
-    for name in (*MADE, "DATABASE_URL", "REDIS_URL"):
+def clear_environment() -> None:
+    """Clear the variables, as in a new process."""
+    for name in (*SECRETS, "DATABASE_URL", "REDIS_URL"):
         os.environ[name] = ""
 
 
-@pytest.mark.usefixtures("_forgetful")
-def test_secrets_are_made_once(folder: Path) -> None:
-    """The second run finds what the first one made, in a file for its owner only."""
+@pytest.mark.usefixtures("_restored_environment")
+def test_secrets_are_generated_once(folder: Path) -> None:
+    """The second run finds those of the first, in a file that only its owner can read."""
     installation.prepare(folder)
-    first = {name: os.environ[name] for name in MADE}
-    forget()
+    first = {name: os.environ[name] for name in SECRETS}
+    clear_environment()
     installation.prepare(folder)
-    assert {name: os.environ[name] for name in MADE} == first
+    assert {name: os.environ[name] for name in SECRETS} == first
     assert all(first.values())
     assert (folder / "secrets.env").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.usefixtures("_forgetful")
-def test_the_environment_wins(folder: Path) -> None:
-    """A secret that is set is neither replaced nor written down."""
+@pytest.mark.usefixtures("_restored_environment")
+def test_the_environment_has_priority(folder: Path) -> None:
+    """A secret in the environment is neither replaced nor written to the file."""
     os.environ["VIRTUALSMS_WEBHOOK_SECRETS"] = "from-the-dashboard"
     installation.prepare(folder)
     assert os.environ["VIRTUALSMS_WEBHOOK_SECRETS"] == "from-the-dashboard"
     assert "VIRTUALSMS_WEBHOOK_SECRETS" not in (folder / "secrets.env").read_text()
 
 
-@pytest.mark.usefixtures("_forgetful")
+@pytest.mark.usefixtures("_restored_environment")
 def test_lost_keys_are_not_replaced(folder: Path) -> None:
-    """A database that was sealed gets no new key, which could not open it."""
+    """A new key could not open the data that is sealed in the database."""
     installation.prepare(folder)
     database = Database(os.environ["DATABASE_URL"])
     schema.migrate(database, parse_keys(os.environ["ENCRYPTION_KEYS"]))
@@ -70,32 +70,32 @@ def test_lost_keys_are_not_replaced(folder: Path) -> None:
     database.dispose()
     assert (folder / "codecatch.db").exists()
     (folder / "secrets.env").unlink()
-    forget()
+    clear_environment()
     with pytest.raises(ConfigurationError, match="ENCRYPTION_KEYS: is required"):
         installation.prepare(folder)
 
 
-@pytest.mark.usefixtures("_forgetful")
+@pytest.mark.usefixtures("_restored_environment")
 def test_a_command_finds_the_installation(folder: Path) -> None:
-    """Without any variable set, a command uses what runs in the data directory."""
+    """Without any variables, a command uses the installation in the data directory."""
     installation.prepare(folder)
     installation.announce_broker(folder, "redis://:made-up@127.0.0.1:1/0")
-    made = {name: os.environ[name] for name in (*MADE, "DATABASE_URL")}
-    forget()
+    generated = {name: os.environ[name] for name in (*SECRETS, "DATABASE_URL")}
+    clear_environment()
     installation.adopt()
-    assert {name: os.environ[name] for name in made} == made
+    assert {name: os.environ[name] for name in generated} == generated
     assert os.environ["REDIS_URL"].endswith("@127.0.0.1:1/0")
 
 
-@pytest.mark.usefixtures("_forgetful", "folder")
+@pytest.mark.usefixtures("_restored_environment", "folder")
 def test_without_an_installation_nothing_is_adopted() -> None:
-    """A command elsewhere is not pointed at a database that is not there."""
+    """A command in another directory gets no URL of a database that does not exist."""
     installation.adopt()
     assert os.environ["DATABASE_URL"] == ""
 
 
-def test_odd_lines_are_passed_over(tmp_path: Path) -> None:
-    """A comment, an empty name and a line without a sign are no settings."""
+def test_invalid_lines_are_ignored(tmp_path: Path) -> None:
+    """A comment, an empty name and a line without an equals sign are not settings."""
     file = tmp_path / "x.env"
     file.write_text("# NAME=comment\n=nameless\nnothing\nA = b=c\n")
     assert installation.read_env(file) == {"A": "b=c"}

@@ -1,4 +1,4 @@
-"""A worker process's parts, made from the environment."""
+"""The runtime of a worker process, created from the environment."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ SLACK = "https://hooks.slack.com/services/T0/B0/secret"
 
 
 def refusal(world: World, **variables: Any) -> str:
-    """What is said about an environment that cannot work."""
+    """The error for an invalid environment."""
     with pytest.raises(ConfigurationError) as refused:
         world.connect(**variables)
     return str(refused.value)
 
 
-def test_everything_that_is_configured_is_there(world: World) -> None:
-    """Providers with a key, destinations with an address, and what follows from them."""
-    made = world.connect(virtualsms=True, daisysim=True, slack=True, mail=True)
+def test_everything_that_is_configured_exists(world: World) -> None:
+    """Providers with a key, destinations with an address, and the policies that follow."""
+    runtime = world.connect(virtualsms=True, daisysim=True, slack=True, mail=True)
 
-    assert set(made.integrations.apis) == {"virtualsms", "daisysim"}
-    assert set(made.integrations.destinations) == {"slack", "email"}
-    assert made.policy.confirming == {"virtualsms"}
-    assert made.policy.verifying == {"daisysim"}
-    assert made.policy.routing.operators() == ["email", "slack"]
+    assert set(runtime.integrations.apis) == {"virtualsms", "daisysim"}
+    assert set(runtime.integrations.destinations) == {"slack", "email"}
+    assert runtime.policy.confirming == {"virtualsms"}
+    assert runtime.policy.verifying == {"daisysim"}
+    assert runtime.policy.routing.operators() == ["email", "slack"]
 
 
-def test_nothing_is_there_that_was_not_configured(world: World) -> None:
+def test_providers_and_destinations_are_optional(world: World) -> None:
     """A database and a broker are enough."""
-    made = world.connect()
+    runtime = world.connect()
 
-    assert (made.integrations.apis, made.integrations.destinations) == ({}, {})
-    assert (made.policy.confirming, made.policy.verifying) == (frozenset(), frozenset())
+    assert (runtime.integrations.apis, runtime.integrations.destinations) == ({}, {})
+    assert (runtime.policy.confirming, runtime.policy.verifying) == (frozenset(), frozenset())
 
 
 def test_limits_come_from_the_environment_or_the_provider(world: World) -> None:
-    """Each class of calls has one."""
-    made = world.connect(virtualsms=True, daisysim=True, DAISYSIM_RATE_LIMITS="check=5")
+    """Each class of calls has a limit."""
+    runtime = world.connect(virtualsms=True, daisysim=True, DAISYSIM_RATE_LIMITS="check=5")
 
-    assert made.integrations.apis["virtualsms"].limit("calls") == 60
-    assert made.integrations.apis["daisysim"].limit("check") == 5
-    assert made.integrations.apis["daisysim"].limit("cancel") == 10
+    assert runtime.integrations.apis["virtualsms"].limit("calls") == 60
+    assert runtime.integrations.apis["daisysim"].limit("check") == 5
+    assert runtime.integrations.apis["daisysim"].limit("cancel") == 10
 
 
 @pytest.mark.parametrize(
@@ -69,51 +69,51 @@ def test_limits_come_from_the_environment_or_the_provider(world: World) -> None:
     ],
 )
 def test_each_bad_variable_is_named(world: World, variable: str, value: str) -> None:
-    """One line says which, and never what it holds."""
-    said = refusal(world, **{variable: value})
+    """In one line, without its value."""
+    message = refusal(world, **{variable: value})
 
-    assert said.startswith(f"{variable}: ")
-    assert "secret" not in said
-    assert "\n" not in said
+    assert message.startswith(f"{variable}: ")
+    assert "secret" not in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "ENCRYPTION_KEYS", "REDIS_URL"])
-def test_what_is_required_is_named(world: World, variable: str) -> None:
-    """An empty variable counts as none."""
+def test_each_missing_variable_is_named(world: World, variable: str) -> None:
+    """An empty variable counts as missing."""
     assert refusal(world, **{variable: ""}).startswith(f"{variable}: is required")
 
 
 def test_another_installations_keys_do_not_open_the_database(world: World) -> None:
-    """The message names the variable, and no connection stays behind."""
+    """The message names the variable, and no connection stays open."""
     assert refusal(world, ENCRYPTION_KEYS=generate_key()).startswith("ENCRYPTION_KEYS: cannot open")
 
 
-def test_a_rotated_key_opens_it_still(world: World) -> None:
-    """The first key seals, any opens."""
-    made = world.connect(ENCRYPTION_KEYS=f"{generate_key()},{ENCRYPTION_KEYS}")
-    assert made.vault.digest("code", "1234") == world.store.vault.digest("code", "1234")
+def test_a_rotated_key_still_opens_the_database(world: World) -> None:
+    """The first key seals, any key opens."""
+    runtime = world.connect(ENCRYPTION_KEYS=f"{generate_key()},{ENCRYPTION_KEYS}")
+    assert runtime.vault.digest("code", "1234") == world.store.vault.digest("code", "1234")
 
 
 def test_a_database_that_is_not_prepared(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The message says what to run."""
+    """The message names the command to run."""
     empty = tmp_path_factory.mktemp("empty") / "new.db"
     assert "codecatch migrate" in refusal(world, DATABASE_URL=f"sqlite:///{empty}")
 
 
-def test_verifying_needs_a_key(world: World) -> None:
-    """Switched on by hand, it must not be off in silence."""
-    said = refusal(world, DAISYSIM_VERIFY_BACK="on")
-    assert said.startswith("DAISYSIM_VERIFY_BACK: ")
-    assert "DAISYSIM_API_KEY" in said
+def test_verification_requires_a_key(world: World) -> None:
+    """If it is switched on explicitly, it must not be off silently."""
+    message = refusal(world, DAISYSIM_VERIFY_BACK="on")
+    assert message.startswith("DAISYSIM_VERIFY_BACK: ")
+    assert "DAISYSIM_API_KEY" in message
 
 
 @pytest.mark.parametrize("verify_back", ["auto", "on", "off"])
-def test_verifying_can_be_chosen(world: World, verify_back: str) -> None:
+def test_verification_can_be_switched_off(world: World, verify_back: str) -> None:
     """With a key it is on unless it is switched off."""
-    made = world.connect(daisysim=True, DAISYSIM_VERIFY_BACK=verify_back)
-    assert made.policy.verifies("daisysim") is (verify_back != "off")
+    runtime = world.connect(daisysim=True, DAISYSIM_VERIFY_BACK=verify_back)
+    assert runtime.policy.verifies("daisysim") is (verify_back != "off")
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_verifying_can_be_chosen(world: World, verify_back: str) -> None:
         ("https://Chat.example/secret", "chat.example"),
     ],
 )
-def test_slack_is_reached_at_its_own_host_or_a_named_one(
+def test_slack_may_be_reached_at_its_own_host_or_a_listed_one(
     world: World, url: str, hosts: str
 ) -> None:
-    """Anything else has to be named."""
-    made = world.connect(SLACK_WEBHOOK_URL=url, DESTINATION_ALLOWED_HOSTS=hosts)
-    assert set(made.integrations.destinations) == {"slack"}
+    """Any other host must be listed."""
+    runtime = world.connect(SLACK_WEBHOOK_URL=url, DESTINATION_ALLOWED_HOSTS=hosts)
+    assert set(runtime.integrations.destinations) == {"slack"}
 
 
 @pytest.mark.parametrize(
@@ -145,45 +145,45 @@ def test_slack_is_reached_at_its_own_host_or_a_named_one(
         ("https://evil.example/secret", "example,chat.example"),
     ],
 )
-def test_slack_is_reached_nowhere_else(world: World, url: str, hosts: str) -> None:
-    """A URL that would be refused when it is used stops the process at its start."""
-    said = refusal(world, SLACK_WEBHOOK_URL=url, DESTINATION_ALLOWED_HOSTS=hosts)
-    assert said.startswith("SLACK_WEBHOOK_URL: ")
-    assert "secret" not in said
+def test_slack_may_not_be_reached_elsewhere(world: World, url: str, hosts: str) -> None:
+    """A URL that would be refused when used stops the process at its start."""
+    message = refusal(world, SLACK_WEBHOOK_URL=url, DESTINATION_ALLOWED_HOSTS=hosts)
+    assert message.startswith("SLACK_WEBHOOK_URL: ")
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize("missing", ["EMAIL_FROM", "EMAIL_TO"])
-def test_mail_needs_a_sender_and_somebody_to_read_it(world: World, missing: str) -> None:
+def test_mail_requires_a_sender_and_a_recipient(world: World, missing: str) -> None:
     """A server alone is not a destination."""
     addresses = {"EMAIL_FROM": "codecatch@example.com", "EMAIL_TO": "qa@example.com"}
-    said = refusal(world, SMTP_URL="smtp://localhost:25", **{**addresses, missing: ""})
-    assert said.startswith("SMTP_URL: ")
-    assert missing in said
+    message = refusal(world, SMTP_URL="smtp://localhost:25", **{**addresses, missing: ""})
+    assert message.startswith("SMTP_URL: ")
+    assert missing in message
 
 
-def test_an_address_that_is_none_is_refused(world: World) -> None:
+def test_an_invalid_mail_address_is_refused(world: World) -> None:
     """Before anything is sent to it."""
-    said = refusal(
+    message = refusal(
         world, SMTP_URL="smtp://localhost:25", EMAIL_FROM="a@example.com", EMAIL_TO="nobody"
     )
-    assert "EMAIL_TO" in said
+    assert "EMAIL_TO" in message
 
 
-def test_a_host_that_no_client_takes_is_refused(world: World) -> None:
-    """What gets past the first look is still no traceback."""
-    said = refusal(world, VIRTUALSMS_API_URL="https://a..b\u200d.example/\u200d")
-    assert "VIRTUALSMS_API_URL" in said
+def test_a_host_that_only_the_client_rejects_is_refused(world: World) -> None:
+    """A URL that passes the settings is an error message, not a traceback."""
+    message = refusal(world, VIRTUALSMS_API_URL="https://a..b\u200d.example/\u200d")
+    assert "VIRTUALSMS_API_URL" in message
 
 
 def test_nothing_secret_shows(world: World) -> None:
-    """A runtime that ends up in a traceback does not tell the keys."""
-    made = world.connect(virtualsms=True, slack=True)
-    assert VIRTUALSMS_KEY not in repr(made)
-    assert "made-up-secret" not in repr(made)
+    """A runtime in a traceback does not contain the keys."""
+    runtime = world.connect(virtualsms=True, slack=True)
+    assert VIRTUALSMS_KEY not in repr(runtime)
+    assert "made-up-secret" not in repr(runtime)
 
 
 def test_a_process_has_one_runtime_until_it_is_closed(world: World) -> None:
-    """It is made when first asked for, and made anew after it was closed."""
+    """It is created when first used, and again after it was closed."""
     world.connect()
     first = process.get()
     assert process.get() is first

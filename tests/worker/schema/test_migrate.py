@@ -1,4 +1,4 @@
-"""The schema: what the models say, what the migrations make, and that they agree."""
+"""The schema: the migrations produce what the models define."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from worker.schema import migrate as schema
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """An empty database on either server."""
+    """An empty database of either kind."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'empty.db'}"
     else:
@@ -42,8 +42,8 @@ def tables(database: Database) -> set[str]:
         return set(inspect(session.connection()).get_table_names())
 
 
-def test_the_migrations_make_what_the_models_say(store: Store) -> None:
-    """Column by column, key by key, index by index."""
+def test_the_migrations_produce_the_models(store: Store) -> None:
+    """Every column, key and index."""
     with store.database.reading() as session:
         context = MigrationContext.configure(
             session.connection(), opts={"compare_type": True, "compare_server_default": True}
@@ -51,10 +51,10 @@ def test_the_migrations_make_what_the_models_say(store: Store) -> None:
         assert compare_metadata(context, schema.METADATA) == []
 
 
-def test_a_database_made_from_the_models_is_the_same(
+def test_a_database_created_from_the_models_is_the_same(
     empty: Database, clone_postgres: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Down to the conditions of partial indexes, which no comparison of metadata looks at."""
+    """Including the conditions of partial indexes, which Alembic does not compare."""
     with empty.transaction() as session:
         schema.METADATA.create_all(session.connection())
     if empty.is_postgresql:
@@ -63,14 +63,14 @@ def test_a_database_made_from_the_models_is_the_same(
         url = f"sqlite:///{tmp_path / 'migrated.db'}"
         stores.prepare(url)
     migrated = Database(url)
-    wanted = definitions(migrated)
+    expected = definitions(migrated)
     migrated.dispose()
 
-    assert definitions(empty) == wanted
+    assert definitions(empty) == expected
 
 
 def definitions(database: Database) -> set[str]:
-    """Every index and constraint, as the database itself would write it."""
+    """Every index and constraint, as the database writes it."""
     query = (
         "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' UNION "
         "SELECT conrelid::regclass::text || ' ' || conname || ' ' || pg_get_constraintdef(oid) "
@@ -97,13 +97,13 @@ def test_migrating_again_changes_nothing(empty: Database) -> None:
     assert index_key.open_vault(empty, [KEY]).digest("code", "1234") == digest
 
 
-def test_the_code_knows_which_migration_is_the_newest() -> None:
-    """It is written down, so that a start that finds nothing to do need not load them."""
+def test_head_is_the_newest_migration() -> None:
+    """It is a constant, so that a start with a current schema need not import Alembic."""
     assert ScriptDirectory.from_config(schema._config(None)).get_heads() == [schema.HEAD]
 
 
 def test_a_schema_of_another_version_is_not_current(empty: Database) -> None:
-    """Neither an older one nor one that this code does not know, which stops the start."""
+    """Neither an older version nor an unknown one, which stops the start."""
     schema.migrate(empty, [KEY])
     for version in ("0001", "9999"):
         with empty.transaction() as session:
@@ -115,8 +115,8 @@ def test_a_schema_of_another_version_is_not_current(empty: Database) -> None:
         schema.migrate(empty, [KEY])
 
 
-def test_many_may_migrate_at_once(empty: Database) -> None:
-    """Each waits for the other, and all find one index key."""
+def test_several_processes_may_migrate_at_once(empty: Database) -> None:
+    """Each waits for the others, and all find the same index key."""
     at_once([lambda: schema.migrate(empty, [KEY])] * 5)
 
     assert schema.is_current(empty)
@@ -124,7 +124,7 @@ def test_many_may_migrate_at_once(empty: Database) -> None:
 
 
 def test_a_downgrade_leaves_nothing(empty: Database) -> None:
-    """And the way up is open again."""
+    """A new upgrade succeeds."""
     schema.migrate(empty, [KEY])
     with empty.transaction() as session:
         command.downgrade(schema._config(session.connection()), "base")
@@ -139,7 +139,7 @@ def test_a_downgrade_leaves_nothing(empty: Database) -> None:
 def test_a_migration_that_fails_leaves_nothing(
     empty: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is one transaction: a process killed in it leaves a database as it was."""
+    """It is one transaction: a process killed in it leaves the database unchanged."""
     upgrade = command.upgrade
 
     def killed(*args: Any) -> None:

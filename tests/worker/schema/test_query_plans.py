@@ -1,4 +1,4 @@
-"""What is asked of SQLite on the way of an event is found by an index, however much is stored."""
+"""Event processing uses an index for every query of SQLite."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sqlalchemy import Connection
 from sqlalchemy.event import listen, remove
 
 from tests.support import webhooks
-from tests.worker.support import CONFIRM_PATH, World, deliver, everything, handle, on_sqlite, settle
+from tests.worker.support import CONFIRM_PATH, World, all_rows, deliver, handle, on_sqlite, settle
 from worker.outbox import sweep
 from worker.queries import statistics
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, Delivery
 
-# Tables that hold a row for each event, or more.
+# Tables with at least one row per event.
 _GROWING = {
     "inbox_events", "orders", "order_numbers", "order_transitions", "codes",
     "confirmations", "deliveries", "delivery_recipients", "reconciliations",
@@ -24,20 +24,20 @@ _GROWING = {
 
 
 class Plans:
-    """Asks SQLite for the plan of each statement, and keeps those that go through a table."""
+    """Asks SQLite for the plan of each statement and collects the table scans."""
 
     def __init__(self) -> None:
         self.scans: dict[str, str] = {}
         self.statements = 0
 
     @contextmanager
-    def of(self, made: Runtime) -> Iterator[None]:
-        """Look at every statement of a while."""
-        listen(made.database.engine, "before_cursor_execute", self._look)
+    def of(self, runtime: Runtime) -> Iterator[None]:
+        """Inspect every statement within the block."""
+        listen(runtime.database.engine, "before_cursor_execute", self._inspect)
         yield
-        remove(made.database.engine, "before_cursor_execute", self._look)
+        remove(runtime.database.engine, "before_cursor_execute", self._inspect)
 
-    def _look(
+    def _inspect(
         self, _: Connection, cursor: Any, statement: str, parameters: Any, __: Any, many: bool
     ) -> None:
         if statement.split(maxsplit=1)[0] not in {"SELECT", "UPDATE", "DELETE", "INSERT", "WITH"}:
@@ -52,35 +52,35 @@ class Plans:
 
 
 @on_sqlite
-def test_no_table_that_grows_is_gone_through(world: World) -> None:
-    """Storing, handling, confirming, telling and sweeping, new events and repeated ones."""
-    made = world.connect(virtualsms=True, daisysim=True, slack=True)
+def test_no_growing_table_is_scanned(world: World) -> None:
+    """By storing, handling, confirming, delivering or sweeping, for new and repeated events."""
+    runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
     world.api.on("POST", CONFIRM_PATH, body=b'{"success": true}')
     plans = Plans()
-    with plans.of(made):
+    with plans.of(runtime):
         for _ in range(2):
             handle(
-                made,
+                runtime,
                 *(webhooks.virtualsms_v1(order=f"ord_{number}") for number in range(3)),
                 webhooks.virtualsms_v1(order="ord_0", event="order.cancelled"),
                 webhooks.daisysim(),
             )
-    confirmed, told = everything(made, Confirmation), everything(made, Delivery)
-    with plans.of(made):
-        settle(made, *confirmed)
-        deliver(made, *told)
-        sweep.sweep(made.database, made.waker)
+    confirmations, deliveries = all_rows(runtime, Confirmation), all_rows(runtime, Delivery)
+    with plans.of(runtime):
+        settle(runtime, *confirmations)
+        deliver(runtime, *deliveries)
+        sweep.sweep(runtime.database, runtime.waker)
     assert plans.statements > 50
     assert plans.scans == {}
 
 
 @on_sqlite
 def test_counting_reads_indexes_and_no_rows(world: World) -> None:
-    """Rows hold a body or a text; of a million of them only what an index has is read."""
-    made = world.connect(slack=True)
-    handle(made, webhooks.virtualsms_v1())
+    """Rows contain a body or a text, so a scan of a million rows would be slow."""
+    runtime = world.connect(slack=True)
+    handle(runtime, webhooks.virtualsms_v1())
     plans = Plans()
-    with plans.of(made):
-        statistics.collect(made.database, spooled=0)
+    with plans.of(runtime):
+        statistics.collect(runtime.database, spooled=0)
     assert "SCAN orders USING COVERING INDEX ix_orders_status" in plans.scans
     assert [step for step in plans.scans if " USING " not in step] == []

@@ -10,20 +10,20 @@ from tests.support.webhooks import SECRET, TOKEN
 from worker.http.client import HttpClient
 from worker.providers.daisysim.api import DaisySIM
 from worker.providers.virtualsms.api import VirtualSMS
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 
-Make = Callable[..., Upstream]
-AskVirtualSMS = Callable[..., VirtualSMS]
-AskDaisySIM = Callable[..., DaisySIM]
+MakeSimulator = Callable[..., Simulator]
+MakeVirtualSMS = Callable[..., VirtualSMS]
+MakeDaisySIM = Callable[..., DaisySIM]
 
 
 @pytest.fixture
-def make_http() -> Iterator[Callable[[Upstream], HttpClient]]:
-    """Make clients that may ask a simulation, each closed before it is."""
+def make_http() -> Iterator[Callable[[Simulator], HttpClient]]:
+    """Make HTTP clients for a simulation, each closed before the simulation ends."""
     with ExitStack() as stack:
 
-        def make(upstream: Upstream) -> HttpClient:
-            hosts = [upstream.url.removeprefix("http://")]
+        def make(simulator: Simulator) -> HttpClient:
+            hosts = [simulator.url.removeprefix("http://")]
             http = HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts, total_timeout=10)
             stack.callback(http.close)
             return http
@@ -32,50 +32,50 @@ def make_http() -> Iterator[Callable[[Upstream], HttpClient]]:
 
 
 @pytest.fixture
-def ask_virtualsms(make_http: Callable[[Upstream], HttpClient]) -> AskVirtualSMS:
-    """The client that codecatch has for the VirtualSMS of a simulation, with its key or another."""
+def make_virtualsms(make_http: Callable[[Simulator], HttpClient]) -> MakeVirtualSMS:
+    """Make codecatch's own VirtualSMS client for a simulation, with the right key or another."""
 
-    def make(upstream: Upstream, key: str | None = None) -> VirtualSMS:
-        there = upstream.environment
+    def make(simulator: Simulator, key: str | None = None) -> VirtualSMS:
+        variables = simulator.environment
         return VirtualSMS(
-            make_http(upstream),
-            base_url=there["VIRTUALSMS_API_URL"],
-            api_key=key or there["VIRTUALSMS_API_KEY"],
+            make_http(simulator),
+            base_url=variables["VIRTUALSMS_API_URL"],
+            api_key=key or variables["VIRTUALSMS_API_KEY"],
         )
 
     return make
 
 
 @pytest.fixture
-def ask_daisysim(make_http: Callable[[Upstream], HttpClient]) -> AskDaisySIM:
-    """The client that codecatch has for the DaisySIM of a simulation, with its key or another."""
+def make_daisysim(make_http: Callable[[Simulator], HttpClient]) -> MakeDaisySIM:
+    """Make codecatch's own DaisySIM client for a simulation, with the right key or another."""
 
-    def make(upstream: Upstream, key: str | None = None) -> DaisySIM:
-        there = upstream.environment
+    def make(simulator: Simulator, key: str | None = None) -> DaisySIM:
+        variables = simulator.environment
         return DaisySIM(
-            make_http(upstream),
-            base_url=there["DAISYSIM_API_URL"],
-            api_key=key or there["DAISYSIM_API_KEY"],
+            make_http(simulator),
+            base_url=variables["DAISYSIM_API_URL"],
+            api_key=key or variables["DAISYSIM_API_KEY"],
         )
 
     return make
 
 
 @pytest.fixture
-def virtualsms(upstream: Upstream, ask_virtualsms: AskVirtualSMS) -> VirtualSMS:
-    """The client for the simulation of the fixture `upstream`."""
-    return ask_virtualsms(upstream)
+def virtualsms(simulator: Simulator, make_virtualsms: MakeVirtualSMS) -> VirtualSMS:
+    """The client for the simulation in the fixture `simulator`."""
+    return make_virtualsms(simulator)
 
 
 @pytest.fixture
-def daisysim(upstream: Upstream, ask_daisysim: AskDaisySIM) -> DaisySIM:
-    """The client for the simulation of the fixture `upstream`."""
-    return ask_daisysim(upstream)
+def daisysim(simulator: Simulator, make_daisysim: MakeDaisySIM) -> DaisySIM:
+    """The client for the simulation in the fixture `simulator`."""
+    return make_daisysim(simulator)
 
 
 @pytest.fixture
 def receiver(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
-    """A receiver that takes everything, and the environment in which it can tell what is real."""
+    """A receiver that accepts everything, with its webhook secrets in the environment."""
     monkeypatch.setenv("VIRTUALSMS_WEBHOOK_SECRETS", SECRET)
     monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", TOKEN)
     http_server.on("POST", "/webhooks/**", status=202, json={"status": "accepted", "event": "E1"})

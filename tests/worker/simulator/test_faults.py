@@ -1,4 +1,4 @@
-"""API answers that go wrong, as often as asked."""
+"""Faults of API calls, at the configured rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.worker.simulator.conftest import AskDaisySIM, AskVirtualSMS, Make
+from tests.worker.simulator.conftest import MakeDaisySIM, MakeSimulator, MakeVirtualSMS
 from tests.worker.simulator.test_daisysim_api import PRICE, UK
 from worker.providers.errors import (
     ProviderError,
@@ -18,57 +18,64 @@ from worker.providers.errors import (
     UpstreamFailed,
 )
 from worker.providers.virtualsms.api import VirtualSMS
-from worker.simulator.server import Upstream
+from worker.simulator.server import Simulator
 
 
-def test_a_cut_answer_has_its_effect(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """The order is made and paid; the caller cannot know; the log says that nobody was told."""
-    upstream = make_upstream(api_cut=1.0)
-    api = ask_virtualsms(upstream)
+def test_a_cut_answer_has_its_effect(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """The order exists and is charged, the caller gets no answer, and the log has no status."""
+    simulator = make_simulator(api_cut=1.0)
+    api = make_virtualsms(simulator)
     with pytest.raises(ProviderOutcomeUnknown) as unknown:
         api.create_order("telegram", "GB")
     assert unknown.value.unknown
-    assert len(upstream.virtualsms.orders) == 1
-    (call,) = upstream.calls()
+    assert len(simulator.virtualsms.orders) == 1
+    (call,) = simulator.calls()
     assert (call.method, call.status) == ("POST", None)
-    upstream.knobs.api_cut = 0.0
+    simulator.knobs.api_cut = 0.0
     (order,) = api.list_orders().items
-    assert order.order_id in upstream.virtualsms.orders
+    assert order.order_id in simulator.virtualsms.orders
 
 
-def test_a_cut_at_the_other_provider(make_upstream: Make, ask_daisysim: AskDaisySIM) -> None:
-    """So it is with DaisySIM."""
-    upstream = make_upstream(api_cut=1.0)
-    with pytest.raises(ProviderOutcomeUnknown):
-        ask_daisysim(upstream).purchase(UK, "wa", PRICE)
-    assert len(upstream.daisysim.activations) == 1
-
-
-def test_a_server_that_breaks_has_done_it_or_not(
-    make_upstream: Make, ask_virtualsms: AskVirtualSMS
+def test_a_cut_answer_of_daisysim_has_its_effect(
+    make_simulator: MakeSimulator, make_daisysim: MakeDaisySIM
 ) -> None:
-    """Some of the orders that end with 500 are there, and some are not."""
-    upstream = make_upstream(api_500=1.0)
-    api = ask_virtualsms(upstream)
+    """DaisySIM behaves in the same way."""
+    simulator = make_simulator(api_cut=1.0)
+    with pytest.raises(ProviderOutcomeUnknown):
+        make_daisysim(simulator).purchase(UK, "wa", PRICE)
+    assert len(simulator.daisysim.activations) == 1
+
+
+def test_a_500_may_have_its_effect_or_not(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """Some of the calls that answer 500 created an order, and some did not."""
+    simulator = make_simulator(api_500=1.0)
+    api = make_virtualsms(simulator)
     for _ in range(20):
         with pytest.raises(UnknownProviderError) as broken:
             api.create_order("telegram", "GB")
         assert (broken.value.status, broken.value.unknown) == (500, True)
-    assert 4 <= len(upstream.virtualsms.orders) <= 16
+    assert 4 <= len(simulator.virtualsms.orders) <= 16
 
 
 @pytest.mark.parametrize("knob", ["api_429", "api_503"])
 def test_a_refused_call_has_no_effect(
-    make_upstream: Make, ask_virtualsms: AskVirtualSMS, ask_daisysim: AskDaisySIM, knob: str
+    make_simulator: MakeSimulator,
+    make_virtualsms: MakeVirtualSMS,
+    make_daisysim: MakeDaisySIM,
+    knob: str,
 ) -> None:
-    """Neither provider does what it refuses at random; VirtualSMS says when to come again."""
-    upstream = make_upstream(**{knob: 1.0})
+    """A randomly rejected call does nothing; VirtualSMS also says how long to wait."""
+    simulator = make_simulator(**{knob: 1.0})
     with pytest.raises(ProviderError) as first:
-        ask_virtualsms(upstream).create_order("telegram", "GB")
+        make_virtualsms(simulator).create_order("telegram", "GB")
     with pytest.raises(ProviderError) as second:
-        ask_daisysim(upstream).purchase(UK, "wa", PRICE)
-    assert upstream.virtualsms.orders == {}
-    assert upstream.daisysim.activations == {}
+        make_daisysim(simulator).purchase(UK, "wa", PRICE)
+    assert simulator.virtualsms.orders == {}
+    assert simulator.daisysim.activations == {}
     if knob == "api_429":
         assert isinstance(first.value, RateLimited)
         assert isinstance(second.value, RateLimited)
@@ -78,17 +85,19 @@ def test_a_refused_call_has_no_effect(
         assert isinstance(second.value, UpstreamFailed)
 
 
-def test_fractions_are_kept_and_repeat(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """Each fault comes about as often as asked, and for one seed at the same calls."""
+def test_faults_have_the_set_rate_and_repeat(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """Each fault is about as frequent as set, and the same seed fails the same calls."""
 
     def outcomes(seed: int) -> list[int | None]:
-        upstream = make_upstream(seed=seed, api_429=0.1, api_503=0.1, api_500=0.1, api_cut=0.1)
-        api = ask_virtualsms(upstream)
+        simulator = make_simulator(seed=seed, api_429=0.1, api_503=0.1, api_500=0.1, api_cut=0.1)
+        api = make_virtualsms(simulator)
         for _ in range(3):
             for _ in range(60):
                 _try(api.get_balance)
-            upstream.advance(61)
-        return [call.status for call in upstream.calls()]
+            simulator.advance(61)
+        return [call.status for call in simulator.calls()]
 
     first, again, other = outcomes(5), outcomes(5), outcomes(6)
     assert first == again
@@ -98,21 +107,21 @@ def test_fractions_are_kept_and_repeat(make_upstream: Make, ask_virtualsms: AskV
     assert counted[200] >= 80
 
 
-def test_latency(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """Every answer takes its time."""
-    api = ask_virtualsms(make_upstream(latency=0.15))
+def test_latency(make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS) -> None:
+    """Every answer takes at least the set latency."""
+    api = make_virtualsms(make_simulator(latency=0.15))
     began = time.monotonic()
     api.get_balance()
     assert time.monotonic() - began >= 0.15
 
 
-def test_knobs_can_be_turned(upstream: Upstream, virtualsms: VirtualSMS) -> None:
-    """A test may break a provider for a while."""
+def test_knobs_may_change_while_it_runs(simulator: Simulator, virtualsms: VirtualSMS) -> None:
+    """A test can make a provider fail for a while."""
     virtualsms.get_balance()
-    upstream.knobs.api_503 = 1.0
+    simulator.knobs.api_503 = 1.0
     with pytest.raises(ProviderError):
         virtualsms.get_balance()
-    upstream.knobs.api_503 = 0.0
+    simulator.knobs.api_503 = 0.0
     virtualsms.get_balance()
 
 

@@ -1,4 +1,4 @@
-"""VirtualSMS's webhook subscription, cared for by the client that will meet the real one."""
+"""VirtualSMS's webhook subscription, managed by codecatch's own client."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import pytest
 
 from tests.support.http_server import HttpServer
 from tests.support.waiting import eventually
-from tests.worker.simulator.conftest import AskVirtualSMS, Make
-from worker.providers.capabilities import Subscribes
+from tests.worker.simulator.conftest import MakeSimulator, MakeVirtualSMS
+from worker.providers.capabilities import HasWebhookSubscriptions
 from worker.providers.errors import Unauthorized
 
 
 def test_a_paused_subscription_is_found_and_resumed(
-    make_upstream: Make, receiver: HttpServer, ask_virtualsms: AskVirtualSMS
+    make_simulator: MakeSimulator, receiver: HttpServer, make_virtualsms: MakeVirtualSMS
 ) -> None:
-    """How it fares, what the last delivery was answered, and webhooks again once it is resumed."""
+    """The client sees the pause and its failures, and resumes the subscription."""
     receiver.on("POST", "/webhooks/**", status=503)
-    upstream = make_upstream(receiver.url)
-    api = ask_virtualsms(upstream)
-    assert isinstance(api, Subscribes)
-    orders = [upstream.virtualsms.create("telegram", "GB").order_id for _ in range(21)]
+    simulator = make_simulator(receiver.url)
+    api = make_virtualsms(simulator)
+    assert isinstance(api, HasWebhookSubscriptions)
+    orders = [simulator.virtualsms.create("telegram", "GB").order_id for _ in range(21)]
     for order in orders[:20]:
-        upstream.virtualsms.deliver(order)
-    eventually(lambda: upstream.subscription.paused)
+        simulator.virtualsms.deliver(order)
+    eventually(lambda: simulator.subscription.paused)
     (found,) = api.subscriptions()
     assert (found.path, found.active, found.paused) == ("/webhooks/virtualsms", True, True)
     assert found.failures == 20
@@ -32,8 +32,8 @@ def test_a_paused_subscription_is_found_and_resumed(
     api.resume(found.id)
     (found,) = api.subscriptions()
     assert (found.paused, found.failures) == (False, 0)
-    upstream.virtualsms.deliver(orders[20])
+    simulator.virtualsms.deliver(orders[20])
     eventually(lambda: len(receiver.requests()) == 21)
 
     with pytest.raises(Unauthorized):
-        ask_virtualsms(upstream, "sk_live_another").subscriptions()
+        make_virtualsms(simulator, "sk_live_another").subscriptions()

@@ -1,4 +1,4 @@
-"""The providers' time."""
+"""The simulated providers' clock and timers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from worker.simulator.timeline import Timeline
 NOON = datetime(2026, 6, 11, 12, tzinfo=UTC)
 
 
-def test_what_is_due_happens_in_its_order_at_its_time() -> None:
-    """Hours pass at once, and each thing sees the time it was planned for."""
+def test_due_actions_run_in_order_at_their_time() -> None:
+    """The clock advances by hours at once, and each action sees its scheduled time."""
     timeline = Timeline(lambda: NOON)
     seen: list[tuple[str, datetime]] = []
     timeline.after(7200, lambda: seen.append(("late", timeline.now())))
@@ -27,8 +27,8 @@ def test_what_is_due_happens_in_its_order_at_its_time() -> None:
     assert timeline.now() == NOON + timedelta(hours=2)
 
 
-def test_what_happens_may_plan_more() -> None:
-    """A chain of things unfolds within one stretch of time, and no further."""
+def test_an_action_may_schedule_another() -> None:
+    """A chain of actions runs up to the new time, and not beyond."""
     timeline = Timeline(lambda: NOON)
     seen: list[int] = []
 
@@ -41,8 +41,8 @@ def test_what_happens_may_plan_more() -> None:
     assert seen == [0, 1, 2]
 
 
-def test_time_passes_by_itself() -> None:
-    """What is due happens in a thread of the timeline's own, also before what was planned first."""
+def test_actions_run_in_real_time() -> None:
+    """The timeline's thread runs a due action, even if a later one was scheduled first."""
     happened = threading.Event()
     with Timeline() as timeline:
         timeline.after(3600, lambda: pytest.fail("an hour has not passed"))
@@ -51,7 +51,7 @@ def test_time_passes_by_itself() -> None:
 
 
 def test_a_clock_that_jumps() -> None:
-    """A clock that was handed in may go on without a word; what is due is found."""
+    """A clock passed in may jump without a notification; due actions still run."""
     moments = [NOON]
     happened = threading.Event()
     with Timeline(lambda: moments[-1]) as timeline:
@@ -60,8 +60,8 @@ def test_a_clock_that_jumps() -> None:
         assert eventually(happened.is_set, within=5)
 
 
-def test_nothing_happens_after_the_end() -> None:
-    """The end does not wait for what is planned."""
+def test_no_action_runs_after_the_end() -> None:
+    """The end does not wait for scheduled actions."""
     happened = threading.Event()
     with Timeline() as timeline:
         timeline.after(0.2, happened.set)

@@ -1,4 +1,4 @@
-"""VirtualSMS over HTTP, asked by codecatch's own client."""
+"""The HTTP API of VirtualSMS, called by codecatch's own client."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import eventually
-from tests.worker.simulator.conftest import AskVirtualSMS, Make
+from tests.worker.simulator.conftest import MakeSimulator, MakeVirtualSMS
 from worker.providers import errors
 from worker.providers.virtualsms.api import VirtualSMS
-from worker.simulator.server import VIRTUALSMS_KEY, Upstream
+from worker.simulator.server import VIRTUALSMS_KEY, Simulator
 
-# Each call: made with an order's id where it needs one, and what must be on the wire.
+# Each call, which gets an order's id, with the expected request line and body.
 CALLS: dict[str, tuple[Callable[[VirtualSMS, str], object], str, str]] = {
     "list_services": (lambda api, _: api.list_services(), "GET /services", ""),
     "list_countries": (lambda api, _: api.list_countries(), "GET /countries", ""),
@@ -63,14 +63,14 @@ CALLS: dict[str, tuple[Callable[[VirtualSMS, str], object], str, str]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_call_is_answered(name: str, upstream: Upstream, virtualsms: VirtualSMS) -> None:
-    """Each call of the client is one request to the letter, and its answer can be read."""
+def test_every_call_is_answered(name: str, simulator: Simulator, virtualsms: VirtualSMS) -> None:
+    """Each call of the client sends exactly one expected request and parses its answer."""
     call, line, body = CALLS[name]
-    order = upstream.virtualsms.create("telegram", "GB", 1).order_id
+    order = simulator.virtualsms.create("telegram", "GB", 1).order_id
     if name not in {"swap_order", "cancel_order"}:
-        upstream.virtualsms.deliver(order)
+        simulator.virtualsms.deliver(order)
     assert call(virtualsms, order) not in (None, ())
-    (asked,) = upstream.calls()
+    (asked,) = simulator.calls()
     method, path = line.replace("{order}", order).split(" ")
     assert asked.line == f"{method} /api/v2{path} HTTP/1.1"
     assert asked.body.decode() == body
@@ -78,55 +78,55 @@ def test_every_call_is_answered(name: str, upstream: Upstream, virtualsms: Virtu
     assert asked.status == (201 if name == "create_order" else 200)
 
 
-def test_there_is_no_other_call() -> None:
-    """What is tested here is all that the client can ask."""
+def test_every_call_of_the_client_is_tested() -> None:
+    """The table above has every call of the client."""
     assert set(CALLS) == set(VirtualSMS.calls)
 
 
-def spend_all(upstream: Upstream, _: object) -> None:
-    """Leave five cents."""
-    purse = upstream.virtualsms.wallet
-    purse.book("gone", Decimal("0.05") - purse.balance, None, upstream.now())
+def spend_all(simulator: Simulator, _: object) -> None:
+    """Leave five cents in the account."""
+    wallet = simulator.virtualsms.wallet
+    wallet.book("gone", Decimal("0.05") - wallet.balance, None, simulator.now())
 
 
-def sell_out(upstream: Upstream, _: VirtualSMS) -> None:
-    """Leave no number of one kind."""
-    upstream.virtualsms.stock["telegram", "GB"] = 0
+def sell_out(simulator: Simulator, _: VirtualSMS) -> None:
+    """Leave no number for Telegram in Great Britain."""
+    simulator.virtualsms.stock["telegram", "GB"] = 0
 
 
-def confirmed(upstream: Upstream) -> str:
-    """An order that is confirmed."""
-    order = upstream.virtualsms.create("telegram", "GB").order_id
-    upstream.virtualsms.deliver(order)
-    upstream.virtualsms.confirm(order)
+def confirmed(simulator: Simulator) -> str:
+    """The id of a confirmed order."""
+    order = simulator.virtualsms.create("telegram", "GB").order_id
+    simulator.virtualsms.deliver(order)
+    simulator.virtualsms.confirm(order)
     return order
 
 
-def expired(upstream: Upstream) -> str:
-    """An order whose window has passed."""
-    order = upstream.virtualsms.create("telegram", "GB")
-    upstream.advance(1201)
+def expired(simulator: Simulator) -> str:
+    """The id of an expired order."""
+    order = simulator.virtualsms.create("telegram", "GB")
+    simulator.advance(1201)
     return order.order_id
 
 
-def exhaust(_upstream: Upstream, api: VirtualSMS) -> None:
-    """Use up the minute's calls."""
+def exhaust(_upstream: Simulator, api: VirtualSMS) -> None:
+    """Use all calls of the minute."""
     for _ in range(60):
         api.get_balance()
 
 
 def buy(api: VirtualSMS) -> object:
-    """What most rows ask."""
+    """Order a Telegram number in Great Britain."""
     return api.create_order("telegram", "GB")
 
 
-def rent_for_nothing(api: VirtualSMS, _: Upstream) -> object:
-    """What cannot be meant."""
+def rent_for_nothing(api: VirtualSMS, _: Simulator) -> object:
+    """Order a rental of zero hours, which is invalid."""
     return api.create_order("telegram", "GB", rental_hours=0)
 
 
-Arrange = Callable[[Upstream, VirtualSMS], object]
-Act = Callable[[VirtualSMS, Upstream], object]
+Arrange = Callable[[Simulator, VirtualSMS], object]
+Act = Callable[[VirtualSMS, Simulator], object]
 ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None, Act]]]] = {
     "validation": (400, errors.InvalidRequest, [(None, rent_for_nothing)]),
     "insufficient-balance": (
@@ -165,19 +165,19 @@ ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None
         409,
         errors.OrderAlreadyConfirmed,
         [
-            (None, lambda api, upstream: api.swap_order(confirmed(upstream))),
-            (None, lambda api, upstream: api.cancel_order(confirmed(upstream))),
-            (None, lambda api, upstream: api.confirm_order(confirmed(upstream))),
+            (None, lambda api, simulator: api.swap_order(confirmed(simulator))),
+            (None, lambda api, simulator: api.cancel_order(confirmed(simulator))),
+            (None, lambda api, simulator: api.confirm_order(confirmed(simulator))),
         ],
     ),
     "order-expired": (
         410,
         errors.OrderExpired,
         [
-            (None, lambda api, upstream: api.swap_order(expired(upstream))),
-            (None, lambda api, upstream: api.cancel_order(expired(upstream))),
-            (None, lambda api, upstream: api.confirm_order(expired(upstream))),
-            (None, lambda api, upstream: api.wait_for_sms(expired(upstream))),
+            (None, lambda api, simulator: api.swap_order(expired(simulator))),
+            (None, lambda api, simulator: api.cancel_order(expired(simulator))),
+            (None, lambda api, simulator: api.confirm_order(expired(simulator))),
+            (None, lambda api, simulator: api.wait_for_sms(expired(simulator))),
         ],
     ),
     "rate-limited": (429, errors.RateLimited, [(exhaust, lambda api, _: api.get_balance())]),
@@ -194,35 +194,35 @@ ROWS: dict[str, tuple[int, type[errors.ProviderError], list[tuple[Arrange | None
 
 @pytest.mark.parametrize("code", ROWS)
 def test_every_error_of_the_table_is_reachable(
-    code: str, upstream: Upstream, virtualsms: VirtualSMS
+    code: str, simulator: Simulator, virtualsms: VirtualSMS
 ) -> None:
-    """Each error of the API reference comes where it says, and the client knows it."""
+    """Each error of the API reference occurs as documented, and the client recognizes it."""
     status, kind, ways = ROWS[code]
     for arrange, act in ways:
         if arrange is not None:
-            arrange(upstream, virtualsms)
+            arrange(simulator, virtualsms)
         with pytest.raises(kind) as refused:
-            act(virtualsms, upstream)
+            act(virtualsms, simulator)
         assert (refused.value.status, refused.value.code) == (status, code)
         assert refused.value.detail
         assert (refused.value.retry_after is not None) == (status == 429)
 
 
-def test_a_wrong_key_is_refused(upstream: Upstream, ask_virtualsms: AskVirtualSMS) -> None:
-    """Nobody else's key is taken, and it costs nothing."""
+def test_a_wrong_key_is_refused(simulator: Simulator, make_virtualsms: MakeVirtualSMS) -> None:
+    """Another key is unauthorized."""
     with pytest.raises(errors.Unauthorized) as refused:
-        ask_virtualsms(upstream, "sk_live_other").get_balance()
+        make_virtualsms(simulator, "sk_live_other").get_balance()
     assert (refused.value.status, refused.value.code) == (401, "unauthorized")
 
 
 def ask(
-    upstream: Upstream, path: str, body: bytes | None = None, key: str | None = VIRTUALSMS_KEY
+    simulator: Simulator, path: str, body: bytes | None = None, key: str | None = VIRTUALSMS_KEY
 ) -> tuple[int, str, Any]:
-    """Status, content type and JSON of an answer, without codecatch's client."""
+    """Call the API without codecatch's client; returns status, content type and JSON."""
     headers = {"Content-Type": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(f"{upstream.url}{path}", body, headers)
+    request = urllib.request.Request(f"{simulator.url}{path}", body, headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.headers["content-type"], json.load(answer)
@@ -231,10 +231,10 @@ def ask(
             return error.code, error.headers["content-type"], json.load(error)
 
 
-def test_an_error_is_a_problem_document(upstream: Upstream) -> None:
-    """The members, the type's address and the words are those of the API reference's example."""
-    spend_all(upstream, None)
-    assert ask(upstream, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}') == (
+def test_an_error_is_a_problem_document(simulator: Simulator) -> None:
+    """The members, the type URI and the texts match the example in the API reference."""
+    spend_all(simulator, None)
+    assert ask(simulator, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}') == (
         402,
         "application/problem+json",
         {
@@ -265,23 +265,23 @@ def test_an_error_is_a_problem_document(upstream: Upstream) -> None:
         ("/me", b"{}", (405, "method-not-allowed")),
     ],
 )
-def test_nonsense_is_refused(
-    upstream: Upstream, path: str, body: bytes | None, expected: tuple[int, str]
+def test_invalid_requests_are_errors(
+    simulator: Simulator, path: str, body: bytes | None, expected: tuple[int, str]
 ) -> None:
-    """Whatever makes no sense gets a problem document, and never breaks the simulation."""
-    status, kind, problem = ask(upstream, f"/api/v2{path}", body)
+    """An invalid request gets a problem document and never crashes the simulation."""
+    status, kind, problem = ask(simulator, f"/api/v2{path}", body)
     assert (status, problem["type"].rpartition("/")[2]) == expected
     assert kind == "application/problem+json"
 
 
-def test_no_key_is_no_key(upstream: Upstream) -> None:
-    """A request without a key is unauthorized."""
-    assert ask(upstream, "/api/v2/me", key=None)[0] == 401
+def test_a_missing_key_is_unauthorized(simulator: Simulator) -> None:
+    """A request without a key gets 401."""
+    assert ask(simulator, "/api/v2/me", key=None)[0] == 401
 
 
-def test_the_shapes_are_the_documents(upstream: Upstream) -> None:
-    """Lists and objects have the members that the API reference shows."""
-    upstream.virtualsms.create("telegram", "GB")
+def test_answers_have_the_documented_members(simulator: Simulator) -> None:
+    """Lists and objects have exactly the members in the API reference."""
+    simulator.virtualsms.create("telegram", "GB")
     wanted = {
         "/services": {"id", "name", "category"},
         "/countries": {"iso2", "name", "in_stock"},
@@ -289,21 +289,21 @@ def test_the_shapes_are_the_documents(upstream: Upstream) -> None:
         "/services/telegram/availability": {"country", "price", "stock"},
     }
     for path, members in wanted.items():
-        _, _, found = ask(upstream, f"/api/v2{path}")
+        _, _, found = ask(simulator, f"/api/v2{path}")
         assert set(found[0]) == members
-    assert set(ask(upstream, "/api/v2/services/telegram/cheapest")[2]) == {
+    assert set(ask(simulator, "/api/v2/services/telegram/cheapest")[2]) == {
         "country",
         "price",
         "stock",
     }
-    _, _, made = ask(upstream, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}')
+    _, _, made = ask(simulator, "/api/v2/orders", b'{"service": "telegram", "country": "GB"}')
     assert set(made) == {"order_id", "phone_number", "expires_at", "price"}
-    assert set(ask(upstream, "/api/v2/me/balance")[2]) == {"balance", "currency"}
+    assert set(ask(simulator, "/api/v2/me/balance")[2]) == {"balance", "currency"}
 
 
-def test_lists_come_in_pages(upstream: Upstream, virtualsms: VirtualSMS) -> None:
-    """The newest orders and ledger lines come first, and no page shows what another does."""
-    made = [upstream.virtualsms.create("telegram", "GB").order_id for _ in range(5)]
+def test_lists_are_paginated(simulator: Simulator, virtualsms: VirtualSMS) -> None:
+    """Orders and ledger entries are listed newest first, and pages do not overlap."""
+    made = [simulator.virtualsms.create("telegram", "GB").order_id for _ in range(5)]
     pages = [virtualsms.list_orders(page=number, limit=2) for number in (1, 2, 3, 4)]
     assert [item.order_id for page in pages for item in page.items] == made[::-1]
     assert [(page.page, page.total) for page in pages] == [(n, 5) for n in (1, 2, 3, 4)]
@@ -312,36 +312,38 @@ def test_lists_come_in_pages(upstream: Upstream, virtualsms: VirtualSMS) -> None
     assert virtualsms.list_orders(limit=1000).raw["limit"] == 100
 
 
-def test_a_poll_is_answered_when_the_message_comes(
-    upstream: Upstream, virtualsms: VirtualSMS
-) -> None:
-    """A request for the message is held until there is one, and is one call."""
-    order = upstream.virtualsms.create("telegram", "GB").order_id
+def test_a_poll_ends_with_the_message(simulator: Simulator, virtualsms: VirtualSMS) -> None:
+    """A long poll is held until the message arrives, and is one call."""
+    order = simulator.virtualsms.create("telegram", "GB").order_id
     got: list[str | None] = []
     waiting = threading.Thread(target=lambda: got.append(virtualsms.wait_for_sms(order).code))
     waiting.start()
-    eventually(lambda: upstream.calls("GET", "*/sms"))
+    eventually(lambda: simulator.calls("GET", "*/sms"))
     waiting.join(0.1)
     assert not got
-    upstream.virtualsms.deliver(order, "902114")
+    simulator.virtualsms.deliver(order, "902114")
     waiting.join(5)
     assert got == ["902114"]
-    assert len(upstream.calls()) == 1
+    assert len(simulator.calls()) == 1
 
 
-def test_a_poll_ends_without_a_message(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """When its time is over the answer is the order without a code, which is no error."""
-    upstream = make_upstream(long_poll=0.05)
-    sms = ask_virtualsms(upstream).wait_for_sms(upstream.virtualsms.create("signal", "FR").order_id)
+def test_a_poll_ends_without_a_message(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """After its time limit, a long poll answers the order without a code, not an error."""
+    simulator = make_simulator(long_poll=0.05)
+    sms = make_virtualsms(simulator).wait_for_sms(
+        simulator.virtualsms.create("signal", "FR").order_id
+    )
     assert (sms.status, sms.code, sms.text) == ("waiting", None, None)
 
 
 @pytest.mark.parametrize(("end", "status"), [("cancel", "cancelled"), ("expire", None)])
 def test_a_poll_ends_with_its_order(
-    upstream: Upstream, virtualsms: VirtualSMS, end: str, status: str | None
+    simulator: Simulator, virtualsms: VirtualSMS, end: str, status: str | None
 ) -> None:
-    """Nobody waits for the message of an order that will have none."""
-    order = upstream.virtualsms.create("telegram", "GB").order_id
+    """A long poll ends when its order is cancelled or expires."""
+    order = simulator.virtualsms.create("telegram", "GB").order_id
     got: list[object] = []
 
     def wait() -> None:
@@ -352,42 +354,46 @@ def test_a_poll_ends_with_its_order(
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    eventually(lambda: upstream.calls("GET", "*/sms"))
-    getattr(upstream.virtualsms, end)(order)
+    eventually(lambda: simulator.calls("GET", "*/sms"))
+    getattr(simulator.virtualsms, end)(order)
     waiting.join(5)
     assert got == [status]
 
 
-def test_closing_releases_a_poll(ask_virtualsms: AskVirtualSMS) -> None:
-    """The end of a simulation does not wait for messages, and answers whoever does."""
+def test_closing_ends_a_poll(make_virtualsms: MakeVirtualSMS) -> None:
+    """The end of a simulation answers open long polls at once."""
     got: list[str | None] = []
-    with Upstream() as upstream:
-        order = upstream.virtualsms.create("telegram", "GB").order_id
-        api = ask_virtualsms(upstream)
+    with Simulator() as simulator:
+        order = simulator.virtualsms.create("telegram", "GB").order_id
+        api = make_virtualsms(simulator)
         waiting = threading.Thread(target=lambda: got.append(api.wait_for_sms(order).status))
         waiting.start()
-        eventually(lambda: upstream.calls("GET", "*/sms"))
+        eventually(lambda: simulator.calls("GET", "*/sms"))
     waiting.join(5)
     assert got == ["waiting"]
 
 
-def test_an_early_change_may_be_held(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """With the public documents' hold, swap and cancel are too early for 120 seconds."""
-    upstream = make_upstream(early_hold=True)
-    api = ask_virtualsms(upstream)
-    order = upstream.virtualsms.create("telegram", "GB").order_id
+def test_an_early_change_may_be_rejected(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """With the hold from the public documents, swap and cancel are too early for 120 seconds."""
+    simulator = make_simulator(early_hold=True)
+    api = make_virtualsms(simulator)
+    order = simulator.virtualsms.create("telegram", "GB").order_id
     for change in (api.swap_order, api.cancel_order):
         with pytest.raises(errors.TooEarly) as refused:
             change(order)
         assert refused.value.status == 425
-    upstream.advance(121)
+    simulator.advance(121)
     assert api.swap_order(order).status == "waiting"
 
 
-def test_times_are_the_providers(make_upstream: Make, ask_virtualsms: AskVirtualSMS) -> None:
-    """A skewed clock shows in every time that an answer tells."""
-    upstream = make_upstream(clock_skew=3600)
-    order = ask_virtualsms(upstream).create_order("telegram", "GB")
+def test_times_are_by_the_providers_clock(
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+) -> None:
+    """A skewed clock shows in the times of an answer."""
+    simulator = make_simulator(clock_skew=3600)
+    order = make_virtualsms(simulator).create_order("telegram", "GB")
     assert order.expires_at is not None
-    left = order.expires_at - upstream.calls()[0].at
+    left = order.expires_at - simulator.calls()[0].at
     assert timedelta(minutes=19) < left < timedelta(minutes=21)

@@ -1,1 +1,1 @@
-"""Tests of the receiver."""
+"""Tests of the tasks."""

@@ -1,4 +1,4 @@
-"""What we change in kombu: each test fails without its change."""
+"""The patches of kombu: each test fails without its patch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.tasks.celery_app import make_app
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only for these tests."""
+    """Install the patches for these tests only."""
     monkeypatch.setattr(redis.Channel, "conn_or_acquire", redis.Channel.conn_or_acquire)
     monkeypatch.setattr(redis.Channel, "QoS", redis.Channel.QoS)
     kombu_patches.install_transport()
@@ -25,7 +25,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(make_valkey: Callable[[], ValkeyServer]) -> ValkeyServer:
-    """A broker that is away."""
+    """A broker that does not run."""
     server = make_valkey()
     server.stop()
     return server
@@ -33,14 +33,14 @@ def server(make_valkey: Callable[[], ValkeyServer]) -> ValkeyServer:
 
 @pytest.fixture
 def app(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    """The workers' application on it."""
+    """The workers' application on that broker."""
     monkeypatch.setenv("CELERY_BROKER_URL", server.url)
     with make_app() as app:
         yield app
 
 
-def test_a_connection_is_tried_again_soon_then_less_often(app: Celery) -> None:
-    """For reading and for writing, and for a copy of either, which is what Celery connects."""
+def test_reconnection_intervals_grow(app: Celery) -> None:
+    """For reading and for writing, also for a clone, which is what Celery connects."""
     for connection in (app.connection_for_read(), app.connection_for_write().clone()):
         waits: list[float] = []
         with pytest.raises(OperationalError):
@@ -48,8 +48,8 @@ def test_a_connection_is_tried_again_soon_then_less_often(app: Celery) -> None:
         assert waits == pytest.approx([0.1, 0.3])
 
 
-def test_who_says_how_often_is_heard(app: Celery) -> None:
-    """The intervals of a caller come before these."""
+def test_a_caller_may_choose_the_intervals(app: Celery) -> None:
+    """They replace the intervals of the patch."""
     waits: list[float] = []
     with app.connection_for_read() as connection, pytest.raises(OperationalError):
         connection.ensure_connection(
@@ -58,22 +58,22 @@ def test_who_says_how_often_is_heard(app: Celery) -> None:
     assert waits == pytest.approx([0, 0.01])
 
 
-def test_it_connects_once_the_broker_is_there(app: Celery, server: ValkeyServer) -> None:
-    """A broker that comes back between two tries is found by the next."""
+def test_it_connects_once_the_broker_runs(app: Celery, server: ValkeyServer) -> None:
+    """The next attempt after the broker has started succeeds."""
     waits: list[float] = []
 
-    def come_back(_: Exception, wait: float) -> None:
+    def start_broker(_: Exception, wait: float) -> None:
         waits.append(wait)
         server.start()
 
     with app.connection_for_read() as connection:
-        connection.ensure_connection(come_back, 2)
+        connection.ensure_connection(start_broker, 2)
         assert connection.connected
     assert waits == pytest.approx([0.1])
 
 
-def test_a_channel_keeps_its_client(make_valkey: Callable[[], ValkeyServer]) -> None:
-    """As long as its connection does, and no longer; messages go in and out by it."""
+def test_a_channel_reuses_its_client(make_valkey: Callable[[], ValkeyServer]) -> None:
+    """Until its connection is lost; messages are sent and received with it."""
     server = make_valkey()
     options = {"socket_timeout": 1, "socket_connect_timeout": 1}
     with Connection(server.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
@@ -90,10 +90,10 @@ def test_a_channel_keeps_its_client(make_valkey: Callable[[], ValkeyServer]) -> 
         assert queue.get(timeout=5).payload == {"id": 2}
 
 
-def test_a_failed_acknowledgement_gives_the_credit_back(
+def test_a_failed_acknowledgement_releases_the_prefetch_slot(
     make_valkey: Callable[[], ValkeyServer],
 ) -> None:
-    """With one message allowed in hand, the next is taken though the first was never taken back."""
+    """With a prefetch limit of one, the next message can be taken after the failure."""
     server = make_valkey()
     options = {"socket_timeout": 1, "socket_connect_timeout": 1}
     with Connection(server.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]

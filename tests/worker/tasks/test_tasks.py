@@ -1,4 +1,4 @@
-"""The tasks, as far as they do anything themselves."""
+"""How tasks handle the failures of the functions they call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from worker.runtime.runtime import process
 from worker.tasks import tasks
 
 
-def test_a_database_in_trouble_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that it fails ends like any other: the rows are due, and will be woken again."""
+def test_a_database_failure_is_one_log_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task ends normally: its rows are still due, and the sweep wakes them."""
 
     def fail(*_: object) -> None:
         raise OperationalError("SELECT secret", {"code": "483921"}, ConnectionError("away"))
@@ -27,8 +27,8 @@ def test_a_database_in_trouble_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_a_bug_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else is raised is for a person to see."""
+def test_other_exceptions_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug must show as a traceback."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Blocking sockets under one deadline: name look-up, connecting, and reading lines."""
+"""Blocking sockets under one deadline: name resolution, connecting, reading lines."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import threading
 import time
 from typing import Any
 
-_LONGEST_CONVERSATION = 1024 * 1024
+_MAX_RECEIVED = 1024 * 1024
 
 
 class Deadline:
-    """A moment by which everything must be over."""
+    """The time by which an operation must end."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_at = time.monotonic() + seconds
 
     @property
-    def over(self) -> bool:
-        """Whether the moment has come."""
+    def expired(self) -> bool:
+        """Whether the time has come."""
         return time.monotonic() >= self._ends_at
 
     def remaining(self, *, at_least: float = 0.0) -> float:
         """Seconds left.
 
         Raises:
-            TimeoutError: there are none, and ``at_least`` gives none.
+            TimeoutError: the deadline has expired, and ``at_least`` is 0.
         """
         seconds = max(at_least, self._ends_at - time.monotonic())
         if seconds <= 0:
@@ -34,34 +34,34 @@ class Deadline:
         return seconds
 
 
-class Lines:
-    """The lines a socket receives before a deadline, and not too many of them."""
+class LineReader:
+    """Reads lines from a socket until a deadline, up to a total size."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._waiting = b""
-        self._room = _LONGEST_CONVERSATION
+        self._buffer = b""
+        self._bytes_left = _MAX_RECEIVED
 
     def readline(self, limit: int) -> bytes:
-        """One line, or ``limit`` bytes of it, or nothing when the other side has closed."""
-        while b"\n" not in self._waiting and len(self._waiting) < limit:
+        """One line, or its first ``limit`` bytes; empty when the peer has closed the connection."""
+        while b"\n" not in self._buffer and len(self._buffer) < limit:
             self._connection.settimeout(self._deadline.remaining())
             received = self._connection.recv(4096)
-            self._room -= len(received)
-            if not received or self._room < 0:
+            self._bytes_left -= len(received)
+            if not received or self._bytes_left < 0:
                 return b""
-            self._waiting += received
-        end = min(self._waiting.find(b"\n") + 1 or limit, limit)
-        line, self._waiting = self._waiting[:end], self._waiting[end:]
+            self._buffer += received
+        end = min(self._buffer.find(b"\n") + 1 or limit, limit)
+        line, self._buffer = self._buffer[:end], self._buffer[end:]
         return line
 
     def close(self) -> None:
-        """Nothing: the socket is closed by its owner."""
+        """Do nothing: the owner closes the socket."""
 
 
-def look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """``getaddrinfo`` in a thread of its own, as it has no time-out and cannot be interrupted."""
+def resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """``getaddrinfo`` in a thread, because it has no time-out and cannot be interrupted."""
     answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -70,7 +70,7 @@ def look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
         except OSError as error:
             answers.put(error)
 
-    threading.Thread(target=ask, name="smtp-look-up", daemon=True).start()
+    threading.Thread(target=ask, name="smtp-resolve", daemon=True).start()
     try:
         answer = answers.get(timeout=deadline.remaining())
     except queue.Empty:
@@ -81,7 +81,7 @@ def look_up(host: str, port: int, deadline: Deadline) -> list[Any]:
 
 
 def connect(addresses: list[Any], deadline: Deadline) -> socket.socket:
-    """The first address that answers; a dead one may use only its share of the time."""
+    """Connect to the first address that accepts; each gets an equal share of the time left."""
     failure = OSError("no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = socket.socket(family, kind, protocol)

@@ -1,8 +1,8 @@
-"""Sessions with one mail server that outlive a message, so that the next one needs no new login.
+"""A pool of sessions with one mail server, so that the next message needs no new login.
 
-A session is kept for a minute after its last message. Before it is used again the server is
-asked (RSET) whether it still knows it; one that does not, or that ends before a message is out,
-is replaced within the same deadline, and nobody is in doubt about the message.
+A session stays open for a minute after its last message. RSET checks it before it is used again.
+A session that fails the check, or that the server closes before the message is out, is replaced
+within the same deadline; the outcome of the message is then never unknown.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from typing import Any
 
 from worker.destinations.base import DeliveryError
 from worker.destinations.smtp.deadline import Deadline
-from worker.destinations.smtp.session import Session, explain
+from worker.destinations.smtp.session import Session, delivery_error
 from worker.destinations.smtp.url import SmtpServer
 
-# As many as messages of one destination that are sent at once.
-_MOST_KEPT = 4
-_LONGEST_IDLE = 60.0
-# A connection that a firewall has forgotten must leave time for a new one.
-_LONGEST_CHECK = 3.0
-_LONGEST_FAREWELL = 0.5
+# The number of messages in flight to one destination.
+_MAX_IDLE = 4
+_MAX_IDLE_SECONDS = 60.0
+# A connection that a firewall dropped silently must leave time for a new one.
+_MAX_CHECK_SECONDS = 3.0
+_MAX_QUIT_SECONDS = 0.5
 
 
-class SmtpSessions:
-    """Hands messages in at ``server``; any number of threads may do so at once.
+class SessionPool:
+    """Submits messages to ``server``. Thread-safe.
 
-    ``context`` verifies certificates. What is kept is closed when this is no longer used.
+    ``context`` verifies certificates. Idle sessions are closed with the pool.
     """
 
     def __init__(self, server: SmtpServer, context: ssl.SSLContext) -> None:
         self._server = server
         self._context = context
         self._lock = threading.Lock()
-        # The one used last is at the end, with the moment of it.
+        # With the time of last use; the most recently used is last.
         self._idle: list[tuple[Session, float]] = []
         weakref.finalize(self, _close_all, self._idle)
 
-    def hand_in(
+    def submit(
         self, deadline: Deadline, *, sender: str, recipients: Sequence[str], message: bytes
     ) -> Mapping[str, int]:
-        """Hand one message in; the recipients that were refused, each with the server's code.
+        """Submit one message; return the refused recipients, each with the server's code.
 
         ``message`` has CR LF line ends and only ASCII bytes.
 
         Raises:
-            DeliveryError: nobody gets it, or nobody can know.
+            DeliveryError: no recipient gets it, or the outcome is unknown.
         """
         try:
-            return self._hand_in(deadline, sender, recipients, message)
+            return self._submit(deadline, sender, recipients, message)
         except (smtplib.SMTPException, OSError) as error:
-            failure = explain(error, deadline)
-        # Raised out here so that no traceback carries the server's words, which may hold
-        # addresses.
+            failure = delivery_error(error, deadline)
+        # Raised outside of the handler: the context would carry the server's text, which may
+        # hold addresses, into tracebacks.
         raise failure
 
-    def _hand_in(self, deadline: Deadline, *mail: Any) -> Mapping[str, int]:
-        while (session := self._take(deadline)) is not None:
+    def _submit(self, deadline: Deadline, *mail: Any) -> Mapping[str, int]:
+        while (session := self._acquire(deadline)) is not None:
             try:
                 return self._use(session, mail)
             except smtplib.SMTPServerDisconnected:
-                continue  # at its limit of messages, or restarted: it has nothing of this one
+                continue  # session limit or restart: the server has nothing of this message
         session = Session(self._server, deadline, self._context)
         try:
             session.prepare()
@@ -77,52 +77,52 @@ class SmtpSessions:
 
     def _use(self, session: Session, mail: tuple[Any, ...]) -> Mapping[str, int]:
         try:
-            refused = session.hand_in(*mail)
+            refused = session.submit(*mail)
         except DeliveryError as error:
             if error.unknown:
                 _close(session)
             else:
-                self._keep(session)
+                self._release(session)
             raise
         except BaseException:
             _close(session)
             raise
-        self._keep(session)
+        self._release(session)
         return refused
 
-    def _take(self, deadline: Deadline) -> Session | None:
-        """A kept session that the server still knows."""
+    def _acquire(self, deadline: Deadline) -> Session | None:
+        """An idle session that the server still answers on; None if there is none."""
         while True:
             with self._lock:
                 if not self._idle:
                     return None
                 session, since = self._idle.pop()
-            if time.monotonic() - since <= _LONGEST_IDLE:
+            if time.monotonic() - since <= _MAX_IDLE_SECONDS:
                 with suppress(smtplib.SMTPException, OSError):
-                    session.resume(Deadline(min(_LONGEST_CHECK, deadline.remaining())))
+                    session.set_deadline(Deadline(min(_MAX_CHECK_SECONDS, deadline.remaining())))
                     if session.rset()[0] == 250:
-                        session.resume(deadline)
+                        session.set_deadline(deadline)
                         return session
             _close(session)
 
-    def _keep(self, session: Session) -> None:
+    def _release(self, session: Session) -> None:
         now = time.monotonic()
         with self._lock:
             self._idle.append((session, now))
-            over = [
+            surplus = [
                 each
-                for place, each in enumerate(reversed(self._idle))
-                if place >= _MOST_KEPT or now - each[1] > _LONGEST_IDLE
+                for position, each in enumerate(reversed(self._idle))
+                if position >= _MAX_IDLE or now - each[1] > _MAX_IDLE_SECONDS
             ]
-            self._idle[:] = [each for each in self._idle if each not in over]
-        for each, _ in over:
+            self._idle[:] = [each for each in self._idle if each not in surplus]
+        for each, _ in surplus:
             _close(each)
 
 
 def _close(session: Session) -> None:
     with suppress(smtplib.SMTPException, OSError):
-        # Its own deadline may be long over, and the answer is not waited for.
-        session.resume(Deadline(_LONGEST_FAREWELL))
+        # Its own deadline may have expired; the response is not awaited.
+        session.set_deadline(Deadline(_MAX_QUIT_SECONDS))
         session.putcmd("QUIT")
     session.close()
 

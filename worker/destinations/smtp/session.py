@@ -1,8 +1,8 @@
-"""One SMTP conversation inside one deadline, and what its answers mean for a delivery.
+"""One SMTP session under one deadline, and its replies as delivery errors.
 
-RFC 5321 for the commands and codes, RFC 3207 for STARTTLS, RFC 4954 for AUTH. ``smtplib`` times
-each operation; here everything together, name look-up and a server that dribbles included, ends
-at the deadline.
+RFC 5321 for commands and codes, RFC 3207 for STARTTLS, RFC 4954 for AUTH. ``smtplib`` limits the
+time of each operation; here the deadline covers all of them together, including name resolution
+and a server that sends byte by byte.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.destinations.base import DeliveryError
-from worker.destinations.smtp.deadline import Deadline, Lines, connect, look_up
+from worker.destinations.smtp.deadline import Deadline, LineReader, connect, resolve
 from worker.destinations.smtp.url import SmtpServer
 
 
 class Session(smtplib.SMTP):
-    """``smtplib.SMTP`` under one deadline at a time. Creating it connects.
+    """``smtplib.SMTP`` under one deadline at a time. The constructor connects.
 
-    Whoever makes one closes it. Its methods raise what ``smtplib`` does: see :func:`explain`.
+    The caller closes it. Its methods raise the errors of ``smtplib``: see :func:`delivery_error`.
     """
 
     def __init__(self, server: SmtpServer, deadline: Deadline, context: ssl.SSLContext) -> None:
         self._server = server
         self._deadline = deadline
         self._context = context
-        super().__init__(server.host, server.port, local_hostname=_own_name())
+        super().__init__(server.host, server.port, local_hostname=_ehlo_name())
 
     def prepare(self) -> None:
-        """Greet, encrypt, and log in, each as far as it is offered, wanted and safe."""
+        """EHLO, STARTTLS and AUTH, as far as offered, configured and safe."""
         server = self._server
         self.ehlo_or_helo_if_needed()
         if not server.implicit_tls:
@@ -41,31 +41,31 @@ class Session(smtplib.SMTP):
         if server.user is not None and server.password is not None:
             self._log_in(server.user, server.password)
 
-    def resume(self, deadline: Deadline) -> None:
-        """Let what follows end at ``deadline``."""
+    def set_deadline(self, deadline: Deadline) -> None:
+        """Replace the deadline for the next operations."""
         self._deadline = deadline
         self.file = None
 
-    def hand_in(self, sender: str, recipients: Sequence[str], message: bytes) -> Mapping[str, int]:
-        """MAIL, RCPT for each recipient, DATA; the recipients that were refused, with the codes.
+    def submit(self, sender: str, recipients: Sequence[str], message: bytes) -> Mapping[str, int]:
+        """MAIL, RCPT for each recipient, DATA; return the refused recipients with their codes.
 
-        Where it fails in any other way than with a :class:`DeliveryError`, the server has nothing
-        of the message.
+        If it fails with any error other than a :class:`DeliveryError`, the server does not have
+        the message.
 
         Raises:
-            DeliveryError: the server took it for nobody, or nobody can know.
+            DeliveryError: the server accepted it for no recipient, or the outcome is unknown.
         """
-        code = self._unless_ended(self.mail(sender))
+        code = self._code_unless_closed(self.mail(sender))
         if code != 250:
             raise refusal("the sender", code)
-        codes = {each: self._unless_ended(self.rcpt(each)) for each in recipients}
+        codes = {each: self._code_unless_closed(self.rcpt(each)) for each in recipients}
         refused = {each: code for each, code in codes.items() if code not in {250, 251}}
         if len(refused) == len(codes):
-            raise refusals("every recipient", refused, all_of_them=True)
-        code = self._unless_ended(self.docmd("DATA"))
+            raise refusals("every recipient", refused, all_refused=True)
+        code = self._code_unless_closed(self.docmd("DATA"))
         if code != 354:
             raise refusal("the message", code)
-        # Until the final dot is out the server has no message: a failure here is no doubt.
+        # Before the final dot the server has no message: a failure here is not unknown.
         self.send(re.sub(rb"(?m)^\.", b"..", message) + b".\r\n")
         try:
             code, _ = self.getreply()
@@ -73,27 +73,27 @@ class Session(smtplib.SMTP):
             code = -1
         if not 200 <= code < 600:
             raise DeliveryError(
-                "the connection was lost before the server said whether it took the message",
+                "the connection was lost before the server said whether it accepted the message",
                 unknown=True,
             )
         if code >= 300:
             raise refusal("the message", code)
         return refused
 
-    def _unless_ended(self, reply: tuple[int, bytes]) -> int:
-        """The code of a reply that is no farewell: 421 may answer any command."""
+    def _code_unless_closed(self, reply: tuple[int, bytes]) -> int:
+        """The code of a reply; 421, which may answer any command, is a disconnection."""
         code, words = reply
         if code == 421:
             raise smtplib.SMTPServerDisconnected(code, words)
         return code
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read one answer, however many pieces it comes in, before the deadline."""
+        """Read one reply, in any number of pieces, before the deadline."""
         if self.file is None and self.sock is not None:
-            self.file = Lines(self.sock, self._deadline)
+            self.file = LineReader(self.sock, self._deadline)
         reply = super().getreply()
-        # What follows may be a TLS handshake, which takes the socket's time-out as it finds it.
-        # An answer that came in the last instant is an answer all the same.
+        # A TLS handshake may follow, which uses the socket's current time-out. A reply that
+        # came just before the deadline still counts.
         if self.sock is not None:
             self.sock.settimeout(self._deadline.remaining(at_least=0.001))
         return reply
@@ -105,8 +105,8 @@ class Session(smtplib.SMTP):
         super().send(s)
 
     def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
-        """Connect; called by ``smtplib`` itself."""
-        connection = connect(look_up(host, port, self._deadline), self._deadline)
+        """Connect; ``smtplib`` calls this."""
+        connection = connect(resolve(host, port, self._deadline), self._deadline)
         if not self._server.implicit_tls:
             return connection
         try:
@@ -119,16 +119,16 @@ class Session(smtplib.SMTP):
     def _encrypt(self) -> None:
         server, loopback = self._server, _is_loopback(self.sock)
         if self.has_extn("starttls"):
-            # A relay on this machine has a self-made certificate more often than not.
-            trusting = loopback and not server.starttls_required
-            self.starttls(context=_trusting_context() if trusting else self._context)
+            # A relay on this machine usually has a self-signed certificate.
+            unverified = loopback and not server.starttls_required
+            self.starttls(context=_unverified_context() if unverified else self._context)
             self.ehlo_or_helo_if_needed()
         elif server.starttls_required:
             raise DeliveryError("the mail server does not offer STARTTLS", permanent=True)
         elif server.user is not None and not loopback:
             raise DeliveryError(
-                "the mail server does not offer STARTTLS, and a password is never sent in the"
-                " clear; use smtps:// or a server that encrypts",
+                "the mail server does not offer STARTTLS, and a password is never sent in"
+                " cleartext; use smtps:// or a server with STARTTLS",
                 permanent=True,
             )
 
@@ -142,7 +142,7 @@ class Session(smtplib.SMTP):
         except (smtplib.SMTPResponseException, smtplib.SMTPServerDisconnected):
             raise
         except smtplib.SMTPException:
-            failure = "the mail server offers no way to log in that codecatch knows"
+            failure = "the mail server offers no login method that codecatch supports"
         else:
             return
         raise DeliveryError(f"{failure}; correct SMTP_URL", permanent=True)
@@ -155,47 +155,47 @@ def _is_loopback(connection: socket.socket | None) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def _trusting_context() -> ssl.SSLContext:
+def _unverified_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _own_name() -> str:
-    """What to say in EHLO; ``smtplib`` would ask the DNS, for as long as that takes."""
+def _ehlo_name() -> str:
+    """The name for EHLO; ``smtplib`` would query the DNS without a time-out."""
     name = socket.gethostname()
     return name if "." in name and name.isascii() else "[127.0.0.1]"
 
 
 def refusal(what: str, code: int) -> DeliveryError:
-    """The server's no to ``what``; one to a message speaks of that message alone."""
+    """The error of a refused ``what``; a refusal of "the message" concerns only that message."""
     permanent = 500 <= code < 600
     return DeliveryError(
         f"the mail server refused {what} ({code})",
         permanent=permanent,
-        of_message=permanent and what == "the message",
+        message_only=permanent and what == "the message",
     )
 
 
-def refusals(what: str, codes: Mapping[str, int], *, all_of_them: bool) -> DeliveryError:
-    """The server's no to the recipients in ``codes``, to each by what it said to that one.
+def refusals(what: str, codes: Mapping[str, int], *, all_refused: bool) -> DeliveryError:
+    """The error of refused recipients, with one error for each in ``failed``.
 
-    Where it said the same to ``all_of_them``, that is one error for the message as a whole.
+    If ``all_refused``, and all permanently or all temporarily, it is one error for the message.
     """
     errors = {each: refusal("the recipient", code) for each, code in codes.items()}
-    # One that may be taken later is reason enough to try again.
+    # If one may be accepted later, the message is worth a retry.
     whole = refusal(what, min(codes.values(), key=lambda code: code >= 500))
-    alike = len({error.permanent for error in errors.values()}) == 1
+    same = len({error.permanent for error in errors.values()}) == 1
     return DeliveryError(
         whole.reason,
         permanent=whole.permanent,
-        failed={} if all_of_them and alike else errors,
+        failed={} if all_refused and same else errors,
     )
 
 
-def explain(error: smtplib.SMTPException | OSError, deadline: Deadline) -> DeliveryError:
-    """What went wrong before the message was handed over, in words that quote nobody."""
+def delivery_error(error: smtplib.SMTPException | OSError, deadline: Deadline) -> DeliveryError:
+    """The error of a message that was not submitted, without quoting the server."""
     match error:
         case smtplib.SMTPResponseException():
             return refusal("the connection", error.smtp_code)
@@ -206,8 +206,8 @@ def explain(error: smtplib.SMTPException | OSError, deadline: Deadline) -> Deliv
                 permanent=True,
             )
         case ssl.SSLError():
-            return DeliveryError("no encryption could be agreed; check the port of SMTP_URL")
-        case _ if deadline.over:
+            return DeliveryError("the TLS handshake failed; check the port of SMTP_URL")
+        case _ if deadline.expired:
             return DeliveryError("the mail server did not answer in time")
         case smtplib.SMTPServerDisconnected():
             return DeliveryError("the mail server closed the connection")

@@ -1,4 +1,4 @@
-"""The URL that says where mail is handed in."""
+"""The URL of a mail server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where mail is handed in, and how."""
+    """Address, encryption and credentials of a mail server."""
 
     host: str
     port: int
@@ -25,28 +25,26 @@ class SmtpServer:
         ``smtp`` it is 587 with credentials and 25 without.
 
         Raises:
-            ValueError: it cannot be used; the message repeats nothing of the URL.
+            ValueError: the URL cannot be used; the text does not quote it.
         """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
-            # What the resolver would do later, with an error that holds the name.
+            # The resolver does this too, with an error that quotes the name.
             host.encode("idna")
             user = unquote(parts.username or "", errors="strict")
             password = unquote(parts.password or "", errors="strict")
         except ValueError:
-            # Python's own words quote the URL, and with it the password.
-            raise ValueError(
-                "not a URL that can be read; percent-encode special characters"
-            ) from None
+            # Python's message quotes the URL with its password.
+            raise ValueError("malformed URL; percent-encode special characters") from None
         options = parse_qsl(parts.query, keep_blank_values=True)
         if parts.scheme not in {"smtp", "smtps"}:
             raise ValueError("the URL must begin with smtp:// or smtps://")
         if not host:
-            raise ValueError("the URL names no host")
+            raise ValueError("the URL has no host")
         if parts.path not in {"", "/"} or parts.fragment:
             raise ValueError(
-                "nothing but ?starttls=required may follow the host and port;"
+                "only ?starttls=required may follow the host and port;"
                 " percent-encode special characters"
             )
         if options not in ([], [("starttls", "required")]):
@@ -55,7 +53,7 @@ class SmtpServer:
         if implicit_tls and options:
             raise ValueError("smtps:// is encrypted from the first byte; starttls is for smtp://")
         if bool(user) != bool(password):
-            raise ValueError("give both a user and a password, or neither")
+            raise ValueError("the URL must have both a user and a password, or neither")
         if not (user + password).isascii() or not (user + password).isprintable():
             raise ValueError("user and password must be printable ASCII")
         default_port = 465 if implicit_tls else 587 if user else 25

@@ -1,6 +1,6 @@
-"""DaisySIM, version 1 of its virtual numbers API: eight calls, answers in an envelope.
+"""DaisySIM's virtual numbers API, version 1: eight calls, and responses in an envelope.
 
-Activations finish by themselves with their code; there is nothing to confirm.
+An activation completes by itself when its code arrives; there is nothing to confirm.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _BY_CODE: dict[str, type[ProviderError]] = {
     "PROVIDER_ERROR": UpstreamFailed,
     "SERVER_ERROR": ServerFailed,
 }
-# The most that the document allows.
+# The documented maximum.
 _PER_PAGE = 100
-# What a status means by itself: something before the API may answer without an envelope.
+# By status alone: a proxy before the API may respond without an envelope.
 _BY_STATUS: dict[int, type[ProviderError]] = {401: Unauthorized, 429: RateLimited}
 
 
 class DaisySIM(ProviderApi):
-    """The account that a key belongs to."""
+    """The API of the account that the key belongs to."""
 
     name: ClassVar[str] = "daisysim"
     default_url: ClassVar[str] = "https://daisysim.com/api/v1/virtual"
@@ -78,7 +78,7 @@ class DaisySIM(ProviderApi):
     limits: ClassVar[Mapping[str, int]] = {"prices": 30, "purchase": 10, "check": 60, "cancel": 10}
 
     def read_error(self, response: Response) -> Refusal | None:
-        """Read the envelope; one without ``success`` is judged by its status."""
+        """Read the error from the envelope; without ``success``, the status decides."""
         try:
             envelope = Fields(response.json())
         except ValueError:
@@ -91,39 +91,39 @@ class DaisySIM(ProviderApi):
 
     @call(budget=None)
     def balance(self) -> Wallet:
-        """What the account has to spend."""
-        return self._ask("balance", _data(Wallet.read), "GET", "balance")
+        """Return the account's balance."""
+        return self._request("balance", _data(Wallet.read), "GET", "balance")
 
     @call(budget=None)
     def countries(self) -> tuple[Country, ...]:
-        """Every country that numbers are sold in."""
+        """List all countries that numbers are sold in."""
         read = _data(lambda got: read_list(got, "countries", Country.read))
-        return self._ask("countries", read, "GET", "countries")
+        return self._request("countries", read, "GET", "countries")
 
     @call(budget=None)
     def services(self, country_id: int) -> tuple[Service, ...]:
-        """Every service that numbers of the country are sold for."""
+        """List all services that a country's numbers are sold for."""
         read = _data(lambda got: read_list(got, "services", Service.read))
-        return self._ask("services", read, "GET", "services", str(country_id))
+        return self._request("services", read, "GET", "services", str(country_id))
 
     @call(budget="prices")
     def prices(self, country: int, service: str) -> Prices:
-        """What the service costs in the country; a tier's price is passed on to a purchase."""
+        """Return the prices of a service in a country; pass the price of a tier to a purchase."""
         body = {"country": country, "service": service}
-        return self._ask("prices", _data(Prices.read), "POST", "prices", body=body)
+        return self._request("prices", _data(Prices.read), "POST", "prices", body=body)
 
-    @call(budget="purchase", spends=True, look="history", state=WAITING)
+    @call(budget="purchase", spends=True, lookup="history", state=WAITING)
     def purchase(
         self, country: int, service: str, price: Decimal, *, service_name: str | None = None
     ) -> Purchase:
-        """Buy a number at a price that :meth:`prices` gave, which is sent to its last digit.
+        """Buy a number at a price from :meth:`prices`, which is sent with all its digits.
 
         Raises:
-            TypeError: the price is no Decimal, and may have lost its digits.
+            TypeError: the price is not a Decimal, so it may have lost digits.
         """
         if not isinstance(price, Decimal):
-            raise TypeError("a price is a Decimal, as it came")
-        return self._ask(
+            raise TypeError("price must be the Decimal that prices() returned")
+        return self._request(
             "purchase",
             _data(Purchase.read),
             "POST",
@@ -138,13 +138,13 @@ class DaisySIM(ProviderApi):
 
     @call(budget="check")
     def check(self, activation_id: str) -> Check:
-        """Whether the activation has its code."""
-        return self._ask("check", _data(Check.read), "GET", "check", activation_id)
+        """Return the status of an activation, with its code once there is one."""
+        return self._request("check", _data(Check.read), "GET", "check", activation_id)
 
-    @call(budget="cancel", spends=True, look="check", state=CANCELLED)
+    @call(budget="cancel", spends=True, lookup="check", state=CANCELLED)
     def cancel(self, activation_id: str) -> Cancellation:
-        """Give an activation up, a minute old at least and without a code; the money goes back."""
-        return self._ask(
+        """Cancel an activation that is over a minute old and has no code; it is refunded."""
+        return self._request(
             "cancel",
             _data(lambda got: Cancellation.read(got, activation_id)),
             "POST",
@@ -160,10 +160,10 @@ class DaisySIM(ProviderApi):
         per_page: int | None = None,
         status: Literal["waiting", "completed", "cancelled"] | None = None,
     ) -> Page[Activation]:
-        """The account's activations, a page of up to 100 at a time."""
-        return self._ask(
+        """List one page of the account's activations, up to 100."""
+        return self._request(
             "history",
-            # The whole envelope: where the page stands may be told beside the data or in it.
+            # Pass the whole envelope: the page number is either beside the data or in it.
             lambda got: read_page(got, "orders", Activation.read),
             "GET",
             "history",
@@ -171,30 +171,30 @@ class DaisySIM(ProviderApi):
         )
 
     def polling_policy(self) -> PollingPolicy:
-        """How often activations are asked about."""
+        """Return how often to poll activations."""
         return polling.POLLING_POLICY
 
     def find_order(self, order_id: str) -> ReportedOrder:
-        """What :meth:`check` says, in words that no provider owns."""
-        return self.check(order_id).about_order({"activation_id": order_id})
+        """Return the result of :meth:`check` in provider-neutral words."""
+        return self.check(order_id).as_reported_order({"activation_id": order_id})
 
     def find_orders(self, page: int) -> tuple[ReportedOrder, ...]:
-        """What :meth:`history` says, likewise."""
-        found = self.history(page=page, per_page=_PER_PAGE)
-        return tuple(activation.about_order({}) for activation in found.items)
+        """Return a page of :meth:`history` in provider-neutral words."""
+        activations = self.history(page=page, per_page=_PER_PAGE)
+        return tuple(activation.as_reported_order({}) for activation in activations.items)
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
-        """The body of the webhook that reports the finding's code."""
+        """Return the body of the webhook that reports the activation's code."""
         return polling.webhook(reported)
 
 
 def _data(read: Callable[[object], T]) -> Callable[[object], T]:
-    """A reader of what the envelope holds."""
+    """Return a function that applies ``read`` to the envelope's ``data``."""
 
-    def opened(payload: object) -> T:
+    def read_data(payload: object) -> T:
         data = Fields(payload).raw.get("data")
         if data is None:
             raise MissingFieldError("no data")
         return read(data)
 
-    return opened
+    return read_data

@@ -1,4 +1,4 @@
-"""How often DaisySIM is asked about orders, and the webhook that would have told of a code."""
+"""How often to poll DaisySIM's activations, and the webhook body for a code found that way."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from datetime import timedelta
 
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
 
-# A webhook comes once and never again, so what it would have said is asked for soon.
+# DaisySIM does not retry a webhook, so lost ones are found soon.
 POLLING_POLICY = PollingPolicy(
-    one="check",
-    many="history",
-    every=timedelta(seconds=20),
-    back=timedelta(minutes=5),
-    crowd=20,
-    # The API page: polling stops then. Counted by our own clock: which one a history goes by is
-    # not said.
+    order_call="check",
+    page_call="history",
+    interval=timedelta(seconds=20),
+    history_interval=timedelta(minutes=5),
+    bulk_threshold=20,
+    # From the API page: polling stops then. Measured with our own clock, because the time zone of
+    # the history is not documented.
     lifetime=timedelta(minutes=20),
-    ends_silently=True,
+    expires_silently=True,
 )
 
 
 def webhook(reported: ReportedOrder) -> dict[str, object]:
-    """The body that reports the finding's code (API page, "Webhooks"), without what is unknown.
+    """Return the body that reports a code (API page, "Webhooks").
 
-    When the code came is not said in any answer.
+    It has no ``received_at``: no response of the API has the time of the code.
     """
     return {
         "event": "code.received",

@@ -1,4 +1,4 @@
-"""What DaisySIM answers, typed; prices keep every digit, because they are sent back."""
+"""DaisySIM's responses, typed; prices keep all digits, because purchases send them back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, needed
+from worker.providers.fields import Fields, required
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result, read_list
 from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, WAITING
 
-# The first three are the document's, as `check` or as `history` spells them. An activation that has
-# its code is over, and charged.
+# The first three are documented, for `check` or `history`. An activation with its code is complete
+# and charged.
 _STATES = {
     "waiting": WAITING,
     "completed": CONFIRMED,
@@ -26,7 +26,7 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discount(Result):
-    """How far the account's loyalty has brought it."""
+    """The account's loyalty discount."""
 
     tier: str | None = None
     percent: Decimal | None = None
@@ -37,7 +37,7 @@ class Discount(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wallet(Result):
-    """What the account has to spend, and whose it is."""
+    """The account's balance and owner."""
 
     balance: Decimal
     currency: str | None = None
@@ -47,11 +47,11 @@ class Wallet(Result):
 
     @classmethod
     def read(cls, payload: object) -> Wallet:
-        """Read it; raises MissingFieldError without the balance."""
+        """Parse it; raises MissingFieldError without the balance."""
         item = Fields(payload)
         discount = item.record("discount")
         return cls(
-            balance=needed(item.number("balance"), "balance"),
+            balance=required(item.number("balance"), "balance"),
             currency=item.text("currency"),
             email=item.text("email"),
             total_spent=item.number("total_spent"),
@@ -71,35 +71,35 @@ class Wallet(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Country(Result):
-    """A country, by the number that other calls want."""
+    """A country; ``id`` is the number that other calls take."""
 
     id: int
     name: str | None = None
 
     @classmethod
     def read(cls, payload: object) -> Country:
-        """Read one; raises MissingFieldError without its id."""
+        """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
-        return cls(id=needed(item.integer("id"), "id"), name=item.text("name"), raw=item.raw)
+        return cls(id=required(item.integer("id"), "id"), name=item.text("name"), raw=item.raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service(Result):
-    """A service, by the code that other calls want."""
+    """A service; ``code`` is what other calls take."""
 
     code: str
     name: str | None = None
 
     @classmethod
     def read(cls, payload: object) -> Service:
-        """Read one; raises MissingFieldError without its code."""
+        """Parse one; raises MissingFieldError without a code."""
         item = Fields(payload)
-        return cls(code=needed(item.text("code"), "code"), name=item.text("name"), raw=item.raw)
+        return cls(code=required(item.text("code"), "code"), name=item.text("name"), raw=item.raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier(Result):
-    """One price of a service in a country, and how many numbers there are for it."""
+    """One price of a service in a country, and the available numbers at that price."""
 
     price: Decimal
     tier: int | None = None
@@ -108,10 +108,10 @@ class Tier(Result):
 
     @classmethod
     def read(cls, payload: object) -> Tier:
-        """Read one; raises MissingFieldError without the price."""
+        """Parse one; raises MissingFieldError without a price."""
         item = Fields(payload)
         return cls(
-            price=needed(item.number("price"), "price"),
+            price=required(item.number("price"), "price"),
             tier=item.integer("tier"),
             discount_pct=item.number("discount_pct"),
             available=item.integer("available"),
@@ -121,7 +121,7 @@ class Tier(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices(Result):
-    """What a service costs in a country."""
+    """The prices of a service in a country."""
 
     tiers: tuple[Tier, ...]
     total_numbers: int | None = None
@@ -130,7 +130,7 @@ class Prices(Result):
 
     @classmethod
     def read(cls, payload: object) -> Prices:
-        """Read them; raises MissingFieldError without the list of tiers."""
+        """Parse them; raises MissingFieldError without a list of tiers."""
         item = Fields(payload)
         return cls(
             tiers=read_list(payload, "tiers", Tier.read),
@@ -143,7 +143,7 @@ class Prices(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchase(Result):
-    """A number that was bought."""
+    """A purchased number."""
 
     activation_id: str
     phone_number: str = field(repr=False)
@@ -152,33 +152,33 @@ class Purchase(Result):
 
     @classmethod
     def read(cls, payload: object) -> Purchase:
-        """Read it; raises MissingFieldError without its id or the number."""
+        """Parse it; raises MissingFieldError without an id and a number."""
         item = Fields(payload)
         return cls(
-            activation_id=needed(item.text("activation_id"), "activation_id"),
-            phone_number=needed(item.phone("phone_number"), "phone_number"),
+            activation_id=required(item.text("activation_id"), "activation_id"),
+            phone_number=required(item.phone("phone_number"), "phone_number"),
             amount_charged=item.number("amount_charged"),
             balance_after=item.number("balance_after"),
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
-        """The order that was made; its service has the name that its webhook will use, if told."""
-        service = asked.get("service_name") or asked.get("service")
-        price = self.amount_charged or asked.get("price")
+    def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return the new order; ``service_name``, if given, is the service's name in webhooks."""
+        service = arguments.get("service_name") or arguments.get("service")
+        price = self.amount_charged or arguments.get("price")
         return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
             phone_number=self.phone_number,
             service=None if service is None else str(service),
-            country=None if asked.get("country") is None else str(asked["country"]),
+            country=None if arguments.get("country") is None else str(arguments["country"]),
             price=price if isinstance(price, Decimal) else None,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Result):
-    """How an activation stands: ``PendingWrite``, ``Completed``, or another word as it came."""
+    """The status of an activation: ``Waiting``, ``Completed``, or another word as received."""
 
     status: str
     code: str | None = field(default=None, repr=False)
@@ -186,19 +186,19 @@ class Check(Result):
 
     @classmethod
     def read(cls, payload: object) -> Check:
-        """Read it; raises MissingFieldError without the status."""
+        """Parse it; raises MissingFieldError without the status."""
         item = Fields(payload)
         return cls(
-            status=needed(item.text("status"), "status"),
+            status=required(item.text("status"), "status"),
             code=item.text("code"),
             phone_number=item.phone("phone_number"),
             raw=item.raw,
         )
 
-    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
-        """How the activation that was asked about stands."""
+    def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return the status, number and code."""
         return ReportedOrder(
-            order_id=str(asked["activation_id"]),
+            order_id=str(arguments["activation_id"]),
             status=_STATES.get(self.status.lower()),
             phone_number=self.phone_number,
             code=self.code,
@@ -207,7 +207,7 @@ class Check(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation(Result):
-    """An activation given up, and what came back for it."""
+    """A cancelled activation and its refund."""
 
     activation_id: str
     refund: Decimal | None = None
@@ -215,7 +215,7 @@ class Cancellation(Result):
 
     @classmethod
     def read(cls, payload: object, activation_id: str) -> Cancellation:
-        """Read it; the id is the one asked for where the answer has none."""
+        """Parse it; if the response has no id, ``activation_id`` is used."""
         item = Fields(payload)
         return cls(
             activation_id=item.text("activation_id") or activation_id,
@@ -224,14 +224,14 @@ class Cancellation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
-        """It is cancelled."""
+    def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return the order as cancelled."""
         return ReportedOrder(order_id=self.activation_id, status=CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Result):
-    """One line of the account's history."""
+    """One activation in the account's history."""
 
     activation_id: str
     phone_number: str | None = field(default=None, repr=False)
@@ -244,10 +244,10 @@ class Activation(Result):
 
     @classmethod
     def read(cls, payload: object) -> Activation:
-        """Read one; raises MissingFieldError without its id."""
+        """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
         return cls(
-            activation_id=needed(item.text("activation_id", "id"), "activation_id"),
+            activation_id=required(item.text("activation_id", "id"), "activation_id"),
             phone_number=item.phone("phone_number", "phone"),
             service=item.text("service", "service_name"),
             country=item.text("country", "country_name"),
@@ -258,8 +258,8 @@ class Activation(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
-        """All of it."""
+    def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return all fields."""
         return ReportedOrder(
             order_id=self.activation_id,
             status=_STATES.get((self.status or "").lower()),

@@ -1,4 +1,4 @@
-"""What VirtualSMS answers about an order and its messages, typed."""
+"""VirtualSMS's responses about an order and its messages, typed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, needed
+from worker.providers.fields import Fields, required
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.schema.states import ORDER_STATES
 
-# The documented states, and the words that other variants of the API use for them.
+# The documented states, and the words of other API versions for them.
 _STATES = {
     "created": "created",
     "waiting": "waiting",
@@ -27,12 +27,12 @@ _STATES = {
 }
 _CODE = ("code", "sms_code")
 _TEXT = ("full_text", "text", "sms_text", "content")
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sms(Result):
-    """What has reached an order's number; without code and text, nothing has yet."""
+    """The newest message of an order; code and text are None if there is none yet."""
 
     order_id: str
     status: str | None = None
@@ -43,8 +43,8 @@ class Sms(Result):
 
     @classmethod
     def read(cls, payload: object, order_id: str) -> Sms:
-        """Read it; the order's id is the one asked for where the answer has none."""
-        item = _unwrapped({"messages": payload} if isinstance(payload, list) else payload)
+        """Parse it; if the response has no order id, ``order_id`` is used."""
+        item = _unwrap({"messages": payload} if isinstance(payload, list) else payload)
         message = _message(item)
         return cls(
             order_id=item.text("order_id") or order_id,
@@ -56,11 +56,11 @@ class Sms(Result):
             raw=item.raw,
         )
 
-    def about_order(self, _asked: Mapping[str, object], /) -> ReportedOrder:
-        """The order's state and number, and the message."""
+    def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return the order's state, number and message."""
         return ReportedOrder(
             order_id=self.order_id,
-            status=_known(self.status),
+            status=_known_state(self.status),
             phone_number=self.phone_number,
             code=self.code,
             text=self.text,
@@ -70,7 +70,7 @@ class Sms(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order(Result):
-    """An order, as far as the answer tells: the state is one of the six, or a word of its own."""
+    """An order; ``status`` is one of the six states, or an unknown word as received."""
 
     order_id: str
     phone_number: str | None = field(default=None, repr=False)
@@ -87,15 +87,15 @@ class Order(Result):
 
     @classmethod
     def read(cls, payload: object, order_id: str | None = None) -> Order:
-        """Read one; the id is the one asked for where the answer has none.
+        """Parse one; if the response has no id, ``order_id`` is used.
 
         Raises:
             MissingFieldError: there is no id at all.
         """
-        item = _unwrapped(payload)
+        item = _unwrap(payload)
         message = _message(item)
         return cls(
-            order_id=needed(item.text("order_id", "id") or order_id, "order_id"),
+            order_id=required(item.text("order_id", "id") or order_id, "order_id"),
             phone_number=item.phone("phone_number", "phone"),
             service=item.text("service"),
             country=item.text("country"),
@@ -112,17 +112,17 @@ class Order(Result):
 
     @classmethod
     def read_new(cls, payload: object) -> Order:
-        """Read an order just made, which is of use with its id and number only."""
+        """Parse a new order; raises MissingFieldError without an id and a number."""
         order = cls.read(payload)
-        needed(order.phone_number, "phone_number")
+        required(order.phone_number, "phone_number")
         return order
 
-    def about_order(self, asked: Mapping[str, object], /) -> ReportedOrder:
-        """All of it; what it was asked for stands in for what the answer leaves out."""
-        service, country = (_text(asked.get(name)) for name in ("service", "country"))
+    def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
+        """Return all fields; missing ones come from the call's arguments."""
+        service, country = (_text(arguments.get(name)) for name in ("service", "country"))
         return ReportedOrder(
             order_id=self.order_id,
-            status=_known(self.status),
+            status=_known_state(self.status),
             phone_number=self.phone_number,
             service=self.service or service,
             country=self.country or country,
@@ -136,29 +136,29 @@ class Order(Result):
         )
 
 
-def _unwrapped(payload: object) -> Fields:
-    """The order's own object, which some variants wrap in another."""
+def _unwrap(payload: object) -> Fields:
+    """Return the order object, which some API versions wrap in another one."""
     item = Fields(payload)
     inner = item.record("data", "order")
     return inner if inner.raw and "order_id" not in item.raw else item
 
 
 def _message(item: Fields) -> Fields:
-    """Where code and text stand: in the newest of the order's messages, else beside its fields."""
+    """Return the fields of the newest message, else those of the order itself."""
     newest = max(
         map(Fields, item.items("messages", "sms") or ()),
-        key=lambda message: message.time("received_at") or _LONG_AGO,
+        key=lambda message: message.time("received_at") or _EARLIEST,
         default=item.record("sms", "message"),
     )
-    told = {name: value for name, value in newest.raw.items() if value is not None}
-    return Fields({**item.raw, **told})
+    present = {name: value for name, value in newest.raw.items() if value is not None}
+    return Fields({**item.raw, **present})
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _known(status: str | None) -> str | None:
+def _known_state(status: str | None) -> str | None:
     return status if status in ORDER_STATES else None
 
 

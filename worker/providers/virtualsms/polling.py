@@ -1,4 +1,4 @@
-"""How often VirtualSMS is asked about orders, and the webhook that would have told of a message."""
+"""How often to poll VirtualSMS's orders, and the webhook body for a message found that way."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from datetime import datetime, timedelta
 
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
 
-# Webhooks are repeated for 15 hours, so nothing is lost by asking at leisure.
+# VirtualSMS retries webhooks for 15 hours, so slow polling loses nothing.
 POLLING_POLICY = PollingPolicy(
-    one="get_order",
-    many="list_orders",
-    every=timedelta(seconds=60),
-    back=timedelta(minutes=10),
-    crowd=3,
-    # Its end comes with every answer about an order; this is for one never answered for.
+    order_call="get_order",
+    page_call="list_orders",
+    interval=timedelta(seconds=60),
+    history_interval=timedelta(minutes=10),
+    bulk_threshold=3,
+    # Every response about an order has its end; this is for an order without any response.
     lifetime=timedelta(hours=1),
-    ends_silently=False,
+    expires_silently=False,
 )
 
 
 def webhook(reported: ReportedOrder) -> dict[str, object]:
-    """The body that reports the finding's message (API reference, "Webhooks")."""
+    """Return the body that reports a message (API reference, "Webhooks")."""
     return {
         "type": "order.sms_received",
         "data": {

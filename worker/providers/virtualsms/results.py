@@ -1,4 +1,4 @@
-"""What VirtualSMS answers about its catalogue and the account, typed."""
+"""VirtualSMS's responses about its catalogue and the account, typed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, needed
+from worker.providers.fields import Fields, required
 from worker.providers.results import Result
 
 
@@ -20,10 +20,10 @@ class Service(Result):
 
     @classmethod
     def read(cls, payload: object) -> Service:
-        """Read one; raises MissingFieldError without an id."""
+        """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
         return cls(
-            id=needed(item.text("id", "slug", "code"), "id"),
+            id=required(item.text("id", "slug", "code"), "id"),
             name=item.text("name"),
             category=item.text("category"),
             raw=item.raw,
@@ -32,7 +32,7 @@ class Service(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Country(Result):
-    """A country that numbers are sold in; ``in_stock`` is how many there are, if it says."""
+    """A country that numbers are sold in; ``in_stock`` is a count or a flag, as received."""
 
     iso2: str
     name: str | None = None
@@ -40,11 +40,11 @@ class Country(Result):
 
     @classmethod
     def read(cls, payload: object) -> Country:
-        """Read one; raises MissingFieldError without its iso2."""
+        """Parse one; raises MissingFieldError without an iso2."""
         item = Fields(payload)
         stock = item.raw.get("in_stock")
         return cls(
-            iso2=needed(item.text("iso2", "iso", "code", "id"), "iso2"),
+            iso2=required(item.text("iso2", "iso", "code", "id"), "iso2"),
             name=item.text("name"),
             in_stock=stock if isinstance(stock, bool) else item.integer("in_stock"),
             raw=item.raw,
@@ -53,7 +53,7 @@ class Country(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer(Result):
-    """A price: of a service in a country, whichever of them the call left open."""
+    """The price of a service in a country; the one that the call named may be missing."""
 
     price: Decimal
     service: str | None = None
@@ -62,10 +62,10 @@ class Offer(Result):
 
     @classmethod
     def read(cls, payload: object) -> Offer:
-        """Read one; raises MissingFieldError without a price."""
+        """Parse one; raises MissingFieldError without a price."""
         item = Fields(payload)
         return cls(
-            price=needed(item.number("price"), "price"),
+            price=required(item.number("price"), "price"),
             service=item.text("service"),
             country=item.text("country"),
             stock=item.integer("stock"),
@@ -75,16 +75,16 @@ class Offer(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance(Result):
-    """What the account has to spend."""
+    """The account's balance."""
 
     balance: Decimal
     currency: str | None = None
 
     @classmethod
     def read(cls, payload: object) -> Balance:
-        """Read it; raises MissingFieldError without the amount."""
+        """Parse it; raises MissingFieldError without the amount."""
         item = Fields(payload)
-        amount = needed(item.number("balance", "amount"), "balance")
+        amount = required(item.number("balance", "amount"), "balance")
         return cls(balance=amount, currency=item.text("currency"), raw=item.raw)
 
 
@@ -98,7 +98,7 @@ class Profile(Result):
 
     @classmethod
     def read(cls, payload: object) -> Profile:
-        """Read it."""
+        """Parse it."""
         item = Fields(payload)
         return cls(
             email=item.text("email"),
@@ -110,14 +110,14 @@ class Profile(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats(Result):
-    """What the account has bought in its life."""
+    """The account's lifetime totals."""
 
     lifetime_orders: int | None = None
     lifetime_spend: Decimal | None = None
 
     @classmethod
     def read(cls, payload: object) -> Stats:
-        """Read it."""
+        """Parse it."""
         item = Fields(payload)
         return cls(
             lifetime_orders=item.integer("lifetime_orders"),
@@ -128,7 +128,7 @@ class Stats(Result):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction(Result):
-    """One line of the account's ledger."""
+    """One transaction of the account."""
 
     id: str | None = None
     type: str | None = None
@@ -139,7 +139,7 @@ class Transaction(Result):
 
     @classmethod
     def read(cls, payload: object) -> Transaction:
-        """Read one."""
+        """Parse one."""
         item = Fields(payload)
         return cls(
             id=item.text("id", "transaction_id"),

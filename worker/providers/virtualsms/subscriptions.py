@@ -1,7 +1,7 @@
-"""VirtualSMS's webhook subscriptions: the customer API beside version 2, with a header of its own.
+"""VirtualSMS's webhook subscriptions: the customer API beside version 2, with its own key header.
 
-It is public in the provider's own clients and in its api-docs (``webhooks.md``): a subscription
-that fails 20 times in a row pauses itself until it is un-paused.
+Its sources are the provider's own clients and api-docs (``webhooks.md``). The provider pauses a
+subscription after 20 consecutive failures, until the customer resumes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from worker.providers.base import ProviderApi
-from worker.providers.fields import Fields, needed
+from worker.providers.fields import Fields, required
 from worker.providers.results import Result, read_list
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ _PATH = "/api/v1/customer/webhooks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription(Result):
-    """Where webhooks are sent, and how that goes; ``failures`` counts those in a row."""
+    """A webhook subscription; ``failures`` counts consecutive failed deliveries."""
 
     id: str
     path: str
@@ -32,10 +32,10 @@ class Subscription(Result):
 
     @classmethod
     def read(cls, payload: object) -> Subscription:
-        """Read one; raises MissingFieldError without its id."""
+        """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
         return cls(
-            id=needed(item.text("id"), "id"),
+            id=required(item.text("id"), "id"),
             path=_path_of(item.text("url") or ""),
             active=item.raw.get("active") is not False,
             paused=item.raw.get("paused") is True,
@@ -45,17 +45,17 @@ class Subscription(Result):
 
 
 class SubscriptionCalls(ProviderApi):
-    """The calls about subscriptions; they are counted with all others of the key."""
+    """The subscription calls; they count against the same rate limit as the key's other calls."""
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """Every subscription of the account."""
-        return self._of_customer(
+        """Return every subscription of the account."""
+        return self._request_customer_api(
             "subscriptions", lambda got: read_list(got, "webhooks", Subscription.read), "GET"
         )
 
     def last_failure(self, subscription_id: str) -> int | None:
-        """The HTTP status that the newest failed delivery was answered with, if it was."""
-        return self._of_customer(
+        """Return the HTTP status of the newest failed delivery; None without a response."""
+        return self._request_customer_api(
             "last_failure",
             _last_failure,
             "GET",
@@ -65,12 +65,12 @@ class SubscriptionCalls(ProviderApi):
         )
 
     def resume(self, subscription_id: str) -> None:
-        """Un-pause a subscription, which makes its count of failures start anew."""
-        self._of_customer(
+        """Resume a paused subscription; this resets its failure count."""
+        self._request_customer_api(
             "resume", lambda _: None, "PATCH", subscription_id, body={"paused": False}
         )
 
-    def _of_customer(
+    def _request_customer_api(
         self,
         name: str,
         read: Callable[[object], T],
@@ -80,7 +80,7 @@ class SubscriptionCalls(ProviderApi):
         body: Mapping[str, object] | None = None,
     ) -> T:
         origin = urlsplit(self._base_url)
-        return self._ask(
+        return self._request(
             name,
             read,
             method,

@@ -36,19 +36,19 @@ def hasty(start: Start, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     return start(options={"timeout_keep_alive": DEADLINE})
 
 
-def kept(receiver: Receiver) -> int:
-    """How many events are stored."""
+def stored_count(receiver: Receiver) -> int:
+    """Return the number of stored events."""
     with receiver.store.database.reading() as session:
         return len(session.exec(select(InboxEvent)).all())
 
 
 def connections(receiver: Receiver) -> int:
-    """How many connections the receiver holds."""
+    """Return the number of the receiver's open connections."""
     return len(receiver._server.server_state.connections)
 
 
 def drip(connection: socket.socket, drops: Iterator[bytes]) -> tuple[bytes, float]:
-    """Send a drop each 50 ms until the other side closes; what it said, and after how long."""
+    """Send a drop every 50 ms until the receiver closes; return its output and the seconds."""
     began = time.monotonic()
     connection.settimeout(0.05)
     received = b""
@@ -67,22 +67,22 @@ def drip(connection: socket.socket, drops: Iterator[bytes]) -> tuple[bytes, floa
 
 
 def forever(drop: bytes) -> Iterator[bytes]:
-    """The same bytes again and again, for ten seconds of dripping."""
+    """Repeat the same bytes for ten seconds of dripping."""
     return iter([drop] * 200)
 
 
 # Deadlines
 
 
-def test_a_connection_that_says_nothing_is_closed(hasty: Receiver) -> None:
-    """Silence is answered with silence, after the deadline and not long after."""
+def test_a_silent_connection_is_closed(hasty: Receiver) -> None:
+    """It is closed without a response, soon after the deadline."""
     began = time.monotonic()
     assert hasty.raw() == b""
     assert DEADLINE * 0.9 < time.monotonic() - began < DEADLINE * 5
 
 
-def test_line_ends_are_no_sign_of_life(hasty: Receiver) -> None:
-    """A parser skips them before a request: they buy no time."""
+def test_line_ends_do_not_extend_the_deadline(hasty: Receiver) -> None:
+    """The parser skips line ends before a request."""
     with hasty.connect() as connection:
         received, took = drip(connection, forever(b"\r\n"))
     assert received == b""
@@ -90,16 +90,16 @@ def test_line_ends_are_no_sign_of_life(hasty: Receiver) -> None:
 
 
 def test_half_a_header_section_is_408(hasty: Receiver, log: Log) -> None:
-    """Who stops in the middle is told, by a problem document, and the log has a line."""
+    """An incomplete header section gets a problem document and a log line."""
     (answer,) = answers_in(hasty.raw(POST))
-    assert answer.problem(408) == "the header section was not whole in time"
+    assert answer.problem(408) == "the header section was not complete in time"
     assert answer.headers["connection"] == "close"
-    (line,) = eventually(lambda: log.of("request.refused"))
+    (line,) = eventually(lambda: log.of("request.rejected"))
     assert (line["status"], line["level"]) == (408, "warning")
 
 
-def test_a_header_section_that_drips_is_408(hasty: Receiver) -> None:
-    """The deadline is for the whole section, not for the next byte of it."""
+def test_a_dripping_header_section_is_408(hasty: Receiver) -> None:
+    """The deadline applies to the whole section, not to each byte."""
     with hasty.connect() as connection:
         connection.sendall(POST)
         received, took = drip(connection, forever(b"X: x\r\n"))
@@ -108,7 +108,7 @@ def test_a_header_section_that_drips_is_408(hasty: Receiver) -> None:
 
 
 def test_a_second_request_has_the_same_deadline(hasty: Receiver) -> None:
-    """After an answer the time begins anew, and again bytes do not stop it."""
+    """The deadline restarts after a response, and further bytes do not extend it."""
     with hasty.connect() as connection:
         for _ in range(2):
             time.sleep(DEADLINE / 2)
@@ -119,16 +119,16 @@ def test_a_second_request_has_the_same_deadline(hasty: Receiver) -> None:
     assert DEADLINE * 0.9 < took < DEADLINE * 5
 
 
-def test_an_idle_connection_is_closed_without_a_word(hasty: Receiver) -> None:
-    """A connection that is kept for the next event ends quietly when none comes."""
+def test_an_idle_connection_is_closed(hasty: Receiver) -> None:
+    """A keep-alive connection is closed without a response at the deadline."""
     with hasty.connect() as connection:
         connection.sendall(HEALTH)
         assert read_answer(connection).status == 200
         assert read_all(connection) == b""
 
 
-def test_a_body_that_nobody_reads_has_a_deadline(hasty: Receiver) -> None:
-    """A path that is not there is answered at once, and the rest of the body is not waited for."""
+def test_an_unread_body_has_a_deadline(hasty: Receiver) -> None:
+    """A 404 is sent at once, and the deadline ends the rest of the body."""
     with hasty.connect() as connection:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
         assert read_answer(connection).status == 404
@@ -137,8 +137,8 @@ def test_a_body_that_nobody_reads_has_a_deadline(hasty: Receiver) -> None:
     assert took < DEADLINE * 5
 
 
-def test_a_body_that_comes_after_its_answer_is_passed_over(receiver: Receiver) -> None:
-    """The connection goes on with the next request, as the sender expects."""
+def test_a_body_after_its_response_is_skipped(receiver: Receiver) -> None:
+    """The connection continues with the next request."""
     with receiver.connect() as connection:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
         assert read_answer(connection).status == 404
@@ -146,8 +146,8 @@ def test_a_body_that_comes_after_its_answer_is_passed_over(receiver: Receiver) -
         assert read_answer(connection).status == 202
 
 
-def test_who_does_not_take_his_answers_is_dropped(hasty: Receiver) -> None:
-    """Answers that nobody reads are not kept for long."""
+def test_a_client_that_does_not_read_is_disconnected(hasty: Receiver) -> None:
+    """Unread responses are not buffered for long."""
     hasty._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -161,21 +161,21 @@ def test_who_does_not_take_his_answers_is_dropped(hasty: Receiver) -> None:
                 continue
             except ConnectionError:
                 break
-            time.sleep(0.0005)  # one at a time, or too many wait
+            time.sleep(0.0005)  # one at a time, or too many requests are pipelined
         eventually(lambda: connections(hasty) == 0, within=5)
 
 
-def test_many_silent_connections_disturb_nobody(hasty: Receiver) -> None:
-    """Connections that say nothing or stop halfway are all closed, and events go on."""
+def test_many_silent_connections(hasty: Receiver) -> None:
+    """Silent and half-finished connections are all closed, and events are accepted."""
     halves = (b"", HEALTH[:20], POST + b"X: x\r\n", POST + b"Content-Length: 9\r\n\r\nhalf")
     with ExitStack() as stack:
-        held = [stack.enter_context(hasty.connect()) for _ in range(200)]
-        for number, connection in enumerate(held):
+        silent = [stack.enter_context(hasty.connect()) for _ in range(200)]
+        for number, connection in enumerate(silent):
             connection.sendall(halves[number % len(halves)])
         for _ in range(5):
             assert hasty.send(webhooks.virtualsms_v1()).status == 202
         eventually(lambda: connections(hasty) == 0, within=5)
-        said = {read_all(connection)[:12] for connection in held}
+        said = {read_all(connection)[:12] for connection in silent}
     assert said == {b"", b"HTTP/1.1 408"}
 
 
@@ -192,8 +192,8 @@ def test_many_silent_connections_disturb_nobody(hasty: Receiver) -> None:
     ],
     ids=["20,000 headers", "one long header", "a header without end", "a name without end"],
 )
-def test_a_header_section_without_bounds_is_431(receiver: Receiver, lines: list[bytes]) -> None:
-    """It is refused as soon as it is over a limit, whole or not, and the sender can read it."""
+def test_an_endless_header_section_is_431(receiver: Receiver, lines: list[bytes]) -> None:
+    """It is rejected as soon as it is over a limit, and the client can read the response."""
     with receiver.connect() as connection:
         for line in [POST, *lines]:
             connection.sendall(line)
@@ -202,7 +202,7 @@ def test_a_header_section_without_bounds_is_431(receiver: Receiver, lines: list[
     assert answer.headers["connection"] == "close"
 
 
-def test_the_largest_header_section_is_taken(receiver: Receiver) -> None:
+def test_the_largest_header_section_is_accepted(receiver: Receiver) -> None:
     """A hundred headers, and nearly 16 KiB, are within the limits."""
     webhook = webhooks.virtualsms_v1()
     missing = 100 - request_of(webhook).split(b"\r\n\r\n")[0].count(b"\r\n")
@@ -216,8 +216,8 @@ def test_the_largest_header_section_is_taken(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("framing", ["announced", "chunked", "nowhere"])
-def test_ten_megabytes_are_413_and_cost_no_memory(receiver: Receiver, framing: str) -> None:
-    """A sender that writes everything before it reads gets its answer, and memory stays flat."""
+def test_ten_megabytes_are_413_in_flat_memory(receiver: Receiver, framing: str) -> None:
+    """A client that sends everything before it reads gets the response."""
     size = MEGABYTES * 1024 * 1024
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size
     head = {
@@ -239,8 +239,8 @@ def test_ten_megabytes_are_413_and_cost_no_memory(receiver: Receiver, framing: s
 
 
 def test_a_body_in_single_bytes_is_within_the_limits(receiver: Receiver) -> None:
-    """The most wasteful framing of the largest body is still read."""
-    text = b'{"a":"' + b"x" * (web_body.LARGEST_BODY - 8) + b'"}'
+    """The most wasteful framing of the largest body is accepted."""
+    text = b'{"a":"' + b"x" * (web_body.MAX_BODY_BYTES - 8) + b'"}'
     webhook = webhooks.signed(text)
     head = request_of(webhook).split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
     with receiver.connect() as connection:
@@ -252,20 +252,20 @@ def test_a_body_in_single_bytes_is_within_the_limits(receiver: Receiver) -> None
     "endless",
     [b"1;" + b"x" * 600_000, b"0\r\nX: " + b"x" * 600_000, b"0\r\n" + b"X:x\r\n" * 120_000],
 )
-def test_what_is_no_body_is_bounded_too(receiver: Receiver, endless: bytes) -> None:
-    """Chunk extensions and trailers cannot be sent without end."""
+def test_chunk_extensions_and_trailers_are_limited(receiver: Receiver, endless: bytes) -> None:
+    """Endless framing gets 413."""
     with receiver.connect() as connection:
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
         (answer,) = answers_in(read_all(connection))
     assert answer.problem(413) == "the request is too large"
 
 
-def test_requests_ahead_of_their_answers_are_bounded(receiver: Receiver) -> None:
-    """Of thousands in one segment a few are answered, in order, and the connection ends."""
+def test_pipelined_requests_are_limited(receiver: Receiver) -> None:
+    """Of thousands in one segment a few get responses, in order; then the connection closes."""
     with receiver.connect() as connection:
         connection.sendall(HEALTH * 5_000)
         answers = answers_in(read_all(connection))
-    assert [answer.status for answer in answers] == [200] * (protocol.MOST_WAITING + 1)
+    assert [answer.status for answer in answers] == [200] * (protocol.MAX_PIPELINED + 1)
     assert answers[-1].headers["connection"] == "close"
 
 
@@ -281,19 +281,19 @@ def test_requests_ahead_of_their_answers_are_bounded(receiver: Receiver) -> None
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_what_follows_a_good_request_cannot_take_its_answer(
+def test_a_bad_request_does_not_replace_an_earlier_response(
     receiver: Receiver, after: bytes
 ) -> None:
-    """The good one's answer comes first and alone, and its event is stored."""
+    """The valid request before it gets the only response, and its event is stored."""
     with receiver.connect() as connection:
         connection.sendall(request_of(webhooks.virtualsms_v1()) + after)
         answers = answers_in(read_all(connection))
     assert [answer.status for answer in answers] == [202]
-    assert kept(receiver) == 1
+    assert stored_count(receiver) == 1
 
 
-def test_a_body_that_breaks_off_is_refused_once(receiver: Receiver, log: Log) -> None:
-    """A bad chunk while the body is read: one 400, and the same reason for the operator."""
+def test_a_malformed_chunk_is_rejected_once(receiver: Receiver, log: Log) -> None:
+    """A bad chunk in the middle of a body gets one 400, and the operator sees its reason."""
     with receiver.connect() as connection:
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
         eventually(lambda: receiver._server.server_state.tasks)
@@ -312,8 +312,8 @@ def test_a_body_that_breaks_off_is_refused_once(receiver: Receiver, log: Log) ->
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_trailer_is_no_header(receiver: Receiver, together: bool) -> None:
-    """A signature behind the body does not count, whenever it arrives."""
+def test_a_trailer_does_not_count_as_a_header(receiver: Receiver, together: bool) -> None:
+    """A signature in a trailer is ignored, whenever it arrives."""
     webhook = webhooks.virtualsms_v1()
     unsigned = webhook.with_headers(X_VirtualSMS_Signature=None)
     head = request_of(unsigned).split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -327,8 +327,8 @@ def test_a_trailer_is_no_header(receiver: Receiver, together: bool) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 7, 10_000], ids=["bytes", "pieces", "whole"])
-def test_an_upgrade_is_ignored_and_its_body_kept(receiver: Receiver, cut: int) -> None:
-    """A client that offers another protocol is served in this one, and may go on after it."""
+def test_an_upgrade_is_ignored(receiver: Receiver, cut: int) -> None:
+    """A request with ``Upgrade`` keeps its body, and the connection stays HTTP/1.1."""
     offers = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     with receiver.connect() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -340,7 +340,7 @@ def test_an_upgrade_is_ignored_and_its_body_kept(receiver: Receiver, cut: int) -
         connection.sendall(request_of(webhooks.virtualsms_v1(), *offers) * 3)
         statuses = [200, 200, 202]
         assert sorted(_next(connection, 3)) == statuses
-    assert kept(receiver) == 3
+    assert stored_count(receiver) == 3
 
 
 def _next(connection: socket.socket, count: int) -> list[int]:
@@ -350,8 +350,8 @@ def _next(connection: socket.socket, count: int) -> list[int]:
     return [answer.status for answer in answers_in(received)]
 
 
-def test_who_expects_to_be_told_to_continue_is_told(receiver: Receiver) -> None:
-    """The body is asked for where it will be read, and not where it is too large already."""
+def test_expect_100_continue(receiver: Receiver) -> None:
+    """``100 Continue`` is sent when the body will be read, and not if it is too large."""
     webhook = webhooks.virtualsms_v1()
     head, body = request_of(webhook, "Expect: 100-continue").split(b"\r\n\r\n", 1)
     with receiver.connect() as connection:
@@ -363,8 +363,8 @@ def test_who_expects_to_be_told_to_continue_is_told(receiver: Receiver) -> None:
     assert receiver.raw(large).startswith(b"HTTP/1.1 413 ")
 
 
-def test_stopping_does_not_wait_for_the_silent(receiver: Receiver) -> None:
-    """A connection with half a request holds up nobody's shutdown."""
+def test_shutdown_does_not_wait_for_incomplete_requests(receiver: Receiver) -> None:
+    """Silent connections and half a request do not delay the shutdown."""
     with receiver.connect() as silent, receiver.connect() as half:
         half.sendall(POST)
         eventually(lambda: connections(receiver) == 2)

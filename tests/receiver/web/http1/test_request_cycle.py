@@ -1,4 +1,4 @@
-"""What a request's body and its answer are handed over as, and in how many pieces."""
+"""The request cycle: complete bodies and responses, and those in several parts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from receiver.web.http1.request_cycle import BODY, RequestCycle
 JSON = (b"content-type", b"application/json")
 
 
-class Wire:
-    """A transport that remembers what it was given."""
+class RecordingTransport:
+    """A transport that records its output."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -23,27 +23,27 @@ class Wire:
         self.pause_reading = self.resume_reading = lambda: None
 
     def write(self, data: bytes) -> None:
-        """Remember it."""
+        """Record the data."""
         self.written.append(data)
 
     def close(self) -> None:
-        """Remember that."""
+        """Record the close."""
         self.closed = True
 
     def is_closing(self) -> bool:
-        """Whether it was closed."""
+        """Return whether it was closed."""
         return self.closed
 
 
 @pytest.fixture
-def wire() -> Wire:
+def transport() -> RecordingTransport:
     """A connection."""
-    return Wire()
+    return RecordingTransport()
 
 
-def exchange(wire: Wire, method: str = "POST", **more: Any) -> RequestCycle:
-    """A request on it that waits for its answer."""
-    transport = cast("asyncio.Transport", wire)
+def make_cycle(recording: RecordingTransport, method: str = "POST", **more: Any) -> RequestCycle:
+    """Return the cycle of a request that waits for its response."""
+    transport = cast("asyncio.Transport", recording)
     settings: dict[str, Any] = {"expect_100_continue": False, "keep_alive": True, **more}
     return RequestCycle(
         scope=cast("Any", {"method": method, "state": {}}),
@@ -54,45 +54,45 @@ def exchange(wire: Wire, method: str = "POST", **more: Any) -> RequestCycle:
         access_log=False,
         default_headers=[(b"date", b"today")],
         message_event=asyncio.Event(),
-        on_response=lambda: wire.written.append(b"end"),
+        on_response=lambda: recording.written.append(b"end"),
         **settings,
     )
 
 
-def run(story: Coroutine[Any, Any, Any]) -> Any:
-    """Run what waits for nothing."""
-    return asyncio.run(story)
+def run(scenario: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine."""
+    return asyncio.run(scenario)
 
 
-async def answer(
-    given: RequestCycle, *bodies: bytes, headers: tuple[tuple[bytes, bytes], ...] | None = None
+async def respond(
+    cycle: RequestCycle, *bodies: bytes, headers: tuple[tuple[bytes, bytes], ...] | None = None
 ) -> None:
-    """Answer in so many pieces."""
+    """Send a response with one ASGI message for each of ``bodies``."""
     length = (b"content-length", b"%d" % sum(map(len, bodies)))
     head: Mapping[str, Any] = {
         "type": "http.response.start",
         "status": 202,
         "headers": list(headers or (length, JSON)),
     }
-    await given.send(dict(head))
+    await cycle.send(dict(head))
     for left in range(len(bodies))[::-1]:
         body = bodies[len(bodies) - 1 - left]
-        await given.send({"type": "http.response.body", "body": body, "more_body": left > 0})
+        await cycle.send({"type": "http.response.body", "body": body, "more_body": left > 0})
 
 
-def test_an_answer_is_one_piece(wire: Wire) -> None:
-    """Head and body go out together, with the server's own headers."""
-    given = exchange(wire)
-    run(answer(given, b"{}"))
-    assert wire.written == [
+def test_a_complete_response_is_one_write(transport: RecordingTransport) -> None:
+    """Headers and body are written together, with the server's default headers."""
+    cycle = make_cycle(transport)
+    run(respond(cycle, b"{}"))
+    assert transport.written == [
         (
             b"HTTP/1.1 202 Accepted\r\ndate: today\r\ncontent-length: 2\r\n"
             b"content-type: application/json\r\n\r\n{}"
         ),
         b"end",
     ]
-    assert given.response_started
-    assert given.response_complete
+    assert cycle.response_started
+    assert cycle.response_complete
 
 
 @pytest.mark.parametrize(
@@ -103,78 +103,78 @@ def test_an_answer_is_one_piece(wire: Wire) -> None:
         ((b"{}",), {}, ((b"connection", b"close"), (b"content-length", b"2"))),
         ((b"{}",), {}, (JSON, (b"content-length", b"2"))),
     ],
-    ids=["in parts", "the last", "one that says close", "in another order"],
+    ids=["in parts", "no keep-alive", "close header", "other header order"],
 )
-def test_other_answers_are_whole_as_well(
-    wire: Wire, bodies: tuple[bytes, ...], more: Mapping[str, Any], headers: Any
+def test_other_responses_are_complete_too(
+    transport: RecordingTransport, bodies: tuple[bytes, ...], more: Mapping[str, Any], headers: Any
 ) -> None:
-    """They go in more pieces, and a connection that is to end does."""
-    given = exchange(wire, **more)
-    run(answer(given, *bodies, headers=headers))
-    sent = b"".join(wire.written)
+    """They may need several writes; ``connection: close`` closes the connection."""
+    cycle = make_cycle(transport, **more)
+    run(respond(cycle, *bodies, headers=headers))
+    sent = b"".join(transport.written)
     assert sent.endswith(b"\r\n\r\n{}end")
     ends = bool(more) or (headers is not None and b"close" in headers[0])
-    assert (b"connection: close" in sent, wire.closed) == (ends, ends)
+    assert (b"connection: close" in sent, transport.closed) == (ends, ends)
 
 
-def test_an_answer_may_have_no_body(wire: Wire) -> None:
-    """Nor even say so."""
-    given = exchange(wire)
+def test_a_response_without_a_body(transport: RecordingTransport) -> None:
+    """The body message may have no ``body`` key."""
+    cycle = make_cycle(transport)
 
-    async def story() -> None:
+    async def scenario() -> None:
         headers = [(b"content-length", b"0")]
-        await given.send({"type": "http.response.start", "status": 202, "headers": headers})
-        await given.send({"type": "http.response.body"})
+        await cycle.send({"type": "http.response.start", "status": 202, "headers": headers})
+        await cycle.send({"type": "http.response.body"})
 
-    run(story())
-    assert b"".join(wire.written).endswith(b"content-length: 0\r\n\r\nend")
+    run(scenario())
+    assert b"".join(transport.written).endswith(b"content-length: 0\r\n\r\nend")
 
 
-def test_the_answer_to_head_has_no_body(wire: Wire) -> None:
-    """It tells the length of what is not sent."""
-    run(answer(exchange(wire, "HEAD"), b"{}"))
-    sent = b"".join(wire.written)
+def test_the_response_to_head_has_no_body(transport: RecordingTransport) -> None:
+    """It has the length of the body that is not sent."""
+    run(respond(make_cycle(transport, "HEAD"), b"{}"))
+    sent = b"".join(transport.written)
     assert b"content-length: 2\r\n" in sent
     assert b"{}" not in sent
 
 
-def test_who_has_gone_is_sent_nothing(wire: Wire) -> None:
-    """Neither a head nor a body."""
-    given = exchange(wire)
-    given.disconnected = True
-    run(answer(given, b"{}"))
-    assert wire.written == []
+def test_nothing_is_sent_to_a_disconnected_client(transport: RecordingTransport) -> None:
+    """No header and no body is written."""
+    cycle = make_cycle(transport)
+    cycle.disconnected = True
+    run(respond(cycle, b"{}"))
+    assert transport.written == []
 
 
-def test_a_length_that_does_not_fit_is_refused(wire: Wire) -> None:
-    """The sender would wait for the rest, or take it for the next answer."""
+def test_a_wrong_content_length_is_an_error(transport: RecordingTransport) -> None:
+    """The client would wait for the rest, or take it for the next response."""
     with pytest.raises(RuntimeError, match="Content-Length"):
-        run(answer(exchange(wire), b"{}", headers=((b"content-length", b"3"), JSON)))
+        run(respond(make_cycle(transport), b"{}", headers=((b"content-length", b"3"), JSON)))
 
 
-def test_a_whole_body_needs_no_waiting(wire: Wire) -> None:
-    """It stands beside the request before anybody asks."""
-    given = exchange(wire)
-    given.body += b"{}"
-    given.is_whole()
-    assert given.scope["state"] == {BODY: b"{}"}
+def test_a_complete_body_is_in_the_state(transport: RecordingTransport) -> None:
+    """It is stored before the application receives anything."""
+    cycle = make_cycle(transport)
+    cycle.body += b"{}"
+    cycle.on_request_complete()
+    assert cycle.scope["state"] == {BODY: b"{}"}
 
 
-def test_a_body_that_was_asked_for_comes_in_parts(wire: Wire) -> None:
-    """What is left of it when the rest arrives is not taken for the whole."""
-    given = exchange(wire)
+def test_a_partly_received_body_is_not_in_the_state(transport: RecordingTransport) -> None:
+    """The rest of a body is not mistaken for the complete body."""
+    cycle = make_cycle(transport)
 
-    async def story() -> tuple[Any, Any]:
-        given.body += b"{"
-        given.message_event.set()
-        first = await given.receive()
-        given.body += b"}"
-        given.more_body = False
-        given.message_event.set()
-        given.is_whole()
-        return first, await given.receive()
+    async def scenario() -> tuple[Any, Any]:
+        cycle.body += b"{"
+        cycle.message_event.set()
+        first = await cycle.receive()
+        cycle.body += b"}"
+        cycle.more_body = False
+        cycle.message_event.set()
+        cycle.on_request_complete()
+        return first, await cycle.receive()
 
-    first, second = run(story())
-    assert given.scope["state"] == {}
+    first, second = run(scenario())
+    assert cycle.scope["state"] == {}
     assert (first["body"], first["more_body"]) == (b"{", True)
     assert (second["body"], second["more_body"]) == (b"}", False)

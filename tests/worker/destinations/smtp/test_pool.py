@@ -1,4 +1,4 @@
-"""Sessions with a mail server that are used again."""
+"""The pool of sessions with a mail server."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.worker.destinations.conftest import CUT, HANG, SMS, ScriptedSmtp, email, failure
-from worker.destinations.smtp import pool as _smtp_sessions
+from worker.destinations.smtp import pool as session_pool
 
 
 def greetings(server: ScriptedSmtp) -> int:
-    """How often somebody introduced themselves: once for each session."""
+    """The number of EHLO commands: one for each session."""
     return sum(command.upper().startswith("EHLO") for command in server.commands)
 
 
 def test_messages_share_a_session(scripted_smtp: ScriptedSmtp) -> None:
-    """Ten messages, one after the other, need one session, and each begins with a clean slate."""
+    """Ten consecutive messages need one session, with a RSET before each but the first."""
     destination = email(scripted_smtp.port)
     for number in range(10):
         destination.send([replace(SMS, code=f"90000{number}")])
@@ -30,19 +30,21 @@ def test_messages_share_a_session(scripted_smtp: ScriptedSmtp) -> None:
 
 
 def test_threads_share_few_sessions(scripted_smtp: ScriptedSmtp) -> None:
-    """Four threads with 40 messages need four sessions at most, and no message is lost."""
+    """Four threads with 40 messages need at most four sessions, and no message is lost."""
     destination = email(scripted_smtp.port)
     codes = [f"9000{number:02}" for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda code: destination.send([replace(SMS, code=code)]), codes))
 
-    told = [str(message["Subject"]) for message in scripted_smtp.parsed()]
-    assert sorted(told) == sorted(f"[codecatch] code {c} · telegram · order ord-771" for c in codes)
+    subjects = [str(message["Subject"]) for message in scripted_smtp.parsed()]
+    assert sorted(subjects) == sorted(
+        f"[codecatch] code {c} · telegram · order ord-771" for c in codes
+    )
     assert greetings(scripted_smtp) <= 4
 
 
 def test_session_that_died_is_replaced(scripted_smtp: ScriptedSmtp) -> None:
-    """A server that restarted in between costs nothing but a new session."""
+    """After a restart of the server, the next message uses a new session."""
     destination = email(scripted_smtp.port)
     destination.send([SMS])
     scripted_smtp.hang_up()
@@ -57,7 +59,7 @@ def test_session_that_died_is_replaced(scripted_smtp: ScriptedSmtp) -> None:
 def test_session_that_ends_before_the_message_is_replaced(
     scripted_smtp: ScriptedSmtp, step: str, answer: str
 ) -> None:
-    """At whatever step a kept session ends, the message goes out once, by another."""
+    """At whatever step an idle session ends, the message is sent once, in a new one."""
     destination = email(scripted_smtp.port)
     destination.send([SMS])
     scripted_smtp.once[step] = answer
@@ -67,8 +69,8 @@ def test_session_that_ends_before_the_message_is_replaced(
     assert greetings(scripted_smtp) == 2
 
 
-def test_answer_lost_in_a_kept_session_is_unknown(scripted_smtp: ScriptedSmtp) -> None:
-    """Once the message is out, no other session is asked to take it again."""
+def test_reply_lost_in_a_reused_session_is_unknown(scripted_smtp: ScriptedSmtp) -> None:
+    """Once the message is out, it is not sent again in another session."""
     destination = email(scripted_smtp.port)
     destination.send([SMS])
     scripted_smtp.answers["BODY"] = CUT
@@ -77,8 +79,8 @@ def test_answer_lost_in_a_kept_session_is_unknown(scripted_smtp: ScriptedSmtp) -
     assert len(scripted_smtp.bodies) == 2
 
 
-def test_farewell_of_a_new_session_is_a_failure(scripted_smtp: ScriptedSmtp) -> None:
-    """A server that ends every session is not asked without end."""
+def test_421_in_a_new_session_is_a_failure(scripted_smtp: ScriptedSmtp) -> None:
+    """A server that ends every session is not retried in a loop."""
     scripted_smtp.answers["MAIL"] = "421 not today"
     error = failure(email(scripted_smtp.port))
 
@@ -89,8 +91,8 @@ def test_farewell_of_a_new_session_is_a_failure(scripted_smtp: ScriptedSmtp) -> 
 def test_session_that_hangs_leaves_time_for_another(
     scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that swallows everything is given up long before the deadline."""
-    monkeypatch.setattr(_smtp_sessions, "_LONGEST_CHECK", 0.2)
+    """A connection without replies is given up long before the deadline."""
+    monkeypatch.setattr(session_pool, "_MAX_CHECK_SECONDS", 0.2)
     destination = email(scripted_smtp.port, seconds=20)
     destination.send([SMS])
     scripted_smtp.once["RSET"] = HANG
@@ -102,7 +104,7 @@ def test_session_that_hangs_leaves_time_for_another(
 
 
 def test_refusal_keeps_the_session(scripted_smtp: ScriptedSmtp) -> None:
-    """A refused message is no reason to log in anew for the next."""
+    """A refused message does not need a new login for the next one."""
     destination = email(scripted_smtp.port)
     scripted_smtp.once["RCPT"] = "550 no such user"
     failure(destination)
@@ -111,13 +113,11 @@ def test_refusal_keeps_the_session(scripted_smtp: ScriptedSmtp) -> None:
     assert greetings(scripted_smtp) == 1
 
 
-def test_session_is_not_kept_for_ever(
-    scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A session that was idle for too long is ended politely, not used."""
+def test_idle_session_expires(scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that was idle for too long gets a QUIT and is not used."""
     destination = email(scripted_smtp.port)
     destination.send([SMS])
-    monkeypatch.setattr(_smtp_sessions, "_LONGEST_IDLE", -1.0)
+    monkeypatch.setattr(session_pool, "_MAX_IDLE_SECONDS", -1.0)
     destination.send([SMS])
 
     assert greetings(scripted_smtp) == 2
@@ -125,7 +125,7 @@ def test_session_is_not_kept_for_ever(
 
 
 def test_sessions_end_with_the_destination(scripted_smtp: ScriptedSmtp) -> None:
-    """What is kept is closed when its destination is gone."""
+    """Idle sessions are closed with their destination."""
     destination = email(scripted_smtp.port)
     destination.send([SMS])
     del destination

@@ -1,4 +1,4 @@
-"""Reading the URL of a mail server."""
+"""Parsing the URL of a mail server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from worker.destinations.smtp.url import SmtpServer
     ],
 )
 def test_parse(url: str, expected: SmtpServer) -> None:
-    """Scheme, credentials, host, port and option are read, and defaults fill the gaps."""
+    """Scheme, credentials, host, port and option are parsed, with defaults."""
     assert SmtpServer.parse(url) == expected
 
 
@@ -61,8 +61,8 @@ def test_parse(url: str, expected: SmtpServer) -> None:
         "smtp://me:hunter2@mail..example",
     ],
 )
-def test_what_cannot_be_used(url: str) -> None:
-    """A URL that cannot be used is refused in words that hold nothing of it."""
+def test_malformed_urls(url: str) -> None:
+    """The error of an unusable URL does not quote it."""
     with pytest.raises(ValueError, match=r"\w") as caught:
         SmtpServer.parse(url)
 
@@ -72,5 +72,5 @@ def test_what_cannot_be_used(url: str) -> None:
 
 
 def test_password_is_not_shown() -> None:
-    """The password is absent where the server is printed."""
+    """The password is not in the server's ``repr``."""
     assert "hunter2" not in repr(SmtpServer.parse("smtp://me:hunter2@mail.example"))

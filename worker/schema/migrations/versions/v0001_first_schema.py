@@ -1,4 +1,4 @@
-"""The first schema: the inbox, the orders and codes made of it, and the follow-ups."""
+"""The first schema: the inbox, orders, codes and follow-ups."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _followup_indexes(table: str) -> None:
 
 
 def upgrade() -> None:
-    """Make every table."""
+    """Create every table."""
     _receiver_tables()
     _order_tables()
     _followup_tables()

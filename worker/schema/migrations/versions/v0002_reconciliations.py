@@ -1,4 +1,4 @@
-"""What providers are asked about again and again, and an index of the orders that are open."""
+"""Add reconciliations, and an index of the open orders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPEN = sa.text("status IN ('created', 'waiting')")
 
 
 def upgrade() -> None:
-    """Make the table, and the index."""
+    """Create the table and the index."""
     op.create_table(
         _TABLE,
         sa.Column("id", sa.String(), primary_key=True, nullable=False),

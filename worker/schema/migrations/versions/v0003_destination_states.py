@@ -1,4 +1,4 @@
-"""How each destination fares, and what is known of each message that was sent to one."""
+"""Add the states of destinations, and columns about the messages sent to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids of events that were acknowledged from the spool and turned out to be duplicates."""
+"""Add the ids of events that were acknowledged from the spool but are duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "event_aliases",
         sa.Column("id", sa.String(), primary_key=True, nullable=False),
@@ -22,5 +22,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("event_aliases")

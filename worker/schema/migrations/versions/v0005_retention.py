@@ -1,4 +1,4 @@
-"""What retention finds its rows by, and that an order was forgotten."""
+"""Add indexes for retention, and when an order's data was erased."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INDEXES: Final = (
 
 
 def upgrade() -> None:
-    """Make the indexes, and add the column."""
+    """Create the indexes and add the column."""
     for name, table, column, where in _INDEXES:
         op.create_index(
             name, table, [column], sqlite_where=sa.text(where), postgresql_where=sa.text(where)

@@ -1,4 +1,4 @@
-"""What is counted by state: the few rows that have not ended as they should, and the orders."""
+"""Add indexes for counting orders, and the rows that have not ended normally, by state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDEXES: Final = (
 
 
 def upgrade() -> None:
-    """Make the indexes."""
+    """Create the indexes."""
     for name, table, columns, condition in _INDEXES:
         where = None if condition is None else sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)

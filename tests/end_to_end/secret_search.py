@@ -1,4 +1,4 @@
-"""Looking for a secret in everything that an installation leaves behind."""
+"""A search for secrets in everything that an installation writes or sends."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ import psutil
 import redis
 
 
-def forms(secret: str) -> set[bytes]:
-    """The ways in which a secret may stand among other bytes."""
+def encodings(secret: str) -> set[bytes]:
+    """The byte sequences by which a secret may appear: plain, hex, base64 and percent-encoded."""
     raw = secret.encode()
     found = {raw, raw.hex().encode(), raw.hex().upper().encode(), quote(secret, safe="").encode()}
-    for before in range(3):  # where in a group of three bytes it begins
+    for before in range(3):  # base64 depends on the offset in a group of three bytes
         encoded = base64.b64encode(bytes(before) + raw)
         whole = encoded[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
         found |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
     return found
 
 
-def hits(secrets: Mapping[str, str], sinks: Mapping[str, bytes]) -> list[str]:
-    """Which secret stands where, by name."""
+def find_secrets(secrets: Mapping[str, str], outputs: Mapping[str, bytes]) -> list[str]:
+    """The secrets found, as ``NAME in PLACE``."""
     return [
         f"{name} in {where}"
         for name, secret in secrets.items()
-        for where, content in sinks.items()
-        if any(form in content for form in forms(secret))
+        for where, content in outputs.items()
+        if any(encoded in content for encoded in encodings(secret))
     ]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a directory: the database with its log, the spool, what was printed."""
+    """The content of every file below a directory."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def keys(broker_url: str) -> dict[str, bytes]:
-    """What a broker holds at the moment."""
+def broker_keys(broker_url: str) -> dict[str, bytes]:
+    """The broker's current keys, with their values."""
     with redis.Redis.from_url(broker_url, socket_timeout=10) as client:
-        kept = [key + (client.dump(key) or b"") for key in client.scan_iter()]
-    return {"broker's keys": b"".join(kept)}
+        dumps = [key + (client.dump(key) or b"") for key in client.scan_iter()]
+    return {"broker's keys": b"".join(dumps)}
 
 
-def titles(pid: int) -> dict[str, bytes]:
-    """What anybody on the machine may read of a process and those under it."""
+def process_titles(pid: int) -> dict[str, bytes]:
+    """The command lines and names of a process and its descendants, which any user can read."""
     process = psutil.Process(pid)
     found = {}
     for each in (process, *process.children(recursive=True)):
@@ -59,12 +59,12 @@ def titles(pid: int) -> dict[str, bytes]:
     return found
 
 
-class Wiretap:
-    """Hears everything that goes through a broker while the block lasts."""
+class BrokerMonitor:
+    """Records every command that a broker receives while the block lasts."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._heard = bytearray()
+        self._recorded = bytearray()
         parts = urlsplit(url)
         self._socket = socket.create_connection((parts.hostname or "", parts.port or 0), 5)
         self._socket.settimeout(None)
@@ -83,9 +83,9 @@ class Wiretap:
 
     def _listen(self) -> None:
         with suppress(OSError):
-            while piece := self._socket.recv(65536):
-                self._heard += piece
+            while chunk := self._socket.recv(65536):
+                self._recorded += chunk
 
-    def heard(self) -> dict[str, bytes]:
-        """The commands so far, and the keys with their values."""
-        return {"broker's traffic": bytes(self._heard), **keys(self._url)}
+    def recorded(self) -> dict[str, bytes]:
+        """The commands so far, and the current keys with their values."""
+        return {"broker's traffic": bytes(self._recorded), **broker_keys(self._url)}

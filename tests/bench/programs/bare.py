@@ -1,4 +1,4 @@
-"""The ceiling: an endpoint that reads the body and answers, and does nothing else."""
+"""The bare endpoint, which only reads the body and answers: an upper bound for Starlette."""
 
 import sys
 
@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 
 async def receive(request: Request) -> JSONResponse:
-    """Answer as the receiver does."""
+    """Give the receiver's answer."""
     await request.body()
     return JSONResponse({"status": "accepted", "event": "0" * 26}, status_code=202)
 
@@ -19,7 +19,7 @@ app = Starlette(routes=[Route("/webhooks/virtualsms", receive, methods=["POST"])
 
 
 def serve(application: Starlette, port: int) -> None:
-    """Serve it on the loop and the parser that the receiver uses, with uvicorn's own protocol."""
+    """Serve with the receiver's event loop and parser, but uvicorn's own protocol class."""
     uvicorn.run(
         application,
         host="127.0.0.1",

@@ -1,4 +1,4 @@
-"""How long the command takes to start, and ``codecatch up`` until a webhook would be handled."""
+"""The start-up time of the command, and of ``codecatch up`` until it is ready."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from statistics import median
 from typing import IO
 
 from tests.bench.load import ROOT, BrokenBenchmarkError
-from tests.bench.report import Row, Target
-from tests.bench.scenes import Profile
+from tests.bench.report import Measurement, Target
+from tests.bench.scenarios import Profile
 from tests.bench.starting import environment
 from tests.bench.subjects import Lab
 from tests.support.ports import free_port
@@ -23,15 +23,15 @@ from tests.support.processes import leashed
 _VERSION_TARGET = Target(0.3)
 _UP_TARGET = Target(3.0)
 _ROUNDS = 5
-# Longer than its own patience: it says better what it waits for.
+# Longer than the command's own timeout, whose error message says more.
 _LONGEST = 90.0
 _READY = b"codecatch is ready"
 
 
-def measure(lab: Lab, profile: Profile, _names: Sequence[str]) -> list[Row]:
-    """``codecatch version`` and ``codecatch up``, the first apart, since it fills the caches.
+def measure(lab: Lab, profile: Profile, _names: Sequence[str]) -> list[Measurement]:
+    """``codecatch version`` and ``codecatch up``, without the first run, which fills the caches.
 
-    A single round of ``up`` has no time for that.
+    A profile of one round measures the first run of ``up``.
     """
     versions = [_version() for _ in range(_ROUNDS + 1)][1:]
     first = 1 if profile.rounds > 1 else 0
@@ -41,12 +41,12 @@ def measure(lab: Lab, profile: Profile, _names: Sequence[str]) -> list[Row]:
         ", a new data directory": median(new for new, _ in pairs),
     }
     return [
-        Row(
+        Measurement(
             figure="codecatch version", subject="command", value=median(versions), unit="s",
             target=_VERSION_TARGET,
         ),
         *(
-            Row(
+            Measurement(
                 figure=f"codecatch up to ready{where}", subject="command", value=seconds, unit="s",
                 target=_UP_TARGET,
             )
@@ -66,17 +66,17 @@ def _version() -> float:
 
 
 def _ups(parent: Path) -> tuple[float, float]:
-    """Over a new data directory, and again over the same."""
+    """Start with a new data directory, then again with the same one."""
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         return _up(Path(folder)), _up(Path(folder))
 
 
 def _up(folder: Path) -> float:
-    """Seconds from the start of ``codecatch up`` to its word that it is ready."""
-    told = {"CODECATCH_DATA_DIR": str(folder / "var"), "PORT": str(free_port())}
+    """The seconds from the start of ``codecatch up`` until it prints that it is ready."""
+    variables = {"CODECATCH_DATA_DIR": str(folder / "var"), "PORT": str(free_port())}
     with tempfile.TemporaryFile() as log:
         began = time.perf_counter()
-        process = _start(folder, environment(told), log)
+        process = _start(folder, environment(variables), log)
         with process:
             try:
                 ready = _is_announced(process)
@@ -84,7 +84,7 @@ def _up(folder: Path) -> float:
             finally:
                 _stop(process)
         if not ready:
-            raise BrokenBenchmarkError(f"codecatch up never became ready: {_last_line(log)}")
+            raise BrokenBenchmarkError(f"codecatch up did not become ready: {_last_line(log)}")
     return seconds
 
 
@@ -101,14 +101,14 @@ def _start(folder: Path, variables: Mapping[str, str], log: IO[bytes]) -> subpro
 
 
 def _is_announced(process: subprocess.Popen[bytes]) -> bool:
-    """Read what it says until it is ready; False if it ends before, or takes too long."""
+    """Read its output until it is ready; False if it ends before or takes too long."""
     assert process.stdout is not None
-    patience = threading.Timer(_LONGEST, process.kill)
-    patience.start()
+    timeout = threading.Timer(_LONGEST, process.kill)
+    timeout.start()
     try:
         return any(line.strip() == _READY for line in process.stdout)
     finally:
-        patience.cancel()
+        timeout.cancel()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -122,4 +122,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
-    return lines[-1] if lines else "it wrote nothing"
+    return lines[-1] if lines else "no output"

@@ -1,4 +1,4 @@
-"""An installation whose parts a test kills one by one, and which starts them again at once."""
+"""An installation whose parts a test kills, and which restarts them at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stores import ENCRYPTION_KEYS
 from tests.support.waiting import eventually
 
 PARTS = ("web", "worker", "sender", "beat")
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 _DESTINATION = """
 [[destinations]]
 name = "team"
@@ -39,11 +39,11 @@ to = ["team"]
 """
 
 
-class Site:
-    """Web, worker, sender and beat on a database and a broker, with everything outside faked.
+class SupervisedInstallation:
+    """Web, worker, sender and beat with a database, a broker and fake external services.
 
-    Whoever dies is started again, as a service manager does. Each of the failpoints ``points``
-    kills the next process that passes it after :meth:`arm`.
+    A part that dies is restarted, as a service manager does. Each of the failpoints ``points``
+    kills the next process that reaches it after :meth:`arm`.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Site:
         self.spool = Path(variables.get("SPOOL_DIR", folder / "spool"))
         self.starts = dict.fromkeys(parts, 0)
         self._processes: dict[str, psutil.Process] = {}
-        self._resting: set[str] = set()
-        self._asking = threading.Lock()
+        self._stopped: set[str] = set()
+        self._starter_lock = threading.Lock()
         self._closing = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="keeper")
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor")
         armed = ",".join(f"{point}=kill@{self._token(point)}" for point in points)
         config = folder / "codecatch.toml"
         config.write_text(_DESTINATION)
         self._environment = {
             **os.environ,
-            **_far_away(integrations),
+            **_external_services(integrations),
             "DATABASE_URL": database_url,
             "REDIS_URL": broker_url,
             "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
@@ -85,38 +85,38 @@ class Site:
         }
 
     def __enter__(self) -> Self:
-        self._nursery = subprocess.Popen(
-            leashed([sys.executable, "-m", "tests.faults.nursery"]),
+        self._starter = subprocess.Popen(
+            leashed([sys.executable, "-m", "tests.faults.process_starter"]),
             env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=Path(__file__).parents[2], start_new_session=True,
         )  # fmt: skip
         for part in self.starts:
             self._start(part)
-        self._keeper.start()
+        self._supervisor.start()
         eventually(self.answers, within=60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._keeper.join()
-        family = psutil.Process(self._nursery.pid).children(recursive=True)
+        self._supervisor.join()
+        family = psutil.Process(self._starter.pid).children(recursive=True)
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=10)
-        self._nursery.communicate(timeout=10)
+        self._starter.communicate(timeout=10)
 
     def answers(self) -> bool:
-        """Whether the receiver is there."""
+        """Whether the receiver answers."""
         with urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2) as response:
             return bool(response.status == 200)
 
     def process(self, part: str) -> psutil.Process:
-        """The part's main process, as it is now."""
+        """The part's current main process."""
         return self._processes[part]
 
     def pool(self, part: str) -> list[psutil.Process]:
-        """The processes that the part has started for its work."""
+        """The part's pool processes."""
         try:
             children: list[psutil.Process] = self.process(part).children()
         except psutil.NoSuchProcess:
@@ -124,17 +124,17 @@ class Site:
         return children
 
     def kill(self, part: str) -> None:
-        """End a part with SIGKILL, as a crash of it would; it is started again."""
+        """Kill a part with SIGKILL; it is restarted."""
         with suppress(psutil.NoSuchProcess):
             self.process(part).kill()
 
     def terminate(self, part: str, within: float) -> float:
-        """Ask a part to stop, as a service manager does, and leave it stopped; how long it took.
+        """Stop a part with SIGTERM, without a restart; returns the seconds that it took.
 
         Raises:
             psutil.TimeoutExpired: it did not stop in time.
         """
-        self._resting.add(part)
+        self._stopped.add(part)
         process = self.process(part)
         began = time.monotonic()
         process.terminate()
@@ -142,51 +142,51 @@ class Site:
         return time.monotonic() - began
 
     def resume(self, part: str) -> None:
-        """Start a part again that was asked to stop."""
-        self._resting.discard(part)
+        """Restart a part that :meth:`terminate` stopped."""
+        self._stopped.discard(part)
 
     def arm(self, point: str) -> None:
-        """Have the next process that passes the failpoint killed."""
+        """Kill the next process that reaches the failpoint."""
         self._token(point).touch()
 
     def reached(self, point: str) -> bool:
-        """Whether a process was killed there since :meth:`arm`."""
+        """Whether the failpoint has killed a process since :meth:`arm`."""
         return not self._token(point).exists()
 
     def log(self, part: str) -> str:
-        """What the part has logged."""
+        """The part's log."""
         return (self.folder / f"{part}.log").read_text("utf-8", "replace")
 
     def _token(self, point: str) -> Path:
         return self.folder / f"{point}.armed"
 
     def _start(self, part: str) -> None:
-        assert self._nursery.stdin is not None
-        assert self._nursery.stdout is not None
-        with self._asking:
-            print(part, self.folder / f"{part}.log", file=self._nursery.stdin, flush=True)
-            pid = int(self._nursery.stdout.readline())
+        assert self._starter.stdin is not None
+        assert self._starter.stdout is not None
+        with self._starter_lock:
+            print(part, self.folder / f"{part}.log", file=self._starter.stdin, flush=True)
+            pid = int(self._starter.stdout.readline())
         self.starts[part] += 1
         try:
             self._processes[part] = psutil.Process(pid)
-        except psutil.NoSuchProcess:  # it died already, and is looked at again
+        except psutil.NoSuchProcess:  # it is dead already; the next poll restarts it
             self._processes.pop(part, None)
 
-    def _keep(self) -> None:
-        while not self._closing.wait(_LOOK_SECONDS):
+    def _supervise(self) -> None:
+        while not self._closing.wait(_POLL_SECONDS):
             for part in self.starts:
                 process = self._processes.get(part)
-                if part not in self._resting and (process is None or not process.is_running()):
+                if part not in self._stopped and (process is None or not process.is_running()):
                     self._start(part)
 
 
-def _far_away(integrations: Integrations) -> Mapping[str, str]:
-    ours = integrations.environment()
-    kept = {name: value for name, value in ours.items() if name.startswith("VIRTUALSMS")}
+def _external_services(integrations: Integrations) -> Mapping[str, str]:
+    variables = integrations.environment()
+    virtualsms = {name: value for name, value in variables.items() if name.startswith("VIRTUALSMS")}
     return {
-        **kept,
+        **virtualsms,
         "VIRTUALSMS_RATE_LIMIT": "1000000",
-        "DESTINATION_ALLOWED_HOSTS": ours["DESTINATION_ALLOWED_HOSTS"],
-        "TEAM_URL": ours["SLACK_WEBHOOK_URL"],
+        "DESTINATION_ALLOWED_HOSTS": variables["DESTINATION_ALLOWED_HOSTS"],
+        "TEAM_URL": variables["SLACK_WEBHOOK_URL"],
         "TEAM_SECRET": "whsec_" + base64.b64encode(bytes(range(32))).decode(),
     }

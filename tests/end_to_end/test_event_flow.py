@@ -1,4 +1,4 @@
-"""From a webhook to a code, a confirmed order, a Slack message and a mail."""
+"""The whole flow of an event: webhook, code, confirmed order, Slack message and mail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("installation")
 
 @pytest.fixture(scope="module")
 def integrations() -> Iterator[Integrations]:
-    """Stand-ins for everything that codecatch talks to."""
+    """Fake external services."""
     with Integrations() as integrations:
         yield integrations
 
@@ -30,7 +30,7 @@ def installation(
     integrations: Integrations,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
-    """An installation on SQLite and its own broker, and one on PostgreSQL and an outside broker."""
+    """An installation on SQLite with its own broker, and one on PostgreSQL with an outside one."""
     settings = integrations.environment()
     with ExitStack() as stack:
         if request.param == "servers":
@@ -49,24 +49,24 @@ VIRTUALSMS: dict[str, Callable[..., Webhook]] = {
 }
 
 
-def test_the_line_to_try_works_in_another_terminal(installation: Installation) -> None:
-    """What `up` prints for a newcomer, typed where its variables are not set, shows a code."""
+def test_the_printed_commands_work_in_another_terminal(installation: Installation) -> None:
+    """The commands that `up` prints show a code, also in a terminal without its variables."""
     (line,) = [line for line in installation.output.splitlines() if " && codecatch wait " in line]
     for words in line.split(" && "):
-        told = installation.command(*words.split()[1:], but="PORT")
-        assert told.returncode == 0, told.stderr
-    assert told.stdout.strip().isdigit()
+        done = installation.command(*words.split()[1:], without="PORT")
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdigit()
 
 
 @pytest.mark.parametrize("dialect", VIRTUALSMS)
-def test_a_virtualsms_code_reaches_everybody_once(
+def test_a_virtualsms_code_is_delivered_once(
     installation: Installation,
     integrations: Integrations,
     dialect: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Each dialect: stored, listed, printed by wait, told once by each medium, confirmed once."""
-    order, code = _fresh(request, dialect)
+    """In each dialect a code is stored, printed by wait, delivered once each, confirmed once."""
+    order, code = _new_order_and_code(request, dialect)
     webhook = VIRTUALSMS[dialect](order=order, code=code)
     first = installation.send(webhook)
     assert (first.status, first.content["status"]) == (202, "accepted")
@@ -75,7 +75,7 @@ def test_a_virtualsms_code_reaches_everybody_once(
     assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
     (listed,) = installation.json("codes", "list", "--order", order, "--reveal")
     assert (listed["code"], listed["phone_number"]) == (code, webhooks.UK_PHONE)
-    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
+    eventually(lambda: integrations.slack_deliveries(code) and integrations.mail_deliveries(code))
     (confirmed,) = eventually(lambda: integrations.confirmations(order))
     assert confirmed.headers["authorization"] == f"Bearer {API_KEY}"
     assert {mail.recipients[0] for mail in integrations.smtp.mails()} == {MAILBOX}
@@ -86,59 +86,59 @@ def test_a_virtualsms_code_reaches_everybody_once(
     again = installation.send(webhook)
     assert (again.status, again.content["status"]) == (200, "duplicate")
     assert again.content["event"] == first.content["event"]
-    _nothing_more(installation, integrations, order, code)
+    _check_effects_once(installation, integrations, order, code)
 
 
-def test_a_daisysim_code_is_vouched_for_and_told_once(
+def test_a_daisysim_code_is_verified_and_delivered_once(
     installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
-    """The provider is asked back first; then the code is printed and told once."""
-    order, code = _fresh(request, "daisysim")
+    """The code is verified with the provider first, then printed and delivered once."""
+    order, code = _new_order_and_code(request, "daisysim")
     integrations.codes[order] = code
     webhook = webhooks.daisysim(activation=order, code=code)
     assert installation.send(webhook).status == 202
     waited = installation.command("wait", order, "--provider", "daisysim", "--timeout", "20")
     assert (waited.returncode, waited.stdout) == (0, f"{code}\n")
-    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
+    eventually(lambda: integrations.slack_deliveries(code) and integrations.mail_deliveries(code))
     assert len(integrations.api.requests("GET", f"/daisy/check/{order}")) == 1
     assert installation.send(webhook).content["status"] == "duplicate"
-    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (1, 1)
+    assert (integrations.slack_deliveries(code), integrations.mail_deliveries(code)) == (1, 1)
 
 
-def test_a_forged_daisysim_code_is_told_to_nobody(
+def test_a_forged_daisysim_code_is_not_delivered(
     installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
-    """A code that the provider contradicts is quarantined, and wait never prints it."""
-    order, code = _fresh(request, "forged")
+    """A code that the provider contradicts is quarantined, and wait does not print it."""
+    order, code = _new_order_and_code(request, "forged")
     integrations.codes[order] = "000000"
     sent = installation.send(webhooks.daisysim(activation=order, code=code))
     event = installation.event(sent.content["event"], "quarantined")
     assert "another code" in event["error"]
     waited = installation.command("wait", order, "--timeout", "1")
     assert (waited.returncode, waited.stdout) == (3, "")
-    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (0, 0)
+    assert (integrations.slack_deliveries(code), integrations.mail_deliveries(code)) == (0, 0)
 
 
-def test_the_same_code_under_another_event_is_linked_and_told_to_nobody(
+def test_the_same_code_in_another_event_is_not_delivered_again(
     installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
-    """Two events that report one SMS are one code, told and confirmed once."""
-    order, code = _fresh(request, "twice")
+    """Two events about one SMS give one code, delivered and confirmed once."""
+    order, code = _new_order_and_code(request, "twice")
     first = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    eventually(lambda: integrations.told_by_slack(code) and integrations.confirmations(order))
+    eventually(lambda: integrations.slack_deliveries(code) and integrations.confirmations(order))
     second = installation.send(webhooks.virtualsms_v1(order=order, code=code))
     assert second.status == 202
     linked = installation.event(second.content["event"], "handled")
     reported = installation.event(first.content["event"], "handled")
     assert linked["code_id"] == reported["code_id"]
-    _nothing_more(installation, integrations, order, code)
+    _check_effects_once(installation, integrations, order, code)
 
 
-def test_an_unforeseen_shape_is_kept_and_fails_in_words(
+def test_an_event_of_unexpected_shape_fails_with_a_reason(
     installation: Installation, request: pytest.FixtureRequest
 ) -> None:
-    """A number where text was expected: 202, failed, a reason, and nothing of the value."""
-    order, _ = _fresh(request, "shape")
+    """A number instead of text: 202, then failed, with a reason that does not quote the value."""
+    order, _ = _new_order_and_code(request, "shape")
     body = webhooks.encode(
         {"type": "order.sms_received", "data": {"order_id": order, "code": 777123}}
     )
@@ -151,22 +151,22 @@ def test_an_unforeseen_shape_is_kept_and_fails_in_words(
     assert installation.event(sent.content["event"], "failed")["attempts"] >= 1
 
 
-def test_a_refused_request_leaves_a_trace(installation: Installation) -> None:
-    """A wrong signature is 401 as a problem document, and listed with its reason."""
+def test_a_rejected_request_is_recorded(installation: Installation) -> None:
+    """A wrong signature gets 401 as a problem document, and is listed with its reason."""
     forged: Webhook = webhooks.virtualsms_v2(secret="not-the-secret")
     answer = installation.send(forged)
     assert (answer.status, answer.content["status"]) == (401, 401)
     rejected = eventually(lambda: installation.json("rejected", "list"), every=0.2)
-    assert any("does not fit" in each["reason"] for each in rejected)
+    assert any("does not match" in each["reason"] for each in rejected)
 
 
-def test_one_event_can_be_followed_through_the_log(
+def test_an_events_log_lines_have_its_id(
     installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:
-    """The request, the handling and every delivery log the event's id, and never the code."""
-    order, code = _fresh(request, "log")
+    """The request, the handling and the deliveries log the event's id and never the code."""
+    order, code = _new_order_and_code(request, "log")
     sent = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    eventually(lambda: integrations.told_by_slack(code) and integrations.told_by_mail(code))
+    eventually(lambda: integrations.slack_deliveries(code) and integrations.mail_deliveries(code))
 
     def lines() -> list[str]:
         return [line for line in installation.output.splitlines() if sent.content["event"] in line]
@@ -177,16 +177,16 @@ def test_one_event_can_be_followed_through_the_log(
     assert webhooks.UK_PHONE not in installation.output
 
 
-def _fresh(request: pytest.FixtureRequest, word: str) -> tuple[str, str]:
+def _new_order_and_code(request: pytest.FixtureRequest, word: str) -> tuple[str, str]:
     """An order and a code that no other test uses."""
     number = zlib.crc32(f"{request.node.nodeid} {word}".encode()) % 10**8
     return f"ord-{word}-{number}", f"{number:08d}"
 
 
-def _nothing_more(
+def _check_effects_once(
     installation: Installation, integrations: Integrations, order: str, code: str
 ) -> None:
-    """Nothing is on its way any more, and each effect happened once."""
+    """Wait until no work is left, and check that each effect happened once."""
 
     def states() -> list[str]:
         listed = installation.json("deliveries", "list", "--order", order)
@@ -195,5 +195,5 @@ def _nothing_more(
     eventually(lambda: installation.json("stats")["acknowledged_unhandled"] == 0, every=0.2)
     eventually(lambda: states() == ["done", "done"], every=0.2)
     assert len(installation.json("codes", "list", "--order", order)) == 1
-    assert (integrations.told_by_slack(code), integrations.told_by_mail(code)) == (1, 1)
+    assert (integrations.slack_deliveries(code), integrations.mail_deliveries(code)) == (1, 1)
     assert len(integrations.confirmations(order)) == 1

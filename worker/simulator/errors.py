@@ -1,14 +1,14 @@
-"""How a simulated provider says no; each API spells it in its own way."""
+"""The errors that a simulated provider answers; each API encodes them in its own format."""
 
 from __future__ import annotations
 
 
-class Refused(Exception):
-    """An error of a provider's documents, by the code they give it.
+class ApiError(Exception):
+    """An error of the provider's documents, identified by the code that they give it.
 
     Attributes:
         code: the last part of a VirtualSMS problem type, or a DaisySIM machine code.
-        retry_after: seconds that the caller is asked to stay away.
+        retry_after: seconds that the caller must wait.
     """
 
     def __init__(self, code: str, detail: str, *, retry_after: int | None = None) -> None:

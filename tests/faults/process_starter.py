@@ -1,9 +1,10 @@
-"""Starts parts by forking a process that has loaded them: a thousand starts would take an hour.
+"""Starts parts by forking a process with all modules loaded: 1,000 normal starts take an hour.
 
-Run as ``python -m tests.faults.nursery``: it reads the name of a part and of its log file on each
-line, and writes the process id. A part is what ``codecatch run PART`` runs, and dies with this
-process. Two things are done to it that no environment variable can do: a point between the
-broker's pop and the note that the message is out, and events that kill whoever handles them.
+Run as ``python -m tests.faults.process_starter``. Each line of standard input names a part and its
+log file; the answer on standard output is the process id. A part runs as under ``codecatch run
+PART`` and dies with this process. Two patches add what no environment variable can set: a failpoint
+between the broker's pop and the record of the message, and poison events, which kill the process
+that handles them.
 """
 
 from __future__ import annotations
@@ -32,31 +33,31 @@ from worker.handling import handle as handling
 from worker.processes import parts
 from worker.runtime import child_process
 
-# What a part needs and would load only when it starts.
-LOADED = (celery, uvicorn, receiver.web.app, worker.tasks.tasks, registry())
+# Modules that a part would otherwise load only when it starts.
+PRELOADED = (celery, uvicorn, receiver.web.app, worker.tasks.tasks, registry())
 AFTER_POP = "broker.after_pop"
 POISON = "poison"
-# In seconds, for tests that cannot wait for five of them.
+# The lease of an event in seconds, for a test that would otherwise wait for five full leases.
 EVENT_LEASE = "FAULTS_EVENT_LEASE"
 
 
 def main() -> None:
-    """Start what is asked for until standard input ends."""
+    """Start the parts named on standard input, until it ends."""
     os.environ[child_process.SUPERVISED] = str(os.getpid())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    _reach_between_pop_and_note()
-    _die_of_poison()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
+    _add_failpoint_after_pop()
+    _add_poison_events()
     if EVENT_LEASE in os.environ:
         handling.LEASE = timedelta(seconds=float(os.environ[EVENT_LEASE]))
     for line in sys.stdin:
         part, log = line.split()
         child = os.fork()
         if child == 0:
-            _become(part, log)
+            _run(part, log)
         print(child, flush=True)
 
 
-def _become(part: str, log: str) -> None:
+def _run(part: str, log: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -67,24 +68,24 @@ def _become(part: str, log: str) -> None:
     sys.exit()
 
 
-def _reach_between_pop_and_note() -> None:
-    kombu: Any = QoS  # untyped, and to be changed
-    note = kombu.append
+def _add_failpoint_after_pop() -> None:
+    kombu: Any = QoS  # untyped, and patched here
+    record = kombu.append
 
     def append(self: Any, message: Any, tag: Any) -> None:
         reach(AFTER_POP)
-        note(self, message, tag)
+        record(self, message, tag)
 
     kombu.append = append
 
 
-def _die_of_poison() -> None:
+def _add_poison_events() -> None:
     apply = effects.apply_one
 
-    def applied(context: Any, known: Any, stub: Any, event: Event) -> Any:
+    def applied(context: Any, rows: Any, header: Any, event: Event) -> Any:
         if getattr(event, "order_id", "").startswith(POISON):
             os._exit(1)
-        return apply(context, known, stub, event)
+        return apply(context, rows, header, event)
 
     effects.apply_one = applied
 

@@ -1,4 +1,4 @@
-"""Accepted and handled events a second."""
+"""Measures accepted and handled events a second."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from tests.bench.subjects import Running
 
 CONNECTIONS = 64
 _WARM_UP = 1
-# Before anything is known of a subject, and how much faster than before it may be.
+# Requests for the warm-up, and the factor on the fastest rate so far for the later rounds.
 _FASTEST = 25_000
-_ROOM = 2.0
+_MARGIN = 2.0
 _LONGEST = 60.0
 
 
 def accept_rates(subjects: Sequence[Running], *, rounds: int, seconds: int) -> dict[str, float]:
-    """The median rate of each at 64 connections, after a second to warm up."""
+    """The median rate of each subject at 64 connections, after a warm-up of a second."""
     found: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     warm = {s.name: _once(s, _WARM_UP, _FASTEST).rate for s in subjects}
     for _ in range(rounds):
         for subject in subjects:
-            most = int(max([warm[subject.name], *found[subject.name]]) * seconds * _ROOM) + 1_000
+            most = int(max([warm[subject.name], *found[subject.name]]) * seconds * _MARGIN) + 1_000
             found[subject.name].append(_once(subject, seconds, most).rate)
     return {name: median(rates) for name, rates in found.items()}
 
 
 def handled_rate(subject: Running, events: int) -> float:
-    """How many events a second, of so many that are sent as fast as they are taken.
+    """The rate from the first request until the effects of the last event are committed.
 
-    From the first request until the effects of the last are committed; what was stored before is
-    waited for.
+    The events are sent as fast as they are accepted, after the earlier ones are handled.
     """
-    # At least the one that showed that it answers: all parts work.
+    # At least the request of the readiness check: all parts work.
     wait_handled(subject, subject.stored() or 1, within=_LONGEST)
     before = subject.handled()
     file, size = subject.corpus.write(events)

@@ -1,4 +1,4 @@
-"""The receiver's memory over a burst of events, and over very many."""
+"""The receiver's memory over a burst of events, and over a long stream."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 
 from tests.bench.checks import check_stored, memory, settle
 from tests.bench.load import generate
-from tests.bench.report import Row, Target
-from tests.bench.scenes import Profile
-from tests.bench.scenes.burst import BURST_CONNECTIONS
-from tests.bench.scenes.rates import CONNECTIONS
+from tests.bench.report import Measurement, Target
+from tests.bench.scenarios import Profile
+from tests.bench.scenarios.burst import BURST_CONNECTIONS
+from tests.bench.scenarios.rates import CONNECTIONS
 from tests.bench.subjects import OURS, Lab, Running
 
 _BURST_TARGET = Target(64.0)
 _GROWTH_TARGET = Target(5.0)
 _LONGEST = 60.0
-# So many are sent together: their requests are written to a file first.
+# Events that are sent together, after their requests were written to a file.
 _PART = 20_000
 _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """What became of the stream: its events, and the growth in per cent of what was before."""
+    """The number of events in the stream, and the growth of memory in per cent."""
 
     events: int
     growth: float
 
 
-def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
-    """Each database in turn, the receiver alone: nobody else's memory is looked at.
+def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Measurement]:
+    """The memory for each database in turn, with only the receiver running.
 
-    The stream ends in time, whatever its length by then, and the figure says how long it was.
+    The stream has a time limit; the figure's name says how many events it had.
     """
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     for name in [name for name in OURS if name in names]:
         with lab.running(name) as subject:
             before = memory(subject)
@@ -43,11 +43,11 @@ def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
             burst = memory(subject) - before
             stream = _stream(subject, profile)
         rows += [
-            Row(
+            Measurement(
                 figure=f"the receiver's memory over a burst of {profile.events:,}", subject=name,
                 value=burst / _MIB, unit="MiB", target=_BURST_TARGET,
             ),
-            Row(
+            Measurement(
                 figure=f"its growth over the next {stream.events:,} events", subject=name,
                 value=stream.growth, unit="%", target=_GROWTH_TARGET,
             ),
@@ -56,7 +56,7 @@ def measure(lab: Lab, profile: Profile, names: Sequence[str]) -> list[Row]:
 
 
 def _stream(subject: Running, profile: Profile) -> _Stream:
-    """Send on after the burst, which has warmed up what is kept for good."""
+    """Send a stream after the burst, which has filled all caches."""
     settle(subject)
     until = time.monotonic() + profile.stream_seconds
     before, sent = memory(subject), 0
@@ -67,7 +67,7 @@ def _stream(subject: Running, profile: Profile) -> _Stream:
 
 
 def _send(subject: Running, events: int, connections: int, seconds: float) -> int:
-    """Send so many, or those that are answered in time; how many those were."""
+    """Send events within a time limit; returns the number of answers."""
     stored = subject.stored()
     file, size = subject.corpus.write(events)
     load = generate(file, size, subject.port, seconds=seconds, connections=connections)
