@@ -71,6 +71,16 @@ ENVIRONMENT = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the second database to the nightly run, but for tests marked ``both_databases``."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        second = parameters.get("store_url") == "postgresql"
+        if second and item.get_closest_marker("both_databases") is None:
+            item.add_marker(pytest.mark.nightly)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take codecatch's variables out of the environment."""

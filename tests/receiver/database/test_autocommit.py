@@ -17,6 +17,8 @@ from tests.receiver.database.locks import inbox_locked
 from tests.support.stores import Store, open_store
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.both_databases
+
 COUNT = text("SELECT count(*) FROM schema_notes")
 
 

@@ -15,6 +15,8 @@ from receiver.inbox import store as inbox
 from receiver.inbox.store import INBOX, IncomingEvent
 from tests.support.stores import Store
 
+pytestmark = pytest.mark.both_databases
+
 KEY = ("provider", "key")
 
 

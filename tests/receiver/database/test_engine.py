@@ -24,6 +24,8 @@ from receiver.inbox import store as inbox
 from receiver.inbox.store import InboxEvent, IncomingEvent
 from tests.support.stores import Store
 
+pytestmark = pytest.mark.both_databases
+
 HEARTBEATS = Heartbeat.__table__  # type: ignore[attr-defined]
 
 

@@ -11,6 +11,8 @@ from receiver.database import heartbeats
 from receiver.database.heartbeats import SILENCE
 from tests.support.stores import Store
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.mark.parametrize(
     ("age", "alive"),

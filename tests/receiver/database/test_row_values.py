@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import select
 
 from receiver import clock
@@ -9,6 +10,8 @@ from receiver.database.row_values import OneOf
 from receiver.inbox import store as inbox
 from receiver.inbox.store import INBOX, IncomingEvent
 from tests.support.stores import Store
+
+pytestmark = pytest.mark.both_databases
 
 
 def test_values_of_different_rows_do_not_match(store: Store) -> None:

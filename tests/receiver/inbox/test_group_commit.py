@@ -33,6 +33,8 @@ from tests.receiver.database.locks import inbox_locked
 from tests.support.stores import Store, open_store
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.both_databases
+
 # A lone surrogate cannot be encoded, so no database stores this key.
 POISON = "\ud800"
 Batches = list[list[str]]

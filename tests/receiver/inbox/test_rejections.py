@@ -23,6 +23,8 @@ from tests.receiver.database.locks import inbox_locked
 from tests.support.stores import Store, open_store
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.both_databases
+
 AT = datetime(2026, 6, 11, 9, 14, 27, tzinfo=UTC)
 
 

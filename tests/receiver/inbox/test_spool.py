@@ -24,6 +24,8 @@ from receiver.vault import index_key
 from tests.receiver.conftest import Log
 from tests.support.stores import Store
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ from receiver.inbox.store import InboxEvent, IncomingEvent, StoreResult
 from receiver.vault.sealing import BrokenSeal
 from tests.support.stores import Store
 
+pytestmark = pytest.mark.both_databases
+
 
 def incoming(body: bytes, key: str | None = None, provider: str = "virtualsms") -> IncomingEvent:
     """An authentic webhook."""

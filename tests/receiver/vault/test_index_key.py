@@ -17,6 +17,8 @@ from receiver.vault import index_key, sealing
 from receiver.vault.index_key import VaultKey
 from tests.support.stores import KEY, Store
 
+pytestmark = pytest.mark.both_databases
+
 OTHER = b"x" * 32
 
 

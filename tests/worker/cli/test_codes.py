@@ -22,6 +22,8 @@ from worker.queries.filters import Filters
 from worker.schema.models import Code
 from worker.schema.states import CODE_QUARANTINED, HELD, READY
 
+pytestmark = pytest.mark.both_databases
+
 KEYS = [
     *("id", "provider", "order_id", "phone_number", "service", "country"),
     *("code", "text", "received_at", "stored_at", "order_status"),

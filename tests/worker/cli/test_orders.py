@@ -9,6 +9,8 @@ from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, handle
 
+pytestmark = pytest.mark.both_databases
+
 KEYS = [
     *("provider", "order_id", "phone_number", "service", "country"),
     *("status", "price", "created_at", "updated_at", "confirmed_at"),

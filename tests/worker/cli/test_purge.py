@@ -27,6 +27,8 @@ from tests.worker.support import (
 )
 from worker.schema.models import Code, Delivery, Order, OrderNumber
 
+pytestmark = pytest.mark.both_databases
+
 FORMER = "+447700900999"
 
 

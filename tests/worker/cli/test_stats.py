@@ -26,6 +26,8 @@ from tests.worker.support import (
 )
 from worker.schema.models import Delivery
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_an_empty_installation_has_zeros(store: Store, run: Run) -> None:
     """Every state is present with 0, and no latency is measured."""

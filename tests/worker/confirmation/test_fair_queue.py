@@ -14,6 +14,8 @@ from tests.worker.support import HOUR, SECOND, change, now, on_sqlite
 from worker.confirmation import fair_queue
 from worker.schema.models import Confirmation, Order
 
+pytestmark = pytest.mark.both_databases
+
 
 def queued(store: Store, order: str, **values: Any) -> Confirmation:
     """Insert a row about ``order`` at the end of the queue."""

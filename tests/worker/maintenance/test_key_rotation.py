@@ -35,6 +35,8 @@ from worker.maintenance import key_rotation
 from worker.orders import codes
 from worker.schema.models import Code
 
+pytestmark = pytest.mark.both_databases
+
 NEW = b"n" * 32
 OTHER = b"o" * 32
 COLUMNS = {

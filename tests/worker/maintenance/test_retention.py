@@ -50,6 +50,8 @@ from worker.schema.models import (
 from worker.schema.states import ORDER
 from worker.tasks import celery_app, tasks
 
+pytestmark = pytest.mark.both_databases
+
 DAY = 24 * HOUR
 MONTH = 30 * DAY
 CLOCKS = ((InboxEvent, "stored_at"), (Code, "stored_at"), (Order, "created_at"))

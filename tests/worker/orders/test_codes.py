@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
 from receiver.events import SmsReceived
 from tests.support.stores import Store
 from tests.support.webhooks import CODE, UK_PHONE
@@ -13,6 +15,8 @@ from worker.orders import codes
 from worker.orders.codes import KnownCode
 from worker.schema.models import Code
 from worker.schema.states import HELD, READY
+
+pytestmark = pytest.mark.both_databases
 
 SMS = SmsReceived(
     provider="virtualsms",

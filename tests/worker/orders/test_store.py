@@ -32,6 +32,8 @@ from worker.orders import store as orders
 from worker.orders.batch import Report
 from worker.schema.models import Order, OrderNumber, OrderTransition
 
+pytestmark = pytest.mark.both_databases
+
 START = datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC)
 FIRST, SECOND_NUMBER, THIRD = "+447700900001", "+447700900002", "+447700900003"
 ORDER: dict[str, Any] = {"provider": "virtualsms", "order_id": "ord_1"}

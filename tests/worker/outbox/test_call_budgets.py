@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from tests.support.stores import Store
 from tests.worker.support import HOUR, SECOND, at_once, now, only_row
 from worker.outbox import call_budgets
 from worker.schema.models import Budget
+
+pytestmark = pytest.mark.both_databases
 
 START = datetime(2025, 11, 22, 7, 51, 2, 250_000, tzinfo=UTC)
 MINUTE = timedelta(seconds=60)

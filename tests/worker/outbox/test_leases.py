@@ -29,6 +29,8 @@ from worker.outbox import leases
 from worker.outbox.leases import Claim, LeaseLost
 from worker.schema.models import Delivery, table_of
 
+pytestmark = pytest.mark.both_databases
+
 TABLE = table_of(Delivery)
 LEASE = timedelta(seconds=9)
 

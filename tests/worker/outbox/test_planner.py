@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
+
 from receiver.database.followup import GRACE
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support.stores import Store
@@ -11,6 +13,8 @@ from tests.worker.support import SECOND, World, all_rows, now, only_row, woken
 from worker.outbox.planner import NOTICE_SECONDS, Planner, planning
 from worker.schema.models import Confirmation, Delivery
 from worker.schema.states import CONFIRM, OPERATORS
+
+pytestmark = pytest.mark.both_databases
 
 A_CODE = {"provider": "virtualsms", "order_id": "ord_1", "event_id": "E1", "code_id": "C1"}
 

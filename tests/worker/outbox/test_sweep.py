@@ -38,6 +38,8 @@ from worker.outbox import leases, sweep
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def runtime(world: World) -> Runtime:

@@ -23,6 +23,8 @@ from tests.support.stores import KEY, Store
 from tests.worker.support import at_once
 from worker.schema import migrate as schema
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
