@@ -1,4 +1,4 @@
-"""The map of the house: who may import whom, and what each package shows to the others.
+"""Which package may import which, and which modules of a package are public.
 
 The two tables below are the rules. A package that is not in a row of its importer may not be
 imported by it; a module that its package does not list in ``__all__`` is private to that package.
@@ -35,7 +35,7 @@ RECEIVER: Mapping[str, str] = {
     "inbox": "clock database errors failpoints ids queue vault",
     "web": ("addresses clock database errors inbox logs providers queue settings vault"),
 }
-# Within worker. Everything here but sdk may import receiver, and only processes receiver.web.
+# Within worker. Every package here may import receiver, but receiver.web only processes may.
 WORKER: Mapping[str, str] = {
     "http": "",
     "messages": "",
@@ -63,8 +63,8 @@ WORKER: Mapping[str, str] = {
     ),
 }
 TABLES = {"receiver": RECEIVER, "worker": WORKER}
-# Packages whose face is a function, and not a list of modules.
-FACES = ("receiver/__init__.py", "worker/__init__.py", "worker/cli/__init__.py")
+# Packages that list no public modules.
+UNLISTED = ("receiver/__init__.py", "worker/__init__.py", "worker/cli/__init__.py")
 # Modules that another process names, so that no import shows it.
 NAMED_ELSEWHERE = {"worker.admin.app"}
 
@@ -109,9 +109,9 @@ def modules(*folders: str) -> list[Module]:
     return found
 
 
-HOUSE = modules("receiver", "worker")
-NAMES = {module.name for module in HOUSE}
-PACKAGES = {module.name for module in HOUSE if module.path.endswith("/__init__.py")}
+MODULES = modules("receiver", "worker")
+NAMES = {module.name for module in MODULES}
+PACKAGES = {module.name for module in MODULES if module.path.endswith("/__init__.py")}
 
 
 def imported(module: Module) -> Iterator[tuple[int, str]]:
@@ -139,7 +139,7 @@ def _listed() -> Mapping[str, frozenset[str]]:
     """Return the modules that each package lists."""
     return {
         module.name: frozenset(ast.literal_eval(node.value))
-        for module in HOUSE
+        for module in MODULES
         if module.name in PACKAGES
         for node in module.tree().body
         if isinstance(node, ast.Assign) and _targets(node) == ["__all__"]
@@ -155,7 +155,7 @@ def breaks(module: Module, *forbidden: str) -> list[str]:
     ]
 
 
-def forbidden_arrow(module: Module) -> list[str]:
+def forbidden_import(module: Module) -> list[str]:
     """Return where a module imports a package that is not in its own package's row."""
     root, _, rest = module.name.partition(".")
     package = rest.partition(".")[0]
@@ -178,7 +178,7 @@ def forbidden_arrow(module: Module) -> list[str]:
     return complaints
 
 
-def past_a_face(module: Module) -> list[str]:
+def private_module(module: Module) -> list[str]:
     """Return where a module imports one that is private to another package."""
     complaints = []
     for line, name in ours(module):
@@ -230,9 +230,9 @@ def provider_io(module: Module) -> list[str]:
     return breaks(module, *IMPURE) + calls
 
 
-def loaded_by_a_package(module: Module) -> list[str]:
+def package_with_code(module: Module) -> list[str]:
     """Return what a package's ``__init__.py`` does besides saying what it is for and listing it."""
-    if not module.path.endswith("/__init__.py") or module.path in FACES:
+    if not module.path.endswith("/__init__.py") or module.path in UNLISTED:
         return []
     return [
         f"{module.path}:{node.lineno} does more than describe and list"
@@ -243,14 +243,14 @@ def loaded_by_a_package(module: Module) -> list[str]:
 
 
 RULES = (
-    forbidden_arrow,
-    past_a_face,
+    forbidden_import,
+    private_module,
     worker_in_receiver,
     starlette_elsewhere,
     http_elsewhere,
     relative_imports,
     provider_io,
-    loaded_by_a_package,
+    package_with_code,
 )
 
 
@@ -271,49 +271,49 @@ LISTED = _listed()
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_project_keeps_rule(rule: Callable[[Module], list[str]]) -> None:
     """No module of the two packages breaks the rule."""
-    assert [text for module in HOUSE for text in rule(module)] == []
+    assert [text for module in MODULES for text in rule(module)] == []
 
 
 @pytest.mark.parametrize("root", TABLES)
-def test_the_table_is_the_house(root: str) -> None:
+def test_the_tables_name_every_package(root: str) -> None:
     """Every package and loose module has a row, each row has one, and no row leads in a circle."""
-    rooms = {
+    packages = {
         name.split(".")[1] for name in NAMES if name.startswith(f"{root}.") and name.count(".") > 0
     }
     table = TABLES[root]
-    assert set(table) == rooms
-    assert {room for row in table.values() for room in row.split()} <= rooms
+    assert set(table) == packages
+    assert {package for row in table.values() for package in row.split()} <= packages
     assert list(
-        TopologicalSorter({room: row.split() for room, row in table.items()}).static_order()
+        TopologicalSorter({package: row.split() for package, row in table.items()}).static_order()
     )
 
 
 def test_no_row_allows_what_nobody_needs() -> None:
-    """Each arrow of the tables is there in the code; the admin and cli rows are for later rooms."""
+    """Every permission is used, but for cli, which may import all, and admin, which shows all."""
     needed: dict[tuple[str, str], set[str]] = {}
-    for module in HOUSE:
+    for module in MODULES:
         root, _, rest = module.name.partition(".")
         for _, name in ours(module):
             parts = name.split(".")
             if rest and parts[0] == root and len(parts) > 1:
                 needed.setdefault((root, rest.partition(".")[0]), set()).add(parts[1])
     spare = {
-        f"{root}.{room}": set(row.split()) - needed.get((root, room), set())
+        f"{root}.{package}": set(row.split()) - needed.get((root, package), set())
         for root, table in TABLES.items()
-        for room, row in table.items()
-        if room not in {"admin", "cli"}
+        for package, row in table.items()
+        if package not in {"admin", "cli"}
     }
-    assert {room: extra for room, extra in spare.items() if extra} == {}
+    assert {package: extra for package, extra in spare.items() if extra} == {}
 
 
 def test_worker_has_no_loose_modules() -> None:
-    """Each module of the worker lives in a room."""
+    """Each module of the worker is in a package."""
     assert [path.name for path in (ROOT / "worker").glob("*.py")] == ["__init__.py"]
 
 
 def test_no_modules_import_each_other() -> None:
     """Within packages, too, imports run one way."""
-    graph = {module.name: {name for _, name in ours(module)} - {module.name} for module in HOUSE}
+    graph = {module.name: {name for _, name in ours(module)} - {module.name} for module in MODULES}
     for package in PACKAGES - {"worker.cli"}:
         graph[package] = set()  # importing a package loads nothing
     try:
@@ -322,10 +322,10 @@ def test_no_modules_import_each_other() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_faces_list_modules_that_somebody_needs() -> None:
+def test_public_modules_are_used_elsewhere() -> None:
     """Every listed module exists, and is imported from outside its package; the others are not."""
     wanted = set(NAMED_ELSEWHERE)
-    for module in HOUSE:
+    for module in MODULES:
         for _, name in ours(module):
             parts = name.split(".")
             above = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
@@ -340,11 +340,11 @@ def test_faces_list_modules_that_somebody_needs() -> None:
         assert names <= wanted, package
 
 
-def test_every_package_has_a_face() -> None:
+def test_every_package_lists_its_public_modules() -> None:
     """Each package but the tables' history lists its public modules and says what it is for."""
     silent = {name for name in PACKAGES if "migrations" not in name} - LISTED.keys()
     assert silent == {"receiver", "worker", "worker.cli"}
-    for module in HOUSE:
+    for module in MODULES:
         assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree())
 
 
@@ -356,15 +356,15 @@ def test_there_are_provider_modules() -> None:
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
-        (forbidden_arrow, "receiver/queue.py", "import receiver.inbox.store"),
-        (forbidden_arrow, "worker/orders/store.py", "from worker.outbox import leases"),
-        (forbidden_arrow, "worker/orders/store.py", "import worker.tasks.tasks as tasks"),
-        (forbidden_arrow, "worker/delivery/claim.py", "from receiver.web import app"),
-        (forbidden_arrow, "worker/desk.py", "x = 1"),
-        (past_a_face, "worker/tasks/tasks.py", "from worker.delivery import deferral"),
-        (past_a_face, "worker/cli/up.py", "from worker.http.network import NetworkBackend"),
-        (past_a_face, "worker/cli/up.py", "from worker.destinations.smtp import session"),
-        (past_a_face, "worker/delivery/deliver.py", "import receiver.inbox.writer"),
+        (forbidden_import, "receiver/queue.py", "import receiver.inbox.store"),
+        (forbidden_import, "worker/orders/store.py", "from worker.outbox import leases"),
+        (forbidden_import, "worker/orders/store.py", "import worker.tasks.tasks as tasks"),
+        (forbidden_import, "worker/delivery/claim.py", "from receiver.web import app"),
+        (forbidden_import, "worker/desk.py", "x = 1"),
+        (private_module, "worker/tasks/tasks.py", "from worker.delivery import deferral"),
+        (private_module, "worker/cli/up.py", "from worker.http.network import NetworkBackend"),
+        (private_module, "worker/cli/up.py", "from worker.destinations.smtp import session"),
+        (private_module, "worker/delivery/deliver.py", "import receiver.inbox.writer"),
         (worker_in_receiver, "receiver/queue.py", "import worker"),
         (worker_in_receiver, "receiver/web/app.py", "from worker import tasks"),
         (worker_in_receiver, "receiver/web/app.py", "def f():\n    from worker.tasks import g"),
@@ -388,8 +388,8 @@ def test_there_are_provider_modules() -> None:
         (provider_io, "receiver/providers/base.py", "from pathlib import Path"),
         (provider_io, "receiver/providers/base.py", "import sqlalchemy.orm"),
         (provider_io, "receiver/providers/base.py", "text = open('key').read()"),
-        (loaded_by_a_package, "worker/orders/__init__.py", "from worker.orders import store"),
-        (loaded_by_a_package, "worker/orders/__init__.py", "def f() -> None: ..."),
+        (package_with_code, "worker/orders/__init__.py", "from worker.orders import store"),
+        (package_with_code, "worker/orders/__init__.py", "def f() -> None: ..."),
     ],
 )
 def test_rule_finds_offence(rule: Callable[[Module], list[str]], path: str, source: str) -> None:

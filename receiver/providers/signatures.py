@@ -1,4 +1,4 @@
-"""HMAC-SHA256 signatures over the raw body, in all usual encodings.
+"""HMAC-SHA256 signatures over the raw body, in all usual encodings; no other digest.
 
 The 32 bytes may be encoded as 64 hex digits in either case or as base64, with or without the
 prefix ``sha256=``. The digest is compared as bytes, in constant time, for every configured secret.

@@ -42,7 +42,10 @@ _log = structlog.get_logger(__name__)
 
 
 def settle(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Confirm or verify up to ``len(ids)`` due confirmations, in fair order, within the budgets."""
+    """Make up to ``len(ids)`` due calls, in fair order and within the budgets.
+
+    A row of ``confirmations`` is one of two actions: confirm an order, or verify a code.
+    """
     tasks = claim(runtime, ids, CONFIRMATION_CALLS)
     if len(tasks) < 2:
         _record(runtime, [(task, _attempt(task)) for task in tasks])
@@ -93,7 +96,7 @@ def _confirm(task: Task) -> Outcome:
     known = task.order_status
     if known is not None and known.status == CONFIRMED:
         return Outcome(DONE)
-    if task.claim.is_poison_concurrent:
+    if task.claim.is_poison_among_calls:
         return Outcome(UNKNOWN, f"{task.claim.vanished} processes died while confirming it")
     unsure = task.row.unsure or task.claim.repeated
     ended_unpaid = known is not None and known.ended_unpaid

@@ -72,7 +72,7 @@ def verify(task: Task) -> Outcome:
         return Outcome(DONE)
     if unanswered.state is not None:
         return _outcome(task, unanswered)
-    if task.claim.is_poison_concurrent:
+    if task.claim.is_poison_among_calls:
         return _outcome(task, _UNVERIFIED)
     judge: _Judge
     try:

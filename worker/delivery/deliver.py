@@ -82,7 +82,7 @@ def _send_guarded(
 def _send(runtime: Runtime, destination: Destination, message: Message) -> DeliveryError | None:
     """Send the message; return the error if that failed."""
     first = message.deliveries[0].claimed
-    if first.is_poison_concurrent:
+    if first.is_poison_among_calls:
         return DeliveryError(
             "several processes died while sending it", permanent=True, unknown=True
         )

@@ -121,7 +121,8 @@ class Destination(abc.ABC):
 
     Attributes:
         kind: the name of the class in the configuration.
-        deadline: the maximum duration of :meth:`send`, in seconds.
+        deadline: the maximum duration of :meth:`send`, in seconds. The lease of a delivery is this
+            plus ``worker.outbox.leases.MARGIN``.
         max_batch: the maximum number of notifications in one message.
         per_second, burst: its default pace: messages a second (None: no limit), and at once.
         options_type: the options of its table.

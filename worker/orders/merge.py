@@ -64,9 +64,10 @@ def advance(
 ) -> Values | None:
     """Move ``order`` to ``state`` if that is further; return the transition row, if there is one.
 
-    Two reports make a transition row even if the state stays: a swap, because it changes the
-    number, and an unpaid end that the order had already passed, whose state becomes the kind. No
-    unique key prevents a second such row, so ``is_recorded`` says whether it exists.
+    Two kinds of reports make a transition row although the state stays: a swap, because it changes
+    the number; and a late report that the order was cancelled or expired, because a charge must
+    then be checked first. No unique key covers these rows: ``is_recorded`` says whether the row of
+    this event exists.
     """
     before = order.status
     order.status = state_machine.furthest(before, state)

@@ -42,7 +42,7 @@ from receiver.database.row_values import OneOf
 
 MAX_LOST_LEASES = 5
 # For a row that is one of many concurrent outbound calls in a process.
-MAX_LOST_LEASES_CONCURRENT = 10
+MAX_LOST_LEASES_AMONG_CALLS = 10
 # No lease is longer: one that ends later was written under a clock that has jumped since.
 LONGEST_LEASE = timedelta(seconds=60)
 # Time to record a call's outcome after the call's own deadline.
@@ -75,9 +75,9 @@ class Claim:
         return self.vanished >= MAX_LOST_LEASES
 
     @property
-    def is_poison_concurrent(self) -> bool:
+    def is_poison_among_calls(self) -> bool:
         """Like :attr:`is_poison`, for a row that shared its process with other calls."""
-        return self.vanished >= MAX_LOST_LEASES_CONCURRENT
+        return self.vanished >= MAX_LOST_LEASES_AMONG_CALLS
 
 
 # Times that the conditions below need as parameters: see `times`.

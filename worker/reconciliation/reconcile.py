@@ -51,7 +51,7 @@ def reconcile(runtime: Runtime, ids: Sequence[str]) -> None:
 
 
 def _attempt(task: Task) -> WriteResult:
-    if task.claim.is_poison_concurrent:
+    if task.claim.is_poison_among_calls:
         reason = f"{task.claim.vanished} processes died while asking the provider"
         return _failed(task, reason, _LONGEST_DELAY, vanished=0)
     try:

@@ -15,6 +15,7 @@ EXPIRED: Final = "expired"
 CANCELLED: Final = "cancelled"
 RECEIVED: Final = "received"
 CONFIRMED: Final = "confirmed"
+# From the lowest rank to the highest: the position of a state is its rank.
 ORDER_STATES: Final = (CREATED, WAITING, EXPIRED, CANCELLED, RECEIVED, CONFIRMED)
 # Orders that may still receive a code.
 OPEN_STATES: Final = frozenset({CREATED, WAITING})

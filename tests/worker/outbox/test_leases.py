@@ -208,7 +208,7 @@ def test_a_row_is_poison_after_too_many_expired_leases(store: Store) -> None:
     seen = []
     for _ in range(11):
         (claimed,) = claim(store, [row])
-        seen.append((claimed.vanished, claimed.is_poison, claimed.is_poison_concurrent))
+        seen.append((claimed.vanished, claimed.is_poison, claimed.is_poison_among_calls))
         assert claimed.repeated == (claimed.vanished > 0)
         expire_lease(store, only_row(store, Delivery))
 
