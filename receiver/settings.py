@@ -139,11 +139,11 @@ def load(group: type[_Settings], prefix: str = "") -> _Settings:
         variable = f"{prefix}{first['loc'][0]}".upper()
         if first["type"] == "missing":
             raise ConfigurationError(f"{variable}: is required") from None
-        raise ConfigurationError(f"{variable}: must be {_requirement(first['msg'])}") from None
+        raise ConfigurationError(f"{variable}: must be {requirement(first['msg'])}") from None
 
 
-def _requirement(message: str) -> str:
+def requirement(message: str) -> str:
+    """A pydantic error message as the end of the sentence "NAME: must be …"."""
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    requirement = message.split(", unable")[0]
-    is_bound = requirement.startswith(("greater", "less"))
-    return f"a number {requirement}" if is_bound else requirement
+    wanted = message.split(", unable")[0]
+    return f"a number {wanted}" if wanted.startswith(("greater", "less")) else wanted

@@ -271,7 +271,7 @@ def _destinations(integrations: Integrations) -> Iterator[Check]:
         yield Check(FINE, "routes", f"{count} to {', '.join(reached)}")
         for route in routes:
             stop = "; stop" if route.stop else ""
-            says = f"line {route.line}: {route.match.description} → {', '.join(route.to)}{stop}"
+            says = f"{route.key}: {route.match.description} → {', '.join(route.to)}{stop}"
             yield Check(FINE, "routes", says)
         receiving = {*reached, *_reached_without_route(integrations)}
         for name in sorted(set(integrations.policies) - receiving):

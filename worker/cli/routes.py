@@ -56,7 +56,7 @@ def try_route(
             "destinations": routing.of(subject),
             "by": [
                 {
-                    "line": route.line,
+                    "route": route.key,
                     "match": route.match.description,
                     "to": list(route.to),
                     "stop": route.stop,

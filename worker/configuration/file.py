@@ -18,13 +18,12 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from receiver.errors import ConfigurationError
-from receiver.settings import load
+from receiver.settings import load, requirement
 from worker.configuration.destination_policy import DestinationPolicy
 from worker.configuration.routing import Match, Route, Routing
 from worker.configuration.settings import DestinationSettings
 from worker.configuration.suggestions import suggestion
 from worker.configuration.tables import TABLES, DestinationTable, File
-from worker.configuration.toml_lines import line_of
 from worker.destinations.base import Destination, Options
 from worker.destinations.registry import discover
 from worker.messages.text import plain
@@ -76,37 +75,36 @@ class Source:
     """The location of a key in the configuration file, for error messages."""
 
     file: Path | None
-    text: str
     path: tuple[str | int, ...] = ()
 
     def at(self, *more: str | int) -> Source:
         """The location of a key below this one."""
-        return Source(self.file, self.text, (*self.path, *more))
+        return Source(self.file, (*self.path, *more))
 
     @property
-    def line(self) -> int:
-        """Its line number, from 1."""
-        return line_of(self.text, self.path)
+    def key(self) -> str:
+        """The key as ``routes[1].match``: items of a list are counted from 0."""
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
+        return "".join(parts).removeprefix(".")
 
     def error(self, problem: str) -> ConfigurationError:
-        """An error to raise, with the file and the line if there is a file."""
-        where = f"{self.file}:{self.line}: " if self.file is not None else ""
-        return ConfigurationError(f"{where}{plain(problem)}")
+        """An error to raise, with the file, if there is one, and the key."""
+        where = (str(self.file or ""), plain(self.key), plain(problem))
+        return ConfigurationError(": ".join(filter(None, where)))
 
 
 def read() -> Configuration:
     """Read the configuration file, or the environment if there is no file.
 
     Raises:
-        ConfigurationError: names the file, the line, what is wrong and what to write; contains no
+        ConfigurationError: names the file, the key, what is wrong and what to write; contains no
             secret.
     """
     name = os.environ.get(VARIABLE)
     path = Path(name) if name else _DEFAULT_FILE
     if not name and not path.exists():
-        return _interpret(Source(None, ""), _from_environment(load(DestinationSettings)))
-    text = _read_text(path)
-    return _interpret(Source(path, text), _parse(path, text))
+        return _interpret(Source(None), _from_environment(load(DestinationSettings)))
+    return _interpret(Source(path), _parse(path, _read_text(path)))
 
 
 def _read_text(path: Path) -> str:
@@ -182,7 +180,7 @@ def _interpret(source: Source, document: Mapping[str, Any]) -> Configuration:
                 Match.of(route.match.patterns()),
                 tuple(route.to),
                 route.stop,
-                source.at("routes", number).line,
+                source.at("routes", number).key,
             )
             for number, route in enumerate(file.routes)
         )
@@ -195,7 +193,7 @@ def _declare(source: Source, table: DestinationTable) -> DeclaredDestination:
     kind = kinds.get(table.kind)
     if kind is None:
         raise source.at("kind").error(
-            f"kind: unknown kind {table.kind!r}{suggestion(table.kind, sorted(kinds))}"
+            f"unknown kind {table.kind!r}{suggestion(table.kind, sorted(kinds))}"
         )
     options = _validate(source, kind.options_type, table.model_extra or {}, also=DestinationTable)
     templates = table.templates
@@ -208,7 +206,7 @@ def _check_names(source: Source, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise source.at("destinations", number, "name").error(
-                f"name: two destinations are named {name!r}; rename one of them"
+                f"two destinations are named {name!r}; rename one of them"
             )
 
 
@@ -223,7 +221,7 @@ def _check_fallbacks(declared: Sequence[DeclaredDestination]) -> None:
         following: str | None = each.policy.fallback
         while following is not None:
             if following in visited:
-                raise source.error(f"fallback: the fallbacks form a loop through {following!r}")
+                raise source.error(f"the fallbacks form a loop through {following!r}")
             visited.add(following)
             following = fallbacks[following]
 
@@ -231,8 +229,7 @@ def _check_fallbacks(declared: Sequence[DeclaredDestination]) -> None:
 def _check_known(source: Source, referenced: Sequence[str], names: Sequence[str]) -> None:
     for name in referenced:
         if name not in names:
-            key = source.path[-1]
-            raise source.error(f"{key}: unknown destination {name!r}{suggestion(name, names)}")
+            raise source.error(f"unknown destination {name!r}{suggestion(name, names)}")
 
 
 def _validate(
@@ -252,26 +249,26 @@ def _validate(
     path = first["loc"]
     table_model = TABLES.get(str(next((w for w in path[-2::-1] if w in TABLES), "")), model)
     known = [name for each in (table_model, also) if each is not None for name in _fields(each)]
-    key = str(next((part for part in reversed(path) if isinstance(part, str)), "it"))
-    raise source.at(*path).error(_problem(first["type"], first["msg"], key, known))
+    if first["type"] == "extra_forbidden":
+        raise _unknown_key(source.at(*path[:-1]), str(path[-1]), known)
+    raise source.at(*path).error(_problem(first["type"], first["msg"]))
 
 
-def _problem(error: str, message: str, key: str, known: Sequence[str]) -> str:
-    """The message for a pydantic error of type ``error`` at ``key``."""
-    if error == "extra_forbidden":
-        if f"{key}_env" in known:
-            return (
-                f"{key}: set the value in an environment variable"
-                f" and write the variable's name in {key}_env"
-            )
-        return f"unknown key {plain(key)!r}{suggestion(key, known)}"
+def _unknown_key(table: Source, key: str, known: Sequence[str]) -> ConfigurationError:
+    if f"{key}_env" in known:
+        return table.at(key).error(
+            f"set the value in an environment variable and write the variable's name in {key}_env"
+        )
+    return table.error(f"unknown key {plain(key)!r}{suggestion(key, known)}")
+
+
+def _problem(error: str, message: str) -> str:
+    """The message for a pydantic error of type ``error``."""
     if error in _MESSAGES:
-        return f"{key}: {_MESSAGES[error]}"
-    for prefix in ("Value error, ", "Input should be "):
-        if message.startswith(prefix):
-            number = "a number " if error.startswith(("greater", "less")) else ""
-            return f"{key}: must be {number}{message.removeprefix(prefix)}"
-    return f"{key}: {_lower_first(message)}"
+        return _MESSAGES[error]
+    if message.startswith(("Value error, ", "Input should be ")):
+        return f"must be {requirement(message)}"
+    return _lower_first(message)
 
 
 def _fields(model: type[BaseModel]) -> list[str]:

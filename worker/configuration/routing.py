@@ -75,13 +75,13 @@ class Match:
 class Route:
     """Destinations for the subjects that match; ``stop`` skips the later routes.
 
-    ``line`` is its line in the configuration file.
+    ``key`` is its path in the configuration file, as ``routes[1]``.
     """
 
     match: Match
     to: tuple[str, ...]
     stop: bool = False
-    line: int | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ def _destination(declared: DeclaredDestination, http: HttpClient) -> Destination
     try:
         texts = Texts.of(declared.templates)
     except ConfigurationError as error:
-        raise declared.source.at("templates").error(f"templates: {error}") from None
+        raise declared.source.at("templates").error(str(error)) from None
     context = DestinationContext(http, texts, os.environ)
     try:
         return declared.kind.make(declared.policy.name, declared.options, context)
@@ -194,8 +194,8 @@ def _destination(declared: DeclaredDestination, http: HttpClient) -> Destination
         problem = str(error)
     if declared.source.file is None:
         raise ConfigurationError(_for_environment(problem))
-    option = problem.partition(":")[0]
-    raise declared.source.at(option).error(f"{declared.policy.name}: {problem}")
+    option, _, rest = problem.partition(": ")
+    raise declared.source.at(option).error(rest)
 
 
 def _for_environment(problem: str) -> str:

@@ -108,11 +108,13 @@ def test_a_test_that_fails_says_why(configured: World, run: Run) -> None:
 
 
 def test_routes_test(configured: World, run: Run) -> None:
-    """Prints the destinations and the line of each matching route."""
+    """Prints the destinations and each matching route."""
     configured.connect()
     taken = run("routes", "test", "--service", "telegram", "--json").json
     assert taken["destinations"] == ["qa"]
-    assert taken["by"] == [{"line": 13, "match": "service telegram", "to": ["qa"], "stop": False}]
+    assert taken["by"] == [
+        {"route": "routes[0]", "match": "service telegram", "to": ["qa"], "stop": False}
+    ]
     assert run("routes", "test", "--service", "google", "--json").json["destinations"] == []
     assert "- qa" in run("routes", "test", "--service", "telegram").out
 
@@ -136,7 +138,7 @@ def test_doctor_reports_the_file(
     assert "1 route to qa" in said
     assert "SMTP_URL is not used" in said
     assert "no route leads to here" not in said
-    assert "line 13: service telegram → qa" in said
+    assert "routes[0]: service telegram → qa" in said
 
 
 @on_sqlite
@@ -174,4 +176,6 @@ def test_doctor_reports_errors_in_the_file(configured: World, run: Run, tmp_path
     (tmp_path / "ours.toml").write_text(FILE.replace("fallback", "falback"))
     answer = run("doctor")
     assert answer.code == 1
-    assert "ours.toml:6: unknown key 'falback'; did you mean 'fallback'?" in answer.out
+    assert (
+        "ours.toml: destinations[0]: unknown key 'falback'; did you mean 'fallback'?" in answer.out
+    )
