@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 RECEIVER: Mapping[str, str] = {
     "addresses": "",
     "clock": "",
+    "discovery": "",
     "errors": "",
     "events": "",
     "failpoints": "",
@@ -31,7 +32,7 @@ RECEIVER: Mapping[str, str] = {
     "vault": "clock database errors",
     "settings": "database errors setting_types vault",
     "logs": "clock settings",
-    "providers": "errors events setting_types",
+    "providers": "discovery errors events setting_types",
     "inbox": "clock database errors failpoints ids queue vault",
     "web": ("addresses clock database errors inbox logs providers queue settings vault"),
 }

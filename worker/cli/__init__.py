@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gc
 import importlib
-import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 import typer
 
+from receiver import discovery
 from receiver.errors import CodecatchError
 
 
@@ -66,5 +66,5 @@ def _import_modules(names: Iterable[str]) -> list[ModuleType]:
 
 def _module_names(words: Sequence[str]) -> list[str]:
     """The module that the first word names, or all modules if it names none."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"]
+    names = [name.rpartition(".")[2] for name in discovery.module_names(__name__)]
     return list(words[:1]) if words and words[0] in names else names
