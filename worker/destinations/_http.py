@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from worker.destinations.base import DeliveryError
 from worker.http.client import AddressRefused, HostRefused, HttpClient, HttpError, NotSent, Response
 
 _MAX_PAUSE = 3600.0
+_DEFAULT_PAUSE = 30.0
 
 
 def post(
@@ -53,17 +52,9 @@ def post(
 
 
 def requested_pause(response: Response) -> float | None:
-    """The pause that ``Retry-After`` asks for, in seconds, an hour at most; None if there is none.
+    """The pause that the service asks for, in seconds, an hour at most; None if it asks for none.
 
-    RFC 9110, 10.2.3: a whole number of seconds, or a date.
+    A 429 without ``Retry-After`` asks for 30 seconds.
     """
-    value = response.headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value), _MAX_PAUSE)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    # A date is in GMT, even if it names no zone (RFC 9110, 5.6.7).
-    left = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(left, 0.0), _MAX_PAUSE)
+    pause = response.retry_after(at_most=_MAX_PAUSE)
+    return _DEFAULT_PAUSE if pause is None and response.status == 429 else pause

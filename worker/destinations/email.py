@@ -69,12 +69,12 @@ class Email(Destination):
 
     Args:
         name: unique among the configured destinations.
-        smtp_url: ``smtp://user:password@host:port``, ``smtps://…``; it holds a secret.
+        server: the mail server that it submits to.
         sender: an address, ``codecatch@example.com`` or ``Codecatch <codecatch@example.com>``.
         recipients: one address or more.
 
     Raises:
-        ValueError: an address or the URL cannot be used; the text holds nothing secret.
+        ValueError: an address cannot be used; the text does not quote it.
     """
 
     kind: ClassVar[str] = "email"
@@ -86,7 +86,7 @@ class Email(Destination):
         self,
         name: str,
         *,
-        smtp_url: str,
+        server: SmtpServer,
         sender: str,
         recipients: Sequence[str],
         texts: Texts | None = None,
@@ -97,20 +97,20 @@ class Email(Destination):
         self._sender = _address(sender, "from: the sender")
         self._people = tuple(_address(each, "to: a recipient") for each in recipients)
         self.recipients = tuple(dict.fromkeys(each.addr_spec for each in self._people))
-        self._sessions = SessionPool(SmtpServer.parse(smtp_url), ssl.create_default_context())
+        self._sessions = SessionPool(server, ssl.create_default_context())
 
     @classmethod
     def make(cls, name: str, options: EmailOptions, context: DestinationContext) -> Self:  # noqa: D102
         url = context.variable("url_env", options.url_env)
         try:
-            SmtpServer.parse(url)
+            server = SmtpServer.parse(url, options.url_env)
         except ValueError as error:
             raise ValueError(
                 f"url_env: the variable {options.url_env} cannot be used: {error}"
             ) from None
         return cls(
             name,
-            smtp_url=url,
+            server=server,
             sender=options.sender,
             recipients=options.to,
             texts=context.texts,

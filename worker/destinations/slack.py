@@ -14,8 +14,6 @@ from worker.destinations.base import DeliveryError, Destination, DestinationCont
 from worker.http.client import HttpClient, Response
 from worker.messages.text import Notification, Texts
 
-_DEFAULT_PAUSE = 30.0
-
 _NEW_WEBHOOK = "create a new incoming webhook in Slack and put its URL into the configuration"
 _BUG = "report this as a bug in codecatch, with the id of the delivery"
 
@@ -104,10 +102,7 @@ def _check(response: Response) -> None:
     if 200 <= status < 300:
         raise DeliveryError("the response was a success, but not in Slack's form", unknown=True)
     if status == 429:
-        pause = requested_pause(response)
-        raise DeliveryError(
-            "Slack asked for a pause", retry_after=_DEFAULT_PAUSE if pause is None else pause
-        )
+        raise DeliveryError("Slack asked for a pause", retry_after=requested_pause(response))
     if status >= 500 or status == 408:
         raise DeliveryError(f"Slack failed with status {status}")
     if word in REFUSALS:

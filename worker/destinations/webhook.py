@@ -20,7 +20,6 @@ from worker.http.client import HttpClient, Response, encode_json
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
-_DEFAULT_PAUSE = 30.0
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of every secret
 _SECRET_BYTES = range(24, 65)
 
@@ -171,8 +170,6 @@ def _check(response: Response) -> None:
     if status == 410:
         raise DeliveryError("the receiver accepts no more webhooks (410)", permanent=True)
     pause = requested_pause(response)
-    if status == 429 and pause is None:
-        pause = _DEFAULT_PAUSE
     if pause is not None and status in {429, 502, 503, 504}:
         raise DeliveryError(f"the receiver asked for a pause ({status})", retry_after=pause)
     raise DeliveryError(f"the receiver answered with status {status}")

@@ -17,13 +17,16 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from typing import Final, NoReturn
 
 import httpcore2
 import httpx2
 
+from receiver import clock
 from worker.http.hosts import Hosts
 from worker.http.network import AddressNotAllowed, NetworkBackend
 
@@ -66,6 +69,22 @@ class Response:
             return jsonlib.loads(self.body, parse_float=Decimal, parse_constant=_refuse_constant)
         except RecursionError:
             raise ValueError("JSON nested too deeply") from None
+
+    def retry_after(self, *, at_most: float) -> float | None:
+        """The pause in seconds that ``Retry-After`` asks for; None if it asks for none.
+
+        RFC 9110, 10.2.3: a whole number of seconds, or a date.
+        """
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdigit():
+            return min(float(value), at_most)
+        try:
+            until = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        # A date is in GMT, even if it names no zone (RFC 9110, 5.6.7).
+        left = (until.replace(tzinfo=until.tzinfo or UTC) - clock.now()).total_seconds()
+        return min(max(left, 0.0), at_most)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -6,16 +6,15 @@ are allowed, never to the name, which could resolve differently the next time (D
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpcore2
 
 from worker.http import hosts
 from worker.http.hosts import Hosts
+from worker.http.resolver import resolve
 
 # The deadline is checked again after each piece.
 _WRITE_BYTES = 16 * 1024
@@ -40,17 +39,18 @@ class NetworkBackend(httpcore2.NetworkBackend):
         self._listed = listed
         self._private = private
         self._sockets = httpcore2.SyncBackend()
-        # getaddrinfo has no timeout, so it runs in a thread that is waited for until the deadline.
-        self._resolver = ThreadPoolExecutor(4, thread_name_prefix="resolve")
+        self._is_closed = False
 
     def close(self) -> None:
-        """Stop resolving names."""
-        self._resolver.shutdown(wait=False, cancel_futures=True)
+        """Open no more connections."""
+        self._is_closed = True
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **more: Any
     ) -> httpcore2.NetworkStream:
         """Connect to the first allowed address of the host that accepts a connection."""
+        if self._is_closed:
+            raise httpcore2.ConnectError("the client is closed")
         addresses = self._addresses(host, port, timeout)
         failure: Exception = httpcore2.ConnectError("the name has no address")
         for tried, address in enumerate(addresses):
@@ -67,15 +67,11 @@ class NetworkBackend(httpcore2.NetworkBackend):
     def _addresses(self, host: str, port: int, deadline: float | None) -> list[str]:
         """Resolve the host; only the allowed addresses, without duplicates."""
         try:
-            found = self._resolver.submit(
-                socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
-            ).result(_left(deadline, httpcore2.ConnectTimeout))
+            found = resolve(host, port, _left(deadline, httpcore2.ConnectTimeout))
         except TimeoutError:
             raise httpcore2.ConnectTimeout from None
-        except (OSError, UnicodeError):
+        except OSError:
             raise httpcore2.ConnectError("the name does not resolve") from None
-        except RuntimeError:
-            raise httpcore2.ConnectError("the client is closed") from None
         resolved = list(dict.fromkeys(str(address[0]) for *_, address in found))
         allowed = [address for address in resolved if self._is_allowed(host, port, address)]
         if resolved and not allowed:

@@ -11,12 +11,9 @@ import abc
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
-from receiver.clock import now
 from worker.http.client import HostRefused, HttpClient, NotSent, OutcomeUnknown, Response
 from worker.providers.errors import (
     InvalidRequest,
@@ -202,24 +199,8 @@ class ProviderApi(abc.ABC):
             status=response.status,
             code=code,
             detail="".join(filter(str.isprintable, detail))[:_MAX_DETAIL_LENGTH].strip() or None,
-            retry_after=retry_after(response.headers.get("retry-after"), now()),
+            retry_after=response.retry_after(at_most=_MAX_RETRY_AFTER),
         )
-
-
-def retry_after(value: str | None, at: datetime) -> float | None:
-    """Return the seconds to wait from a Retry-After header of either form, at most a day."""
-    text = (value or "").strip()
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        seconds = float(text)
-    else:
-        try:
-            until = parsedate_to_datetime(text)
-        except ValueError:
-            return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
-        seconds = (until - at).total_seconds()
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
 
 
 def _segment(about: str, part: str) -> str:

@@ -27,6 +27,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from worker.destinations.base import DeliveryError
 from worker.destinations.email import Email
+from worker.destinations.smtp.url import SmtpServer
 from worker.http.client import HttpClient
 from worker.messages.text import Notification
 
@@ -297,7 +298,8 @@ def email(
         deadline = seconds
 
     url = f"{scheme}://{login}127.0.0.1:{port}{options}"
-    return Quick("mail", smtp_url=url, sender="codecatch@example.org", recipients=people)
+    server = SmtpServer.parse(url, "MAIL_URL")
+    return Quick("mail", server=server, sender="codecatch@example.org", recipients=people)
 
 
 def failure(destination: Email) -> DeliveryError:

@@ -24,6 +24,7 @@ from worker.destinations.base import DeliveryError, Destination, DestinationCont
 from worker.destinations.console import Console
 from worker.destinations.email import Email
 from worker.destinations.slack import Slack
+from worker.destinations.smtp.url import SmtpServer
 from worker.destinations.webhook import Webhook
 from worker.http.client import HttpClient
 from worker.messages.text import Texts
@@ -154,9 +155,11 @@ class _EmailService(RemoteService):
             deadline = SHORT
 
         self.server = server
-        url = f"smtp://127.0.0.1:{server.port}"
         self.destination = Quick(
-            "mail", smtp_url=url, sender="codecatch@example.org", recipients=["qa@example.org"]
+            "mail",
+            server=SmtpServer("127.0.0.1", server.port),
+            sender="codecatch@example.org",
+            recipients=["qa@example.org"],
         )
 
     def refuse(self) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.worker.destinations.conftest import SMS
 from worker.destinations.email import Email, compose
+from worker.destinations.smtp.url import SmtpServer
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
@@ -176,7 +177,7 @@ def test_bytes_suit_any_server(text: str) -> None:
 def test_addresses_that_cannot_be_used(sender: str, recipients: list[str]) -> None:
     """A malformed address, or one that could inject commands, is refused."""
     with pytest.raises(ValueError, match=r"sender|recipient") as caught:
-        Email("mail", smtp_url="smtp://127.0.0.1", sender=sender, recipients=recipients)
+        Email("mail", server=SmtpServer("127.0.0.1", 25), sender=sender, recipients=recipients)
     assert "example" not in str(caught.value)
 
 
@@ -184,7 +185,7 @@ def test_sender_may_have_a_name() -> None:
     """A display name may hold any visible characters."""
     destination = Email(
         "mail",
-        smtp_url="smtp://127.0.0.1",
+        server=SmtpServer("127.0.0.1", 25),
         sender="Wächter <codecatch@example.org>",
         recipients=["QA <qa@example.org>"],
     )

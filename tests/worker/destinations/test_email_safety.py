@@ -112,7 +112,7 @@ def test_wrong_password(start_smtp: StartSmtp) -> None:
 
     assert error.permanent
     assert "535" in error.reason
-    assert "SMTP_URL" in error.reason
+    assert "correct MAIL_URL" in error.reason
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,5 @@ def test_tls_spoken_to_a_plain_port(scripted_smtp: ScriptedSmtp) -> None:
     error = failure(email(scripted_smtp.port, scheme="smtps"))
 
     assert "TLS" in error.reason
+    assert "port of MAIL_URL" in error.reason
     assert not error.permanent

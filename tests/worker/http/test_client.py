@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -19,6 +20,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from receiver import clock
 from worker.http.client import (
     HostRefused,
     HttpClient,
@@ -206,6 +208,34 @@ def test_a_response_is_complete() -> None:
         response = client.request("GET", server.url())
     assert (response.status, response.body) == (503, b"abcde")
     assert (response.headers["retry-after"], response.headers["x-a"]) == ("7", "1, 2")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("30", 30.0),
+        (" 120 ", 120.0),
+        ("0", 0.0),
+        ("99999999999", 3600.0),
+        ("9" * 5000, 3600.0),
+        ("Sat, 14 Mar 2026 07:00:42 GMT", 42.0),
+        ("Sat, 14 Mar 2026 07:00:42 -0000", 42.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Fri, 31 Dec 2999 23:59:59 -0000", 3600.0),
+        ("soon", None),
+        ("-5", None),
+        ("1e9", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after(
+    monkeypatch: pytest.MonkeyPatch, header: str | None, seconds: float | None
+) -> None:
+    """Seconds and dates are read, up to the caller's limit; anything else asks for no pause."""
+    monkeypatch.setattr(clock, "now", lambda: datetime(2026, 3, 14, 7, tzinfo=UTC))
+    response = Response(429, {} if header is None else {"retry-after": header}, b"")
+    assert response.retry_after(at_most=3600) == seconds
 
 
 def test_response_shows_no_content() -> None:

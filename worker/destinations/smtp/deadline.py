@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import socket
-import threading
 import time
-from typing import Any
+
+from worker.http.resolver import resolve
 
 _MAX_RECEIVED = 1024 * 1024
 
@@ -60,28 +59,9 @@ class LineReader:
         """Do nothing: the owner closes the socket."""
 
 
-def resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """``getaddrinfo`` in a thread, because it has no time-out and cannot be interrupted."""
-    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-        except OSError as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, name="smtp-resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=deadline.remaining())
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer
-
-
-def connect(addresses: list[Any], deadline: Deadline) -> socket.socket:
+def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
     """Connect to the first address that accepts; each gets an equal share of the time left."""
+    addresses = resolve(host, port, deadline.remaining())
     failure = OSError("no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = socket.socket(family, kind, protocol)

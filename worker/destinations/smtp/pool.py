@@ -56,7 +56,7 @@ class SessionPool:
         try:
             return self._submit(deadline, sender, recipients, message)
         except (smtplib.SMTPException, OSError) as error:
-            failure = delivery_error(error, deadline)
+            failure = delivery_error(error, deadline, self._server)
         # Raised outside of the handler: the context would carry the server's text, which may
         # hold addresses, into tracebacks.
         raise failure

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from worker.destinations.base import DeliveryError
-from worker.destinations.smtp.deadline import Deadline, LineReader, connect, resolve
+from worker.destinations.smtp.deadline import Deadline, LineReader, connect
 from worker.destinations.smtp.url import SmtpServer
 
 
@@ -106,7 +106,7 @@ class Session(smtplib.SMTP):
 
     def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
         """Connect; ``smtplib`` calls this."""
-        connection = connect(resolve(host, port, self._deadline), self._deadline)
+        connection = connect(host, port, self._deadline)
         if not self._server.implicit_tls:
             return connection
         try:
@@ -145,7 +145,7 @@ class Session(smtplib.SMTP):
             failure = "the mail server offers no login method that codecatch supports"
         else:
             return
-        raise DeliveryError(f"{failure}; correct SMTP_URL", permanent=True)
+        raise DeliveryError(f"{failure}; correct {self._server.variable}", permanent=True)
 
 
 def _is_loopback(connection: socket.socket | None) -> bool:
@@ -194,7 +194,9 @@ def refusals(what: str, codes: Mapping[str, int], *, all_refused: bool) -> Deliv
     )
 
 
-def delivery_error(error: smtplib.SMTPException | OSError, deadline: Deadline) -> DeliveryError:
+def delivery_error(
+    error: smtplib.SMTPException | OSError, deadline: Deadline, server: SmtpServer
+) -> DeliveryError:
     """The error of a message that was not submitted, without quoting the server."""
     match error:
         case smtplib.SMTPResponseException():
@@ -206,7 +208,7 @@ def delivery_error(error: smtplib.SMTPException | OSError, deadline: Deadline) -
                 permanent=True,
             )
         case ssl.SSLError():
-            return DeliveryError("the TLS handshake failed; check the port of SMTP_URL")
+            return DeliveryError(f"the TLS handshake failed; check the port of {server.variable}")
         case _ if deadline.expired:
             return DeliveryError("the mail server did not answer in time")
         case smtplib.SMTPServerDisconnected():

@@ -8,7 +8,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Address, encryption and credentials of a mail server."""
+    """Address, encryption and credentials of a mail server.
+
+    ``variable`` is the environment variable that they come from, for error messages.
+    """
 
     host: str
     port: int
@@ -16,9 +19,10 @@ class SmtpServer:
     starttls_required: bool = False
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    variable: str = "its URL"
 
     @classmethod
-    def parse(cls, url: str) -> SmtpServer:
+    def parse(cls, url: str, variable: str = "its URL") -> SmtpServer:
         """Read ``smtp://user:password@host:port?starttls=required`` or ``smtps://…``.
 
         User and password are percent-encoded. The default port is 465 for ``smtps``; for
@@ -64,4 +68,5 @@ class SmtpServer:
             starttls_required=bool(options),
             user=user or None,
             password=password or None,
+            variable=variable,
         )
