@@ -39,14 +39,16 @@ class Caller:
         """
         deadline = time.monotonic() + LONGEST_WAIT
         has_waited = False
-        while (refused := self._try_debit(call)) is not None:
-            until, pause = refused
-            seconds = pause.total_seconds()
-            if seconds > deadline - time.monotonic():
-                raise OutOfBudget(until)
-            if not has_waited:
-                has_waited = True
-                self.on_wait(until)
+        while True:
+            try:
+                return self._pay(call)
+            except OutOfBudget as refused:
+                seconds = refused.pause.total_seconds()
+                if seconds > deadline - time.monotonic():
+                    raise
+                if not has_waited:
+                    has_waited = True
+                    self.on_wait(refused.until)
             time.sleep(seconds)
 
     def make(self, call: Call, arguments: Mapping[str, object]) -> Answer:
@@ -67,17 +69,10 @@ class Caller:
         budget = self.api.budget_of(call.name)
         return budget_key(self.api.client.name, budget), budget
 
-    def _try_debit(self, call: Call) -> tuple[datetime, timedelta] | None:
-        """Debit a call and return None, or return when it is allowed, and in how long."""
-        key, name = self._key(call)
+    def _pay(self, call: Call) -> None:
+        key, budget = self._key(call)
         with self.database.transaction() as session:
-            now = self.database.now(session)
-            budget = call_budgets.lock(session, key)
-            until = call_budgets.available_at(budget, self.api.limit(name), now)
-            if until > now:
-                return until, until - now
-            call_budgets.debit(budget, now)
-            return None
+            call_budgets.pay(session, self.database, key, self.api.limit(budget))
 
     def _block(self, call: Call, pause: timedelta) -> None:
         with self.database.transaction() as session:

@@ -18,7 +18,7 @@ from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.failpoints import reach
 from worker.orders.store import OrderStatus
 from worker.outbox import backoff, call_budgets, leases
-from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, OutOfBudget, budget_key
+from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, budget_key
 from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
 from worker.outbox.planner import Planner, planning
 from worker.providers.errors import ProviderError, RateLimited
@@ -78,13 +78,9 @@ class Task:
             OutOfBudget: the call is not allowed now.
             LeaseLost: the claim no longer holds.
         """
-        with self.runtime.database.transaction() as session:
-            budget = call_budgets.lock(session, budget_key(self.row.provider, self.budget))
-            now = self.runtime.database.now(session)
-            until = call_budgets.available_at(budget, self.api.limit(self.budget), now)
-            if until > now:
-                raise OutOfBudget(until)
-            call_budgets.debit(budget, now)
+        database, key = self.runtime.database, budget_key(self.row.provider, self.budget)
+        with database.transaction() as session:
+            now = call_budgets.pay(session, database, key, self.api.limit(self.budget))
             leases.renew(session, _TABLE, self.claim, now=now, lease=CALL_LEASE)
 
 

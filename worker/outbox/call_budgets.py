@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import String, bindparam
 from sqlmodel import Session, col, select
 
-from receiver.database.engine import insert_once
+from receiver.database.engine import Database, insert_once
 from worker.schema.models import Budget, table_of
 
 # A call is debited before it is sent, and calls take different times to reach the provider.
@@ -30,11 +30,12 @@ _LOCKED: Final = (
 
 
 class OutOfBudget(Exception):
-    """The call is not allowed yet; ``until`` is when it will be."""
+    """The call is not allowed yet; ``until`` is when it will be, in ``pause``."""
 
-    def __init__(self, until: datetime) -> None:
+    def __init__(self, until: datetime, now: datetime) -> None:
         super().__init__("the call budget is used up")
         self.until = until
+        self.pause = until - now
 
 
 def budget_key(provider: str, budget: str) -> str:
@@ -82,6 +83,21 @@ def debit(budget: Budget, now: datetime, calls: int = 1) -> None:
     spent = dict(_within_window(budget, now))
     spent[this_second] = spent.get(this_second, 0) + calls
     budget.spent = json.dumps(sorted(spent.items()))
+
+
+def pay(session: Session, database: Database, key: str, limit: int) -> datetime:
+    """Debit one call and return the time. Roll back the transaction if the call is not made.
+
+    Raises:
+        OutOfBudget: the call is not allowed now.
+    """
+    budget = lock(session, key)
+    now = database.now(session)  # after the lock, which may have taken time
+    until = available_at(budget, limit, now)
+    if until > now:
+        raise OutOfBudget(until, now)
+    debit(budget, now)
+    return now
 
 
 def block(session: Session, key: str, until: datetime) -> None:

@@ -26,7 +26,7 @@ from worker.providers.capabilities import CONFIRMATION_CALLS, ReportsOrders
 from worker.reconciliation.merge import Query
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
-from worker.schema.models import OPEN, Budget, Confirmation, Order, Reconciliation, table_of
+from worker.schema.models import OPEN, Confirmation, Order, Reconciliation, table_of
 from worker.schema.states import HISTORY, ORDER
 
 # Calls in flight per provider: a provider that hangs blocks no more of the sender's threads.
@@ -61,11 +61,12 @@ class Task:
             OutOfBudget: the call is not allowed now.
             LeaseLost: the claim no longer holds.
         """
-        with self.runtime.database.transaction() as session:
-            budget, until, now = _budget(self.runtime, session, self.api, self.client, self.row)
-            if until > now:
-                raise OutOfBudget(until)
-            call_budgets.debit(budget, now)
+        database, provider = self.runtime.database, self.row.provider
+        class_, limit = _budget(self.api, self.client, self.row)
+        with database.transaction() as session:
+            now = call_budgets.pay(session, database, budget_key(provider, class_), limit)
+            if _is_urgent_waiting(session, self.api, provider, class_, now):
+                raise OutOfBudget(now + _BUSY_DELAY, now)
             leases.renew(session, TABLE, self.claim, now=now, lease=CALL_LEASE)
 
 
@@ -117,8 +118,14 @@ def claim(runtime: Runtime, row_id: str) -> Task | None:
         if api is None or not isinstance(api.client, ReportsOrders):
             _defer(session, row_id, runtime.database.now(session) + _MINUTE)
             return None
-        budget, until, now = _budget(runtime, session, api, api.client, row)
-        if until <= now and _count_in_flight(session, row.provider, now) >= MAX_IN_FLIGHT:
+        class_, limit = _budget(api, api.client, row)
+        budget = call_budgets.lock(session, budget_key(row.provider, class_))
+        now = runtime.database.now(session)  # after the lock, which may have taken time
+        until = call_budgets.available_at(budget, limit, now)
+        if until <= now and (
+            _is_urgent_waiting(session, api, row.provider, class_, now)
+            or _count_in_flight(session, row.provider, now) >= MAX_IN_FLIGHT
+        ):
             until = now + _BUSY_DELAY
         if until > now:
             _defer(session, row_id, until)
@@ -217,22 +224,11 @@ def postpone_orders(
     session.connection().execute(statement)
 
 
-def _budget(
-    runtime: Runtime, session: Session, api: Api, client: ReportsOrders, row: Reconciliation
-) -> tuple[Budget, datetime, datetime]:
-    """The budget of the row's calls, locked; when it allows one of them; and the time now."""
-    class_ = _budget_class(api, client, row)
-    budget = call_budgets.lock(session, budget_key(row.provider, class_))
-    now = runtime.database.now(session)  # after the lock, which may have taken time
-    until = call_budgets.available_at(budget, spendable(api.limit(class_)), now)
-    if until <= now and _is_urgent_waiting(session, api, row.provider, class_, now):
-        until = now + _BUSY_DELAY
-    return budget, until, now
-
-
-def _budget_class(api: Api, client: ReportsOrders, row: Reconciliation) -> str:
+def _budget(api: Api, client: ReportsOrders, row: Reconciliation) -> tuple[str, int]:
+    """The class of the row's calls, and how many of them polling may make."""
     policy = client.polling_policy()
-    return api.budget_of(policy.order_call if row.action == ORDER else policy.page_call)
+    class_ = api.budget_of(policy.order_call if row.action == ORDER else policy.page_call)
+    return class_, spendable(api.limit(class_))
 
 
 def _is_urgent_waiting(
@@ -285,8 +281,9 @@ def _write(task: Task, write: WriteResult) -> tuple[Planner, AttemptResult]:
     with planning(task.runtime.database) as planner:
         result = write(planner)
         if result.block is not None:
-            key = budget_key(task.row.provider, _budget_class(task.api, task.client, task.row))
-            call_budgets.block(planner.session, key, planner.now + result.block)
+            class_, _ = _budget(task.api, task.client, task.row)
+            until = planner.now + result.block
+            call_budgets.block(planner.session, budget_key(task.row.provider, class_), until)
         if result.delay is None:
             leases.finish(planner.session, TABLE, task.claim, **result.values)
         else:
