@@ -135,7 +135,8 @@ def test_an_altered_code_is_an_error(world: World, run: Run) -> None:
     runtime = world.connect()
     handle(runtime, virtualsms_v2(order="ord_1"))
     row = only_row(runtime, Code)
-    change(runtime, row, code=(row.code or b"")[:-1] + b"x")
+    sealed = row.code or b""
+    change(runtime, row, code=sealed[:-1] + bytes([sealed[-1] ^ 1]))
     answer = run("wait", "ord_1")
     assert (answer.code, answer.out) == (1, "")
     assert row.id in answer.err
