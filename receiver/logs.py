@@ -207,7 +207,7 @@ def _write_direct(fast: _FastLines, lines: Sequence[str]) -> None:
 
 
 def _time() -> str:
-    return f"{clock.now().isoformat()[:-6]}Z"
+    return clock.iso(clock.now(), "microseconds")
 
 
 def _format(chosen: _Format | None) -> _Format:

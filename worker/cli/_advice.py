@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from worker.messages import masking
 from worker.outbox.call_budgets import RATE_LIMIT_PAUSE
 from worker.providers.errors import (
     AccountLocked,
@@ -45,14 +44,13 @@ _ADVICE: dict[type[ProviderError], str] = {
     InvalidRequest: "check the arguments",
     ProviderUnreachable: "no request was sent; check the network and {PROVIDER}_API_URL",
 }
-_LONG_NUMBER = re.compile(r"\d{6,}")
 
 
 def explain(error: ProviderError, provider: str, *, reveal: bool) -> str:
     """One line for ``error``; long numbers in the provider's detail are masked unless revealed."""
     detail = error.detail or ""
     if not reveal:
-        detail = _LONG_NUMBER.sub("••••••", detail)
+        detail = masking.long_numbers(detail)
     message = f"{error} ({detail})" if detail else str(error)
     return f"{message}: {_advice(error).replace('{PROVIDER}', provider.upper())}"
 

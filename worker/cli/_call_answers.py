@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Any, get_args, get_origin, get_type_hints
 
 from worker.calls.caller import Answer
-from worker.cli._output import Output, mask, write_error
+from worker.cli._output import Output, write_error
+from worker.messages import masking
 from worker.providers.results import Page, Result
 
 
@@ -54,7 +55,7 @@ def _value(field: Field[Any], value: object, *, reveal: bool) -> Any:
         return [_row(each, reveal=reveal) for each in value]
     if isinstance(value, Decimal):
         return format(value, "f")
-    return value if field.repr or reveal else mask(field.name, value)
+    return value if field.repr or reveal else masking.mask(field.name, value)
 
 
 def _shown(result: Result | type[Result]) -> list[Field[Any]]:

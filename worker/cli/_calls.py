@@ -26,7 +26,6 @@ from worker.cli._call_parameters import option
 from worker.cli._output import Output, write, write_error
 from worker.cli._store import Store, open_store
 from worker.cli.wait import TIMED_OUT
-from worker.messages.text import timestamp
 from worker.outbox.call_budgets import OutOfBudget
 from worker.providers.base import Call, ProviderApi
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
@@ -111,7 +110,7 @@ class _Invocation:
             except OutOfBudget as spent:
                 write_error(
                     f"{self._name}: the call budget is used up; "
-                    f"try again after {timestamp(spent.until)}"
+                    f"try again after {clock.iso(spent.until, 'seconds')}"
                 )
                 raise typer.Exit(1) from None
             asked_at = clock.now()
@@ -152,7 +151,8 @@ class _Invocation:
             raise typer.Exit(1)
 
     def _report_wait(self, until: datetime) -> None:
-        write_error(f"{self._name}: the call budget is used up; waiting until {timestamp(until)}")
+        moment = clock.iso(until, "seconds")
+        write_error(f"{self._name}: the call budget is used up; waiting until {moment}")
 
     def _show(self, answer: Answer, client: ProviderApi, store: Store, asked_at: datetime) -> None:
         reported = answer.as_reported_order(self.arguments) if isinstance(answer, Result) else None

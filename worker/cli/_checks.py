@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from receiver import queue
+from receiver.clock import iso
 from receiver.database import heartbeats
 from receiver.database.engine import Database, kind_of
 from receiver.errors import ConfigurationError
@@ -23,7 +24,6 @@ from receiver.vault import index_key
 from worker.cli._store import check_exists, count_spooled
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
-from worker.messages.text import timestamp
 from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
@@ -120,7 +120,8 @@ def _parts(session: Session, database: Database) -> Iterator[Check]:
 def _reconciliation(session: Session) -> Iterator[Check]:
     for row in claims.history_rows(session):
         name, polled = f"{row.provider} orders", claims.count_open(session, row.provider)
-        read = f"last read at {timestamp(row.answered_at)}" if row.answered_at else "not read yet"
+        at = row.answered_at
+        read = f"last read at {iso(at, 'seconds')}" if at else "not read yet"
         says = f"open orders that are polled: {polled}; order list: {read}"
         if row.failures:
             yield Check(NOTICE, name, f"{says}; the last attempt failed: {row.error}")

@@ -12,13 +12,14 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
+from receiver.clock import iso
 from worker.messages import masking
-from worker.messages.text import plain, shorten, timestamp
+from worker.messages.text import plain, shorten
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.")]
@@ -81,12 +82,7 @@ class Output:
             return self.masked(value)
         if isinstance(value, list):
             return [self._masked(key, item) for item in value]
-        return value if self.reveal or key not in _MASKS else mask(key, value)
-
-
-def mask(key: str, value: Any) -> Any:
-    """The masked form of a secret by its field name; hidden entirely if the name is unknown."""
-    return None if value is None else _MASKS.get(key, masking.hidden)(str(value))
+        return value if self.reveal or key not in masking.MASKS else masking.mask(key, value)
 
 
 def write(text: str) -> None:
@@ -99,20 +95,6 @@ def write(text: str) -> None:
 def write_error(text: str) -> None:
     """Write a line to standard error."""
     typer.echo(f"codecatch: {plain(text)}", err=True)
-
-
-_MASKS = {
-    "code": masking.code,
-    "phone_number": masking.phone,
-    "text": masking.hidden,
-    "body": masking.hidden,
-    "origin": masking.hidden,
-}
-
-
-def iso(moment: datetime) -> str:
-    """UTC ISO 8601 to the millisecond."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _json(value: Any, indent: int | None = 2) -> str:
@@ -136,7 +118,7 @@ def _csv(keys: Sequence[str], rows: Iterable[Row], *, header: bool) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
-        return timestamp(value)
+        return iso(value, "seconds")
     if value is None:
         return _EMPTY_CELL
     return shorten(plain(str(value)), _MAX_CELL_WIDTH) or _EMPTY_CELL
@@ -187,6 +169,6 @@ def _lines(row: Row, depth: int = 0) -> Iterable[str]:
                 yield f"{indent}  - {first.lstrip()}"
                 yield from rest
         else:
-            text = timestamp(value) if isinstance(value, datetime) else value
+            text = iso(value, "seconds") if isinstance(value, datetime) else value
             shown = _EMPTY_CELL if text is None else plain(str(text)) or _EMPTY_CELL
             yield f"{indent}{f'{key}:':<{width}} {shown}"

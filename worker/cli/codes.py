@@ -13,6 +13,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from worker.cli import _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import open_store
+from worker.messages import masking
 from worker.queries import codes
 from worker.queries.filters import DEFAULT_LIMIT, Filters, Row
 from worker.schema.states import READY
@@ -110,8 +111,7 @@ def tail(
 
 def _hide_code(row: Row) -> Row:
     """Mask a code that is not ready, so that nobody mistakes it for a good one."""
-    masked = Output()
-    return {**row, **masked.masked({key: row[key] for key in ("code", "text")})}
+    return {**row, **{key: masking.mask(key, row[key]) for key in ("code", "text")}}
 
 
 def _follow(filters: Filters) -> Generator[Row, None, None]:

@@ -112,8 +112,6 @@ def read(session: Session, ids: Sequence[str]) -> dict[str, tuple[DeliveryRow, D
 
 
 _OURSELVES = "codecatch"
-# There is no masked form of a text: it holds the code.
-_MASKED = {"phone_number": masking.phone, "code": masking.code}
 
 
 def compose(
@@ -198,5 +196,8 @@ def redact(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str |
     """Mask or drop the code, text and phone number according to ``reveal``."""
     if reveal == "full":
         return dict(secrets)
-    masks = _MASKED if reveal == "masked" else {}
-    return {name: masks[name](text) for name, text in secrets.items() if text and name in masks}
+    if reveal == "none":
+        return {}
+    # Only dots would be left of a text, which holds the code.
+    parts = (name for name in secrets if masking.MASKS[name] is not masking.hidden)
+    return {name: masking.mask(name, secrets[name]) for name in parts if secrets[name]}

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from standardwebhooks import Webhook as Signer
 
+from receiver.clock import iso
 from worker.destinations._http import post, requested_pause
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response, encode_json
@@ -124,7 +125,7 @@ def payload(notification: Notification, now: datetime) -> dict[str, Any]:
     occurred_at = notification.received_at or now
     return {
         "type": notification.type,
-        "timestamp": messages.timestamp(occurred_at),
+        "timestamp": iso(occurred_at, "seconds"),
         "data": {
             "event_id": notification.event_id,
             "delivery_id": notification.delivery_id,
@@ -141,7 +142,7 @@ def payload(notification: Notification, now: datetime) -> dict[str, Any]:
             },
             "text": text if text is None else messages.paragraphs(text),
             "received_at": (
-                messages.timestamp(notification.received_at) if notification.received_at else None
+                iso(notification.received_at, "seconds") if notification.received_at else None
             ),
             "marks": [messages.plain(mark) for mark in notification.marks],
             "detail": notification.detail and messages.paragraphs(notification.detail),

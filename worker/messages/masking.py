@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 _DOT = "•"
 _MAX_DOTS = 8
+# Six digits or more may be a code, a phone number or a key.
+_LONG_NUMBER = re.compile(r"\d{6,}")
 
 
 def code(text: str) -> str:
@@ -21,6 +27,26 @@ def phone(number: str) -> str:
 def hidden(_: str) -> str:
     """Mask everything, the length too."""
     return _dots(_MAX_DOTS)
+
+
+def long_numbers(text: str) -> str:
+    """Mask every run of six digits or more in a text that is not secret as a whole."""
+    return _LONG_NUMBER.sub(_dots(6), text)
+
+
+# How each field is masked, by its name everywhere.
+MASKS: Final[Mapping[str, Callable[[str], str]]] = {
+    "code": code,
+    "phone_number": phone,
+    "text": hidden,
+    "body": hidden,
+    "origin": hidden,
+}
+
+
+def mask(field: str, value: Any) -> str | None:
+    """Mask the value of a secret field; entirely if the field is not in the table."""
+    return None if value is None else MASKS.get(field, hidden)(str(value))
 
 
 def _dots(count: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import structlog
 
+from receiver.clock import iso
 from worker.messages.rendering import EXAMPLES, HTML, TEXT, TITLE, Templates
 
 _SEPARATOR = " · "
@@ -169,13 +170,14 @@ def title(notification: Notification) -> str:
 
 def fields(notification: Notification) -> list[tuple[str, str]]:
     """The known fields as label and value, the most useful first."""
+    received = notification.received_at
     facts = [
         ("Service", notification.service),
         ("Number", notification.phone_number),
         ("Order", notification.order_id),
         ("Country", notification.country),
         ("Provider", notification.provider),
-        ("Received", timestamp(notification.received_at) if notification.received_at else None),
+        ("Received", iso(received, "seconds") if received else None),
         ("Valid until", _validity(notification)),
     ]
     cleaned = ((label, plain(value or "")) for label, value in facts)
@@ -216,12 +218,6 @@ def validity(notification: Notification) -> str:
     return f"valid until {until}" if until else ""
 
 
-def timestamp(moment: datetime) -> str:
-    """``moment`` as ISO 8601 in UTC, to the second; without a zone it is taken as UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _with_detail(head: str, notification: Notification) -> str:
     detail = plain(notification.detail or "")
     return f"{head}: {shorten(detail, _MAX_SUMMARY_DETAIL)}" if detail else head
@@ -242,7 +238,7 @@ def _view(notification: Notification) -> dict[str, Any]:
         "title": title(notification),
         "text": paragraphs(notification.text or ""),
         "detail": paragraphs(notification.detail or ""),
-        "received": timestamp(received) if received else "",
+        "received": iso(received, "seconds") if received else "",
         "validity": validity(notification),
         "marks": [mark for mark in map(plain, notification.marks) if mark],
         "fields": fields(notification),

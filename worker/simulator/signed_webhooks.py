@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -204,7 +204,7 @@ def _v1(name: str, event: str, details: EventDetails) -> dict[str, Any]:
     return {
         "id": details.event_id,
         "type": name,
-        "created_at": iso(details.at),
+        "created_at": clock.iso(details.at),
         "account_id": "00000000-0000-4000-8000-000000000000",
         "data": _fields(event, details),
     }
@@ -225,7 +225,7 @@ def _daisysim(name: str, _: str, details: EventDetails) -> dict[str, Any]:
         "phone_number": details.phone,
         "service": details.service,
         "code": details.code,
-        "received_at": iso(details.at),
+        "received_at": clock.iso(details.at),
     }
 
 
@@ -251,14 +251,9 @@ def _fields(event: str, details: EventDetails) -> dict[str, Any]:
     }
     if event == SmsReceived.type:
         text = f"Your {details.service} code is {details.code}"
-        fields |= {"code": details.code, "full_text": text, "received_at": iso(details.at)}
+        fields |= {"code": details.code, "full_text": text, "received_at": clock.iso(details.at)}
     return {**fields, **details.extra}
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def iso(moment: datetime) -> str:
-    """A time in the providers' format: UTC, milliseconds, with a ``Z``."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

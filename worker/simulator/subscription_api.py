@@ -14,11 +14,12 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.clock import iso
 from worker.http.client import encode_json
 from worker.simulator import signed_webhooks
 from worker.simulator.errors import ApiError
 from worker.simulator.gate import ApiConventions, ApiRequest, Gate
-from worker.simulator.signed_webhooks import VIRTUALSMS, iso
+from worker.simulator.signed_webhooks import VIRTUALSMS
 from worker.simulator.subscription import Delivery, Subscription
 from worker.simulator.timeline import Timeline
 from worker.simulator.virtualsms_api import CALLS

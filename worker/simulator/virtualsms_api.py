@@ -11,13 +11,13 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.clock import iso
 from worker.http.client import encode_json
 from worker.simulator import paging
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
 from worker.simulator.errors import ApiError
 from worker.simulator.gate import ApiConventions, ApiRequest, Gate
 from worker.simulator.knobs import Knobs
-from worker.simulator.signed_webhooks import iso
 from worker.simulator.virtualsms import VirtualSMS
 from worker.simulator.virtualsms_orders import CONFIRMED, EXPIRED, Order, find_country, find_service
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -146,19 +146,6 @@ def test_fields_are_the_known_facts() -> None:
     ]
     bare = Notification(delivery_id="D", event_id="E", type="operators", provider="p", country="\0")
     assert messages.fields(bare) == [("Provider", "p")]
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        datetime(2025, 11, 22, 7, 51, 2, 999_999, tzinfo=UTC),
-        datetime(2025, 11, 22, 9, 51, 2, tzinfo=timezone(timedelta(hours=2))),
-        datetime(2025, 11, 22, 7, 51, 2, tzinfo=UTC).replace(tzinfo=None),
-    ],
-)
-def test_timestamp_is_utc(moment: datetime) -> None:
-    """A time of any zone, or of none, is written as UTC."""
-    assert messages.timestamp(moment) == "2025-11-22T07:51:02Z"
 
 
 def test_footer_leads_back_to_the_event() -> None:

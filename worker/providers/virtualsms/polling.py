@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+from receiver.clock import iso
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
 
 # VirtualSMS retries webhooks for 15 hours, so slow polling loses nothing.
@@ -21,6 +22,7 @@ POLLING_POLICY = PollingPolicy(
 
 def webhook(reported: ReportedOrder) -> dict[str, object]:
     """Return the body that reports a message (API reference, "Webhooks")."""
+    received = reported.received_at
     return {
         "type": "order.sms_received",
         "data": {
@@ -30,10 +32,6 @@ def webhook(reported: ReportedOrder) -> dict[str, object]:
             "country": reported.country,
             "code": reported.code,
             "full_text": reported.text,
-            "received_at": _iso(reported.received_at),
+            "received_at": received and iso(received, "microseconds"),
         },
     }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
