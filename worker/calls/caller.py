@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from receiver.database.engine import Database, persist
 from worker.outbox import call_budgets
-from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, OutOfBudget, budget_key
+from worker.outbox.call_budgets import OutOfBudget, budget_key
 from worker.providers.base import Call
 from worker.providers.errors import RateLimited
 from worker.providers.results import Page, Result
@@ -60,8 +60,8 @@ class Caller:
         try:
             answer: Answer = getattr(self.api.client, call.name)(**arguments)
         except RateLimited as error:
-            seconds = error.retry_after or RATE_LIMIT_PAUSE
-            persist(lambda: self._block(call, timedelta(seconds=seconds)))
+            pause = error.pause
+            persist(lambda: self._block(call, pause))
             raise
         return answer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from worker.messages import masking
-from worker.outbox.call_budgets import RATE_LIMIT_PAUSE
 from worker.providers.errors import (
     AccountLocked,
     AccountSuspended,
@@ -57,7 +56,7 @@ def explain(error: ProviderError, provider: str, *, reveal: bool) -> str:
 
 def _advice(error: ProviderError) -> str:
     if isinstance(error, RateLimited):
-        seconds = error.retry_after or RATE_LIMIT_PAUSE
+        seconds = error.pause.total_seconds()
         return f"too many calls; try again in {seconds:.0f} s, all calls are blocked until then"
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
     if advice is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,11 +34,9 @@ from worker.runtime.integrations import connected_api
 from worker.schema import migrate as schema
 from worker.schema.states import WAITING
 
-_WRONG_USAGE = 2
 # Errors that prevent recording an answer; ValueError: it has a character no database can store.
 _RECORDING_ERRORS = (SQLAlchemyError, ValueError)
 _ROLE = re.compile(r":\w+:`(.*?)`")  # Sphinx roles in docstrings
-_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 _OnlyId = Annotated[
     bool, typer.Option("--id", help="Print only the order's id, for codecatch wait.")
 ]
@@ -69,7 +66,7 @@ def _command(provider: type[ProviderApi], call: Call) -> Callable[..., None]:
     if listed(method):
         shared.append(option("as_csv", _output.AsCsv))
     if call.spends:
-        shared.append(option("yes", _Yes))
+        shared.append(option("yes", _output.Yes))
     if _buys(call):
         shared.append(option("only_id", _OnlyId))
     run.__dict__["__signature__"] = inspect.Signature([*parameters, *shared])
@@ -141,14 +138,13 @@ class _Invocation:
         return f"check before you retry: {shlex.join([*words, *map(str, asked.values())])}"
 
     def _confirm(self) -> None:
-        if not sys.stdin.isatty():
-            write_error(f"{self._name}: this can cost money. Pass --yes to run without a prompt.")
-            raise typer.Exit(_WRONG_USAGE)
+        warning = "this can cost money"
         given = [f"{name} {value}" for name, value in self.arguments.items() if value is not None]
-        question = f"{', '.join([self._name, *given])}: this can cost money. Continue?"
-        if not typer.confirm(question, err=True):
-            write_error("cancelled; the provider was not called")
-            raise typer.Exit(1)
+        _output.confirm(
+            f"{self._name}: {warning}",
+            f"{', '.join([self._name, *given])}: {warning}. Continue?",
+            declined="cancelled; the provider was not called",
+        )
 
     def _report_wait(self, until: datetime) -> None:
         moment = clock.iso(until, "seconds")

@@ -21,6 +21,7 @@ from receiver.inbox.store import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
+from worker.cli._output import counted
 from worker.cli._store import check_exists, count_spooled
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
@@ -101,7 +102,7 @@ def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
 def _spool() -> Iterator[Check]:
     waiting = count_spooled()
     if waiting:
-        events = f"{waiting} acknowledged event{'' if waiting == 1 else 's'}"
+        events = counted(waiting, "acknowledged event")
         says = f"{events} in this host's spool, not yet in the database"
         yield Check(NOTICE, "spool", says)
 
@@ -167,7 +168,7 @@ def _rejected(session: Session, now: datetime) -> Iterator[Check]:
     for provider in sorted({provider for provider, _, _ in reasons}):
         counts = [(count, reason) for name, reason, count in reasons if name == provider]
         (count, reason), total = counts[0], sum(count for count, _ in counts)
-        requests = f"{total} request{'' if total == 1 else 's'} for {provider}"
+        requests = f"{counted(total, 'request')} for {provider}"
         share = "" if count == total else f", most often ({count})"
         says = (
             f"{requests} rejected in 24 hours{share}: {reason}; "
@@ -268,7 +269,7 @@ def _destinations(integrations: Integrations) -> Iterator[Check]:
     routes = configuration.routing.routes
     if routes is not None:
         reached = sorted({name for route in routes for name in route.to})
-        count = f"{len(routes)} route{'' if len(routes) == 1 else 's'}"
+        count = counted(len(routes), "route")
         yield Check(FINE, "routes", f"{count} to {', '.join(reached)}")
         for route in routes:
             stop = "; stop" if route.stop else ""

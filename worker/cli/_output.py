@@ -27,7 +27,10 @@ Reveal = Annotated[
     bool, typer.Option("--reveal", help="Show codes, texts and phone numbers unmasked.")
 ]
 
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
 Row = Mapping[str, Any]
+_WRONG_USAGE = 2
 _MAX_CELL_WIDTH = 80
 _EMPTY_CELL = "-"
 
@@ -83,6 +86,21 @@ class Output:
         if isinstance(value, list):
             return [self._masked(key, item) for item in value]
         return value if self.reveal or key not in masking.MASKS else masking.mask(key, value)
+
+
+def confirm(warning: str, question: str, *, declined: str) -> None:
+    """Ask before a change; exit code 2 where nobody can answer, 1 (``declined``) after a no."""
+    if not sys.stdin.isatty():
+        write_error(f"{warning}. Pass --yes to run without a prompt.")
+        raise typer.Exit(_WRONG_USAGE)
+    if not typer.confirm(question, err=True):
+        write_error(declined)
+        raise typer.Exit(1)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``number`` with its noun; ``many`` is the plural, by default with an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def write(text: str) -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from receiver.settings import WebSettings, load
+from worker.configuration.settings import is_http_url
 
 
 def _base_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        usable = url.scheme in {"http", "https"} and url.hostname and (url.port or 1)
-    except ValueError:
-        usable = None
-    if not usable or "@" in value or "?" in value or "#" in value:
+    if not is_http_url(value) or "?" in value or "#" in value:
         raise typer.BadParameter("must be the receiver's URL: http://HOST:PORT or https://HOST")
     return value.rstrip("/")
 

@@ -119,7 +119,7 @@ def _replay_failed(filters: Filters) -> None:
             after, count = ids[-1], count + len(ids)
             if waker is not None:
                 waker.wake(HANDLE_EVENTS, ids)
-    _output.write(f"{count} failed event{'' if count == 1 else 's'} will be handled again")
+    _output.write(f"{_output.counted(count, 'failed event')} will be handled again")
 
 
 def release(event_ids: _filters.RowIds) -> None:

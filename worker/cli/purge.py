@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
-
 import typer
 
-from worker.cli import _filters
-from worker.cli._output import write, write_error
+from worker.cli import _filters, _output
+from worker.cli._output import counted, write, write_error
 from worker.cli._store import count_spooled, open_store
 from worker.maintenance import erasure
 from worker.maintenance.erasure import ErasureTargets
 from worker.queries.filters import Filters
 
-_WRONG_USAGE = 2
 # Seconds for which truncating SQLite's write-ahead log may block writers.
 _WAL_TIMEOUT = 3.0
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +25,7 @@ def purge(
     order: _filters.Order = None,
     phone: _filters.Phone = None,
     provider: _filters.Provider = None,
-    yes: Yes = False,
+    yes: _output.Yes = False,
 ) -> None:
     """Erase codes, texts, numbers and bodies of an order, or of all orders with a number.
 
@@ -50,14 +45,14 @@ def purge(
         erased = erasure.erase(store.database, targets)
         emptied = store.database.truncate_wal(timeout=_WAL_TIMEOUT)
     write(
-        f"purged: {_count(erased['codes'], 'code')}, {_count(erased['numbers'], 'number')} and "
-        f"{_count(erased['bodies'], 'event body', 'event bodies')} of "
-        f"{_count(len(targets.orders), 'order')}"
+        f"purged: {counted(erased['codes'], 'code')}, {counted(erased['numbers'], 'number')} and "
+        f"{counted(erased['bodies'], 'event body', 'event bodies')} of "
+        f"{counted(len(targets.orders), 'order')}"
     )
     waiting = count_spooled()
     if waiting:
         write_error(
-            f"{_count(waiting, 'event')} in the spool could not be searched; "
+            f"{counted(waiting, 'event')} in the spool could not be searched; "
             "purge again once the spool is empty"
         )
     if not emptied:
@@ -70,18 +65,12 @@ def purge(
 
 
 def _confirm(targets: ErasureTargets) -> None:
-    if not sys.stdin.isatty():
-        write_error("purge: this cannot be undone. Pass --yes to run without a prompt.")
-        raise typer.Exit(_WRONG_USAGE)
-    what = [_count(len(targets.orders), "order")]
+    what = [counted(len(targets.orders), "order")]
     if targets.events:
-        what.append(_count(len(targets.events), "unparsed event"))
+        what.append(counted(len(targets.events), "unparsed event"))
     objects = " and ".join(what)
-    question = f"Erase codes, texts, numbers and bodies of {objects}? This cannot be undone."
-    if not typer.confirm(question, err=True):
-        write_error("nothing was purged")
-        raise typer.Exit(1)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
+    _output.confirm(
+        "purge: this cannot be undone",
+        f"Erase codes, texts, numbers and bodies of {objects}? This cannot be undone.",
+        declined="nothing was purged",
+    )

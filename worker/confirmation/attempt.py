@@ -18,7 +18,7 @@ from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.failpoints import reach
 from worker.orders.store import OrderStatus
 from worker.outbox import backoff, call_budgets, leases
-from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, budget_key
+from worker.outbox.call_budgets import budget_key
 from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
 from worker.outbox.planner import Planner, planning
 from worker.providers.errors import ProviderError, RateLimited
@@ -180,8 +180,7 @@ def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     """The outcome of an error that has no special rule."""
     reason = str(error)
     if isinstance(error, RateLimited):
-        pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
-        return Outcome(None, reason, delay=pause, block=pause, unsure=unsure)
+        return Outcome(None, reason, delay=error.pause, block=error.pause, unsure=unsure)
     unsure = unsure or error.unknown
     if error.permanent:
         return Outcome(DEAD, reason)

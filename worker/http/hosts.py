@@ -91,6 +91,7 @@ def _authority(name: str) -> tuple[str, int | None]:
         url = httpx2.URL(f"any://{bracketed}")
     except httpx2.InvalidURL:
         url = httpx2.URL()
-    if not url.raw_host or url.raw_path not in (b"", b"/") or url.userinfo:
+    more = url.raw_path not in (b"", b"/") or url.userinfo or url.fragment
+    if not url.raw_host or more or b"%" in url.raw_host:
         raise ValueError("invalid host; write host or host:port")
     return url.raw_host.decode("ascii").lower(), url.port

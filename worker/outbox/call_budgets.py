@@ -19,8 +19,6 @@ from worker.schema.models import Budget, table_of
 
 # A call is debited before it is sent, and calls take different times to reach the provider.
 _LATENCY = timedelta(seconds=2)
-# How long calls of a key pause after a 429 without Retry-After, in seconds.
-RATE_LIMIT_PAUSE: Final = 10.0
 WINDOW = timedelta(seconds=60) + _LATENCY
 _BUDGETS = table_of(Budget)
 # Built once: building a statement costs more than running it.

@@ -6,7 +6,10 @@ An error that several providers report has one class: too little money is
 
 from __future__ import annotations
 
-from typing import ClassVar
+from datetime import timedelta
+from typing import ClassVar, Final
+
+_DEFAULT_PAUSE: Final = 10.0
 
 
 class ProviderError(Exception):
@@ -121,7 +124,12 @@ class OutOfStock(TransientError):
 
 
 class RateLimited(TransientError):
-    """Too many calls; ``retry_after`` is the provider's wait in seconds, if it sent one."""
+    """Too many calls."""
+
+    @property
+    def pause(self) -> timedelta:
+        """How long no such call is allowed: as the provider says, else 10 seconds."""
+        return timedelta(seconds=self.retry_after or _DEFAULT_PAUSE)
 
 
 class NotFound(ProviderError):

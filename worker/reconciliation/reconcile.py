@@ -10,7 +10,7 @@ import structlog
 
 from receiver.database.engine import TRANSIENT_ERRORS
 from worker.outbox import backoff
-from worker.outbox.call_budgets import RATE_LIMIT_PAUSE, OutOfBudget
+from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
 from worker.outbox.planner import Planner
 from worker.providers.errors import AccountSuspended, ProviderError, RateLimited, Unauthorized
@@ -60,8 +60,7 @@ def _attempt(task: Task) -> WriteResult:
         until = spent.until
         return lambda planner: AttemptResult(delay=max(until - planner.now, timedelta(0)))
     except RateLimited as error:
-        pause = timedelta(seconds=error.retry_after or RATE_LIMIT_PAUSE)
-        return _failed(task, str(error), pause, block=pause)
+        return _failed(task, str(error), error.pause, block=error.pause)
     except ProviderError as error:
         return _failed(task, str(error), _delay_after(task, error))
 

@@ -64,8 +64,10 @@ def test_limits_come_from_the_environment_or_the_provider(world: World) -> None:
         ("VIRTUALSMS_VERIFY_BACK", "on"),
         ("DAISYSIM_VERIFY_BACK", "maybe"),
         ("SLACK_WEBHOOK_URL", "slack.com/secret"),
+        ("SLACK_WEBHOOK_URL", "https:///services/secret"),
         ("SMTP_URL", "mail.example.com"),
         ("DESTINATION_ALLOWED_HOSTS", "https://example.com"),
+        ("DESTINATION_ALLOWED_HOSTS", "example.com,me@example.com"),
     ],
 )
 def test_each_bad_variable_is_named(world: World, variable: str, value: str) -> None:
