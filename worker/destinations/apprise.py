@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from worker.destinations._apprise_service import UnusableUrl, escape_markup, open_service
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
+from worker.http import blocking
 from worker.http.client import HttpClient
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
@@ -94,21 +95,18 @@ class Apprise(Destination):
         """
         if not self._in_flight.acquire(blocking=False):
             raise DeliveryError("too many earlier messages to the service are still in flight")
-        results: SimpleQueue[DeliveryError | None] = SimpleQueue()
 
-        def work() -> None:
+        def work() -> DeliveryError | None:
             try:
-                results.put(self._send(notifications))
-            except Exception as error:  # noqa: BLE001 - nothing would catch it in this thread
-                reason = f"Apprise crashed: {type(error).__name__}"
-                results.put(DeliveryError(reason, unknown=True))
+                return self._send(notifications)
+            except Exception as error:  # noqa: BLE001 - its text may quote the URL
+                return DeliveryError(f"Apprise crashed: {type(error).__name__}", unknown=True)
             finally:
                 self._in_flight.release()
 
-        threading.Thread(target=work, name=f"apprise-{self.name}", daemon=True).start()
         try:
-            failure = results.get(timeout=self.deadline)
-        except Empty:
+            failure = blocking.call(work, self.deadline, thread=f"apprise-{self.name}")
+        except TimeoutError:
             failure = DeliveryError("the service did not answer in time", unknown=True)
         if failure is not None:
             raise failure

@@ -1,3 +1,3 @@
 """The only outbound HTTP client, and the hosts and addresses that it may reach."""
 
-__all__ = ["client", "resolver"]
+__all__ = ["blocking", "client"]

@@ -13,8 +13,8 @@ from typing import Any
 import httpcore2
 
 from worker.http import hosts
+from worker.http.blocking import resolve
 from worker.http.hosts import Hosts
-from worker.http.resolver import resolve
 
 # The deadline is checked again after each piece.
 _WRITE_BYTES = 16 * 1024

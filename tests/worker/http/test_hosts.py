@@ -37,6 +37,19 @@ def test_addresses_are_classified(address: str, kind: str) -> None:
     assert hosts.kind(known) == kind
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("https://example.com", "example.com/path", "me@example.com", "example.com:port"),
+        *("example.com?x", "example.com#x", "a b", "[a]", ""),
+    ],
+)
+def test_other_forms_are_refused(name: str) -> None:
+    """Only a host, with or without a port, can be listed."""
+    with pytest.raises(ValueError, match="write host or host:port"):
+        Hosts([name])
+
+
 @pytest.mark.parametrize("name", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "a.example", ""])
 def test_other_notations_are_names(name: str) -> None:
     """Notations that only a resolver accepts as an address count as names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from worker.http.resolver import resolve
+from worker.http.blocking import resolve
 
 _MAX_RECEIVED = 1024 * 1024
 
