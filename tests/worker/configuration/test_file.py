@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -139,128 +138,119 @@ def test_operator_notices_go_to_the_listed_destinations(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[destinations]\n", r"1: invalid TOML: expected ']]' at the end"),
-        ("a = 1\n", r"unknown key 'a'; choose one of destinations, routes"),
-        ("destination = []\n", r"unknown key 'destination'; did you mean 'destinations'\?"),
-        ('[[destinations]]\nkind = "console"\n', r"destinations\[0\]\.name: is required"),
+        ("[[destinations]\n", "1: invalid TOML: expected ']]' at the end"),
+        ("a = 1\n", "unknown key 'a'; choose one of destinations, routes"),
+        ("destination = []\n", "unknown key 'destination'; did you mean 'destinations'?"),
+        ('[[destinations]]\nkind = "console"\n', "destinations[0].name: is required"),
         (
             '[[destinations]]\nname = "a b"\nkind = "console"\n',
-            r"destinations\[0\]\.name: must be 1 to 64 letters",
+            "destinations[0].name: must be 1 to 64 letters",
         ),
         (
             '\n[[destinations]]\nname = "a"\nkind = "slak"\n',
-            r"destinations\[0\]\.kind: unknown kind 'slak'; did you mean",
+            "destinations[0].kind: unknown kind 'slak'; did you mean",
         ),
         (
             GOOD + '[[destinations]]\nname = "qa"\nkind = "console"\n',
-            r"destinations\[2\]\.name: two destinations",
+            "destinations[2].name: two destinations",
         ),
         (
             GOOD.replace("url_env", "url_envv"),
-            r"destinations\[0\]: unknown key 'url_envv'; did you mean 'url_env'\?",
+            "destinations[0]: unknown key 'url_envv'; did you mean 'url_env'?",
         ),
-        (GOOD + "colour = 1\n", r"destinations\[1\]: unknown key 'colour'; choose one of "),
-        (GOOD + "burts = 3\n", r"destinations\[1\]: unknown key 'burts'; did you mean 'burst'\?"),
-        (
-            GOOD + "per_second = 0\n",
-            r"destinations\[1\]\.per_second: must be a number greater than 0",
-        ),
-        (GOOD + 'per_second = "1"\n', r"destinations\[1\]\.per_second: must be a number$"),
-        (
-            GOOD + 'reveal = "some"\n',
-            r"destinations\[1\]\.reveal: must be 'full', 'masked' or 'none'",
-        ),
-        (GOOD + 'coalesce = "no"\n', r"destinations\[1\]\.coalesce: must be true or false"),
-        (
-            GOOD + 'on_unknown = "hope"\n',
-            r"destinations\[1\]\.on_unknown: must be 'repeat' or 'hold'",
-        ),
-        (GOOD + 'fallback = "mial"\n', r"destinations\[1\]\.fallback: unknown destination 'mial'"),
+        (GOOD + "colour = 1\n", "destinations[1]: unknown key 'colour'; choose one of "),
+        (GOOD + "burts = 3\n", "destinations[1]: unknown key 'burts'; did you mean 'burst'?"),
+        (GOOD + "per_second = 0\n", "destinations[1].per_second: must be a number greater than 0"),
+        (GOOD + 'per_second = "1"\n', "destinations[1].per_second: must be a number"),
+        (GOOD + 'reveal = "some"\n', "destinations[1].reveal: must be 'full', 'masked' or 'none'"),
+        (GOOD + 'coalesce = "no"\n', "destinations[1].coalesce: must be true or false"),
+        (GOOD + 'on_unknown = "hope"\n', "destinations[1].on_unknown: must be 'repeat' or 'hold'"),
+        (GOOD + 'fallback = "mial"\n', "destinations[1].fallback: unknown destination 'mial'"),
         (
             GOOD + 'fallback = "here"\n',
-            r"destinations\[1\]\.fallback: the fallbacks form a loop through 'here'",
+            "destinations[1].fallback: the fallbacks form a loop through 'here'",
         ),
         (
             GOOD + 'quiet_hours = { from = "22", to = "07:00" }\n',
-            r"destinations\[1\]\.quiet_hours\.from: must be a time of day",
+            "destinations[1].quiet_hours.from: must be a time of day",
         ),
         (
             GOOD + 'quiet_hours = { from = "22:00", to = "07:00", zone = "Mars" }\n',
-            r"destinations\[1\]\.quiet_hours\.zone: must be a time zone such as Europe/London",
+            "destinations[1].quiet_hours.zone: must be a time zone such as Europe/London",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa", "hree"]\n',
-            r"routes\[0\]\.to: unknown destination 'hree'; did you mean 'here'",
+            "routes[0].to: unknown destination 'hree'; did you mean 'here'",
         ),
-        (GOOD + "[[routes]]\nto = []\n", r"routes\[0\]\.to: must have at least one item"),
+        (GOOD + "[[routes]]\nto = []\n", "routes[0].to: must have at least one item"),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { sevice = "x" }\n',
-            r"routes\[0\]\.match: unknown key 'sevice'; did you mean 'serv",
+            "routes[0].match: unknown key 'sevice'; did you mean 'serv",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = [] }\n',
-            r"routes\[0\]\.match\.phone: must have at least one item",
+            "routes[0].match.phone: must have at least one item",
         ),
-        (GOOD + '[[routes]]\nto = ["qa"]\nstop = 1\n', r"routes\[0\]\.stop: must be true or false"),
-        (GOOD + '[operators]\nto = ["us"]\n', r"operators\.to: unknown destination 'us\'"),
+        (GOOD + '[[routes]]\nto = ["qa"]\nstop = 1\n', "routes[0].stop: must be true or false"),
+        (GOOD + '[operators]\nto = ["us"]\n', "operators.to: unknown destination 'us'"),
         (
             '[[destinations]]\nname = "m"\nkind = "slack"\nurl_env = "NOT_SET"\n',
-            r"destinations\[0\]\.url_env: the variable NOT_SET is not set",
+            "destinations[0].url_env: the variable NOT_SET is not set",
         ),
         (
-            '[[destinations]]\nname = "m"\nkind = "console"\ntemplates = "nowhere"\n',
-            r"destinations\[0\]\.templates: .*nowhere: not a directory",
+            '[[destinations]]\nname = "m"\nkind = "console"\ntemplates = "/nowhere"\n',
+            "destinations[0].templates: /nowhere: not a directory",
         ),
-        (GOOD + 'x = "a\n', r"10: invalid TOML: illegal character"),
-        (GOOD + "x = [\n", r"10: invalid TOML: invalid value"),
-        (f"a = {'[' * 5000}{']' * 5000}", r"too many nested brackets"),
-        (f"# {'x' * 1_000_000}", r"must have at most 1,000,000 characters"),
-        ("[destinations.qa]\n", r"destinations: must be a list: write each as \[\[destinations"),
-        (GOOD + '[routes]\nto = ["qa"]\n', r"routes: must be a list: write each as \[\[routes"),
-        (GOOD + '[[routes]]\nto = "qa"\n', r"routes\[0\]\.to: must be a list, such as \["),
-        (GOOD + "burst = 2.5\n", r"destinations\[1\]\.burst: must be a whole number"),
-        (GOOD + "templates = 3\n", r"destinations\[1\]\.templates: must be a path in quotes"),
+        (GOOD + 'x = "a\n', "10: invalid TOML: illegal character"),
+        (GOOD + "x = [\n", "10: invalid TOML: invalid value"),
+        (f"a = {'[' * 5000}{']' * 5000}", "too many nested brackets"),
+        (f"# {'x' * 1_000_000}", "must have at most 1,000,000 characters"),
+        ("[destinations.qa]\n", "destinations: must be a list: write each as [[destinations"),
+        (GOOD + '[routes]\nto = ["qa"]\n', "routes: must be a list: write each as [[routes"),
+        (GOOD + '[[routes]]\nto = "qa"\n', "routes[0].to: must be a list, such as ["),
+        (GOOD + "burst = 2.5\n", "destinations[1].burst: must be a whole number"),
+        (GOOD + "templates = 3\n", "destinations[1].templates: must be a path in quotes"),
         (
             GOOD + 'quiet_hours = "at night"\n',
-            r"destinations\[1\]\.quiet_hours: must be a table, such as { ",
+            "destinations[1].quiet_hours: must be a table, such as { ",
         ),
         (
             GOOD + 'quiet_hours = { from = "07:00", to = "07:00" }\n',
-            r"destinations\[1\]\.quiet_hours: 'from' and 'to' must differ",
+            "destinations[1].quiet_hours: 'from' and 'to' must differ",
         ),
         (
             GOOD + '[destinations.quiet_hours]\nfrom = "22:00"\nto = "07:00"\nzon = "UTC"\n',
-            r"destinations\[1\]\.quiet_hours: unknown key 'zon'; did you mean 'zone'\?",
+            "destinations[1].quiet_hours: unknown key 'zon'; did you mean 'zone'?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\n[routes.match]\nservise = "x"\n',
-            r"routes\[0\]\.match: unknown key 'servise'; did you mean 'service'\?",
+            "routes[0].match: unknown key 'servise'; did you mean 'service'?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { type = "sms.recieved" }\n',
-            r"routes\[0\]\.match\.type: unknown value 'sms.recieved'; did you mean 'sms.rece",
+            "routes[0].match.type: unknown value 'sms.recieved'; did you mean 'sms.rece",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { provider = ["daisysim", "virtul*"] }\n',
-            r"routes\[0\]\.match\.provider: unknown value 'virtul\*'; did you mean 'virtualsms'\?",
+            "routes[0].match.provider: unknown value 'virtul*'; did you mean 'virtualsms'?",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { state = "recieved" }\n',
-            r"routes\[0\]\.match\.state: unknown value 'recieved'; did you mean 'received'\?",
+            "routes[0].match.state: unknown value 'recieved'; did you mean 'received'?",
         ),
         (
             GOOD + '"col\\u001b[31mour" = 1\n',
-            r"destinations\[1\]: unknown key 'colour'; choose one of ",
+            "destinations[1]: unknown key 'colour'; choose one of ",
         ),
         (
             GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = "" }\n',
-            r"routes\[0\]\.match\.phone\[0\]: must not be empty",
+            "routes[0].match.phone[0]: must not be empty",
         ),
     ],
 )
 def test_an_error_names_the_key(file: Path, text: str, message: str) -> None:
     """One line: the file, the key in it, what is wrong, and what to write."""
-    assert re.match(message, refusal(file, text)), refusal(file, text)
+    assert refusal(file, text).startswith(message)
 
 
 @pytest.mark.parametrize(
