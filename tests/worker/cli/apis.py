@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.http_server import HttpServer, Request
 
 VIRTUALSMS_KEY = "sk_live_s3cr3t-of-virtualsms"
 DAISYSIM_KEY = "dk_live_s3cr3t-of-daisysim"
@@ -65,11 +65,3 @@ def check_request(request: Request, provider: str, example: Example) -> None:
         wanted["content-type"] = "application/json"
     own = {name: value for name, value in request.headers.items() if name not in _TRANSPORT}
     assert own == wanted
-
-
-def error_reply(provider: str, status: int, code: str, words: str = "") -> Reply:
-    """An error reply in the provider's format."""
-    if provider == "daisysim":
-        return Reply(status=status, json={"success": False, "error": words, "code": code})
-    problem = {"type": f"https://virtualsms.io/errors/{code}", "detail": words, "status": status}
-    return Reply(status=status, json=problem)

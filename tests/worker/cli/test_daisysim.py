@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.http_server import HttpServer
-from tests.worker.cli.apis import Example, check_request, error_reply, stub_answer
+from tests.worker.cli.apis import Example, check_request, stub_answer
 from tests.worker.cli.conftest import Run
-from tests.worker.support import on_sqlite
+from tests.worker.support import error_reply, on_sqlite
 from worker.providers.daisysim.api import DaisySIM
 
 PHONE, MASKED = "+79001234567", "+7900••••567"

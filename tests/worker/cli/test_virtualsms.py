@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.http_server import HttpServer
-from tests.worker.cli.apis import Example, check_request, error_reply, stub_answer
+from tests.worker.cli.apis import Example, check_request, stub_answer
 from tests.worker.cli.conftest import Run
-from tests.worker.support import on_sqlite
+from tests.worker.support import error_reply, on_sqlite
 from worker.providers.virtualsms.api import VirtualSMS
 
 PHONE, MASKED = "+447700900123", "+4477•••••123"
