@@ -284,6 +284,7 @@ def test_a_database_failure_fails_no_event(
     """The error is raised, the leases expire, and the events are handled later."""
     ids = receive_orders(runtime, batch)
     with monkeypatch.context() as patch:
+        patch.setattr("receiver.database.engine._RETRY_SECONDS", (0.0,))
         break_on(patch, ids[-1], trouble)
         with pytest.raises(type(trouble)):
             handling.handle(runtime, ids)
