@@ -44,6 +44,7 @@ from worker.schema.states import OPERATORS
 
 Model = TypeVar("Model", bound=SQLModel)
 T = TypeVar("T")
+Row = InboxEvent | Confirmation | Delivery
 
 VIRTUALSMS_KEY = "sk_live_made-up-for-tests"
 DAISYSIM_KEY = "dk_live_made-up-for-tests"
@@ -280,12 +281,12 @@ def expire_lease(runtime: Runtime | Store, row: FollowUp) -> None:
     change(runtime, row, lease_until=past, wake_at=past)
 
 
-def lose_leases(runtime: Runtime | Store, row: FollowUp, times: int = 1) -> None:
+def lose_leases(runtime: Runtime | Store, row: Row, times: int = 1) -> None:
     """Claim the row and let its lease expire, ``times`` times, as workers that crash do."""
     for _ in range(times):
         with runtime.database.transaction() as session:
             at, table = runtime.database.now(session), table_of(type(row))
-            state = {} if isinstance(row, InboxEvent) else {"state": "sending"}
+            state: dict[str, Any] = {} if isinstance(row, InboxEvent) else {"state": "sending"}
             assert leases.claim(session, table, [row.id], now=at, lease=9 * SECOND, **state)
         expire_lease(runtime, row)
 
@@ -300,7 +301,7 @@ def change_budget(
             setattr(budget, name, value)
 
 
-def states(runtime: Runtime, rows: Sequence[FollowUp]) -> list[str]:
+def states(runtime: Runtime, rows: Sequence[Row]) -> list[str]:
     """The current states of rows."""
     return [reload(runtime, row).state for row in rows]
 

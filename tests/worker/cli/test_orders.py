@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.support import webhooks
@@ -46,7 +48,7 @@ FILTERS: list[tuple[tuple[str, ...], set[str]]] = [
 def test_filters(runtime: Runtime, run: Run) -> None:
     """Each filter narrows the list, and a former number finds its order."""
     handle(runtime, virtualsms_v2(order="ord_1"))
-    swap = {"order": "ord_2", "event": "order.swapped"}
+    swap: dict[str, Any] = {"order": "ord_2", "event": "order.swapped"}
     handle(runtime, virtualsms_v2(**swap, received_at=None))
     handle(runtime, virtualsms_v2(**swap, phone=SECOND_PHONE, event_id="evt_2"))
     handle(runtime, daisysim(activation="4711"))

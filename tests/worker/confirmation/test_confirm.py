@@ -567,75 +567,53 @@ def test_no_transaction_is_open_during_a_call(world: World, runtime: Runtime) ->
     assert (order.status, order.price) == ("confirmed", "0.18")
 
 
-def test_a_late_answer_is_not_recorded(world: World, runtime: Runtime) -> None:
-    """A worker that was frozen past its lease leaves the row to the next holder."""
+@pytest.mark.parametrize("during", ["confirmation", "lookup"])
+def test_a_late_answer_is_not_recorded(world: World, runtime: Runtime, during: str) -> None:
+    """A worker frozen past its lease leaves the row to the next holder, and charges nothing."""
     row = planned(runtime, SMS)
+    change(runtime, row, unsure=during == "lookup")
 
     def frozen(_: Request) -> Reply:
-        expire_lease(runtime, reload(runtime, row))
+        expire_lease(runtime, row)
         order_state(world, "confirmed")
         settle_ids(runtime, [row.id])
-        return Reply(json=CONFIRMED)
+        return Reply(json={**CONFIRMED, "status": "received"} if during == "lookup" else CONFIRMED)
 
-    world.api.on("POST", CONFIRM_PATH, handler=frozen)
+    method, path = ("GET", ORDER_PATH) if during == "lookup" else ("POST", CONFIRM_PATH)
+    world.api.on(method, path, handler=frozen)
     with structlog.testing.capture_logs() as lines:
         settle(runtime, row)
 
     done = reload(runtime, row)
     assert (done.state, done.attempt) == ("done", 2)
-    assert len(posts(world)) == 1
+    assert len(posts(world)) == (during == "confirmation")
     assert "confirmation.lease_lost" in {line["event"] for line in lines}
 
 
-def test_a_lease_lost_during_the_lookup_prevents_the_charge(world: World, runtime: Runtime) -> None:
-    """Only the row's holder can debit the second call of an attempt."""
-    row = planned(runtime, SMS)
-    change(runtime, row, unsure=True)
-
-    def frozen(_: Request) -> Reply:
-        current = reload(runtime, row)
-        change(runtime, current, attempt=current.attempt + 1)
-        return Reply(json={"order_id": webhooks.ORDER, "status": "received"})
-
-    world.api.on("GET", ORDER_PATH, handler=frozen)
-    with structlog.testing.capture_logs() as lines:
-        settle(runtime, row)
-
-    assert posts(world) == []
-    assert "confirmation.lease_lost" in {line["event"] for line in lines}
-
-
-def test_the_event_id_is_bound_to_log_lines_of_its_task_only(runtime: Runtime) -> None:
-    """The next task of the thread starts without it."""
-    row = planned(runtime, SMS)
-    with structlog.testing.capture_logs() as lines:
-        settle(runtime, row)
-
-    (line,) = [line for line in lines if line["event"] == "confirmation.attempted"]
-    assert line["event_id"] == only_row(runtime, InboxEvent).id
-    assert VIRTUALSMS_KEY not in repr(lines)
-    assert structlog.contextvars.get_contextvars() == {}
-
-
-def test_an_internal_error_unbinds_the_event_id(
+def test_an_internal_error_counts_as_an_unknown_outcome(
     world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outcome counts as unknown, and the next attempt asks first."""
+    """The next attempt asks first; log lines have the event's id, and the next task's have not."""
     row = planned(runtime, SMS)
     order_state(world, "confirmed")
 
     def broken(*_: Any) -> None:
         raise KeyError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(VirtualSMS, "confirm_order", broken)
-        settle(runtime, row)
-    assert structlog.contextvars.get_contextvars() == {}
-    assert (reload(runtime, row).state, reload(runtime, row).unsure) == ("pending", True)
-    settle(runtime, reload(runtime, row))
+    with structlog.testing.capture_logs() as lines:
+        with monkeypatch.context() as patch:
+            patch.setattr(VirtualSMS, "confirm_order", broken)
+            settle(runtime, row)
+        assert structlog.contextvars.get_contextvars() == {}
+        assert (reload(runtime, row).state, reload(runtime, row).unsure) == ("pending", True)
+        settle(runtime, reload(runtime, row))
 
     assert (len(gets(world)), len(posts(world))) == (1, 0)
-    assert reload(runtime, row).state == "done"
+    assert states(runtime, [row]) == ["done"]
+    attempted = [line for line in lines if line["event"] == "confirmation.attempted"]
+    assert [line["event_id"] for line in attempted] == [only_row(runtime, InboxEvent).id] * 2
+    assert VIRTUALSMS_KEY not in repr(lines)
+    assert structlog.contextvars.get_contextvars() == {}
 
 
 @on_postgresql

@@ -241,7 +241,8 @@ def test_a_polled_end_is_recorded(world: World, case: str) -> None:
     provider, reply, status = STATES[case]
     for path in (CHECK_PATH, ORDER_PATH):
         world.api.on("GET", path, handler=lambda _: reply)
-    runtime = world.connect(**{provider: True})
+    connected: dict[str, Any] = {provider: True}
+    runtime = world.connect(**connected)
     row = ask(runtime, bought(runtime, provider=provider))
 
     assert only_row(runtime, Order).status == status

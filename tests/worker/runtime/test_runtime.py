@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,8 +101,9 @@ def test_each_bad_variable_is_named(
     world: World, tmp_path: Path, variables: dict[str, str], pattern: str
 ) -> None:
     """In one line, without its value; an empty variable counts as missing."""
+    values: dict[str, Any] = {n: v.format(folder=tmp_path) for n, v in variables.items()}
     with pytest.raises(ConfigurationError) as refused:
-        world.connect(**{n: v.format(folder=tmp_path) for n, v in variables.items()})
+        world.connect(**values)
     message = str(refused.value)
 
     assert re.match(pattern, message)
