@@ -11,6 +11,7 @@ from tests.support.http_server import HttpServer
 from tests.support.smtp_server import SmtpServer
 from tests.support.stores import Store
 from tests.worker.support import World
+from worker.runtime.runtime import Runtime
 
 
 @pytest.fixture
@@ -27,3 +28,10 @@ def world(
     # Without capture, rendering tracebacks for a terminal would take longer than the tests.
     with structlog.testing.capture_logs(), world.stack:
         yield world
+
+
+@pytest.fixture
+def runtime(request: pytest.FixtureRequest, world: World) -> Runtime:
+    """A worker with what its module's ``CONNECTED`` lists, by default VirtualSMS and Slack."""
+    connected = getattr(request.module, "CONNECTED", {"virtualsms": True, "slack": True})
+    return world.connect(**connected)

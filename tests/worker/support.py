@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -21,10 +22,10 @@ from sqlmodel import SQLModel, col, select
 from receiver import clock, queue
 from receiver.database.followup import FollowUp
 from receiver.inbox import store as inbox
-from receiver.inbox.store import IncomingEvent
+from receiver.inbox.store import InboxEvent, IncomingEvent
 from receiver.providers.registry import registry
 from tests.support import webhooks
-from tests.support.http_server import HttpServer
+from tests.support.http_server import HttpServer, Reply
 from tests.support.smtp_server import SmtpServer
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
@@ -36,11 +37,14 @@ from worker.confirmation.confirm import settle as settle_ids
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
 from worker.handling.handle import handle as handle_ids
+from worker.outbox import leases
 from worker.runtime.runtime import Runtime, connect
-from worker.schema.models import Code, Confirmation, Delivery, table_of
+from worker.schema.models import Budget, Code, Confirmation, Delivery, table_of
+from worker.schema.states import OPERATORS
 
 Model = TypeVar("Model", bound=SQLModel)
 T = TypeVar("T")
+Row = InboxEvent | Confirmation | Delivery
 
 VIRTUALSMS_KEY = "sk_live_made-up-for-tests"
 DAISYSIM_KEY = "dk_live_made-up-for-tests"
@@ -209,6 +213,14 @@ def settle(runtime: Runtime, *rows: Confirmation) -> None:
         settle_ids(runtime, [row.id])
 
 
+def plan_codes(runtime: Runtime, count: int = 1) -> list[Delivery]:
+    """Plan the deliveries of ``count`` more orders, whose codes are 700000, 700001 and so on."""
+    known = {row.id for row in all_rows(runtime, Delivery)}
+    numbers = range(len(known), len(known) + count)
+    handle(runtime, *(webhooks.virtualsms_v1(order=f"ord_{n}", code=f"7{n:05}") for n in numbers))
+    return [row for row in all_rows(runtime, Delivery) if row.id not in known]
+
+
 def deliver(runtime: Runtime, *rows: Delivery) -> None:
     """Make these deliveries due, and deliver them."""
     for row in rows:
@@ -267,6 +279,65 @@ def expire_lease(runtime: Runtime | Store, row: FollowUp) -> None:
     """Make the row's lease expire."""
     past = now(runtime) - SECOND
     change(runtime, row, lease_until=past, wake_at=past)
+
+
+def lose_leases(runtime: Runtime | Store, row: Row, times: int = 1) -> None:
+    """Claim the row and let its lease expire, ``times`` times, as workers that crash do."""
+    for _ in range(times):
+        with runtime.database.transaction() as session:
+            at, table = runtime.database.now(session), table_of(type(row))
+            state: dict[str, Any] = {} if isinstance(row, InboxEvent) else {"state": "sending"}
+            assert leases.claim(session, table, [row.id], now=at, lease=9 * SECOND, **state)
+        expire_lease(runtime, row)
+
+
+def change_budget(
+    runtime: Runtime | Store, key: str = "virtualsms:calls", **values: object
+) -> None:
+    """Write to a call budget."""
+    with runtime.database.transaction() as session:
+        budget = session.get_one(Budget, key)
+        for name, value in values.items():
+            setattr(budget, name, value)
+
+
+def states(runtime: Runtime, rows: Sequence[Row]) -> list[str]:
+    """The current states of rows."""
+    return [reload(runtime, row).state for row in rows]
+
+
+def deliveries(runtime: Runtime, type_: str = "sms.received") -> list[Delivery]:
+    """The planned deliveries of a type."""
+    return [row for row in all_rows(runtime, Delivery) if row.type == type_]
+
+
+def notices(runtime: Runtime) -> list[Delivery]:
+    """The planned notices to the operators."""
+    return deliveries(runtime, OPERATORS)
+
+
+def says(status: str, code: str | None = None, phone: str | None = webhooks.US_PHONE) -> Reply:
+    """DaisySIM's answer about one activation."""
+    data = {"status": status, "phone_number": phone, "code": code}
+    return Reply(json={"success": True, "data": data})
+
+
+def error_reply(
+    provider: str, status: int, code: str, words: str = "", retry_after: str | None = None
+) -> Reply:
+    """An error in the provider's format."""
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    body: dict[str, object] = {"success": False, "error": words, "code": code}
+    if provider == "virtualsms":
+        kind = f"https://virtualsms.io/errors/{code}"
+        body = {"type": kind, "title": code, "detail": words, "status": status}
+    return Reply(status=status, json=body, headers=headers)
+
+
+def in_files(runtime: Runtime | Store, sealed: bytes) -> bool:
+    """Whether the files of SQLite contain the start of a value, which fits on one page."""
+    path = Path(runtime.database.engine.url.database or "")
+    return any(sealed[:40] in each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
 
 
 def code_of(runtime: Runtime, order: str) -> list[str]:

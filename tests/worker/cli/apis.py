@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
-from tests.support.http_server import HttpServer, Reply, Request
+from tests.support.http_server import HttpServer, Request
 
 VIRTUALSMS_KEY = "sk_live_s3cr3t-of-virtualsms"
 DAISYSIM_KEY = "dk_live_s3cr3t-of-daisysim"
@@ -30,46 +31,42 @@ ORDERS = "/api/v2/orders"
 _TRANSPORT = {"host", "connection", "accept-encoding", "content-length", "user-agent"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A command line, the documented request that it must send, and an answer to it."""
+    """A command line, the documented request that it must send, its answer, and what is shown."""
 
     words: str
-    method: str
-    path: str
-    query: dict[str, str] = field(default_factory=dict)
+    request: str
+    reply: str
+    shows: Any
+    _: KW_ONLY
     body: bytes = b""
-    reply: str = "{}"
     status: int = 200
-    shows: Any = None
 
     @property
     def name(self) -> str:
         """The call's name on the command line."""
         return self.words.split()[0]
 
+    def url(self, provider: str) -> tuple[str, str, dict[str, str]]:
+        """Method, path and query of the request."""
+        method, path = self.request.split()
+        path, _, query = path.partition("?")
+        return method, BASES[provider] + path, dict(parse_qsl(query))
+
 
 def stub_answer(server: HttpServer, provider: str, example: Example) -> None:
     """Make the server answer the example's request."""
-    path = BASES[provider] + example.path
-    server.on(example.method, path, status=example.status, body=example.reply.encode())
+    method, path, _ = example.url(provider)
+    server.on(method, path, status=example.status, body=example.reply.encode())
 
 
 def check_request(request: Request, provider: str, example: Example) -> None:
     """Assert that the request matches the document exactly."""
-    assert (request.method, request.path) == (example.method, BASES[provider] + example.path)
-    assert request.query == example.query
+    assert (request.method, request.path, request.query) == example.url(provider)
     assert request.body == example.body
     wanted = {"authorization": f"Bearer {KEYS[provider]}", "accept": "application/json"}
     if example.body:
         wanted["content-type"] = "application/json"
     own = {name: value for name, value in request.headers.items() if name not in _TRANSPORT}
     assert own == wanted
-
-
-def error_reply(provider: str, status: int, code: str, words: str = "") -> Reply:
-    """An error reply in the provider's format."""
-    if provider == "daisysim":
-        return Reply(status=status, json={"success": False, "error": words, "code": code})
-    problem = {"type": f"https://virtualsms.io/errors/{code}", "detail": words, "status": status}
-    return Reply(status=status, json=problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class Answer:
 
 
 Run = Callable[..., Answer]
+
+
+class Terminal(io.StringIO):
+    """Standard input or output that is a terminal, with typed text."""
+
+    def isatty(self) -> bool:
+        """Always true."""
+        return True
 
 
 @pytest.fixture

@@ -133,23 +133,38 @@ def test_a_successful_call_sets_the_status(
     assert transitions(store) == [(f"command: {words[1].replace('-', '_')}", status)]
 
 
-@pytest.mark.parametrize(
-    ("said", "status"), [("expired", "expired"), ("cancelled", "cancelled"), ("Odd", "waiting")]
-)
+REPORTS: dict[str, tuple[dict[str, str], str, list[tuple[str, str]]]] = {
+    "expired": ({"status": "expired"}, "expired", [("command: get_order", "expired")]),
+    "cancelled": ({"status": "cancelled"}, "cancelled", [("command: get_order", "cancelled")]),
+    "an unknown state": ({"status": "Odd"}, "waiting", []),
+    # Reconciliation must still find the code.
+    "a code that is not shown": ({"status": "received"}, "waiting", []),
+    # The swap that no webhook reported.
+    "another number": (
+        {"status": "waiting", "phone_number": OTHER_PHONE},
+        "waiting",
+        [("swapped", "waiting")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REPORTS)
 def test_get_order_updates_a_stored_order(
-    store: Store, run: Run, selling_api: HttpServer, said: str, status: str
+    store: Store, run: Run, selling_api: HttpServer, case: str
 ) -> None:
     """The reported status is recorded as a transition of that command."""
+    reported, status, steps = REPORTS[case]
     assert run(*BUY, "--yes").code == 0
-    later = {"status": said, "expires_at": "2026-06-11T10:34:27Z"}
+    later = {"expires_at": "2026-06-11T10:34:27Z", **reported}
     selling_api.on("GET", f"{ORDERS}/ord_1", json=later)
     assert run("virtualsms", "get-order", "ord_1").code == 0
     order = only_row(store, Order)
     assert order.status == status
     assert order.expires_at is not None
     assert order.expires_at.hour == 10
-    seen = [] if status == "waiting" else [("command: get_order", status)]
-    assert transitions(store)[1:] == seen
+    assert number(store, order) == reported.get("phone_number", PHONE)
+    assert transitions(store)[1:] == steps
+    assert all_rows(store, InboxEvent) == []
 
 
 @on_sqlite
@@ -180,27 +195,3 @@ def test_a_code_from_check_is_stored(
     assert only_row(store, Code).event_id == event.id
     assert run("daisysim", "check", "4711").code == 0
     assert len(all_rows(store, InboxEvent)) == 2
-
-
-def test_an_order_without_its_code_stays_open(
-    store: Store, run: Run, selling_api: HttpServer
-) -> None:
-    """Reconciliation must still find it."""
-    assert run(*BUY, "--yes").code == 0
-    selling_api.on("GET", f"{ORDERS}/ord_1", json={"status": "received"})
-    assert run("virtualsms", "get-order", "ord_1").code == 0
-    assert only_row(store, Order).status == "waiting"
-    assert all_rows(store, InboxEvent) == []
-
-
-def test_another_number_is_recorded_as_a_swap(
-    store: Store, run: Run, selling_api: HttpServer
-) -> None:
-    """A lookup with another number counts as the swap that no webhook reported."""
-    assert run(*BUY, "--yes").code == 0
-    selling_api.on(
-        "GET", f"{ORDERS}/ord_1", json={"phone_number": OTHER_PHONE, "status": "waiting"}
-    )
-    assert run("virtualsms", "get-order", "ord_1").code == 0
-    assert number(store, only_row(store, Order)) == OTHER_PHONE
-    assert transitions(store)[1:] == [("swapped", "waiting")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -12,14 +11,16 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from tests.support.http_server import HttpServer, Reply
+from tests.support.http_server import HttpServer
 from tests.support.stores import Store
-from tests.worker.cli.apis import BUY, MADE, ORDERS, PHONE, error_reply
-from tests.worker.cli.conftest import Run
+from tests.worker.cli.apis import BUY, MADE, ORDERS, PHONE
+from tests.worker.cli.conftest import Run, Terminal
 from tests.worker.support import (
     HOUR,
     SECOND,
     all_rows,
+    change_budget,
+    error_reply,
     now,
     on_sqlite,
     only_row,
@@ -30,35 +31,20 @@ from worker.outbox import call_budgets
 from worker.schema.models import Budget, Order
 
 
-class Terminal(io.StringIO):
-    """Standard input that is a terminal, with typed text."""
-
-    def isatty(self) -> bool:
-        """Always true."""
-        return True
-
-
 @on_sqlite
-def test_spending_without_a_terminal_needs_yes(run: Run, selling_api: HttpServer) -> None:
-    """It is wrong usage, reported in one line, and no request is sent."""
-    answer = run(*BUY)
-    assert (answer.code, answer.out) == (2, "")
-    assert "--yes" in answer.err
-    assert answer.err.count("\n") == 1
-    assert selling_api.requests() == []
-
-
-@on_sqlite
-@pytest.mark.parametrize(("typed", "requests"), [("y\n", 1), ("n\n", 0), ("\n", 0), ("", 0)])
+@pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0), (None, 2)])
 def test_a_prompt_asks_for_confirmation(
-    run: Run, selling_api: HttpServer, monkeypatch: pytest.MonkeyPatch, typed: str, requests: int
+    run: Run, selling_api: HttpServer, monkeypatch: pytest.MonkeyPatch, typed: str | None, code: int
 ) -> None:
-    """The prompt names the purchase; only yes buys."""
-    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    """The prompt names the purchase; only yes buys. Without a terminal it is wrong usage."""
+    if typed is not None:
+        monkeypatch.setattr(sys, "stdin", Terminal(typed))
     answer = run(*BUY)
-    assert answer.code == 1 - requests
-    assert "virtualsms create_order, service wa, country GB: this can cost money" in answer.err
-    assert len(selling_api.requests()) == requests
+    assert answer.code == code
+    prompt = "virtualsms create_order, service wa, country GB: this can cost money"
+    assert (prompt in answer.err) == (code != 2)
+    assert ("--yes" in answer.err and answer.err.count("\n") == 1) == (code == 2)
+    assert len(selling_api.requests()) == (code == 0)
 
 
 @on_sqlite
@@ -106,14 +92,6 @@ def test_calls_use_the_shared_budget(
     assert len(pauses) == 1
     assert 55 < pauses[0] <= 64
     assert len(selling_api.requests()) == 2
-
-
-def change_budget(store: Store, **values: object) -> None:
-    """Write to the only budget row, whose id is its key."""
-    with store.database.transaction() as session:
-        row = session.get_one(Budget, "virtualsms:calls")
-        for name, value in values.items():
-            setattr(row, name, value)
 
 
 @on_sqlite
@@ -285,12 +263,12 @@ def test_hostile_answers_are_harmless(run: Run, api: HttpServer) -> None:
     hostile = "\x1b[31mred\u202e"
     api.on("GET", "/api/v2/services", json=[{"id": hostile, "name": hostile}])
     assert run("virtualsms", "list-services").out.splitlines()[1].split() == ["red", "red"]
-    api.on("GET", "/api/v2/services", handler=lambda _: _refusal(hostile))
+    api.on(
+        "GET",
+        "/api/v2/services",
+        handler=lambda _: error_reply("virtualsms", 400, "validation", hostile),
+    )
     answer = run("virtualsms", "list-services")
     assert answer.code == 1
     assert "\x1b" not in answer.err
     assert "\u202e" not in answer.err
-
-
-def _refusal(words: str) -> Reply:
-    return error_reply("virtualsms", 400, "validation", words)

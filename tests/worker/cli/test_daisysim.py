@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.support.http_server import HttpServer
-from tests.worker.cli.apis import Example, check_request, error_reply, stub_answer
+from tests.worker.cli.apis import Example, check_request, stub_answer
 from tests.worker.cli.conftest import Run
-from tests.worker.support import on_sqlite
+from tests.worker.support import error_reply, on_sqlite
 from worker.providers.daisysim.api import DaisySIM
 
 PHONE, MASKED = "+79001234567", "+7900••••567"
@@ -22,110 +22,47 @@ PURCHASED = {
     "balance_after": "11.3600",
 }
 EXAMPLES = [
-    Example(
-        words="balance",
-        method="GET",
-        path="/balance",
-        reply='{"success":true,"data":{"balance":12.5000,"currency":"USD","email":"u@example.com",'
-        '"total_spent":45.2000,"discount":{"tier":"Silver","percent":10,"next_tier":"Gold",'
-        '"next_at":100,"needed":54.8000}}}',
-        shows={
-            "balance": "12.5000",
-            "currency": "USD",
-            "email": "••••••••",
-            "total_spent": "45.2000",
-            "discount": {
-                "tier": "Silver",
-                "percent": "10",
-                "next_tier": "Gold",
-                "next_at": "100",
-                "needed": "54.8000",
-            },
-        },
-    ),
-    Example(
-        words="countries",
-        method="GET",
-        path="/countries",
-        reply='{"success":true,"data":{"countries":[{"id":6,"name":"Russia"}]}}',
-        shows=[{"id": 6, "name": "Russia"}],
-    ),
-    Example(
-        words="services 6",
-        method="GET",
-        path="/services/6",
-        reply='{"success":true,"data":{"country_id":6,"services":[{"code":"go","name":"Google"}]}}',
-        shows=[{"code": "go", "name": "Google"}],
-    ),
-    Example(
-        words="prices 6 wa",
-        method="POST",
-        path="/prices",
-        body=b'{"country":6,"service":"wa"}',
-        reply='{"success":true,"data":{"total_numbers":12702,"discount_tier":"Silver",'
-        '"discount_pct":10,"tiers":[{"tier":1,"price":1.1400,"discount_pct":10,"available":483}]}}',
-        shows={
-            "tiers": [{"price": "1.1400", "tier": 1, "discount_pct": "10", "available": 483}],
-            "total_numbers": 12702,
-            "discount_tier": "Silver",
-            "discount_pct": "10",
-        },
-    ),
-    Example(
-        words="purchase 6 wa 1.1400 --service-name WhatsApp --yes",
-        method="POST",
-        path="/purchase",
-        body=b'{"country":6,"service":"wa","price":1.1400,"service_name":"WhatsApp"}',
-        reply=BOUGHT,
-        status=201,
-        shows=PURCHASED,
-    ),
-    Example(
-        words="purchase 6 wa 1.1400 --yes",
-        method="POST",
-        path="/purchase",
-        body=b'{"country":6,"service":"wa","price":1.1400}',
-        reply=BOUGHT,
-        status=201,
-        shows=PURCHASED,
-    ),
-    Example(
-        words="check 123456789",
-        method="GET",
-        path="/check/123456789",
-        reply='{"data":{"status":"Completed","code":"483921","phone_number":"+79001234567"}}',
-        shows={"status": "Completed", "code": "48••••", "phone_number": MASKED},
-    ),
-    Example(
-        words="cancel 123456789 --yes",
-        method="POST",
-        path="/cancel/123456789",
-        reply='{"success":true,"data":{"activation_id":"123456789","refund":1.1400,'
-        '"balance_after":12.5000}}',
-        shows={"activation_id": "123456789", "refund": "1.1400", "balance_after": "12.5000"},
-    ),
-    Example(
-        words="history --page 2 --per-page 100 --status completed",
-        method="GET",
-        path="/history",
-        query={"page": "2", "per_page": "100", "status": "completed"},
-        reply='{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"79001234567",'
-        '"service":"WhatsApp","status":"completed","price":1.1400,"code":"483921",'
-        '"created_at":"2026-06-11T09:14:27Z"}]},"pagination":{"page":2,"total":101}}',
-        shows=[
-            {
-                "activation_id": "9",
-                "phone_number": MASKED,
-                "service": "WhatsApp",
-                "country": None,
-                "status": "completed",
-                "price": "1.1400",
-                "code": "48••••",
-                "created_at": "2026-06-11T09:14:27.000Z",
-            }
-        ],
-    ),
-]
+    Example("balance", "GET /balance",
+            '{"success":true,"data":{"balance":12.5000,"currency":"USD","email":"u@example.com",'
+            '"total_spent":45.2000,"discount":{"tier":"Silver","percent":10,"next_tier":"Gold",'
+            '"next_at":100,"needed":54.8000}}}',
+            {"balance": "12.5000", "currency": "USD", "email": "••••••••",
+             "total_spent": "45.2000", "discount": {"tier": "Silver", "percent": "10",
+             "next_tier": "Gold", "next_at": "100", "needed": "54.8000"}}),
+    Example("countries", "GET /countries",
+            '{"success":true,"data":{"countries":[{"id":6,"name":"Russia"}]}}',
+            [{"id": 6, "name": "Russia"}]),
+    Example("services 6", "GET /services/6",
+            '{"success":true,"data":{"country_id":6,"services":[{"code":"go","name":"Google"}]}}',
+            [{"code": "go", "name": "Google"}]),
+    Example("prices 6 wa", "POST /prices",
+            '{"success":true,"data":{"total_numbers":12702,"discount_tier":"Silver",'
+            '"discount_pct":10,"tiers":[{"tier":1,"price":1.1400,"discount_pct":10,"available":483}]}}',
+            {"tiers": [{"price": "1.1400", "tier": 1, "discount_pct": "10", "available": 483}],
+             "total_numbers": 12702, "discount_tier": "Silver", "discount_pct": "10"},
+            body=b'{"country":6,"service":"wa"}'),
+    Example("purchase 6 wa 1.1400 --service-name WhatsApp --yes", "POST /purchase", BOUGHT,
+            PURCHASED,
+            body=b'{"country":6,"service":"wa","price":1.1400,"service_name":"WhatsApp"}',
+            status=201),
+    Example("purchase 6 wa 1.1400 --yes", "POST /purchase", BOUGHT,
+            PURCHASED, body=b'{"country":6,"service":"wa","price":1.1400}', status=201),
+    Example("check 123456789", "GET /check/123456789",
+            '{"data":{"status":"Completed","code":"483921","phone_number":"+79001234567"}}',
+            {"status": "Completed", "code": "48••••", "phone_number": MASKED}),
+    Example("cancel 123456789 --yes", "POST /cancel/123456789",
+            '{"success":true,"data":{"activation_id":"123456789","refund":1.1400,'
+            '"balance_after":12.5000}}',
+            {"activation_id": "123456789", "refund": "1.1400", "balance_after": "12.5000"}),
+    Example("history --page 2 --per-page 100 --status completed",
+            "GET /history?page=2&per_page=100&status=completed",
+            '{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"79001234567",'
+            '"service":"WhatsApp","status":"completed","price":1.1400,"code":"483921",'
+            '"created_at":"2026-06-11T09:14:27Z"}]},"pagination":{"page":2,"total":101}}',
+            [{"activation_id": "9", "phone_number": MASKED, "service": "WhatsApp",
+             "country": None, "status": "completed", "price": "1.1400", "code": "48••••",
+             "created_at": "2026-06-11T09:14:27.000Z"}]),
+]  # fmt: skip
 # A row of the error table: its code and status, and the words that say what to do.
 ERRORS = [
     ("MISSING_TOKEN", 401, "check DAISYSIM_API_KEY"),

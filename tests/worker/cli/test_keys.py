@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from receiver.vault.sealing import key_id, parse_keys
 from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, KEY
 from tests.support.webhooks import virtualsms_v2
-from tests.worker.cli.conftest import Run
+from tests.worker.cli.conftest import Run, Terminal
 from tests.worker.support import World, all_rows, change, handle
 from worker.schema.models import Code
 
@@ -104,11 +103,6 @@ def test_an_altered_value_is_named(world: World, run: Run) -> None:
 
 def test_rotate_shows_a_bar_on_a_terminal(run: Run, both_keys: pytest.MonkeyPatch) -> None:
     """A terminal gets a progress bar instead of lines."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     screen = Terminal()
     both_keys.setenv("TERM", "xterm")
     both_keys.setattr(sys, "stdout", screen)

@@ -1,4 +1,4 @@
-"""Output formats on a terminal and elsewhere, and ``codecatch keys generate``."""
+"""Output formats on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ import sys
 
 import pytest
 
-from receiver.vault.sealing import parse_keys
-from tests.worker.cli.conftest import Run
+from tests.worker.cli.conftest import Terminal
 from worker.cli import _output
 from worker.cli._output import Output
-
-
-class Terminal(io.StringIO):
-    """Standard output that is a terminal."""
-
-    def isatty(self) -> bool:  # noqa: D102
-        return True
 
 
 def test_a_terminal_gets_a_table_without_markup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,10 +39,3 @@ def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", out)
     Output(json=True, reveal=True).record({"text": "é\x9b31m\u202e\ud800"})
     assert out.getvalue() == '{\n  "text": "\\u00e9\\u009b31m\\u202e\\ud800"\n}\n'
-
-
-def test_keys_generate(run_unconfigured: Run) -> None:
-    """Each call prints a different key that ENCRYPTION_KEYS accepts."""
-    first, second = run_unconfigured("keys", "generate"), run_unconfigured("keys", "generate")
-    assert parse_keys(first.out.strip())
-    assert first.out != second.out

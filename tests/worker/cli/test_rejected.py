@@ -40,18 +40,11 @@ def test_list(run: Run) -> None:
     assert "203.0.113.9" in revealed
 
 
-@pytest.mark.parametrize(
-    ("words", "count"),
-    [
-        (("--provider", "daisysim"), 1),
-        (("--since", "5m"), 2),
-        (("--until", "5m"), 0),
-        (("--limit", "1"), 1),
-    ],
-)
-def test_filters(run: Run, words: tuple[str, ...], count: int) -> None:
+def test_filters(run: Run) -> None:
     """Provider and time narrow the list."""
-    assert len(run("rejected", "list", "--json", *words).json) == count
+    filters = (("--provider", "daisysim"), 1), (("--since", "5m"), 2), (("--limit", "1"), 1)
+    for words, count in (*filters, (("--until", "5m"), 0)):
+        assert len(run("rejected", "list", "--json", *words).json) == count, words
 
 
 def test_doctor_reports_the_most_frequent_reason(run: Run, store: Store) -> None:

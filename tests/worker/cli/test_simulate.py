@@ -8,7 +8,7 @@ import time
 import pytest
 
 from receiver.events import OrderEvent, SmsReceived
-from tests.support.http_server import HttpServer
+from tests.support.http_server import HttpServer, Reply
 from tests.support.receiving import authentic
 from tests.support.webhooks import SECRET, TOKEN
 from tests.worker.cli.conftest import Run
@@ -89,33 +89,29 @@ def test_the_default_is_the_receiver_of_this_machine(
     assert "x-virtualsms-delivery" in request.headers
 
 
-def test_a_refusal_is_a_failure(run_unconfigured: Run, http_server: HttpServer) -> None:
-    """Any status but 2xx ends with exit code 1, and the reason is made harmless."""
-    problem = {"title": "Unauthorized", "detail": "no\x1b[31m such signature"}
-    http_server.on("POST", "/webhooks/**", status=401, json=problem)
-    answer = run_unconfigured("simulate", "virtualsms", "sms.received", "--url", http_server.url)
-    assert answer.code == 1
-    assert answer.out.startswith("401 no such signature")
+ANSWERS: dict[str, tuple[Reply | None, int, str]] = {
+    "refused": (
+        Reply(status=401, json={"title": "Unauthorized", "detail": "no\x1b[31m such signature"}),
+        1,
+        "401 no such signature",
+    ),
+    "nothing": (Reply(), 0, "200 order o\n"),
+    "a list": (Reply(body=b"[]"), 0, "200 order o\n"),
+    "no JSON": (Reply(body=b"not json"), 0, "200 order o\n"),
+    "unreachable": (None, 1, "no answer 127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_the_status_decides(run_unconfigured: Run, http_server: HttpServer, case: str) -> None:
+    """Any but 2xx ends with exit code 1; the reason is made harmless and shows no token."""
+    reply, code, says = ANSWERS[case]
+    http_server.on("POST", "/webhooks/**", handler=lambda _: reply or Reply())
+    url = http_server.url if reply else "http://127.0.0.1:1"
+    answer = run_unconfigured("simulate", "daisysim", "sms.received", "--order", "o", "--url", url)
+    assert answer.code == code
+    assert answer.out.startswith(says)
     assert plain(answer.out) == answer.out.strip()
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"not json"])
-def test_an_answer_without_details(
-    run_unconfigured: Run, http_server: HttpServer, body: bytes
-) -> None:
-    """Only the status decides."""
-    http_server.on("POST", "/webhooks/**", status=200, body=body)
-    answer = run_unconfigured(
-        "simulate", "virtualsms", "sms.received", "--order", "o", "--url", http_server.url
-    )
-    assert (answer.code, answer.out) == (0, "200 order o\n")
-
-
-def test_an_unreachable_receiver(run_unconfigured: Run) -> None:
-    """It is reported without the token in the URL."""
-    answer = run_unconfigured("simulate", "daisysim", "sms.received", "--url", "http://127.0.0.1:1")
-    assert answer.code == 1
-    assert answer.out.startswith("no answer 127.0.0.1")
     assert TOKEN not in answer.out + answer.err
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -15,43 +16,34 @@ from tests.support import stores
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
-from tests.worker.support import World, all_rows, change, handle, on_sqlite, only_row
+from tests.worker.support import HOUR, change, handle, now, on_sqlite, only_row
 from worker.queries import codes
 from worker.runtime import installation
+from worker.runtime.runtime import Runtime
 from worker.schema.models import Code
 
+CONNECTED: dict[str, bool] = {}
 
-def test_prints_only_the_newest_code(world: World, run: Run) -> None:
-    """Standard output is the code and nothing else."""
-    runtime = world.connect()
+
+def test_prints_only_the_newest_code(runtime: Runtime, run: Run) -> None:
+    """Standard output is the code and nothing else; the provider's clock orders a batch."""
     handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
     handle(runtime, virtualsms_v2(order="ord_1", code="902-114"))
-    handle(runtime, virtualsms_v2(order="ord_2", code="333333"))
+    handle(
+        runtime,
+        virtualsms_v2(order="ord_2", code="222222", received_at="2026-06-11T09:00:02Z"),
+        virtualsms_v2(order="ord_2", code="333333", received_at="2026-06-11T09:00:01Z"),
+    )
     answer = run("wait", "ord_1")
     assert (answer.code, answer.out, answer.err) == (0, "902-114\n", "")
+    assert run("wait", "ord_2").out == "222222\n"
+    # Two providers may use the same order id.
+    handle(runtime, daisysim(activation="ord_1", code="444444"))
+    assert run("wait", "ord_1", "--provider", "virtualsms").out == "902-114\n"
 
 
-def test_codes_stored_together_are_ordered_by_the_provider_clock(world: World, run: Run) -> None:
-    """Codes of one batch have one storage time, so the provider's time decides."""
-    handle(
-        world.connect(),
-        virtualsms_v2(order="ord_1", code="222222", received_at="2026-06-11T09:00:02Z"),
-        virtualsms_v2(order="ord_1", code="111111", received_at="2026-06-11T09:00:01Z"),
-    )
-    assert run("wait", "ord_1").out == "222222\n"
-
-
-def test_a_provider_may_be_named(world: World, run: Run) -> None:
-    """Two providers may use the same order id."""
-    runtime = world.connect()
-    handle(runtime, virtualsms_v2(order="4711", code="111111"))
-    handle(runtime, daisysim(activation="4711", code="222222"))
-    assert run("wait", "4711", "--provider", "virtualsms").out == "111111\n"
-
-
-def test_waits_for_a_code(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_for_a_code(runtime: Runtime, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that arrives meanwhile is printed; a short database outage is tolerated."""
-    runtime = world.connect()
     pauses = []
 
     def pause(seconds: float) -> None:
@@ -82,26 +74,19 @@ def test_timeout(store: Store, run: Run) -> None:
     assert answer.err == "codecatch: no code for order ord_1 within 0.01 seconds\n"
 
 
-@pytest.mark.parametrize("state", ["held", "quarantined", "discarded"])
-def test_only_ready_codes_are_printed(world: World, run: Run, state: str) -> None:
-    """An older ready code is printed before a newer one that is not ready."""
-    runtime = world.connect()
-    handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
-    change(runtime, only_row(runtime, Code), state=state)
-    assert run("wait", "ord_1", "--timeout", "0").code == 3
+@pytest.mark.parametrize("values", [
+    {"state": "held"}, {"state": "quarantined"}, {"state": "discarded"}, {"code": None},
+], ids=str)  # fmt: skip
+def test_only_ready_codes_are_printed(runtime: Runtime, run: Run, values: dict[str, Any]) -> None:
+    """An older ready code is printed before a newer one that is not ready, or was purged."""
     handle(runtime, virtualsms_v2(order="ord_1", code="222222"))
-    good, bad = all_rows(runtime, Code)
-    change(runtime, good, state="ready")
-    change(runtime, bad, state=state)
-    assert run("wait", "ord_1", "--timeout", "0").out == "111111\n"
-
-
-def test_purged_codes_are_ignored(world: World, run: Run) -> None:
-    """Without its value a code cannot be printed."""
-    runtime = world.connect()
-    handle(runtime, virtualsms_v2(order="ord_1"))
-    change(runtime, only_row(runtime, Code), code=None)
+    older = only_row(runtime, Code)
+    change(runtime, older, **values)
     assert run("wait", "ord_1", "--timeout", "0").code == 3
+    handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
+    assert run("wait", "ord_1", "--timeout", "0").out == "111111\n"
+    change(runtime, older, stored_at=now(runtime) + HOUR)
+    assert run("wait", "ord_1", "--timeout", "0").out == "111111\n"
 
 
 @on_sqlite
@@ -130,9 +115,8 @@ def test_uses_the_data_directory(tmp_path: Path) -> None:
 
 
 @on_sqlite
-def test_an_altered_code_is_an_error(world: World, run: Run) -> None:
+def test_an_altered_code_is_an_error(runtime: Runtime, run: Run) -> None:
     """A sealed value that does not open ends with a line that names the row."""
-    runtime = world.connect()
     handle(runtime, virtualsms_v2(order="ord_1"))
     row = only_row(runtime, Code)
     sealed = row.code or b""

@@ -99,6 +99,7 @@ def test_auto_confirm_names_services(
     services = frozenset(load(ConfirmationSettings).auto_confirm)
     policy = EventPolicy(frozenset({"virtualsms"}), frozenset(), services, Routing(()))
     assert policy.confirms("virtualsms", service) is expected
+    assert not policy.confirms("daisysim", service)
 
 
 def test_limits_are_looked_up_by_class(monkeypatch: pytest.MonkeyPatch) -> None:

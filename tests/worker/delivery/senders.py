@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Self
 from weakref import WeakKeyDictionary
 
 from receiver.database.engine import Database
 from receiver.queue import DELIVER, IDS_PER_MESSAGE, Waker
 from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
+from worker.destinations.base import Destination, DestinationContext
+from worker.messages.text import Notification
 from worker.outbox import sweep
 from worker.runtime.runtime import Runtime
 
@@ -44,6 +47,41 @@ class _ThreadWaker(Waker):
 
     def _submit(self, ids: Sequence[str]) -> None:
         self.tasks.append(self._pool.submit(deliver_ids, self._runtime, ids))
+
+
+@dataclass
+class Script:
+    """A destination's errors, one for each message; later messages succeed."""
+
+    answers: list[Exception] = field(default_factory=list)
+    sent: list[tuple[list[Notification], list[str] | None]] = field(default_factory=list)
+    """Each message, and the recipients that it was for."""
+
+
+class Scripted(Destination):
+    """A destination that follows a script."""
+
+    deadline = 7.0
+    kind = "scripted"
+    max_batch = 40
+
+    def __init__(self, name: str, script: Script, recipients: Sequence[str] = ()) -> None:
+        super().__init__(name)
+        self.script = script
+        self.recipients = tuple(recipients)
+
+    @classmethod
+    def make(cls, name: str, options: object, context: DestinationContext) -> Self:
+        """Unused: no configuration names this kind."""
+        raise NotImplementedError
+
+    def send(
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
+    ) -> None:
+        """Note the message; raise the next error."""
+        self.script.sent.append((list(notifications), None if only is None else list(only)))
+        if self.script.answers:
+            raise self.script.answers.pop(0)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import CODE, ORDER, UK_PHONE
-from tests.worker.support import World, all_rows, change, fetch, handle, now, only_row, routed_to
+from tests.worker.support import all_rows, change, fetch, handle, now, only_row, routed_to
 from worker.configuration.destination_policy import Reveal
 from worker.delivery import compose as composing
 from worker.destinations.base import DeliveryError
@@ -25,17 +25,9 @@ from worker.schema.models import Code, Delivery, Order
 MINUTE = timedelta(minutes=1)
 
 
-@pytest.fixture
-def runtime(world: World) -> Runtime:
-    """A worker with Slack as its destination."""
-    return world.connect(slack=True)
-
-
-def compose(
-    runtime: Runtime, *, reveal: Reveal = "full", vanished: int = 0, at: datetime | None = None
-) -> Notification:
+def compose(runtime: Runtime, **options: Any) -> Notification:
     """The notification of the only delivery."""
-    (notification,) = compose_all(runtime, reveal=reveal, vanished=vanished, at=at)
+    (notification,) = compose_all(runtime, **options)
     return notification
 
 
@@ -143,20 +135,23 @@ def test_reveal_limits_what_a_destination_gets(runtime: Runtime, reveal: Reveal)
     assert (notification.order_id, notification.service) == (ORDER, "telegram")
 
 
-EVENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "order.cancelled": ({"reason": "timeout_no_sms"}, "was cancelled. Reason: timeout_no_sms."),
-    "order.expired": ({}, "has expired"),
-    "order.swapped": ({}, "a new number"),
-    "order.confirmed": ({}, "finished and charged"),
-    "balance.deposited": ({"amount": "20.00", "currency": "USD"}, "20.00 USD"),
-    "balance.low": ({"balance": "1.20", "currency": "USD"}, "1.20 USD"),
-}
+EVENTS: list[tuple[str, dict[str, Any], str]] = [
+    ("order.cancelled", {"reason": "timeout_no_sms"}, "was cancelled. Reason: timeout_no_sms."),
+    ("order.expired", {}, "has expired"),
+    ("order.swapped", {}, "a new number"),
+    ("order.confirmed", {}, "finished and charged"),
+    ("balance.deposited", {"amount": "20.00", "currency": "USD"}, "20.00 USD"),
+    ("balance.low", {"balance": "1.20", "currency": "USD"}, "Balance: 1.20 USD."),
+    ("balance.low", {"balance": "1.20", "currency": None}, "Balance: 1.20."),
+    ("balance.low", {"balance": None, "currency": None}, "not reported"),
+]
 
 
-@pytest.mark.parametrize("type_", EVENTS)
-def test_other_events_have_short_messages(runtime: Runtime, type_: str) -> None:
+@pytest.mark.parametrize(("type_", "data", "words"), EVENTS)
+def test_other_events_have_short_messages(
+    runtime: Runtime, type_: str, data: dict[str, Any], words: str
+) -> None:
     """What happened and to which order, and never a code, if a route names the type."""
-    data, words = EVENTS[type_]
     named = routed_to(runtime, "slack", types=[type_])
     handle(named, webhooks.virtualsms_v1(order=ORDER))
     handle(named, webhooks.virtualsms_v1(event=type_, data=data))
@@ -188,19 +183,14 @@ def test_an_order_ends_once(runtime: Runtime) -> None:
 
 
 def test_many_deliveries_are_read_together(runtime: Runtime) -> None:
-    """Each has its own code, in the order asked for."""
-    handle(runtime, *(webhooks.virtualsms_v1(order=f"o{n}", code=f"80000{n}") for n in range(5)))
-    assert [
-        (notification.order_id, notification.code) for notification in compose_all(runtime)
-    ] == [(f"o{n}", f"80000{n}") for n in range(5)]
-
-
-def test_a_notice_names_codecatch_as_its_provider(runtime: Runtime) -> None:
-    """It has no order: its text names the order if there is one."""
-    handle(runtime, webhooks.virtualsms_v1(data={"order_id": None}))
-    notification = compose(runtime)
-    assert (notification.type, notification.provider, notification.order_id) == (
-        "operators",
-        "codecatch",
-        None,
+    """Each has its own code, in the order asked for; a notice has no order and no provider."""
+    handle(
+        runtime,
+        *(webhooks.virtualsms_v1(order=f"o{n}", code=f"80000{n}") for n in range(5)),
+        webhooks.virtualsms_v1(data={"order_id": None}),
     )
+    *codes, notice = compose_all(runtime)
+    assert [(each.order_id, each.code) for each in codes] == [
+        (f"o{n}", f"80000{n}") for n in range(5)
+    ]
+    assert (notice.type, notice.provider, notice.order_id) == ("operators", "codecatch", None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -16,26 +15,32 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.errors import MalformedPayload
-from receiver.inbox.store import INBOX, InboxEvent, IncomingEvent, store_many
+from receiver.inbox.store import INBOX, InboxEvent
 from receiver.providers.virtualsms import VirtualSMS
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support import webhooks
 from tests.support.waiting import eventually
+from tests.support.webhooks import virtualsms_v1
 from tests.worker.support import (
+    HOUR,
     World,
     all_rows,
     at_once,
     change,
+    deliveries,
     expire_lease,
     fetch,
     handle,
+    lose_leases,
     make_due,
+    notices,
     now,
     on_postgresql,
     on_sqlite,
     only_row,
     receive,
     reload,
+    states,
     woken,
 )
 from worker.handling import effects
@@ -44,37 +49,39 @@ from worker.orders import batch as order_batch
 from worker.outbox import leases
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery, Order
-from worker.schema.states import OPERATORS
 
 Effects = Callable[..., Mapping[str, Any]]
 apply: Effects = effects.apply_one
 
 
-def break_on(
-    monkeypatch: pytest.MonkeyPatch, event_id: str, error: Exception, *, after_effects: bool = True
-) -> list[str]:
-    """Make the effects of one event raise; return the ids of the applied events, as they come."""
-    applied: list[str] = []
+def break_on(monkeypatch: pytest.MonkeyPatch, event_id: str, error: Exception) -> None:
+    """Make one event raise after its effects."""
 
     def broken(context: Any, rows: Any, header: Any, event: Any) -> Mapping[str, Any]:
-        applied.append(header.id)
-        result = apply(context, rows, header, event) if after_effects else {}
+        result = apply(context, rows, header, event)
         if header.id == event_id:
             raise error
         return result
 
     monkeypatch.setattr(effects, "apply_one", broken)
-    return applied
 
 
-def states(runtime: Runtime, ids: list[str]) -> list[str]:
+def event_states(runtime: Runtime, ids: list[str]) -> list[str]:
     """The states of events."""
     return [fetch(runtime, InboxEvent, event).state for event in ids]
 
 
-def notices(runtime: Runtime) -> list[Delivery]:
-    """The planned notices to the operators."""
-    return [row for row in all_rows(runtime, Delivery) if row.type == OPERATORS]
+def receive_orders(runtime: Runtime, count: int = 3) -> list[str]:
+    """Store the codes of ``count`` orders; returns the ids of their events."""
+    return receive(runtime, *(virtualsms_v1(order=f"ord_{each}") for each in range(count)))
+
+
+def reclaim(runtime: Runtime, event_id: str) -> None:
+    """Let the lease of an event expire, and claim it as another worker."""
+    expire_lease(runtime, fetch(runtime, InboxEvent, event_id))
+    with runtime.database.transaction() as session:
+        at = runtime.database.now(session)
+        assert leases.claim(session, INBOX, [event_id], now=at, lease=handling.LEASE)
 
 
 def replay(runtime: Runtime, ids: list[str]) -> None:
@@ -85,75 +92,53 @@ def replay(runtime: Runtime, ids: list[str]) -> None:
     handling.handle(runtime, ids)
 
 
-def test_a_batch_is_handled_in_one_transaction(world: World) -> None:
-    """Every event ends, and its follow-ups are woken by messages that hold only ids."""
-    runtime = world.connect(virtualsms=True, slack=True)
-    ids = handle(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
-
-    assert states(runtime, ids) == ["handled"] * 3
+def test_a_batch_is_handled_in_one_transaction(world: World, runtime: Runtime) -> None:
+    """With all due events; follow-ups are woken by ids, and neither they nor the log hold more."""
+    ids = receive_orders(runtime)
+    late = fetch(runtime, InboxEvent, ids[2])
+    change(runtime, late, attempt=1, next_attempt_at=now(runtime) + HOUR)
+    with structlog.testing.capture_logs() as lines:
+        handling.handle(runtime, [])
+        handling.handle(runtime, [ids[0], "nobody"])
+    assert event_states(runtime, ids) == ["handled", "handled", "pending"]
     deliveries = [row.id for row in all_rows(runtime, Delivery)]
     confirmations = [row.id for row in all_rows(runtime, Confirmation)]
     assert woken(world, DELIVER, deliveries) == [deliveries]
     assert woken(world, CONFIRM_ORDERS, confirmations) == [confirmations]
+    handled = [line for line in lines if line["event"] == "event.handled"]
+    assert [(each["event_id"], each["type"], each["state"]) for each in handled] == [
+        (each, "sms.received", "handled") for each in ids[:2]
+    ]
     for secret in (webhooks.CODE, webhooks.UK_PHONE.lstrip("+"), "ord_1", "telegram"):
         assert secret not in world.on_the_broker()
+        assert secret not in repr(lines)
+
+    handling.handle(runtime, [late.id])
+    assert states(runtime, [late]) == ["pending"]
+    make_due(runtime, late)
+    handling.handle(runtime, [late.id])
+    assert states(runtime, [late]) == ["handled"]
 
 
-def test_nothing_secret_is_logged(world: World) -> None:
-    """The line has the event's id, type and state."""
-    runtime = world.connect(virtualsms=True, slack=True)
-    with structlog.testing.capture_logs() as lines:
-        (event,) = handle(runtime, webhooks.virtualsms_v1())
-
-    (line,) = [line for line in lines if line["event"] == "event.handled"]
-    assert (line["event_id"], line["type"], line["state"]) == (event, "sms.received", "handled")
-    assert webhooks.CODE not in repr(lines)
-    assert webhooks.UK_PHONE not in repr(lines)
-
-
-def test_a_batch_is_filled_up_with_other_due_events(world: World) -> None:
-    """One transaction handles all of them, whichever message woke it."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(5)))
-    handling.handle(runtime, ids[:1])
-
-    assert states(runtime, ids) == ["handled"] * 5
-    deliveries = [row.id for row in all_rows(runtime, Delivery)]
-    assert woken(world, DELIVER, deliveries) == [deliveries]
-
-
-def test_an_event_that_crashed_a_worker_is_handled_alone(world: World) -> None:
+def test_an_event_that_crashed_a_worker_is_handled_alone(runtime: Runtime) -> None:
     """It may be what crashed the worker."""
-    runtime = world.connect()
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
-    with runtime.database.transaction() as session:
-        at = runtime.database.now(session)
-        assert leases.claim(session, INBOX, [ids[1]], now=at, lease=handling.LEASE)
-    expire_lease(runtime, fetch(runtime, InboxEvent, ids[1]))
+    ids = receive_orders(runtime)
+    lose_leases(runtime, fetch(runtime, InboxEvent, ids[1]))
     handling.handle(runtime, [ids[1]])
 
-    assert states(runtime, ids) == ["pending", "handled", "pending"]
-
-
-def test_unknown_ids_are_skipped(world: World) -> None:
-    """So is an empty list."""
-    runtime = world.connect()
-    handling.handle(runtime, [])
-    handling.handle(runtime, ["nobody"])
-    assert all_rows(runtime, InboxEvent) == []
+    assert event_states(runtime, ids) == ["pending", "handled", "pending"]
 
 
 def test_only_the_faulty_event_of_a_batch_fails(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only its effects are rolled back, and the operators are notified."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
-    break_on(monkeypatch, ids[1], ValueError("holds 483921"))
+    """Its effects are rolled back, and the operators notified; a replay has them, once."""
+    ids = receive_orders(runtime)
+    with monkeypatch.context() as patch:
+        break_on(patch, ids[1], ValueError("holds 483921"))
+        handling.handle(runtime, ids)
 
-    handling.handle(runtime, ids)
-
-    assert states(runtime, ids) == ["handled", "failed", "handled"]
+    assert event_states(runtime, ids) == ["handled", "failed", "handled"]
     assert {order.order_id for order in all_rows(runtime, Order)} == {"ord_0", "ord_2"}
     failed = fetch(runtime, InboxEvent, ids[1])
     assert failed.error == "handling it failed: ValueError"
@@ -163,24 +148,11 @@ def test_only_the_faulty_event_of_a_batch_fails(
     assert f"codecatch events replay {ids[1]}" in (notice.detail or "")
     woken(world, DELIVER, [notice.id])
 
-
-def test_a_failed_event_is_handled_by_a_replay(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once the handler is fixed, the event has its effects, once."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, webhooks.virtualsms_v1())
-    with monkeypatch.context() as patch:
-        break_on(patch, ids[0], RuntimeError())
-        handling.handle(runtime, ids)
-    assert states(runtime, ids) == ["failed"]
-
     for _ in range(2):
-        replay(runtime, ids)
-
-    event = only_row(runtime, InboxEvent)
+        replay(runtime, [ids[1]])
+    event = fetch(runtime, InboxEvent, ids[1])
     assert (event.state, event.error) == ("handled", None)
-    assert len([row for row in all_rows(runtime, Delivery) if row.type != OPERATORS]) == 1
+    assert len(deliveries(runtime)) == 3
 
 
 UNREADABLE: dict[str, dict[str, Any]] = {
@@ -197,100 +169,89 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 
 @on_sqlite
 @pytest.mark.parametrize("reason", UNREADABLE)
-def test_an_event_that_cannot_be_read_says_why(world: World, reason: str) -> None:
-    """It stays stored, its reason shows no value, and the operators are notified."""
-    runtime = world.connect(slack=True)
-    (event_id,) = handle(runtime, webhooks.virtualsms_v1(data=UNREADABLE[reason]))
-
-    event = fetch(runtime, InboxEvent, event_id)
-    assert (event.state, event.error) == ("failed", reason)
-    assert reason in (notices(runtime)[0].detail or "")
-    assert event.body is not None
-
-
-def test_an_event_is_read_once_the_reader_can(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bug in a reader fails the event; after a fix, a replay handles it."""
-    runtime = world.connect()
-    with monkeypatch.context() as patch:
-
-        def broken(_: Any) -> Any:
-            raise KeyError(webhooks.CODE)
-
-        patch.setattr(VirtualSMS, "read", broken)
-        (event_id,) = handle(runtime, webhooks.virtualsms_v1())
-    assert only_row(runtime, InboxEvent).error == "reading it failed: KeyError"
-
-    replay(runtime, [event_id])
-
-    assert states(runtime, [event_id]) == ["handled"]
-    assert only_row(runtime, Code).event_id == event_id
-
-
-def test_an_unreadable_event_delays_no_other(world: World) -> None:
-    """The rest of its batch is handled in the same transaction."""
-    runtime = world.connect(slack=True)
-    ids = handle(
+def test_an_event_that_cannot_be_read_says_why(runtime: Runtime, reason: str) -> None:
+    """It stays stored, its reason shows no value, the operators know, and others are handled."""
+    good, bad, other = handle(
         runtime,
-        webhooks.virtualsms_v1(order="ord_1"),
-        webhooks.virtualsms_v1(data={"order_id": None}),
+        virtualsms_v1(order="ord_1"),
+        virtualsms_v1(data=UNREADABLE[reason]),
         webhooks.daisysim(),
     )
 
-    assert states(runtime, ids) == ["handled", "failed", "handled"]
+    event = fetch(runtime, InboxEvent, bad)
+    assert (event.state, event.error) == ("failed", reason)
+    assert reason in (notices(runtime)[0].detail or "")
+    assert event.body is not None
+    assert event_states(runtime, [good, other]) == ["handled", "handled"]
 
 
-def test_a_purged_event_cannot_be_handled(world: World) -> None:
-    """It fails, and says that its body is gone."""
-    runtime = world.connect()
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
-    change(runtime, only_row(runtime, InboxEvent), body=None)
-    handling.handle(runtime, [event_id])
+@pytest.mark.parametrize(
+    ("bug", "reason"),
+    [
+        (KeyError(webhooks.CODE), "reading it failed: KeyError"),
+        (MalformedPayload("refused"), "refused"),
+    ],
+    ids=["crash", "refusal"],
+)
+def test_an_event_is_read_once_the_reader_can(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, bug: Exception, reason: str
+) -> None:
+    """A bug in a reader fails the event; after a fix, a replay handles it; and the reverse."""
 
-    assert only_row(runtime, InboxEvent).error == "its body was purged"
+    def broken(_: Any) -> Any:
+        raise bug
+
+    (event_id,) = receive(runtime, virtualsms_v1())
+    with monkeypatch.context() as patch:
+        patch.setattr(VirtualSMS, "read", broken)
+        handling.handle(runtime, [event_id])
+    assert only_row(runtime, InboxEvent).error == reason
+
+    replay(runtime, [event_id])
+    assert event_states(runtime, [event_id]) == ["handled"]
+    assert only_row(runtime, Code).event_id == event_id
+
+    monkeypatch.setattr(VirtualSMS, "read", broken)
+    replay(runtime, [event_id])
+    event = only_row(runtime, InboxEvent)
+    assert (event.state, event.error) == ("failed", reason)
+    assert len(all_rows(runtime, Code)) == 1
 
 
-def test_an_event_sealed_with_a_missing_key_names_the_key(world: World) -> None:
-    """It waits for the key, and is handled once that is back."""
-    runtime = world.connect()
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"body": None}, "its body was purged"),
+        ({"provider": "gone"}, "unknown provider: gone"),
+        ({"body": b"\x01\xde\xad\xbe\xef" + bytes(40)}, "sealed with key deadbeef"),
+    ],
+    ids=["purged", "provider", "key"],
+)
+def test_an_event_without_its_body_key_or_provider_fails(
+    runtime: Runtime, values: dict[str, Any], reason: str
+) -> None:
+    """With the reason; it is handled once that is back."""
+    (event_id,) = receive(runtime, virtualsms_v1())
     whole = only_row(runtime, InboxEvent)
-    assert whole.body is not None
-    change(runtime, whole, body=whole.body[:1] + b"\xde\xad\xbe\xef" + whole.body[5:])
+    change(runtime, whole, **values)
     handling.handle(runtime, [event_id])
     failed = only_row(runtime, InboxEvent)
     assert failed.state == "failed"
-    assert "sealed with key deadbeef" in (failed.error or "")
+    assert reason in (failed.error or "")
 
-    change(runtime, failed, body=whole.body)
+    change(runtime, failed, body=whole.body, provider=whole.provider)
     replay(runtime, [event_id])
-    assert states(runtime, [event_id]) == ["handled"]
+    assert event_states(runtime, [event_id]) == ["handled"]
 
 
-def test_an_event_of_an_unknown_provider_fails(world: World) -> None:
-    """The reason names the provider."""
-    runtime = world.connect()
-    gone = IncomingEvent(provider="gone", body=b"{}", arrived_at=now(runtime))
-    with runtime.database.transaction() as session:
-        (stored,) = store_many(session, runtime.vault, [gone])
-    handling.handle(runtime, [stored.id])
-
-    assert only_row(runtime, InboxEvent).error == "unknown provider: gone"
-
-
-def test_a_known_event_id_with_another_body_has_no_effects(world: World) -> None:
+def test_a_known_event_id_with_another_body_has_no_effects(runtime: Runtime) -> None:
     """It stays quarantined, and the operators are notified once, however often it is woken."""
-    runtime = world.connect(slack=True)
-    first, other = receive(
-        runtime,
-        webhooks.virtualsms_v1(event_id="evt_1", code="111111"),
-        webhooks.virtualsms_v1(event_id="evt_1", code="666666"),
-    )
+    bodies = (virtualsms_v1(event_id="evt_1", code=code) for code in ("111111", "666666"))
+    first, other = receive(runtime, *bodies)
     for _ in range(3):
         handling.handle(runtime, [first, other])
 
-    assert states(runtime, [first, other]) == ["handled", "quarantined"]
+    assert event_states(runtime, [first, other]) == ["handled", "quarantined"]
     assert [code.event_id for code in all_rows(runtime, Code)] == [first]
     (notice,) = notices(runtime)
     assert notice.event_id == other
@@ -300,17 +261,10 @@ def test_a_known_event_id_with_another_body_has_no_effects(world: World) -> None
     assert first in (event.error or "")
 
 
-def test_a_poison_event_fails(world: World) -> None:
+def test_a_poison_event_fails(runtime: Runtime) -> None:
     """After five expired leases it is not tried a sixth time."""
-    runtime = world.connect(slack=True)
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
-    for _ in range(5):
-        with runtime.database.transaction() as session:
-            at = runtime.database.now(session)
-            (claimed,) = leases.claim(session, INBOX, [event_id], now=at, lease=handling.LEASE)
-            assert not claimed.is_poison
-        expire_lease(runtime, only_row(runtime, InboxEvent))
-
+    (event_id,) = receive(runtime, virtualsms_v1())
+    lose_leases(runtime, only_row(runtime, InboxEvent), 5)
     handling.handle(runtime, [event_id])
 
     event = only_row(runtime, InboxEvent)
@@ -325,30 +279,29 @@ def test_a_poison_event_fails(world: World) -> None:
 )
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_database_failure_fails_no_event(
-    world: World, monkeypatch: pytest.MonkeyPatch, trouble: Exception, batch: int
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, trouble: Exception, batch: int
 ) -> None:
     """The error is raised, the leases expire, and the events are handled later."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(batch)))
+    ids = receive_orders(runtime, batch)
     with monkeypatch.context() as patch:
+        patch.setattr("receiver.database.engine._RETRY_SECONDS", (0.0,))
         break_on(patch, ids[-1], trouble)
         with pytest.raises(type(trouble)):
             handling.handle(runtime, ids)
-    assert states(runtime, ids) == ["pending"] * batch
+    assert event_states(runtime, ids) == ["pending"] * batch
     assert all_rows(runtime, Delivery) == []
 
     for event in all_rows(runtime, InboxEvent):
         expire_lease(runtime, event)
         handling.handle(runtime, [event.id])
-    assert states(runtime, ids) == ["handled"] * batch
+    assert event_states(runtime, ids) == ["handled"] * batch
 
 
 def test_a_database_failure_while_events_are_handled_one_by_one(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events handled before the failure stay handled; the rest waits."""
-    runtime = world.connect()
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
+    ids = receive_orders(runtime)
     seen: list[str] = []
 
     def broken(context: Any, rows: Any, header: Any, event: Any) -> Mapping[str, Any]:
@@ -363,113 +316,97 @@ def test_a_database_failure_while_events_are_handled_one_by_one(
     with pytest.raises(OperationalError):
         handling.handle(runtime, ids)
 
-    assert sorted(states(runtime, ids)) == ["handled", "pending", "pending"]
+    assert sorted(event_states(runtime, ids)) == ["handled", "pending", "pending"]
 
 
 @on_postgresql
-def test_a_lock_timeout_fails_no_event(world: World) -> None:
+def test_a_lock_timeout_fails_no_event(runtime: Runtime) -> None:
     """The wait times out, and the next attempt succeeds."""
-    runtime = world.connect()
-    handle(runtime, webhooks.virtualsms_v1(event="order.swapped"))
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
+    handle(runtime, virtualsms_v1(event="order.swapped"))
+    (event_id,) = receive(runtime, virtualsms_v1())
     with runtime.database.transaction() as session:
         session.execute(text("SELECT * FROM orders FOR UPDATE"))
         with pytest.raises(OperationalError, match="lock timeout"):
             handling.handle(runtime, [event_id])
-    assert states(runtime, [event_id]) == ["pending"]
+    assert event_states(runtime, [event_id]) == ["pending"]
 
     expire_lease(runtime, fetch(runtime, InboxEvent, event_id))
     handling.handle(runtime, [event_id])
-    assert states(runtime, [event_id]) == ["handled"]
+    assert event_states(runtime, [event_id]) == ["handled"]
 
 
-def test_a_lost_lease_affects_no_other_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_lease_affects_no_other_event(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An event that was claimed again meanwhile is skipped; the others are handled."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
-    lost = ids[1]
+    ids = receive_orders(runtime)
     read = VirtualSMS.read
 
     def slow(payload: Any) -> Any:
         if payload["data"]["order_id"] == "ord_1":
-            expire_lease(runtime, fetch(runtime, InboxEvent, lost))
-            with runtime.database.transaction() as session:
-                at = runtime.database.now(session)
-                assert leases.claim(session, INBOX, [lost], now=at, lease=handling.LEASE)
+            reclaim(runtime, ids[1])
         return read(payload)
 
     monkeypatch.setattr(VirtualSMS, "read", slow)
     handling.handle(runtime, ids)
 
-    assert states(runtime, ids) == ["handled", "pending", "handled"]
+    assert event_states(runtime, ids) == ["handled", "pending", "handled"]
     assert {order.order_id for order in all_rows(runtime, Order)} == {"ord_0", "ord_2"}
 
 
 def test_a_lease_lost_while_the_failure_is_written(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even then the rest of the batch is handled."""
-    runtime = world.connect(slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(3)))
-    faulty = min(ids)
-
-    def broken(context: Any, rows: Any, header: Any, event: Any) -> Mapping[str, Any]:
-        if header.id == faulty:
-            raise ValueError
-        return apply(context, rows, header, event)
+    ids = sorted(receive_orders(runtime))
 
     class Thief:
         """Claims the event again at the moment when its failure is logged."""
 
         def exception(self, *_: object, **__: object) -> None:
-            expire_lease(runtime, fetch(runtime, InboxEvent, faulty))
-            with runtime.database.transaction() as session:
-                at = runtime.database.now(session)
-                leases.claim(session, INBOX, [faulty], now=at, lease=handling.LEASE)
+            reclaim(runtime, ids[0])
 
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_, **__: None
 
-    monkeypatch.setattr(effects, "apply_one", broken)
+    break_on(monkeypatch, ids[0], ValueError())
     monkeypatch.setattr(handling, "_log", Thief())
     handling.handle(runtime, ids)
 
-    assert states(runtime, sorted(ids)) == ["pending", "handled", "handled"]
+    assert event_states(runtime, ids) == ["pending", "handled", "handled"]
     assert notices(runtime) == []
 
 
-def test_concurrent_copies_of_a_message_have_one_effect(world: World) -> None:
+def test_concurrent_copies_of_a_message_have_one_effect(runtime: Runtime) -> None:
     """However many workers get it at the same moment."""
-    runtime = world.connect(virtualsms=True, slack=True)
-    ids = receive(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(5)))
+    ids = receive_orders(runtime, 5)
 
     at_once([lambda: handling.handle(runtime, ids)] * 6)
     handling.handle(runtime, ids)
 
-    assert states(runtime, ids) == ["handled"] * 5
+    assert event_states(runtime, ids) == ["handled"] * 5
     assert {event.attempt for event in all_rows(runtime, InboxEvent)} == {1}
     for model in (Code, Confirmation, Delivery):
         assert len(all_rows(runtime, model)) == 5
 
 
-def test_concurrent_batches_about_the_same_orders(world: World) -> None:
+def test_concurrent_batches_about_the_same_orders(runtime: Runtime) -> None:
     """Many workers handle events about few orders in different sequences, without a deadlock."""
-    runtime = world.connect(virtualsms=True, slack=True)
     for _ in range(3):
         batches = [
             receive(
                 runtime,
                 *(
-                    webhooks.virtualsms_v1(order=f"ord_{(each * step) % 7}", code=f"{each:06}")
+                    virtualsms_v1(order=f"ord_{(each * step) % 7}", code=f"{each:06}")
                     for each in range(7)
                 ),
-                webhooks.virtualsms_v1(data={"order_id": None}),
+                virtualsms_v1(data={"order_id": None}),
             )
             for step in (1, 6, 3, 5)
         ]
         at_once([partial(handling.handle, runtime, batch) for batch in batches])
         for batch in batches:
-            assert sorted(states(runtime, batch)) == ["failed"] + ["handled"] * 7
+            assert sorted(event_states(runtime, batch)) == ["failed"] + ["handled"] * 7
 
     assert len(all_rows(runtime, Order)) == 7
 
@@ -482,9 +419,7 @@ def test_notices_and_orders_are_locked_in_one_order(
     runtime = world.connect(daisysim=True, slack=True)
     unreadable = webhooks.daisysim(data={"activation_id": None})
     one = receive(runtime, unreadable, webhooks.daisysim(code="111111"))
-    two = receive(
-        runtime, webhooks.daisysim(code="222222"), webhooks.virtualsms_v1(data={"order_id": None})
-    )
+    two = receive(runtime, webhooks.daisysim(code="222222"), virtualsms_v1(data={"order_id": None}))
     both = threading.Barrier(2)
     write = order_batch.write
 
@@ -503,34 +438,15 @@ def test_notices_and_orders_are_locked_in_one_order(
     monkeypatch.setattr(order_batch, "write", write_and_meet)
     at_once([lambda: handling.handle(runtime, one), lambda: handling.handle(runtime, two)])
 
-    assert sorted(states(runtime, one)) == ["failed", "handled"]
-    assert sorted(states(runtime, two)) == ["failed", "handled"]
-
-
-def test_an_event_that_is_not_due_is_left_alone(world: World) -> None:
-    """A message that comes too early changes nothing."""
-    runtime = world.connect()
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
-    change(
-        runtime,
-        only_row(runtime, InboxEvent),
-        attempt=1,
-        next_attempt_at=now(runtime) + timedelta(hours=1),
-    )
-    handling.handle(runtime, [event_id])
-    assert states(runtime, [event_id]) == ["pending"]
-
-    make_due(runtime, only_row(runtime, InboxEvent))
-    handling.handle(runtime, [event_id])
-    assert states(runtime, [event_id]) == ["handled"]
+    assert sorted(event_states(runtime, one)) == ["failed", "handled"]
+    assert sorted(event_states(runtime, two)) == ["failed", "handled"]
 
 
 def test_no_transaction_is_open_while_events_are_read(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow reader holds no lock: others can write meanwhile."""
-    runtime = world.connect()
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
+    (event_id,) = receive(runtime, virtualsms_v1())
     read = VirtualSMS.read
 
     def slow(payload: Any) -> Any:
@@ -544,30 +460,11 @@ def test_no_transaction_is_open_while_events_are_read(
     assert (event.state, event.notes) == ("handled", "written meanwhile")
 
 
-def test_a_reader_may_reject_what_it_accepted_before(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A failed replay records the reason, and repeats no effect."""
-    runtime = world.connect(slack=True)
-    (event_id,) = handle(runtime, webhooks.virtualsms_v1())
-
-    def refuse(_: Any) -> Any:
-        raise MalformedPayload("refused")
-
-    monkeypatch.setattr(VirtualSMS, "read", refuse)
-    replay(runtime, [event_id])
-
-    event = only_row(runtime, InboxEvent)
-    assert (event.state, event.error) == ("failed", "refused")
-    assert len(all_rows(runtime, Code)) == 1
-
-
-def test_many_events_in_one_message(world: World) -> None:
+def test_many_events_in_one_message(world: World, runtime: Runtime) -> None:
     """They are handled in several short transactions."""
-    runtime = world.connect(virtualsms=True, slack=True)
-    ids = handle(runtime, *(webhooks.virtualsms_v1(order=f"ord_{each}") for each in range(150)))
+    ids = handle(runtime, *(virtualsms_v1(order=f"ord_{each}") for each in range(150)))
 
-    assert set(states(runtime, ids)) == {"handled"}
+    assert set(event_states(runtime, ids)) == {"handled"}
     commits = Counter(row.handled_at for row in all_rows(runtime, InboxEvent))
     assert sorted(commits.values()) == [22, 64, 64]
     eventually(lambda: sum(map(len, world.wakes(DELIVER))) == 150)

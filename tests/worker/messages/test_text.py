@@ -129,11 +129,6 @@ def test_summary_of_notices(kind: str, expected: str) -> None:
     assert messages.Texts().summary(notice) == expected
 
 
-def test_summary_of_an_sms_is_its_title() -> None:
-    """An SMS has no detail, so its summary is its title, without the text."""
-    assert messages.Texts().summary(SMS) == messages.title(SMS)
-
-
 def test_fields_are_the_known_facts() -> None:
     """Every known field is listed in order, and no other."""
     assert messages.fields(SMS) == [

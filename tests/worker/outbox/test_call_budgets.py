@@ -95,26 +95,19 @@ def test_the_size_of_a_budget_is_bounded() -> None:
     assert len(budget.spent) < 1_200
 
 
-def test_a_block_stops_every_call(store: Store) -> None:
-    """Whatever is left of the budget; a shorter block does not shorten it."""
+@pytest.mark.parametrize("blocks", [(HOUR, SECOND), (SECOND, HOUR)], ids=["shorter", "longer"])
+def test_a_block_stops_every_call(store: Store, blocks: tuple[timedelta, timedelta]) -> None:
+    """Whatever is left of the budget; of two blocks the later end counts."""
     at = now(store)
     with store.database.transaction() as session:
-        call_budgets.block(session, "k", at + HOUR)
-        call_budgets.block(session, "k", at + SECOND)
+        for block in blocks:
+            call_budgets.block(session, "k", at + block)
 
     budget = only_row(store, Budget)
     assert call_budgets.available_at(budget, 10, at) == at + HOUR
     assert call_budgets.available_at(budget, 10, at + 2 * HOUR) == at + 2 * HOUR
-
-
-def test_a_later_block_prolongs_an_earlier_one(store: Store) -> None:
-    """The later end counts."""
-    at = now(store)
-    with store.database.transaction() as session:
-        call_budgets.block(session, "k", at + SECOND)
-        call_budgets.block(session, "k", at + HOUR)
-
-    assert only_row(store, Budget).blocked_until == at + HOUR
+    rooms = [call_budgets.room(budget, 5, at + span) for span in (timedelta(), HOUR)]
+    assert rooms == [0, 5]
 
 
 @settings(deadline=None)  # slow on a busy machine
@@ -137,13 +130,3 @@ def test_room_equals_the_number_of_single_calls_allowed(
             if call_budgets.available_at(single, limit, at) <= at:
                 call_budgets.debit(single, at)
         assert together.spent == single.spent
-
-
-def test_a_blocked_budget_has_no_room(store: Store) -> None:
-    """However few calls were spent."""
-    with store.database.transaction() as session:
-        at = store.database.now(session)
-        call_budgets.block(session, "k", at + HOUR)
-        budget = call_budgets.lock(session, "k")
-        assert call_budgets.room(budget, 5, at) == 0
-        assert call_budgets.room(budget, 5, at + HOUR) == 5

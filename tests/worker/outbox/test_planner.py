@@ -28,22 +28,8 @@ def notice(store: Store, at: datetime, kind: str, event_id: str) -> int:
         return len(planner.deliveries)
 
 
-def test_a_plan_is_due_at_once_and_swept_later(store: Store) -> None:
-    """The sweep leaves the row to its wake-up message during the grace."""
-    at = now(store)
-    with store.database.transaction() as session:
-        planner = Planner(session, at)
-        planner.plan_confirmation(CONFIRM, "O1", **A_CODE)
-        planner.write()
-
-    row = only_row(store, Confirmation)
-    assert (row.key, row.action, row.state) == ("confirm:O1", "confirm", "pending")
-    assert (row.provider, row.order_id, row.event_id) == ("virtualsms", "ord_1", "E1")
-    assert (row.next_attempt_at, row.wake_at) == (at, at + GRACE)
-
-
 def test_the_same_plan_is_inserted_once(store: Store) -> None:
-    """Planned again, in the same transaction or in another, it adds no row and wakes nothing."""
+    """Due at once, and swept after the grace; planned again, it adds no row and wakes nothing."""
     at = now(store)
     for expected in (1, 0):
         with store.database.transaction() as session:
@@ -54,6 +40,11 @@ def test_the_same_plan_is_inserted_once(store: Store) -> None:
             planner.write()
             assert len(planner.confirmations) == expected
             assert len(planner.deliveries) == expected
+
+    row = only_row(store, Confirmation)
+    assert (row.key, row.action, row.state) == ("confirm:O1", "confirm", "pending")
+    assert (row.provider, row.order_id, row.event_id) == ("virtualsms", "ord_1", "E1")
+    assert (row.next_attempt_at, row.wake_at) == (at, at + GRACE)
 
 
 def test_a_code_is_delivered_once_whichever_event_reports_it(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis
@@ -23,9 +24,9 @@ from tests.worker.support import (
     at_once,
     change,
     deliver,
-    expire_lease,
     fetch,
     handle,
+    lose_leases,
     now,
     on_postgresql,
     on_sqlite,
@@ -39,12 +40,6 @@ from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery
 
 pytestmark = pytest.mark.both_databases
-
-
-@pytest.fixture
-def runtime(world: World) -> Runtime:
-    """A worker that confirms and delivers."""
-    return world.connect(virtualsms=True, slack=True)
 
 
 def run(runtime: Runtime) -> int:
@@ -73,7 +68,7 @@ def claim(runtime: Runtime, ids: list[str]) -> None:
 
 
 def test_events_without_a_message_are_woken(world: World, runtime: Runtime) -> None:
-    """They share one message, and can be handled when it arrives."""
+    """They share one message of ids, and can be handled when it arrives."""
     ids = stored(runtime)
     assert run(runtime) == 3
 
@@ -82,29 +77,66 @@ def test_events_without_a_message_are_woken(world: World, runtime: Runtime) -> N
     assert {event.state for event in all_rows(runtime, InboxEvent)} == {"handled"}
 
 
-def test_a_new_row_is_left_to_its_message(runtime: Runtime) -> None:
-    """During the grace the sweep sends no second message."""
-    receive(runtime, webhooks.virtualsms_v1())
-    assert run(runtime) == 0
+# The times of a row, from now, and whether it is woken.
+TIMES: dict[str, tuple[dict[str, Any], bool]] = {
+    "new: left to its message": ({"attempt": 0}, False),
+    "past its grace": ({"wake_at": -SECOND}, True),
+    "leased": ({"attempt": 1, "lease_until": 9 * SECOND, "wake_at": 9 * SECOND}, False),
+    "postponed": ({"attempt": 1, "next_attempt_at": HOUR, "wake_at": HOUR}, False),
+    "due again": ({"attempt": 1, "next_attempt_at": -SECOND, "wake_at": -SECOND}, True),
+    "leased under a clock that was ahead": (
+        {"attempt": 1, "lease_until": HOUR, "wake_at": HOUR},
+        True,
+    ),
+    "stored by a host whose clock is ahead": (
+        {"next_attempt_at": HOUR, "wake_at": HOUR + 3 * SECOND},
+        True,
+    ),
+    "ended": ({"state": "handled", "next_attempt_at": -HOUR, "wake_at": None}, False),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+def test_a_row_is_woken_when_it_is_due(world: World, runtime: Runtime, case: str) -> None:
+    """And it can then be handled; a clock that is set back an hour hides no row for an hour."""
+    values, due = TIMES[case]
+    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
+    at = now(runtime)
+    times = {k: at + v if isinstance(v, timedelta) else v for k, v in values.items()}
+    change(runtime, only_row(runtime, InboxEvent), **times)
+    assert run(runtime) == due
+
+    if due:
+        assert woken(world, HANDLE_EVENTS, [event_id]) == [[event_id]]
+        handling.handle(runtime, [event_id])
+        assert only_row(runtime, InboxEvent).state == "handled"
 
 
 def test_a_sweep_with_nothing_due_is_one_transaction(runtime: Runtime) -> None:
-    """Round trips are most of a sweep's cost; it still writes the heartbeat."""
+    """Round trips are most of a sweep's cost; it still writes the heartbeat of the worker."""
     receive(runtime, webhooks.virtualsms_v1())
     run(runtime)
-    before, steps = now(runtime), list[str]()
+    with runtime.database.transaction() as session:
+        session.get_one(Heartbeat, "worker").seen_at = now(runtime) - HOUR
+    assert alive(runtime) == []
+
+    steps = list[str]()
     for step in ("begin", "commit", "rollback"):
         listen(runtime.database.engine, step, lambda _, step=step: steps.append(step))
     assert run(runtime) == 0
     assert steps == ["begin", "commit"]
+    assert alive(runtime) == ["worker"]
+
+
+def alive(runtime: Runtime) -> list[str]:
+    """The parts with a fresh heartbeat."""
     with runtime.database.reading() as session:
-        seen = heartbeats.seen(session, "worker")
-    assert seen is not None
-    assert seen >= before
+        at = runtime.database.now(session)
+        return [part for part in ("worker", "sender") if heartbeats.alive(session, part, at)]
 
 
 def test_every_kind_of_follow_up_is_woken(world: World, runtime: Runtime) -> None:
-    """Each kind by its task, and each destination's rows in separate messages."""
+    """Each by its task, and each destination's rows apart; no message holds more than ids."""
     handle(runtime, webhooks.virtualsms_v1(), webhooks.virtualsms_v1(code="999999"))
     deliveries, confirmation = all_rows(runtime, Delivery), only_row(runtime, Confirmation)
     woken(world, DELIVER, [row.id for row in deliveries])
@@ -115,6 +147,10 @@ def test_every_kind_of_follow_up_is_woken(world: World, runtime: Runtime) -> Non
     eventually(lambda: len(world.messages()) == 4)
     assert world.wakes(DELIVER) == [sorted(row.id for row in deliveries)] * 2
     assert world.wakes(CONFIRM_ORDERS) == [[confirmation.id]] * 2
+    broker = world.on_the_broker()
+    digests = [code.code_digest for code in all_rows(runtime, Code)]
+    for secret in (webhooks.CODE, webhooks.UK_PHONE[1:], webhooks.ORDER, "telegram", *digests):
+        assert secret not in broker
 
 
 def test_an_immediate_second_sweep_wakes_nothing(world: World, runtime: Runtime) -> None:
@@ -130,80 +166,19 @@ def test_an_immediate_second_sweep_wakes_nothing(world: World, runtime: Runtime)
     eventually(lambda: world.wakes(HANDLE_EVENTS) == [ids, [event.id]])
 
 
-def test_a_retry_is_woken_when_it_is_due(world: World, runtime: Runtime) -> None:
-    """Not before its time."""
-    (event_id,) = stored(runtime, 1)
-    claim(runtime, [event_id])
-    with runtime.database.transaction() as session:
-        (claimed,) = [leases.Claim(event_id, 1, 0)]
-        leases.postpone(session, INBOX, claimed, runtime.database.now(session) + HOUR)
-    assert run(runtime) == 0
-
-    change(
-        runtime, only_row(runtime, InboxEvent), next_attempt_at=now(runtime), wake_at=now(runtime)
-    )
-    assert run(runtime) == 1
-    woken(world, HANDLE_EVENTS, [event_id])
-
-
-def test_a_leased_row_is_not_woken(runtime: Runtime) -> None:
-    """While its lease lasts."""
-    claim(runtime, stored(runtime))
-    assert run(runtime) == 0
-
-
 def test_a_row_with_an_expired_lease_gets_a_separate_message(
     world: World, runtime: Runtime
 ) -> None:
     """It may be what crashed the holder."""
     ids = stored(runtime, 4)
-    claim(runtime, ids[:2])
     for each in ids[:2]:
-        expire_lease(runtime, fetch(runtime, InboxEvent, each))
+        lose_leases(runtime, fetch(runtime, InboxEvent, each))
     assert run(runtime) == 4
 
     assert sorted(woken(world, HANDLE_EVENTS, ids)) == [[ids[0]], [ids[1]], ids[2:]]
     for batch in world.wakes(HANDLE_EVENTS):
         handling.handle(runtime, batch)
     assert {event.state for event in all_rows(runtime, InboxEvent)} == {"handled"}
-
-
-def test_a_lease_far_ahead_counts_as_expired(world: World, runtime: Runtime) -> None:
-    """A clock that is set back an hour does not hide a row for an hour."""
-    (event_id,) = stored(runtime, 1)
-    claim(runtime, [event_id])
-    change(
-        runtime,
-        only_row(runtime, InboxEvent),
-        lease_until=now(runtime) + HOUR,
-        wake_at=now(runtime) + HOUR,
-    )
-    assert run(runtime) == 1
-
-    assert woken(world, HANDLE_EVENTS, [event_id]) == [[event_id]]
-    handling.handle(runtime, [event_id])
-    assert only_row(runtime, InboxEvent).state == "handled"
-
-
-def test_a_new_row_far_ahead_is_due(world: World, runtime: Runtime) -> None:
-    """A host whose clock is an hour ahead does not delay its events by an hour."""
-    (event_id,) = receive(runtime, webhooks.virtualsms_v1())
-    ahead = now(runtime) + HOUR
-    change(
-        runtime, only_row(runtime, InboxEvent), next_attempt_at=ahead, wake_at=ahead + 3 * SECOND
-    )
-    assert (run(runtime), run(runtime)) == (1, 0)
-
-    woken(world, HANDLE_EVENTS, [event_id])
-
-
-def test_a_postponed_row_is_not_woken(runtime: Runtime) -> None:
-    """A row that waits for an hour is not woken before."""
-    handle(runtime, webhooks.virtualsms_v1())
-    for row in (*all_rows(runtime, Delivery), *all_rows(runtime, Confirmation)):
-        change(runtime, row, wake_at=now(runtime) + HOUR)
-
-    assert run(runtime) == 0
 
 
 @on_sqlite
@@ -311,35 +286,3 @@ def test_a_sweep_adds_nothing_to_a_backlog(
     with redis.Redis.from_url(world.broker_url) as broker:
         broker.flushdb()
     assert run(runtime) == 2
-
-
-def test_a_sweep_writes_the_heartbeat(runtime: Runtime) -> None:
-    """The first sweep and every later one."""
-    for _ in range(2):
-        run(runtime)
-        with runtime.database.reading() as session:
-            assert heartbeats.alive(session, "worker", runtime.database.now(session))
-            assert not heartbeats.alive(session, "sender", runtime.database.now(session))
-
-    an_hour_ago = now(runtime) - HOUR
-    with runtime.database.transaction() as session:
-        session.get_one(Heartbeat, "worker").seen_at = an_hour_ago
-    with runtime.database.reading() as session:
-        assert not heartbeats.alive(session, "worker", runtime.database.now(session))
-
-
-def test_messages_hold_ids_only(world: World, runtime: Runtime) -> None:
-    """No content of a webhook reaches the broker."""
-    ids = stored(runtime, 1)
-    run(runtime)
-    woken(world, HANDLE_EVENTS, ids)
-    handling.handle(runtime, ids)
-    wait_for_the_sweep(runtime, *all_rows(runtime, Delivery), *all_rows(runtime, Confirmation))
-    run(runtime)
-    woken(world, DELIVER, [row.id for row in all_rows(runtime, Delivery)])
-
-    broker = world.on_the_broker()
-    code = only_row(runtime, Code)
-    for secret in (webhooks.CODE, webhooks.UK_PHONE[1:], "ord_0", "telegram", "Your"):
-        assert secret not in broker
-    assert code.code_digest not in broker

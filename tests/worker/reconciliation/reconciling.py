@@ -9,7 +9,6 @@ from typing import Any
 from sqlmodel import col, select
 
 from receiver.inbox.store import InboxEvent
-from tests.support.http_server import Reply
 from tests.support.webhooks import ACTIVATION, CODE, ORDER, UK_PHONE, US_PHONE, iso
 from tests.worker.support import all_rows, make_due, now, reload
 from worker.handling.handle import handle as handle_ids
@@ -17,7 +16,7 @@ from worker.orders import store as orders
 from worker.reconciliation import schedule
 from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
-from worker.schema.models import Delivery, Order, OrderTransition, Reconciliation
+from worker.schema.models import Order, OrderTransition, Reconciliation
 from worker.schema.states import WAITING
 
 MINUTE = timedelta(minutes=1)
@@ -90,19 +89,9 @@ def reconciled(runtime: Runtime) -> list[str]:
     return ids
 
 
-def code_deliveries(runtime: Runtime) -> list[Delivery]:
-    """The planned deliveries of codes."""
-    return [row for row in all_rows(runtime, Delivery) if row.type == "sms.received"]
-
-
 def kinds(runtime: Runtime) -> list[tuple[str, str]]:
     """The transitions of all orders: kind and state, oldest first."""
     return [(step.kind, step.to_status) for step in all_rows(runtime, OrderTransition)]
-
-
-def says(status: str, code: str | None = None, phone: str | None = US_PHONE) -> Reply:
-    """DaisySIM's answer about one activation."""
-    return Reply(json={"data": {"status": status, "phone_number": phone, "code": code}})
 
 
 def activation(

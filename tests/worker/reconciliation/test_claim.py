@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from tests.support import webhooks
+from tests.support.http_server import Reply, Request
 from tests.support.webhooks import CODE
 from tests.worker.reconciliation.reconciling import (
     HISTORY_PATH,
@@ -17,8 +16,6 @@ from tests.worker.reconciliation.reconciling import (
     history,
     listing,
     plan,
-    poll_row,
-    says,
 )
 from tests.worker.support import (
     CHECK_PATH,
@@ -33,7 +30,7 @@ from tests.worker.support import (
     on_sqlite,
     planned,
     reload,
-    settle,
+    says,
 )
 from worker.confirmation.confirm import settle as settle_ids
 from worker.reconciliation.reconcile import reconcile
@@ -111,9 +108,8 @@ def test_nothing_is_polled_while_an_urgent_call_waits(world: World, provider: st
 
 
 @on_sqlite
-def test_urgent_calls_of_another_budget_do_not_count(world: World) -> None:
+def test_urgent_calls_of_another_budget_do_not_count(world: World, runtime: Runtime) -> None:
     """The history is read while a verification waits: it may report the held code."""
-    runtime = world.connect(daisysim=True)
     world.api.on("GET", HISTORY_PATH, json=history(activation(status="cancelled")))
     planned(runtime, webhooks.daisysim())
     plan(runtime)
@@ -122,9 +118,10 @@ def test_urgent_calls_of_another_budget_do_not_count(world: World) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize(("count", "seconds"), [(1, 20), (10, 20), (30, 60)])
-def test_more_open_orders_wait_longer(world: World, count: int, seconds: int) -> None:
+def test_more_open_orders_wait_longer(
+    world: World, runtime: Runtime, count: int, seconds: int
+) -> None:
     """All of them share the budget."""
-    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
     ask(runtime, orders(runtime, count)[0])
     (asked,) = (each for each in all_rows(runtime, Reconciliation) if each.attempt)
@@ -132,32 +129,28 @@ def test_more_open_orders_wait_longer(world: World, count: int, seconds: int) ->
     assert asked.next_attempt_at - asked.answered_at == seconds * SECOND
 
 
-def test_a_provider_has_two_calls_in_flight_at_most(world: World) -> None:
+def test_a_provider_has_two_calls_in_flight_at_most(world: World, runtime: Runtime) -> None:
     """A provider that hangs leaves the other threads to confirmations and deliveries."""
-    runtime = world.connect(daisysim=True)
-    world.api.on("GET", CHECK_PATH, json=says("Waiting").json, hang=0.6)
     rows = orders(runtime, 4)
-    at_once([partial(reconcile, runtime, [row.id]) for row in rows])
-    assert len(world.api.requests("GET", CHECK_PATH)) == 2
+
+    current, most = 0, 0
+
+    def during_the_call(_: Request) -> Reply:
+        nonlocal current, most
+        current += 1
+        most = max(most, current)
+        reconcile(runtime, [row.id for row in rows])
+        current -= 1
+        return says("Waiting")
+
+    world.api.on("GET", CHECK_PATH, handler=during_the_call)
+    reconcile(runtime, [rows[0].id])
+    assert (len(world.api.requests("GET", CHECK_PATH)), most) == (4, 2)
 
 
 @on_sqlite
-def test_an_order_near_its_end_is_polled_in_time(world: World) -> None:
+def test_an_order_near_its_end_is_polled_in_time(world: World, runtime: Runtime) -> None:
     """Its last poll comes shortly after its end, not after the usual interval."""
-    runtime = world.connect(daisysim=True)
     world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
     row = ask(runtime, bought(runtime, left=-25 * SECOND))
     assert row.next_attempt_at - now(runtime) <= 5 * SECOND
-
-
-@on_sqlite
-def test_a_verified_code_needs_no_poll(world: World) -> None:
-    """No call is debited for an order that has ended meanwhile."""
-    runtime = world.connect(daisysim=True)
-    world.api.on("GET", CHECK_PATH, handler=lambda _: says("Completed", CODE))
-    row = bought(runtime)
-    settle(runtime, planned(runtime, webhooks.daisysim()))
-    ask(runtime, row)
-    plan(runtime)
-    assert poll_row(runtime).wake_at is None
-    assert len(world.api.requests("GET", CHECK_PATH)) == 1

@@ -18,7 +18,6 @@ from tests.worker.reconciliation.reconciling import (
     activation,
     ask,
     buy,
-    code_deliveries,
     history,
     listing,
     plan,
@@ -33,9 +32,9 @@ from tests.worker.support import (
     SECOND,
     World,
     all_rows,
-    at_once,
     change,
     code_of,
+    deliveries,
     handle,
     make_due,
     now,
@@ -48,18 +47,6 @@ from worker.reconciliation import history as past_orders
 from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Order, Reconciliation
-
-
-@pytest.fixture
-def runtime(world: World) -> Runtime:
-    """A worker that polls DaisySIM and delivers to Slack."""
-    return world.connect(daisysim=True, slack=True)
-
-
-@pytest.fixture
-def virtual(world: World) -> Runtime:
-    """A worker that polls VirtualSMS."""
-    return world.connect(virtualsms=True)
 
 
 def pages(world: World, *lines: dict[str, object], each: int = 2) -> None:
@@ -101,7 +88,7 @@ def test_a_code_of_an_unknown_order_is_delivered(world: World, runtime: Runtime)
     code, order = only_row(runtime, Code), only_row(runtime, Order)
     assert (code.state, code.verified, code.service) == ("ready", True, "WhatsApp")
     assert order.status == "confirmed"
-    assert len(code_deliveries(runtime)) == 1
+    assert len(deliveries(runtime)) == 1
     assert (row.place, row.page, row.failures) == (ACTIVATION, 1, 0)
     assert row.answered_at is not None
     assert requested_pages(world)[0] == {"page": "1", "per_page": "100"}
@@ -118,29 +105,20 @@ def test_reading_the_same_page_again_changes_nothing(world: World, runtime: Runt
     reconciled(runtime)
 
     assert len(all_rows(runtime, InboxEvent)) == 1
-    assert len(code_deliveries(runtime)) == 1
-
-
-@on_sqlite
-def test_the_history_adds_nothing_to_a_delivered_code(world: World, runtime: Runtime) -> None:
-    """No event is stored for a code that its webhook reported."""
-    handle(runtime, webhooks.daisysim())
-    change(runtime, only_row(runtime, Code), state="ready", verified=True)
-    pages(world, activation())
-    read_back(runtime)
-
-    assert len(all_rows(runtime, InboxEvent)) == 1
+    assert len(deliveries(runtime)) == 1
 
 
 def test_the_history_releases_a_held_code(world: World, runtime: Runtime) -> None:
-    """Without a verification call: the history has a separate budget."""
+    """Without a verification call: the history has a separate budget; later it adds nothing."""
     handle(runtime, webhooks.daisysim())
     pages(world, activation())
-    read_back(runtime)
-    reconciled(runtime)
+    for _ in range(2):
+        change(runtime, read_back(runtime), place=None)
+        reconciled(runtime)
 
-    assert (only_row(runtime, Code).state, only_row(runtime, Code).verified) == ("ready", True)
-    assert len(code_deliveries(runtime)) == 1
+        assert (only_row(runtime, Code).state, only_row(runtime, Code).verified) == ("ready", True)
+        assert len(all_rows(runtime, InboxEvent)) == 2
+        assert len(deliveries(runtime)) == 1
     assert world.api.requests("GET", CHECK_PATH) == []
 
 
@@ -274,15 +252,6 @@ def test_an_unknown_cancelled_order_is_skipped(world: World, runtime: Runtime) -
     pages(world, activation(status="cancelled"))
     read_back(runtime)
     assert all_rows(runtime, Order) == []
-
-
-def test_two_processes_read_a_page_once(world: World, runtime: Runtime) -> None:
-    """Only one of them gets the lease."""
-    world.api.on("GET", HISTORY_PATH, json=history(activation()), hang=0.3)
-    plan(runtime)
-    row = listing(runtime)
-    at_once([lambda: reconcile(runtime, [row.id])] * 5)
-    assert len(requested_pages(world)) == 1
 
 
 def test_a_page_replaces_single_polls(world: World, virtual: Runtime) -> None:

@@ -15,12 +15,13 @@ from tests.worker.support import (
     all_rows,
     deliver,
     fetch,
+    notices,
     now,
     on_sqlite,
 )
 from worker.reconciliation import subscriptions as subscription_care
 from worker.runtime.runtime import Runtime
-from worker.schema.models import Budget, Delivery, Reconciliation
+from worker.schema.models import Budget, Reconciliation
 
 PATH = "/api/v1/customer/webhooks"
 OURS = "https://codecatch.example.com/hooks/webhooks/virtualsms"
@@ -59,9 +60,9 @@ def patches(world: World) -> list[Request]:
     return world.api.requests("PATCH")
 
 
-def notices(runtime: Runtime) -> list[str]:
+def said(runtime: Runtime) -> list[str]:
     """The planned notices to the operators, oldest first."""
-    return [row.detail or "" for row in all_rows(runtime, Delivery) if row.type == "operators"]
+    return [row.detail or "" for row in notices(runtime)]
 
 
 def check(runtime: Runtime) -> Reconciliation:
@@ -82,11 +83,11 @@ def test_five_failures_in_a_row_send_one_notice(world: World, runtime: Runtime) 
     """It shows the last answer; another is sent only after a success in between."""
     subscriptions(world, subscription(failure_count_consecutive=4))
     check(runtime)
-    assert notices(runtime) == []
+    assert said(runtime) == []
     for failures in (5, 9):
         subscriptions(world, subscription(failure_count_consecutive=failures))
         row = check(runtime)
-    (notice,) = notices(runtime)
+    (notice,) = said(runtime)
     assert "5 webhooks in a row" in notice
     assert "wh_1" in notice
     assert "502" in notice
@@ -97,8 +98,7 @@ def test_five_failures_in_a_row_send_one_notice(world: World, runtime: Runtime) 
 
     subscriptions(world, subscription())
     assert check(runtime).place is None
-    delivery = next(row for row in all_rows(runtime, Delivery) if row.type == "operators")
-    deliver(runtime, delivery)
+    deliver(runtime, *notices(runtime))
     (message,) = world.sent_to()
     assert "502" in str(message)
     assert "event " not in str(message)
@@ -115,7 +115,7 @@ def test_a_paused_subscription_is_resumed(world: World, runtime: Runtime) -> Non
     for request in world.api.requests():
         assert request.headers["x-api-key"] == VIRTUALSMS_KEY
         assert "authorization" not in request.headers
-    (notice,) = notices(runtime)
+    (notice,) = said(runtime)
     assert "it is resumed" in notice
     spent = fetch(runtime, Budget, "virtualsms:calls").spent
     assert sum(int(pair.split(",")[1]) for pair in spent[2:-2].split("], [")) == 3
@@ -138,7 +138,7 @@ def test_other_subscriptions_are_not_changed(
     """Nothing is changed, and no notice is sent."""
     subscriptions(world, subscription(**fields))
     check(runtime)
-    assert (patches(world), notices(runtime)) == ([], [])
+    assert (patches(world), said(runtime)) == ([], [])
 
 
 @on_sqlite
@@ -147,7 +147,7 @@ def test_a_subscription_that_cannot_be_resumed_is_reported(world: World, runtime
     world.api.on("PATCH", f"{PATH}/*", status=403, json={"error": "forbidden"})
     subscriptions(world, subscription(paused=True, failure_count_consecutive=20))
     check(runtime)
-    (notice,) = notices(runtime)
+    (notice,) = said(runtime)
     assert "resuming it failed" in notice
     assert "403" in notice
 
@@ -173,7 +173,7 @@ def test_each_call_is_debited(world: World, runtime: Runtime) -> None:
     row = check(runtime)
     assert len(world.api.requests()) == 1
     assert row.wake_at is not None
-    assert (row.lease_until, notices(runtime), patches(world)) == (None, [], [])
+    assert (row.lease_until, said(runtime), patches(world)) == (None, [], [])
 
 
 def test_it_is_off_by_default(world: World) -> None:

@@ -15,9 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can 
 def run(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a new process: this one has threads, so it cannot fork."""
     program = tmp_path / "program.py"
-    program.write_text(
-        "import os, signal, sys, time\nfrom worker.runtime import child_process\n" + source
-    )
+    imports = "import os, signal, sys, time\nfrom worker.runtime import child_process\n"
+    program.write_text(imports + textwrap.dedent(source))
     root = Path(__file__).parents[3]
     return subprocess.run(
         [sys.executable, program], capture_output=True, text=True, timeout=60, check=True,
@@ -29,14 +28,14 @@ def test_a_process_with_threads_cannot_fork(tmp_path: Path) -> None:
     """Locks that they hold would never be released in the child."""
     done = run(
         tmp_path,
-        textwrap.dedent("""
+        """
         import threading
         print(child_process.can_fork())
         done = threading.Event()
         threading.Thread(target=done.wait).start()
         print(child_process.can_fork())
         done.set()
-        """),
+        """,
     )
     assert done.stdout.split() == ["True", "False"]
 
@@ -55,14 +54,14 @@ def test_the_exit_code_is_reported(tmp_path: Path, body: str, code: int) -> None
     """As subprocess reports it; and the child does not run the parent's remaining code."""
     done = run(
         tmp_path,
-        textwrap.dedent(f"""
+        f"""
         def work():
             {body}
         try:
             print(child_process.fork(work, "part").wait(10))
         finally:
             print("once")
-        """),
+        """,
     )
     assert done.stdout.split() == [str(code), "once"]
 
@@ -71,7 +70,7 @@ def test_a_child_inherits_only_the_imported_modules(tmp_path: Path) -> None:
     """It has its own group, no open files, no signal handlers, and prints to standard error."""
     done = run(
         tmp_path,
-        textwrap.dedent("""
+        """
         stop = lambda *_: print("the parent's")
         signal.signal(signal.SIGTERM, stop)
         lock = open(__file__)
@@ -84,7 +83,7 @@ def test_a_child_inherits_only_the_imported_modules(tmp_path: Path) -> None:
         assert child.wait(10) == 0
         assert signal.getsignal(signal.SIGTERM) is stop
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        """),
+        """,
     )
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
@@ -96,7 +95,7 @@ def test_waiting_for_a_child_times_out(tmp_path: Path) -> None:
     """SIGTERM, a wait, SIGKILL: what a supervisor does."""
     done = run(
         tmp_path,
-        textwrap.dedent("""
+        """
         import subprocess
         def work():
             signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"asked"))
@@ -115,7 +114,7 @@ def test_waiting_for_a_child_times_out(tmp_path: Path) -> None:
             print("late", child.poll())
         child.kill()
         print(child.wait(10), child.poll())
-        """),
+        """,
     )
     assert done.stdout.split() == ["late", "None", "-9", "-9"]
 
@@ -124,7 +123,7 @@ def test_a_child_is_killed_when_its_parent_is_gone(tmp_path: Path) -> None:
     """Even by SIGKILL of the parent: the pipe that only the child held open is closed."""
     done = run(
         tmp_path,
-        textwrap.dedent("""
+        """
         read, write = os.pipe()
         def work():
             os.write(2, b"there")
@@ -137,6 +136,6 @@ def test_a_child_is_killed_when_its_parent_is_gone(tmp_path: Path) -> None:
         os.close(write)
         os.wait()
         print("left" if os.read(read, 9) else "gone")
-        """),
+        """,
     )
     assert done.stdout == "gone\n"

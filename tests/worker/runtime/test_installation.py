@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _restored_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restore the variables after the test."""
     for name in (*SECRETS, "DATABASE_URL", "REDIS_URL"):
@@ -39,7 +39,6 @@ def clear_environment() -> None:
         os.environ[name] = ""
 
 
-@pytest.mark.usefixtures("_restored_environment")
 def test_secrets_are_generated_once(folder: Path) -> None:
     """The second run finds those of the first, in a file that only its owner can read."""
     installation.prepare(folder)
@@ -51,7 +50,6 @@ def test_secrets_are_generated_once(folder: Path) -> None:
     assert (folder / "secrets.env").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.usefixtures("_restored_environment")
 def test_the_environment_has_priority(folder: Path) -> None:
     """A secret in the environment is neither replaced nor written to the file."""
     os.environ["VIRTUALSMS_WEBHOOK_SECRETS"] = "from-the-dashboard"
@@ -60,7 +58,6 @@ def test_the_environment_has_priority(folder: Path) -> None:
     assert "VIRTUALSMS_WEBHOOK_SECRETS" not in (folder / "secrets.env").read_text()
 
 
-@pytest.mark.usefixtures("_restored_environment")
 def test_lost_keys_are_not_replaced(folder: Path) -> None:
     """A new key could not open the data that is sealed in the database."""
     installation.prepare(folder)
@@ -75,7 +72,6 @@ def test_lost_keys_are_not_replaced(folder: Path) -> None:
         installation.prepare(folder)
 
 
-@pytest.mark.usefixtures("_restored_environment")
 def test_a_command_finds_the_installation(folder: Path) -> None:
     """Without any variables, a command uses the installation in the data directory."""
     installation.prepare(folder)
@@ -87,7 +83,7 @@ def test_a_command_finds_the_installation(folder: Path) -> None:
     assert os.environ["REDIS_URL"].endswith("@127.0.0.1:1/0")
 
 
-@pytest.mark.usefixtures("_restored_environment", "folder")
+@pytest.mark.usefixtures("folder")
 def test_without_an_installation_nothing_is_adopted() -> None:
     """A command in another directory gets no URL of a database that does not exist."""
     installation.adopt()

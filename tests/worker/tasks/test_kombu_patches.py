@@ -39,6 +39,12 @@ def app(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celer
         yield app
 
 
+def connected(server: ValkeyServer) -> Connection:
+    """A connection with short timeouts."""
+    options = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    return Connection(server.url, transport_options=options)  # type: ignore[no-untyped-call]
+
+
 def test_reconnection_intervals_grow(app: Celery) -> None:
     """For reading and for writing, also for a clone, which is what Celery connects."""
     for connection in (app.connection_for_read(), app.connection_for_write().clone()):
@@ -74,9 +80,7 @@ def test_it_connects_once_the_broker_runs(app: Celery, server: ValkeyServer) -> 
 
 def test_a_channel_reuses_its_client(make_valkey: Callable[[], ValkeyServer]) -> None:
     """Until its connection is lost; messages are sent and received with it."""
-    server = make_valkey()
-    options = {"socket_timeout": 1, "socket_connect_timeout": 1}
-    with Connection(server.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+    with connected(make_valkey()) as connection:
         channel = connection.channel()
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
             assert first is second
@@ -95,8 +99,7 @@ def test_a_failed_acknowledgement_releases_the_prefetch_slot(
 ) -> None:
     """With a prefetch limit of one, the next message can be taken after the failure."""
     server = make_valkey()
-    options = {"socket_timeout": 1, "socket_connect_timeout": 1}
-    with Connection(server.url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+    with connected(server) as connection:
         channel = connection.channel()
         channel.basic_qos(0, 1, False)
         queue = connection.SimpleQueue("made-up", channel=channel)
