@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings
 from receiver.errors import MalformedPayload
 from receiver.events import Event, UnknownEvent
 from receiver.providers.otp_text import find_code
-from receiver.providers.payload import Payload, is_absent
+from receiver.providers.payload import Payload, fields_of, is_absent
 from receiver.providers.plain_text import plain_text
 from receiver.providers.times import ReadTime, read_time
 from receiver.setting_types import Networks
@@ -100,6 +100,11 @@ class Provider(abc.ABC):
         return False
 
     @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: ARG003
+        """The order that a payload names which cannot be read otherwise, or None."""
+        return None
+
+    @classmethod
     @abc.abstractmethod
     def read(cls, payload: Payload) -> Event:
         """Parse the payload.
@@ -160,6 +165,14 @@ def identifier_of(fields: Payload, *names: str) -> str:
             f"{' or '.join(names)}: over {MAX_NAME_LENGTH} characters, or not printable"
         )
     return value
+
+
+def order_in(payload: Payload, *names: str) -> str | None:
+    """The order's id among the fields ``names``, if there is a usable one."""
+    try:
+        return identifier_of(fields_of(payload), *names)
+    except MalformedPayload:
+        return None
 
 
 def label_of(fields: Payload, *names: str) -> str | None:

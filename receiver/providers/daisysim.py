@@ -23,6 +23,7 @@ from receiver.providers.base import (
     identifier_of,
     is_yes,
     label_of,
+    order_in,
     text_of,
     time_of,
     unknown,
@@ -38,6 +39,7 @@ _TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_MIN_TOKEN_LENGTH},}}")
 # Quotes, brackets and blanks that are often copied with a URL.
 _STRIPPED = b" \t\"'<>"
 _CODE_RECEIVED = "code.received"
+_ORDER_IDS = ("activation_id", "order_id", "inner_id")
 _CODES = ("code", "sms_code", "otp", "otp_code", "verification_code")
 # The sample values of the API page (activation, number, code): a test button may send them.
 _SAMPLE = ["123456789", "+79001234567", "483921"]
@@ -125,6 +127,10 @@ class DaisySIM(Provider):
         return is_yes(payload.get("test")) or [str(each) for each in sample] == _SAMPLE
 
     @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: D102
+        return order_in(payload, *_ORDER_IDS)
+
+    @classmethod
     def read(cls, payload: Payload) -> Event:  # noqa: D102
         fields = fields_of(payload)
         name = text_of(fields, "event", "type", "event_type")
@@ -137,7 +143,7 @@ class DaisySIM(Provider):
         if not is_code:
             return unknown(cls.name, fields, at, name, codes=_CODES)
         text = text_of(fields, "text", "full_text", "sms", "message", "sms_text")
-        order_id = identifier_of(fields, "activation_id", "order_id", "inner_id")
+        order_id = identifier_of(fields, *_ORDER_IDS)
         number = label_of(fields, "phone_number", "phone", "number")
         read = code_of(fields, text, *_CODES, other_numbers=(number or "", order_id))
         if read.code is None and text is None:

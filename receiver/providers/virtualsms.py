@@ -39,6 +39,7 @@ from receiver.providers.base import (
     identifier_of,
     is_yes,
     label_of,
+    order_in,
     text_of,
     time_of,
     unknown,
@@ -122,6 +123,10 @@ class VirtualSMS(Provider):
         data = payload.get("data")
         inner = data.get("test") if isinstance(data, Mapping) else None
         return is_yes(payload.get("test")) or is_yes(inner)
+
+    @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: D102
+        return order_in(payload, *_ORDER_IDS)
 
     @classmethod
     def read(cls, payload: Payload) -> Event:  # noqa: D102

@@ -12,6 +12,17 @@ from worker.schema.states import CONFIRM, VERIFY
 CONFIRMATION_CALLS: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 
+def confirmation_call(client: object, action: str) -> str:
+    """The name of the call that a confirmation of this action makes; its budget pays for it."""
+    if (
+        action == VERIFY
+        and not isinstance(client, VerifiesCodes)
+        and isinstance(client, ReportsOrders)
+    ):
+        return client.polling_policy().order_call
+    return CONFIRMATION_CALLS[action]
+
+
 class OrderState(Protocol):
     """The state of an order, in the words of :mod:`worker.orders.state_machine`."""
 

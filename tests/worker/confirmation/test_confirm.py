@@ -52,7 +52,6 @@ from worker.orders import codes
 from worker.outbox import call_budgets, leases
 from worker.outbox.leases import CALL_LEASE, LeaseLost
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import CONFIRMATION_CALLS
 from worker.providers.errors import ProviderOutcomeUnknown
 from worker.providers.virtualsms.api import VirtualSMS
 from worker.runtime.integrations import Api
@@ -180,7 +179,7 @@ def test_a_failed_record_loses_no_later_one(
 def test_a_lost_lease_affects_no_other_record(runtime: Runtime) -> None:
     """The other outcomes of the transaction are recorded."""
     rows = plan_two(runtime)
-    tasks = claims.claim(runtime, [row.id for row in rows], CONFIRMATION_CALLS)
+    tasks = claims.claim(runtime, [row.id for row in rows])
     change(runtime, rows[0], attempt=2)
     attempts.record(runtime, [(task, attempts.Outcome("done")) for task in tasks])
 
@@ -190,7 +189,7 @@ def test_a_lost_lease_affects_no_other_record(runtime: Runtime) -> None:
 def test_a_bug_in_one_record_affects_no_other(runtime: Runtime) -> None:
     """The other outcomes are recorded."""
     rows = plan_two(runtime)
-    tasks = claims.claim(runtime, [row.id for row in rows], CONFIRMATION_CALLS)
+    tasks = claims.claim(runtime, [row.id for row in rows])
 
     def broken(_: Planner) -> None:
         raise ValueError
@@ -698,7 +697,7 @@ def test_a_lease_lost_during_the_lookup_prevents_the_charge(world: World, runtim
 def test_a_second_call_needs_the_lease(world: World, runtime: Runtime) -> None:
     """An attempt that has ended cannot debit another call."""
     row = planned(runtime, SMS)
-    (task,) = claims.claim(runtime, [row.id], CONFIRMATION_CALLS)
+    (task,) = claims.claim(runtime, [row.id])
     attempts.record(runtime, [(task, attempts.Outcome("done"))])
 
     with pytest.raises(LeaseLost):
@@ -793,7 +792,7 @@ def test_a_row_that_is_not_due_is_not_claimed(world: World, runtime: Runtime) ->
 def test_an_unknown_outcome_is_recorded_as_unsure(runtime: Runtime) -> None:
     """The next attempt must know that the order may have been charged."""
     row = planned(runtime, SMS)
-    (task,) = claims.claim(runtime, [row.id], CONFIRMATION_CALLS)
+    (task,) = claims.claim(runtime, [row.id])
     outcome = attempts.after_error(task, ProviderOutcomeUnknown("x"), unsure=False)
 
     assert (outcome.state, outcome.unsure) == (None, True)
