@@ -159,11 +159,9 @@ def identifier_of(fields: Payload, *names: str) -> str:
     """
     value = text_of(fields, *names)
     if value is None:
-        raise MalformedPayload(f"{' or '.join(names)}: missing or empty")
+        raise MalformedPayload(f"{names[0]}: missing or empty")
     if len(value) > MAX_NAME_LENGTH or not value.isprintable():
-        raise MalformedPayload(
-            f"{' or '.join(names)}: over {MAX_NAME_LENGTH} characters, or not printable"
-        )
+        raise MalformedPayload(f"{names[0]}: over {MAX_NAME_LENGTH} characters, or not printable")
     return value
 
 
@@ -222,7 +220,7 @@ def code_of(
 ) -> ReadCode:
     """Return the code of the fields ``names``, or else the one that ``text`` surely tells.
 
-    Digits lose their separators. A code that came as a number is completed from the text if that
+    A code that came as a number is completed from the text if that
     shows it with leading zeros.
 
     Raises:
@@ -240,9 +238,8 @@ def code_of(
 
 
 def normal_code(code: str) -> str:
-    """A code in the form in which it is delivered: digits in groups are put together."""
-    together = _SEPARATORS.sub("", code)
-    return together if together.isascii() and together.isdigit() else code
+    """A code as it is delivered: the sender's spelling, in plain characters on one line."""
+    return " ".join(plain_text(code).split())
 
 
 def comparable_code(code: str) -> str:

@@ -30,7 +30,7 @@ def _plain(character: str) -> str:
     point, category = ord(character), unicodedata.category(character)
     if character in _LINE_ENDS:
         return "\n"
-    if category in {"Zs", "Cc"}:
+    if category == "Zs" or character == "\t":
         return " "
     if _is_invisible(point, category):
         return ""
@@ -73,8 +73,8 @@ def plain_text(text: str) -> str:
     """``text`` without what a reader cannot see, in plain characters.
 
     HTML entities are resolved; zero-width, direction and format characters are dropped; digits of
-    every script, dashes, spaces and full-width letters become their ASCII forms; other control
-    characters become spaces. Line breaks stay, as line feeds. The result is in NFC.
+    every script, dashes, spaces and full-width letters become their ASCII forms. Line breaks stay,
+    as line feeds, and other control characters as they are. The result is in NFC.
     """
     if text.isascii() and text.isprintable() and "&" not in text:
         return text

@@ -49,9 +49,8 @@ _DEFER: Final = (
 def claim(runtime: Runtime, ids: Sequence[str]) -> list[Task]:
     """Claim up to ``len(ids)`` rows of the queues that ``ids`` wait in, and debit a call for each.
 
-    The rows at the head of a queue are claimed, whichever rows woke. ``call_of`` maps an action to
-    the name of its API call. Returns fewer tasks, or none, if rows are leased, ended or not due, or
-    if the budget is spent.
+    The rows at the head of a queue are claimed, whichever rows woke. Returns fewer tasks, or
+    none, if rows are leased, ended or not due, or if the budget is spent.
     """
     with runtime.database.transaction() as session:
         bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}

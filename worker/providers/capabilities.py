@@ -14,13 +14,9 @@ CONFIRMATION_CALLS: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 def confirmation_call(client: object, action: str) -> str:
     """The name of the call that a confirmation of this action makes; its budget pays for it."""
-    if (
-        action == VERIFY
-        and not isinstance(client, VerifiesCodes)
-        and isinstance(client, ReportsOrders)
-    ):
-        return client.polling_policy().order_call
-    return CONFIRMATION_CALLS[action]
+    if action != VERIFY or isinstance(client, VerifiesCodes):
+        return CONFIRMATION_CALLS[action]
+    return client.polling_policy().order_call if isinstance(client, ReportsOrders) else "check"
 
 
 class OrderState(Protocol):

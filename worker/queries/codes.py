@@ -56,10 +56,10 @@ def of(session: Session, vault: Vault, order: Order) -> list[Row]:
 
 
 def newest_message(session: Session, vault: Vault, filters: Filters) -> Row | None:
-    """The newest message of the order in ``filters``, by the provider's time: its ready code, or
-    the text in which no code was recognised.
+    """The newest message of the order in ``filters``, by the provider's time.
 
-    A code that was purged, is held, quarantined or discarded does not count.
+    It has a ready code, or a text in which no code was recognised. A code that was purged, is
+    held, quarantined or discarded does not count.
     """
     newest_first = func.coalesce(col(Code.received_at), col(Code.stored_at)).desc()
     found = session.exec(
