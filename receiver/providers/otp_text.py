@@ -164,6 +164,7 @@ class _Candidate:
     shape: float
     needs_word: bool = False
     named: bool = False
+    either: bool = False  # the text offers another one instead: "4411 or 7722"
     score: float = 0.0
 
 
@@ -342,6 +343,8 @@ def _scored(text: str, others: Sequence[str]) -> list[_Candidate]:
             one.score -= 5
         if other_purpose:
             one.score -= 6
+        if kept and _OR.fullmatch(folded[kept[-1].end : one.start]):
+            one.either = kept[-1].either = kept[-1].code != one.code
         kept.append(one)
     return kept
 
@@ -426,6 +429,11 @@ _CONNECTED: Final = re.compile(
 )
 
 
+# Between two numbers of which the text does not say which one it is.
+_OR: Final = re.compile(
+    r"\W{0,3}(?:\b(?:or|oder|ou|o|of|eller|tai|lub|nebo|alebo|ili|sau|vagy|veya|atau|hoac|или|або|чи|או)"
+    r"\b|أو|或者?|または|또는|หรือ|या)\W{0,3}"
+)
 _LINKING_WORDS: Final = frozenset(
     ("in", "with", "no", "nr", "number", "is", "auf", "par", "en", "em", "con", "com", "na", "id")
 )
@@ -503,4 +511,4 @@ def _best(candidates: Sequence[_Candidate]) -> FoundCode | None:
     sure = (first.score >= _ENOUGH and lead >= _LEAD) or (
         first.named and first.score >= _ENOUGH_NAMED and lead >= _LEAD_NAMED
     )
-    return FoundCode(first.code, sure=sure)
+    return FoundCode(first.code, sure=sure and not first.either)
