@@ -14,11 +14,17 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base class of events; ``at`` is the provider's time of the event, if it sent one."""
+    """Base class of events.
+
+    Attributes:
+        at: the provider's time of the event, if it sent one.
+        at_certain: False if the provider named no time zone: such a time makes nothing late.
+    """
 
     type: ClassVar[str]
     provider: str
     at: datetime | None = None
+    at_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +39,19 @@ class OrderEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmsReceived(OrderEvent):
-    """A text message with a one-time code arrived at the order's number."""
+    """A text message arrived at the order's number.
+
+    Attributes:
+        code: the one-time code; None if none was recognised in the text.
+        extracted: the code was read from the text.
+        may_lack_zeros: the code came as a number, without the leading zeros that it may have.
+    """
 
     type: ClassVar[str] = "sms.received"
-    code: str = field(repr=False)
+    code: str | None = field(repr=False)
     text: str | None = field(default=None, repr=False)
+    extracted: bool = False
+    may_lack_zeros: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,18 +9,22 @@ The worker calls only the class methods, so it needs no webhook secret.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
 from receiver.errors import MalformedPayload
 from receiver.events import Event, UnknownEvent
+from receiver.providers.otp_text import find_code
+from receiver.providers.payload import Payload, fields_of, is_absent
+from receiver.providers.plain_text import plain_text
+from receiver.providers.times import ReadTime, read_time
 from receiver.setting_types import Networks
 
-Payload = Mapping[str, Any]
 MAX_NAME_LENGTH = 200
 
 
@@ -96,6 +100,11 @@ class Provider(abc.ABC):
         return False
 
     @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: ARG003
+        """The order that a payload names which cannot be read otherwise, or None."""
+        return None
+
+    @classmethod
     @abc.abstractmethod
     def read(cls, payload: Payload) -> Event:
         """Parse the payload.
@@ -106,33 +115,8 @@ class Provider(abc.ABC):
         """
 
 
-def text_of(fields: Payload, *names: str) -> str | None:
-    """Return the first text among the fields ``names``; None if all are absent, null or empty.
-
-    Raises:
-        MalformedPayload: the field is not text. It is not converted: a code written as a number
-            has lost its leading zeros.
-    """
-    for name in names:
-        value = fields.get(name)
-        if value is None or value == "":
-            continue
-        if not isinstance(value, str):
-            raise MalformedPayload(f"{name}: expected text, found {_kind(value)}")
-        return value
-    return None
-
-
-def required_text(fields: Payload, *names: str) -> str:
-    """Like :func:`text_of`, for a mandatory field."""
-    value = text_of(fields, *names)
-    if value is None:
-        raise MalformedPayload(f"{' or '.join(names)}: missing or empty")
-    return value
-
-
 def unknown(
-    provider: str, fields: Payload, at: datetime | None, name: str | None, *, codes: Sequence[str]
+    provider: str, fields: Payload, at: ReadTime | None, name: str | None, *, codes: Sequence[str]
 ) -> UnknownEvent:
     """Return the event for an undocumented name; it has no effects.
 
@@ -140,55 +124,156 @@ def unknown(
         MalformedPayload: it has a code (one of the fields ``codes``). If a provider renames its
             events, codes must not be dropped silently.
     """
-    code_field = next((field for field in codes if fields.get(field)), None)
+    code_field = next((each for each in codes if not is_absent(fields.get(each))), None)
     if code_field is not None:
         raise MalformedPayload(f"undocumented event with a code in {code_field}")
-    return UnknownEvent(provider=provider, at=at, name=name)
+    return UnknownEvent(provider=provider, name=name, **when(at))
+
+
+def text_of(fields: Payload, *names: str) -> str | None:
+    """Return the first text among the fields ``names``, numbers as text; None if all are absent.
+
+    The text is plain (see :func:`receiver.providers.plain_text.plain_text`) and trimmed.
+
+    Raises:
+        MalformedPayload: the field is an object, a list or a boolean.
+    """
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return _number_text(value)
+        if isinstance(value, str):
+            text = plain_text(value).strip()
+            if not is_absent(text):
+                return text
+        elif value is not None:
+            raise MalformedPayload(f"{name}: expected text, found {_kind(value)}")
+    return None
 
 
 def identifier_of(fields: Payload, *names: str) -> str:
-    """Return a mandatory identifier: printable, and short enough for a database index."""
-    value = required_text(fields, *names)
+    """Return a mandatory identifier: on one line, and short enough for a database index.
+
+    Raises:
+        MalformedPayload: it is absent, too long, or not printable.
+    """
+    value = text_of(fields, *names)
+    if value is None:
+        raise MalformedPayload(f"{names[0]}: missing or empty")
     if len(value) > MAX_NAME_LENGTH or not value.isprintable():
-        raise MalformedPayload(
-            f"{' or '.join(names)}: over {MAX_NAME_LENGTH} characters, or not printable"
-        )
+        raise MalformedPayload(f"{names[0]}: over {MAX_NAME_LENGTH} characters, or not printable")
     return value
+
+
+def order_in(payload: Payload, *names: str) -> str | None:
+    """The order's id among the fields ``names``, if there is a usable one."""
+    try:
+        return identifier_of(fields_of(payload), *names)
+    except MalformedPayload:
+        return None
 
 
 def label_of(fields: Payload, *names: str) -> str | None:
     """Return a descriptive field (service, country, amount), numbers as text.
 
-    None if it is absent, too long or not printable: no code should wait for a description.
+    Of an object, the part that names it is taken. None if the field is absent, too long or not
+    printable: no code should wait for a description.
     """
     for name in names:
         value = fields.get(name)
+        if isinstance(value, Mapping):
+            value = next((value[part] for part in _NAMING_PARTS if value.get(part)), None)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable():
-            return value
+            return _number_text(value)
+        text = plain_text(value).strip() if isinstance(value, str) else ""
+        if not is_absent(text) and len(text) <= MAX_NAME_LENGTH and text.isprintable():
+            return text
     return None
 
 
-def time_of(fields: Payload, *names: str) -> datetime | None:
-    """Return an ISO 8601 time or Unix seconds as UTC; None if there is none, or it is invalid.
+def time_of(fields: Payload, *names: str) -> ReadTime | None:
+    """Return the first time among the fields ``names`` that can be read, in any usual spelling.
 
     The provider's time orders events and is shown to people. It is not important enough to
     reject a code for it.
     """
-    for name in names:
-        value = fields.get(name)
-        try:
-            if isinstance(value, str) and value:
-                moment = datetime.fromisoformat(value)
-                return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return datetime.fromtimestamp(value, UTC)
-        except (ValueError, OverflowError, OSError):
-            continue
-    return None
+    return next(filter(None, (read_time(fields.get(name)) for name in names)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCode:
+    """The code that a message reports.
+
+    Attributes:
+        code: None if no code was recognised.
+        extracted: it was read from the text, and surely so.
+        may_lack_zeros: it came as a number, which has no leading zeros, and no text shows it.
+    """
+
+    code: str | None = field(repr=False)
+    extracted: bool = False
+    may_lack_zeros: bool = False
+
+
+def code_of(
+    fields: Payload, text: str | None, *names: str, other_numbers: Iterable[str]
+) -> ReadCode:
+    """Return the code of the fields ``names``, or else the one that ``text`` surely tells.
+
+    A code that came as a number is completed from the text if that
+    shows it with leading zeros.
+
+    Raises:
+        MalformedPayload: the code is too long or not printable.
+    """
+    name = next((each for each in names if text_of(fields, each) is not None), None)
+    if name is None:
+        found = find_code(text or "", other_numbers=other_numbers)
+        return ReadCode(found.code, extracted=True) if found and found.sure else ReadCode(None)
+    code = normal_code(identifier_of(fields, name))
+    if isinstance(fields[name], str):
+        return ReadCode(code)
+    shown = re.search(rf"(?<!\d)0*{re.escape(code)}(?!\d)", plain_text(text or ""))
+    return ReadCode(shown.group()) if shown else ReadCode(code, may_lack_zeros=True)
+
+
+def normal_code(code: str) -> str:
+    """A code as it is delivered: the sender's spelling, in plain characters on one line."""
+    return " ".join(plain_text(code).split())
+
+
+def comparable_code(code: str) -> str:
+    """A code for comparing: without separators, invisible characters and case."""
+    return _SEPARATORS.sub("", plain_text(code)).upper()
+
+
+def event_name(name: str | None) -> str:
+    """An event's name for comparing: in any case, with any separator between its words."""
+    return _NAME_SEPARATORS.sub(".", (name or "").strip()).casefold()
+
+
+def when(at: ReadTime | None) -> dict[str, Any]:
+    """The fields of an event that say when it happened."""
+    return {} if at is None else {"at": at.at, "at_certain": at.certain}
+
+
+def is_yes(value: object) -> bool:
+    """Whether a flag is set, in any spelling: true, "true", 1, "yes"."""
+    return str(value).strip().casefold() in {"true", "1", "1.0", "yes", "on"}
+
+
+_SEPARATORS = re.compile(r"[\s.\-_·]+")
+_NAME_SEPARATORS = re.compile(r"[\s._:/-]+")
+_NAMING_PARTS = (
+    *("iso", "iso2", "alpha2", "iso_code", "code", "country_code"),
+    *("slug", "key", "name", "id"),
+)
+
+
+def _number_text(value: float) -> str:
+    return str(int(value)) if value == value // 1 else str(value)
 
 
 def _kind(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list"}
+    names = {bool: "a boolean", list: "a list"}
     return names.get(type(value), "an object")

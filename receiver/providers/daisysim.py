@@ -13,18 +13,23 @@ from typing import Annotated
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from receiver.errors import InvalidSignature, ProviderNotConfigured
-from receiver.events import Event, SmsReceived
+from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
+from receiver.events import Event, SmsReceived, UnknownEvent
 from receiver.providers.base import (
-    Payload,
     Provider,
     WebhookRequest,
+    code_of,
+    event_name,
     identifier_of,
+    is_yes,
     label_of,
+    order_in,
     text_of,
     time_of,
     unknown,
+    when,
 )
+from receiver.providers.payload import Payload, fields_of
 from receiver.setting_types import Networks, Secrets
 
 _TOKEN_HEADER = b"x-codecatch-token"
@@ -34,6 +39,10 @@ _TOKEN = re.compile(rf"[A-Za-z0-9._~!$&'()*+;=:@-]{{{_MIN_TOKEN_LENGTH},}}")
 # Quotes, brackets and blanks that are often copied with a URL.
 _STRIPPED = b" \t\"'<>"
 _CODE_RECEIVED = "code.received"
+_ORDER_IDS = ("activation_id", "order_id", "inner_id")
+_CODES = ("code", "sms_code", "otp", "otp_code", "verification_code")
+# The sample values of the API page (activation, number, code): a test button may send them.
+_SAMPLE = ["123456789", "+79001234567", "483921"]
 
 
 class DaisySIMSettings(BaseSettings):
@@ -113,18 +122,43 @@ class DaisySIM(Provider):
         return None
 
     @classmethod
+    def is_test(cls, payload: Payload) -> bool:  # noqa: D102
+        sample = [payload.get(name) for name in ("activation_id", "phone_number", "code")]
+        return is_yes(payload.get("test")) or [str(each) for each in sample] == _SAMPLE
+
+    @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: D102
+        return order_in(payload, *_ORDER_IDS)
+
+    @classmethod
     def read(cls, payload: Payload) -> Event:  # noqa: D102
-        name = text_of(payload, "event")
-        at = time_of(payload, "received_at")
-        if name != _CODE_RECEIVED:
-            return unknown(cls.name, payload, at, name, codes=("code",))
+        fields = fields_of(payload)
+        name = text_of(fields, "event", "type", "event_type")
+        at = time_of(fields, "received_at", "created_at", "timestamp", "time", "date")
+        is_code = event_name(name) == event_name(_CODE_RECEIVED) or (
+            name is None and text_of(fields, *_CODES) is not None
+        )
+        if is_yes(fields.get("test")):
+            return UnknownEvent(provider=cls.name, name="test")
+        if not is_code:
+            return unknown(cls.name, fields, at, name, codes=_CODES)
+        text = text_of(fields, "text", "full_text", "sms", "message", "sms_text")
+        order_id = identifier_of(fields, *_ORDER_IDS)
+        number = label_of(fields, "phone_number", "phone", "number")
+        read = code_of(fields, text, *_CODES, other_numbers=(number or "", order_id))
+        if read.code is None and text is None:
+            raise MalformedPayload("code: missing or empty")
         return SmsReceived(
             provider=cls.name,
-            at=at,
-            order_id=identifier_of(payload, "activation_id"),
-            phone_number=text_of(payload, "phone_number"),
-            service=label_of(payload, "service"),
-            code=identifier_of(payload, "code"),
+            **when(at),
+            order_id=order_id,
+            phone_number=number,
+            service=label_of(fields, "service", "service_name"),
+            country=label_of(fields, "country", "country_id"),
+            code=read.code,
+            text=text,
+            extracted=read.extracted,
+            may_lack_zeros=read.may_lack_zeros,
         )
 
 

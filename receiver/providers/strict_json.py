@@ -26,7 +26,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         MalformedPayload: ``body`` is not JSON, not an object, or over a limit.
     """
-    if _too_deep(body):
+    if is_too_deep(body):
         raise MalformedPayload(f"the JSON is nested deeper than {MAX_DEPTH} levels")
     try:
         value = _STRICT.decode(body.decode("utf-8"))
@@ -37,7 +37,24 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _too_deep(body: bytes) -> bool:
+def parse_leniently(text: str) -> Any:
+    """Parse any JSON value; control characters may stand in strings, ``NaN`` means null.
+
+    A name may be repeated with the same value only, and limits hold as for strict JSON.
+
+    Raises:
+        ValueError: ``text`` is not JSON in this sense.
+    """
+    if is_too_deep(text.encode("utf-8", "surrogatepass")):
+        raise ValueError("nested too deeply")
+    try:
+        return _LENIENT.decode(text.strip())
+    except (MalformedPayload, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+def is_too_deep(body: bytes) -> bool:
+    """Whether ``body`` is nested deeper than :data:`MAX_DEPTH` levels."""
     # Checked before parsing, because deep nesting exhausts the parser's stack. Strings may hold
     # brackets too, so the exact depth is computed only if there are many brackets.
     if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
@@ -63,6 +80,13 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
+def _agreeing_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if any(fields[name] != value for name, value in pairs):
+        raise MalformedPayload("duplicate name with different values in a JSON object")
+    return fields
+
+
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
@@ -73,4 +97,10 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # A module constant, because json.loads makes a new decoder for each call with hooks.
 _STRICT = json.JSONDecoder(
     parse_constant=_reject_constant, parse_int=_bounded_int, object_pairs_hook=_unique_names
+)
+_LENIENT = json.JSONDecoder(
+    parse_constant=lambda _: None,
+    parse_int=_bounded_int,
+    object_pairs_hook=_agreeing_names,
+    strict=False,
 )

@@ -9,7 +9,6 @@ the dialect, not the headers.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -28,26 +27,32 @@ from receiver.events import (
     OrderExpired,
     OrderSwapped,
     SmsReceived,
+    UnknownEvent,
 )
 from receiver.providers import signature_hints, signatures
 from receiver.providers.base import (
     MAX_NAME_LENGTH,
-    Payload,
     Provider,
     WebhookRequest,
+    code_of,
+    event_name,
     identifier_of,
+    is_yes,
     label_of,
+    order_in,
     text_of,
     time_of,
     unknown,
+    when,
 )
+from receiver.providers.payload import Payload, fields_of, is_absent
+from receiver.providers.times import ReadTime
 from receiver.setting_types import Networks, Secrets
 
 _SIGNATURE_HEADERS = (b"x-virtualsms-signature", b"x-signature")
 _TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
 # The public documentation accepts timestamps within five minutes.
 _FRESH_SECONDS = 300
-_DIGITS = re.compile(r"(?<!\d)\d{4,10}(?!\d)")
 _PROVIDER = "virtualsms"
 
 
@@ -107,27 +112,34 @@ class VirtualSMS(Provider):
     @classmethod
     def event_key(cls, payload: Payload) -> str | None:  # noqa: D102
         value = payload.get("id")
-        return (
-            value
-            if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
-            else None
-        )
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.isprintable() or is_absent(value):
+            return None
+        return value if len(value) <= MAX_NAME_LENGTH else None
 
     @classmethod
     def is_test(cls, payload: Payload) -> bool:  # noqa: D102
         data = payload.get("data")
-        return isinstance(data, Mapping) and data.get("test") is True
+        inner = data.get("test") if isinstance(data, Mapping) else None
+        return is_yes(payload.get("test")) or is_yes(inner)
+
+    @classmethod
+    def order_of(cls, payload: Payload) -> str | None:  # noqa: D102
+        return order_in(payload, *_ORDER_IDS)
 
     @classmethod
     def read(cls, payload: Payload) -> Event:  # noqa: D102
-        name = text_of(payload, "type", "event")
-        data = payload.get("data")
-        fields: Payload = {**payload, **data} if isinstance(data, Mapping) else payload
-        at = time_of(fields, "received_at", "created_at", "timestamp")
-        read_event = _READERS.get(name or "")
+        fields = fields_of(payload)
+        name = text_of(fields, "type", "event", "event_type")
+        if is_yes(fields.get("test")):
+            return UnknownEvent(provider=_PROVIDER, name="test")
+        read_event = _READERS.get(event_name(name))
+        if read_event is None and name is None and _is_message(fields):
+            read_event = _sms
         if read_event is None:
-            return unknown(_PROVIDER, fields, at, name, codes=("code", "sms_code", "full_text"))
-        return read_event(fields, at)
+            return unknown(_PROVIDER, fields, _at(fields), name, codes=(*_CODES, *_TEXTS))
+        return read_event(fields)
 
 
 def _signatures(request: WebhookRequest) -> list[bytes]:
@@ -142,75 +154,101 @@ def _age(values: list[bytes], at: datetime) -> float | None:
     return age if math.isfinite(age) else None
 
 
-def _order_fields(fields: Payload, at: datetime | None) -> dict[str, Any]:
+def _at(fields: Payload, *first: str) -> ReadTime | None:
+    """The event's own time if it has one, else any other that says when it happened."""
+    return time_of(fields, *first, *_TIMES)
+
+
+def _order_fields(fields: Payload, at: ReadTime | None) -> dict[str, Any]:
     return {
         "provider": _PROVIDER,
-        "at": at,
-        "order_id": identifier_of(fields, "order_id"),
-        "phone_number": text_of(fields, "phone_number", "new_phone_number"),
-        "service": label_of(fields, "service"),
-        "country": label_of(fields, "country"),
+        **when(at),
+        "order_id": identifier_of(fields, *_ORDER_IDS),
+        "phone_number": label_of(fields, *_NUMBERS),
+        "service": label_of(fields, "service", "service_name", "service_code", "product"),
+        "country": label_of(fields, "country", "country_code", "iso2"),
     }
 
 
-def _sms(fields: Payload, at: datetime | None) -> Event:
-    text = text_of(fields, "full_text", "text")
-    if text_of(fields, "code", "sms_code") is not None:
-        code = identifier_of(fields, "code", "sms_code")
-    else:
-        found = _DIGITS.search(text or "")
-        if found is None:
-            raise MalformedPayload("code or sms_code: missing, and no code found in full_text")
-        code = found.group()
-    return SmsReceived(code=code, text=text, **_order_fields(fields, at))
+def _is_message(fields: Payload) -> bool:
+    return text_of(fields, *_CODES, *_TEXTS) is not None and any(map(fields.get, _ORDER_IDS))
 
 
-def _order(event: type[OrderEvent]) -> Callable[[Payload, datetime | None], Event]:
-    return lambda fields, at: event(**_order_fields(fields, at))
-
-
-def _cancelled(fields: Payload, at: datetime | None) -> Event:
-    return OrderCancelled(reason=label_of(fields, "reason"), **_order_fields(fields, at))
-
-
-def _swapped(fields: Payload, at: datetime | None) -> Event:
-    order = _order_fields(fields, at)
-    return OrderSwapped(
-        **{**order, "phone_number": text_of(fields, "new_phone_number", "phone_number")}
+def _sms(fields: Payload) -> Event:
+    text = text_of(fields, *_TEXTS)
+    order = _order_fields(fields, _at(fields, "received_at", "sms_received_at"))
+    known = [order["phone_number"] or "", order["order_id"]]
+    read = code_of(fields, text, *_CODES, other_numbers=known)
+    if read.code is None and text is None:
+        raise MalformedPayload("code or sms_code: missing, and there is no text")
+    return SmsReceived(
+        code=read.code,
+        text=text,
+        extracted=read.extracted,
+        may_lack_zeros=read.may_lack_zeros,
+        **order,
     )
 
 
-def _deposited(fields: Payload, at: datetime | None) -> Event:
+def _order(event: type[OrderEvent], *times: str) -> Callable[[Payload], Event]:
+    return lambda fields: event(**_order_fields(fields, _at(fields, *times)))
+
+
+def _cancelled(fields: Payload) -> Event:
+    order = _order_fields(fields, _at(fields, "cancelled_at", "canceled_at", "refunded_at"))
+    return OrderCancelled(reason=label_of(fields, "reason", "cancel_reason"), **order)
+
+
+def _swapped(fields: Payload) -> Event:
+    order = _order_fields(fields, _at(fields, "swapped_at", "new_number_at"))
+    return OrderSwapped(
+        **{**order, "phone_number": label_of(fields, "new_phone_number", "new_number", *_NUMBERS)}
+    )
+
+
+def _deposited(fields: Payload) -> Event:
     return BalanceDeposited(
         provider=_PROVIDER,
-        at=at,
-        amount=label_of(fields, "amount"),
+        **when(_at(fields, "deposited_at")),
+        amount=label_of(fields, "amount", "deposit_amount"),
         currency=label_of(fields, "currency"),
     )
 
 
-def _low(fields: Payload, at: datetime | None) -> Event:
+def _low(fields: Payload) -> Event:
     return BalanceLow(
         provider=_PROVIDER,
-        at=at,
-        balance=label_of(fields, "balance"),
+        **when(_at(fields)),
+        balance=label_of(fields, "balance", "current_balance"),
         currency=label_of(fields, "currency"),
     )
 
 
-_READERS: Mapping[str, Callable[[Payload, datetime | None], Event]] = {
-    # API reference, "Webhooks"
-    "order.sms_received": _sms,
-    "order.confirmed": _order(OrderConfirmed),
-    "order.cancelled": _cancelled,
-    "order.swapped": _swapped,
-    "balance.deposited": _deposited,
-    # api-docs, webhooks.md
-    "sms.received": _sms,
-    "order.expired": _order(OrderExpired),
-    "balance.low": _low,
-    # docs, guides/webhooks
-    "sms_received": _sms,
-    "order_expired": _order(OrderExpired),
-    "deposit_confirmed": _deposited,
+_ORDER_IDS = ("order_id", "orderid", "order", "activation_id", "inner_id")
+_NUMBERS = ("phone_number", "new_phone_number", "phone", "number", "msisdn")
+_CODES = ("code", "sms_code", "otp", "otp_code", "verification_code", "pin")
+_TEXTS = ("full_text", "text", "sms_text", "sms", "message", "content", "body", "messages")
+_TIMES = (
+    *("received_at", "occurred_at", "event_at", "created_at", "updated_at"),
+    *("timestamp", "time", "date"),
+)
+_READERS: Mapping[str, Callable[[Payload], Event]] = {
+    event_name(name): reader
+    for name, reader in (
+        # API reference, "Webhooks"
+        ("order.sms_received", _sms),
+        ("order.confirmed", _order(OrderConfirmed, "confirmed_at", "completed_at")),
+        ("order.cancelled", _cancelled),
+        ("order.canceled", _cancelled),
+        ("order.swapped", _swapped),
+        ("balance.deposited", _deposited),
+        # api-docs, webhooks.md
+        ("sms.received", _sms),
+        ("order.expired", _order(OrderExpired, "expired_at", "expires_at")),
+        ("balance.low", _low),
+        # docs, guides/webhooks
+        ("sms_received", _sms),
+        ("order_expired", _order(OrderExpired, "expired_at", "expires_at")),
+        ("deposit_confirmed", _deposited),
+    )
 }

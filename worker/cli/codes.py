@@ -12,21 +12,25 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from worker.cli import _filters, _output
 from worker.cli._output import Output
-from worker.cli._store import open_store
+from worker.cli._store import open_store, open_waker
+from worker.handling import ready_codes
 from worker.messages import masking
+from worker.outbox.planner import planning
 from worker.queries import codes
 from worker.queries.filters import DEFAULT_LIMIT, Filters, Row
-from worker.schema.states import READY
+from worker.runtime.integrations import connect_integrations
+from worker.schema.models import Code
+from worker.schema.states import READY, UNRECOGNISED
 
 KEYS = (
     *("id", "provider", "order_id", "phone_number", "service", "country"),
-    *("code", "text", "received_at", "stored_at", "order_status"),
+    *("code", "text", "received_at", "stored_at", "order_status", "state", "verified", "extracted"),
 )
 _COLUMNS = ("stored_at", "code", "service", "phone_number", "provider", "order_id", "state", "id")
 _POLL_SECONDS = 0.25
 _PAUSE_SECONDS = 1.0
 State = Annotated[
-    Literal["held", "ready", "quarantined", "discarded"] | None,
+    Literal["held", "ready", "quarantined", "discarded", "unrecognised"] | None,
     typer.Option("--state", help="Only codes in this state."),
 ]
 
@@ -36,6 +40,7 @@ def register(app: typer.Typer) -> None:
     nouns = typer.Typer(help="List, show and follow one-time codes.", no_args_is_help=True)
     nouns.command("list", help="List codes, newest first.")(list_codes)
     nouns.command("show", help="Show one code.")(show)
+    nouns.command("set", help="Set the code that you read in an unrecognised message.")(set_code)
     nouns.command("tail", help="Print codes as they become ready, until stopped.")(tail)
     app.add_typer(nouns, name="codes")
 
@@ -80,6 +85,27 @@ def show(
         _output.write_error(f"there is no code {code_id}")
         raise typer.Exit(1)
     output.record(row)
+
+
+def set_code(
+    code_id: _filters.RowId,
+    code: Annotated[str, typer.Argument(help="The code as you read it.", metavar="CODE")],
+) -> None:
+    """Set the code of an unrecognised message: it is delivered and confirmed like any other."""
+    with open_store() as store, open_waker() as waker:
+        policy = connect_integrations().policy
+        with planning(store.database) as planner:
+            message = planner.session.get(Code, code_id, with_for_update=True)
+            if message is None:
+                _output.write_error(f"there is no code {code_id}")
+                raise typer.Exit(1)
+            if message.state != UNRECOGNISED or message.text is None:
+                _output.write_error(f"code {code_id} is {message.state}; nothing to set")
+                raise typer.Exit(1)
+            ready_codes.set_code(planner, store.vault, policy, message, code)
+        if waker is not None:
+            planner.wake(waker)
+    _output.write(f"{code_id} was set")
 
 
 def tail(

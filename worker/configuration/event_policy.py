@@ -19,18 +19,26 @@ class EventPolicy:
         verifying: providers that verify a code before it is delivered, likewise.
         confirmed_services: services whose orders are confirmed, or :data:`EVERY_SERVICE`.
         routing: which destinations receive which notifications.
+        asking: providers whose API can be asked about one order.
+        full_reveal: destinations that may receive whole codes and texts.
     """
 
     confirming: frozenset[str]
     verifying: frozenset[str]
     confirmed_services: frozenset[str]
     routing: Routing
+    asking: frozenset[str] = frozenset()
+    full_reveal: frozenset[str] = frozenset()
 
     def confirms(self, provider: str, service: str | None) -> bool:
         """Whether an order is confirmed once its code is stored."""
         if provider not in self.confirming:
             return False
         return EVERY_SERVICE in self.confirmed_services or service in self.confirmed_services
+
+    def asks(self, provider: str) -> bool:
+        """Whether the provider can be asked about an order whose report is incomplete."""
+        return provider in self.asking
 
     def verifies(self, provider: str) -> bool:
         """Whether a code is delivered only after the provider has verified it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -18,6 +18,7 @@ from worker.orders import store as orders
 from worker.outbox import call_budgets, leases
 from worker.outbox.call_budgets import budget_key
 from worker.outbox.leases import CALL_LEASE
+from worker.providers.capabilities import confirmation_call
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, table_of
@@ -45,12 +46,11 @@ _DEFER: Final = (
 )
 
 
-def claim(runtime: Runtime, ids: Sequence[str], call_of: Mapping[str, str]) -> list[Task]:
+def claim(runtime: Runtime, ids: Sequence[str]) -> list[Task]:
     """Claim up to ``len(ids)`` rows of the queues that ``ids`` wait in, and debit a call for each.
 
-    The rows at the head of a queue are claimed, whichever rows woke. ``call_of`` maps an action to
-    the name of its API call. Returns fewer tasks, or none, if rows are leased, ended or not due, or
-    if the budget is spent.
+    The rows at the head of a queue are claimed, whichever rows woke. Returns fewer tasks, or
+    none, if rows are leased, ended or not due, or if the budget is spent.
     """
     with runtime.database.transaction() as session:
         bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}
@@ -58,12 +58,12 @@ def claim(runtime: Runtime, ids: Sequence[str], call_of: Mapping[str, str]) -> l
         return [
             task
             for (provider, action), queued in groupby(rows, attrgetter("provider", "action"))
-            for task in _claim(runtime, session, provider, call_of[action], list(queued))
+            for task in _claim(runtime, session, provider, action, list(queued))
         ]
 
 
 def _claim(
-    runtime: Runtime, session: Session, provider: str, call: str, rows: Sequence[Confirmation]
+    runtime: Runtime, session: Session, provider: str, action: str, rows: Sequence[Confirmation]
 ) -> list[Task]:
     """Claim for rows of one queue."""
     api = runtime.integrations.apis.get(provider)
@@ -71,7 +71,7 @@ def _claim(
         for row in rows:
             _defer(session, row, runtime.database.now(session) + _NO_API_DELAY)
         return []
-    budget_class = api.budget_of(call)
+    budget_class = api.budget_of(confirmation_call(api.client, action))
     claims = _claim_affordable(runtime, session, api, budget_class, rows)
     claimed_rows = session.exec(
         _ROWS,

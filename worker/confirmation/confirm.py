@@ -22,7 +22,7 @@ from worker.orders import store as orders
 from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import CONFIRMATION_CALLS, ConfirmsOrders
+from worker.providers.capabilities import ConfirmsOrders
 from worker.providers.errors import (
     InsufficientBalance,
     OrderAlreadyConfirmed,
@@ -46,7 +46,7 @@ def settle(runtime: Runtime, ids: Sequence[str]) -> None:
 
     A row of ``confirmations`` is one of two actions: confirm an order, or verify a code.
     """
-    tasks = claim(runtime, ids, CONFIRMATION_CALLS)
+    tasks = claim(runtime, ids)
     if len(tasks) < 2:
         _record(runtime, [(task, _attempt(task)) for task in tasks])
         return

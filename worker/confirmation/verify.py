@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -17,6 +17,7 @@ from sqlalchemy import update
 
 from receiver.errors import CodecatchError
 from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
+from receiver.providers.base import comparable_code, normal_code
 from worker.configuration.routing import Routing
 from worker.confirmation import fair_queue
 from worker.confirmation.attempt import Outcome, Task, after_error, release_row
@@ -25,7 +26,7 @@ from worker.orders import codes
 from worker.orders import store as orders
 from worker.outbox.leases import CALL_LEASE
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import ActivationStatus, VerifiesCodes
+from worker.providers.capabilities import ActivationStatus, ReportsOrders, VerifiesCodes
 from worker.providers.errors import (
     InvalidRequest,
     NotFound,
@@ -52,6 +53,7 @@ class _Verdict:
     state: str | None
     reason: str | None = None
     verified: bool = False
+    code: str | None = field(default=None, repr=False)  # the whole code, if the report lacked zeros
 
 
 # Judges the code that a webhook reported; the second argument says whether TIMEOUT is over.
@@ -62,7 +64,7 @@ _UNVERIFIED = _Verdict(READY, "delivered unverified: the provider gave no answer
 def verify(task: Task) -> Outcome:
     """Ask the provider once about the order of a claimed row; the answer settles all its codes."""
     client = task.api.client
-    if not isinstance(client, VerifiesCodes):
+    if not isinstance(client, VerifiesCodes | ReportsOrders):
         return Outcome(DEAD, f"the API of {task.row.provider} cannot verify codes")
     with task.runtime.database.reading() as session:
         now = task.runtime.database.now(session)
@@ -76,7 +78,7 @@ def verify(task: Task) -> Outcome:
         return _outcome(task, _UNVERIFIED)
     judge: _Judge
     try:
-        judge = partial(_judge_answer, client.check(task.row.order_id))
+        judge = partial(_judge_answer, _ask(client, task.row.order_id))
     except RateLimited as error:  # the code is held until the provider can be asked
         return after_error(task, error, unsure=False)
     except ProviderError as error:
@@ -92,9 +94,25 @@ def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _
         if timed_out:
             return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
         return _Verdict(None, "the provider has no code yet")
-    if not _equal(answer.code, expected):
-        return _Verdict(CODE_QUARANTINED, "the provider reports another code")
-    return _Verdict(READY, verified=True)
+    if _equal(answer.code, expected):
+        return _Verdict(READY, verified=True)
+    if _completes(answer.code, expected):
+        return _Verdict(READY, verified=True, code=answer.code)
+    return _Verdict(CODE_QUARANTINED, "the provider reports another code")
+
+
+def _ask(client: VerifiesCodes | ReportsOrders, order_id: str) -> ActivationStatus:
+    """How the order stands and which code it has, by whichever call the API has for that."""
+    if isinstance(client, VerifiesCodes):
+        return client.check(order_id)
+    reported = client.find_order(order_id)
+    return _OrderStatus(_COMPLETED if reported.code else "waiting", reported.code)
+
+
+@dataclass(frozen=True, slots=True)
+class _OrderStatus:
+    status: str
+    code: str | None
 
 
 def _judge_error(error: ProviderError, _: str, timed_out: bool) -> _Verdict:
@@ -111,8 +129,17 @@ def _is_denial(error: ProviderError) -> bool:
 
 
 def _equal(answered: str | None, expected: str) -> bool:
-    left, right = ((text or "").encode("utf-8", "surrogatepass") for text in (answered, expected))
+    left, right = (
+        comparable_code(text or "").encode("utf-8", "surrogatepass")
+        for text in (answered, expected)
+    )
     return hmac.compare_digest(left, right)
+
+
+def _completes(answered: str | None, expected: str) -> bool:
+    """Whether the answer is the expected number with its leading zeros."""
+    digits = comparable_code(answered or "")
+    return digits.startswith("0") and digits.isdigit() and digits.lstrip("0") == expected
 
 
 def _judge(
@@ -153,14 +180,20 @@ def _outcome(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Outc
 
 
 def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verdict) -> None:
-    if verdict.verified:
+    # DaisySIM's word for a code ends its order; VirtualSMS charges it by a call of its own.
+    ends_order = isinstance(runtime.integrations.apis[row.provider].client, VerifiesCodes)
+    if verdict.verified and ends_order:
         _mark_confirmed(planner, row)
     code = planner.session.get(Code, row.code_id, with_for_update=True)
     if code is None or code.state != HELD:  # a person decided while the provider was asked
         return
     routing = runtime.policy.routing
     if verdict.state == READY:
+        if verdict.code is not None:
+            codes.complete(runtime.vault, code, normal_code(verdict.code))
         ready_codes.release(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
+        if not ends_order:
+            ready_codes.plan_confirmation_of(planner, runtime.vault, runtime.policy, code)
     elif verdict.state == CODE_QUARANTINED:
         code.state = CODE_QUARANTINED
         _quarantine_event(planner, routing, row, verdict.reason)

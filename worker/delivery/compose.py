@@ -21,12 +21,12 @@ from receiver.vault.sealing import Vault
 from worker.configuration.destination_policy import Reveal
 from worker.destinations.base import DeliveryError
 from worker.messages import masking
-from worker.messages.text import Notification
+from worker.messages.text import NO_CODE, Notification
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.outbox.leases import Claim
 from worker.schema.models import Code, Delivery, Order, table_of
-from worker.schema.states import OPERATORS
+from worker.schema.states import OPERATORS, UNRECOGNISED
 
 _DELIVERIES = table_of(Delivery)
 _CODES = table_of(Code)
@@ -69,6 +69,8 @@ class DeliveryContent:
     service: str | None
     country: str | None
     verified: bool | None
+    extracted: bool | None
+    state: str | None
     received_at: datetime | None
     order_row: str | None
     order_phone_number: bytes | None
@@ -86,7 +88,7 @@ _CONTENT = (
     # Only one column of the event: its body may be long.
     INBOX.c.source,
     *(_CODES.c[name] for name in ("id", "code", "text", "phone_number", "service", "country")),
-    *(_CODES.c[name] for name in ("verified", "received_at")),
+    *(_CODES.c[name] for name in ("verified", "extracted", "state", "received_at")),
     *(_ORDERS.c[name] for name in ("id", "phone_number", "service", "country", "expires_at")),
 )
 # Built once: building a statement costs more than running it.
@@ -170,6 +172,10 @@ def _marks(row: DeliveryRow, content: DeliveryContent, now: datetime) -> Iterato
         yield "reconciled"
     if content.verified is False:
         yield "not verified"
+    if content.extracted:
+        yield "extracted"
+    if content.state == UNRECOGNISED:
+        yield NO_CODE
 
 
 def _secrets(vault: Vault, content: DeliveryContent, reveal: Reveal) -> dict[str, str | None]:
@@ -189,7 +195,7 @@ def _secrets(vault: Vault, content: DeliveryContent, reveal: Reveal) -> dict[str
             ("text", content.text),
         )
     }
-    return redact(opened, reveal)
+    return redact({name: text or None for name, text in opened.items()}, reveal)
 
 
 def redact(secrets: Mapping[str, str | None], reveal: Reveal) -> dict[str, str | None]:

@@ -29,7 +29,7 @@ from worker.orders import codes
 from worker.orders.batch import Report, Snapshot
 from worker.orders.codes import KnownCode, ReportedCode
 from worker.outbox.planner import Planner
-from worker.schema.states import CODE_QUARANTINED, HELD, READY, VERIFY
+from worker.schema.states import CODE_QUARANTINED, HELD, READY, UNRECOGNISED, VERIFY
 
 # What a notification says about an order besides its name. Never a secret.
 _ORDER_DETAILS: Mapping[str, str] = {
@@ -99,10 +99,11 @@ def apply(context: Context, events: Sequence[tuple[EventHeader, Event]]) -> list
 def _reported_code(context: Context, header: EventHeader, event: SmsReceived) -> ReportedCode:
     # A reconciled code is the provider's own answer: it needs no verification call.
     verified = header.source == RECONCILED
-    must_verify = not verified and context.policy.verifies(event.provider)
-    return ReportedCode(
-        event, header.id, HELD if must_verify else READY, True if verified else None
-    )
+    policy = context.policy
+    incomplete = event.may_lack_zeros and policy.asks(event.provider)
+    must_verify = not verified and (policy.verifies(event.provider) or incomplete)
+    state = UNRECOGNISED if event.code is None else HELD if must_verify else READY
+    return ReportedCode(event, header.id, state, True if verified else None)
 
 
 def apply_one(
@@ -118,7 +119,7 @@ def apply_one(
     if isinstance(event, UnknownEvent):
         result |= {"state": IGNORED, "error": "the provider documents no event of this type"}
     elif isinstance(event, SmsReceived):
-        code = _sms_received(context, rows, header)
+        code = _sms_received(context, rows, header, event)
         result |= {"order_id": event.order_id, "code_id": code.id}
         if code.event_id == header.id and code.state == CODE_QUARANTINED:  # replayed, not released
             result |= {"state": QUARANTINED, "error": "its code is quarantined"}
@@ -159,7 +160,9 @@ def _balance_detail(event: BalanceLow | BalanceDeposited) -> str:
     return f"Balance: {text}." if isinstance(event, BalanceLow) else f"Amount: {text}."
 
 
-def _sms_received(context: Context, rows: BatchRows, header: EventHeader) -> KnownCode:
+def _sms_received(
+    context: Context, rows: BatchRows, header: EventHeader, event: SmsReceived
+) -> KnownCode:
     planner, policy = context.planner, context.policy
     order, code = rows.orders[header.id], rows.codes[header.id]
     if code.event_id != header.id:  # a repeated report: linked to the code, not delivered again
@@ -176,6 +179,18 @@ def _sms_received(context: Context, rows: BatchRows, header: EventHeader) -> Kno
             code_id=code.id,
         )
     elif code.state == READY:
-        ready_codes.plan_deliveries(planner, policy.routing, code, order)
+        ready_codes.plan_deliveries(
+            planner, policy.routing, code, order, time_is_certain=event.at_certain
+        )
         ready_codes.plan_confirmation(planner, policy, code, order)
+    elif code.state == UNRECOGNISED:
+        # The text may hold the code: only who may see all of it gets it, and nothing is charged.
+        ready_codes.plan_deliveries(
+            planner,
+            policy.routing,
+            code,
+            order,
+            time_is_certain=event.at_certain,
+            only=policy.full_reveal,
+        )
     return code

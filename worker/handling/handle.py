@@ -22,10 +22,11 @@ from receiver.events import Event
 from receiver.failpoints import reach
 from receiver.inbox import store as inbox
 from receiver.inbox.store import FAILED, HANDLED, INBOX, QUARANTINED
+from receiver.providers.payload import parse_body
 from receiver.providers.registry import registry
-from receiver.providers.strict_json import parse_object
 from worker.handling import effects
 from worker.handling.effects import Context, EventHeader
+from worker.orders import store as orders
 from worker.outbox import leases
 from worker.outbox.leases import Claim, LeaseLost
 from worker.outbox.planner import planning
@@ -62,6 +63,7 @@ class _ClaimedEvent:
     row: Row[Any]
     event: Event | None = None
     failure: str | None = None
+    order_id: str | None = None
 
 
 def handle(runtime: Runtime, ids: Sequence[str]) -> None:
@@ -118,9 +120,13 @@ def _read(runtime: Runtime, claim: Claim, row: Row[Any]) -> _ClaimedEvent:
         provider = registry().get(row.provider)
         if provider is None:
             return _ClaimedEvent(claim, row, failure=f"unknown provider: {row.provider}")
-        return _ClaimedEvent(claim, row, event=provider.read(parse_object(body)))
+        payload = parse_body(body)
     except CodecatchError as error:
         return _ClaimedEvent(claim, row, failure=str(error))
+    try:
+        return _ClaimedEvent(claim, row, event=provider.read(payload))
+    except CodecatchError as error:
+        return _ClaimedEvent(claim, row, failure=str(error), order_id=provider.order_of(payload))
     except Exception as error:  # noqa: BLE001 - a bug in a reader: the event waits for a fix
         _log.exception("event.read_failed", event_id=row.id)
         return _ClaimedEvent(claim, row, failure=f"reading it failed: {type(error).__name__}")
@@ -181,9 +187,19 @@ def _effects(
         for each in batch
         if each.event is not None
     ]
+    _watch_orders(context, batch)
     applied = effects.apply(context, [(header, event) for _, header, event in events])
     handled = [(claimed, values) for (claimed, _, _), values in zip(events, applied, strict=True)]
     return handled + [(each, _unread(context, each)) for each in batch if each.event is None]
+
+
+def _watch_orders(context: Context, batch: Sequence[_ClaimedEvent]) -> None:
+    """Make the orders known that unreadable events name: reconciliation asks about open orders."""
+    named = {(each.row.provider, each.order_id) for each in batch if each.order_id is not None}
+    for provider, order_id in sorted(named):
+        if context.policy.asks(provider):
+            now = context.planner.now
+            orders.find_or_create(context.planner.session, provider, order_id, now=now)
 
 
 def _unread(context: Context, claimed: _ClaimedEvent) -> Mapping[str, Any]:

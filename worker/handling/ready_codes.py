@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import update
 
 from receiver.events import SmsReceived
 from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
+from receiver.providers.base import normal_code
 from receiver.vault.sealing import Vault
 from worker.configuration.event_policy import EventPolicy
 from worker.configuration.routing import Routing, Subject
@@ -31,20 +34,27 @@ def subject(order: Snapshot, event_type: str) -> Subject:
 
 
 def plan_deliveries(
-    planner: Planner, routing: Routing, code: KnownCode | Code, order: Snapshot
+    planner: Planner,
+    routing: Routing,
+    code: KnownCode | Code,
+    order: Snapshot,
+    *,
+    time_is_certain: bool = True,
+    only: Collection[str] | None = None,
 ) -> None:
-    """Plan the deliveries of a ready code."""
+    """Plan the deliveries of a ready code, to the destinations ``only`` if given."""
+    names = routing.of(subject(order, SmsReceived.type))
     planner.plan_deliveries(
-        routing.of(subject(order, SmsReceived.type)),
+        names if only is None else [name for name in names if name in only],
         SmsReceived.type,
         event_id=code.event_id,
         code_id=code.id,
-        stale_at=codes.stale_at(code, order),
+        stale_at=codes.stale_at(code, order, time_is_certain=time_is_certain),
     )
 
 
 def plan_confirmation(
-    planner: Planner, policy: EventPolicy, code: KnownCode, order: Snapshot
+    planner: Planner, policy: EventPolicy, code: KnownCode | Code, order: Snapshot
 ) -> None:
     """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
     if order.status == CONFIRMED or not policy.confirms(order.provider, order.service):
@@ -57,6 +67,24 @@ def plan_confirmation(
         event_id=code.event_id,
         code_id=code.id,
     )
+
+
+def plan_confirmation_of(planner: Planner, vault: Vault, policy: EventPolicy, code: Code) -> None:
+    """The same for a code that was released after its event was handled."""
+    order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
+    plan_confirmation(planner, policy, code, Snapshot.of(order, vault))
+
+
+def set_code(planner: Planner, vault: Vault, policy: EventPolicy, message: Code, text: str) -> None:
+    """Store the code that a person read in a message, and plan its deliveries and confirmation."""
+    order = orders.find_or_create(
+        planner.session, message.provider, message.order_id, now=planner.now
+    )
+    code = codes.set_code(planner.session, vault, message, normal_code(text), now=planner.now)
+    if code is not None:
+        snapshot = Snapshot.of(order, vault)
+        plan_deliveries(planner, policy.routing, code, snapshot)
+        plan_confirmation(planner, policy, code, snapshot)
 
 
 def release(

@@ -19,6 +19,8 @@ import structlog
 from receiver.clock import iso
 from worker.messages.rendering import EXAMPLES, HTML, TEXT, TITLE, Templates
 
+# The mark of a message whose text is delivered because no code was recognised in it.
+NO_CODE: Final = "no code recognised"
 _SEPARATOR = " · "
 _MAX_TITLE_PART = 60
 _MAX_SUMMARY_DETAIL = 300
@@ -268,6 +270,8 @@ def _headline(notification: Notification) -> str:
     match notification.type:
         case "sms.received":
             code = plain(notification.code or "")
+            if NO_CODE in notification.marks:
+                return "message"
             return f"code {code}" if code else "new code"
         case "balance.low":
             return "balance is low"

@@ -12,6 +12,13 @@ from worker.schema.states import CONFIRM, VERIFY
 CONFIRMATION_CALLS: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 
+def confirmation_call(client: object, action: str) -> str:
+    """The name of the call that a confirmation of this action makes; its budget pays for it."""
+    if action != VERIFY or isinstance(client, VerifiesCodes):
+        return CONFIRMATION_CALLS[action]
+    return client.polling_policy().order_call if isinstance(client, ReportsOrders) else "check"
+
+
 class OrderState(Protocol):
     """The state of an order, in the words of :mod:`worker.orders.state_machine`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_
+from sqlalchemy import and_, func
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
@@ -21,7 +21,7 @@ from worker.queries.filters import (
     span,
 )
 from worker.schema.models import Code, Order
-from worker.schema.states import CODE_QUARANTINED, HELD, READY
+from worker.schema.states import CODE_QUARANTINED, HELD, READY, UNRECOGNISED
 
 # A row may be committed after a row with a higher id; every poll looks back this far.
 _WINDOW = timedelta(seconds=60)
@@ -30,9 +30,11 @@ _BATCH = 500
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
-    """The newest codes that match."""
+    """The newest codes that match, by the provider's time."""
     statement = _with_status().where(*_conditions(vault, filters))
-    return [_row(vault, *found) for found in newest(session, statement, Code.id, filters)]
+    found = newest(session, statement, Code.id, filters)
+    found = sorted(found, key=lambda pair: pair[0].received_at or pair[0].stored_at, reverse=True)
+    return [_row(vault, *pair) for pair in found]
 
 
 def one(session: Session, vault: Vault, code_id: str) -> Row | None:
@@ -41,7 +43,7 @@ def one(session: Session, vault: Vault, code_id: str) -> Row | None:
     if found is None:
         return None
     code = found[0]
-    return {**_row(vault, *found), "verified": code.verified, "event": code.event_id}
+    return {**_row(vault, *found), "event": code.event_id}
 
 
 def of(session: Session, vault: Vault, order: Order) -> list[Row]:
@@ -50,29 +52,27 @@ def of(session: Session, vault: Vault, order: Order) -> list[Row]:
         col(Code.provider) == order.provider, col(Code.order_id) == order.order_id
     )
     found = session.exec(statement.order_by(col(Code.id).desc())).all()
-    return [{**_row(vault, *pair), "verified": pair[0].verified} for pair in found]
+    return [_row(vault, *pair) for pair in found]
 
 
-def newest_ready(session: Session, vault: Vault, filters: Filters) -> str | None:
-    """The newest ready code of the order in ``filters`` that was not purged.
+def newest_message(session: Session, vault: Vault, filters: Filters) -> Row | None:
+    """The newest message of the order in ``filters``, by the provider's time.
 
-    The provider's clock orders codes that were stored in one transaction.
+    It has a ready code, or a text in which no code was recognised. A code that was purged, is
+    held, quarantined or discarded does not count.
     """
-    code = session.exec(
-        select(Code)
+    newest_first = func.coalesce(col(Code.received_at), col(Code.stored_at)).desc()
+    found = session.exec(
+        _with_status()
         .where(
             *of_order(Code.provider, Code.order_id, filters),
-            col(Code.state) == READY,
+            col(Code.state).in_([READY, UNRECOGNISED]),
             col(Code.code).is_not(None),
         )
-        .order_by(
-            col(Code.stored_at).desc(),
-            col(Code.received_at).desc().nulls_last(),
-            col(Code.id).desc(),
-        )
+        .order_by(newest_first, col(Code.id).desc())
         .limit(1)
     ).first()
-    return None if code is None else codes.open_field(vault, code, "code")
+    return None if found is None else _row(vault, *found)
 
 
 class Tail:
@@ -149,10 +149,12 @@ def _row(vault: Vault, code: Code, order_status: str | None) -> Row:
         "phone_number": codes.open_field(vault, code, "phone_number"),
         "service": code.service,
         "country": code.country,
-        "code": codes.open_field(vault, code, "code"),
+        "code": codes.open_field(vault, code, "code") or None,
         "text": codes.open_field(vault, code, "text"),
         "received_at": code.received_at,
         "stored_at": code.stored_at,
         "order_status": order_status,
         "state": code.state,
+        "verified": code.verified,
+        "extracted": code.extracted,
     }

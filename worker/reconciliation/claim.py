@@ -22,7 +22,7 @@ from worker.outbox import call_budgets, leases
 from worker.outbox.call_budgets import OutOfBudget, budget_key
 from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
 from worker.outbox.planner import Planner, planning
-from worker.providers.capabilities import CONFIRMATION_CALLS, ReportsOrders
+from worker.providers.capabilities import CONFIRMATION_CALLS, ReportsOrders, confirmation_call
 from worker.reconciliation.merge import Query
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
@@ -236,7 +236,9 @@ def _is_urgent_waiting(
 ) -> bool:
     """Whether a due confirmation or verification needs a call of this class."""
     actions = [
-        action for action, call in CONFIRMATION_CALLS.items() if api.budget_of(call) == class_
+        action
+        for action in CONFIRMATION_CALLS
+        if api.budget_of(confirmation_call(api.client, action)) == class_
     ]
     waiting = select(Confirmation.id).where(
         col(Confirmation.provider) == provider,

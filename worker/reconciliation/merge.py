@@ -18,19 +18,28 @@ from receiver.errors import MalformedPayload
 from receiver.events import SmsReceived
 from receiver.inbox import store as inbox
 from receiver.inbox.store import RECONCILED, IncomingEvent
-from receiver.providers.base import Payload
+from receiver.providers.payload import Payload
 from receiver.providers.registry import registry
 from receiver.vault.sealing import Vault
 from worker.orders import state_machine
 from worker.orders import store as orders
+from worker.orders.codes import digest_of
 from worker.providers.capabilities import ReportsOrders
 from worker.providers.fields import normalise_phone
 from worker.providers.reported_order import ReportedOrder
 from worker.schema.models import Code, Order
-from worker.schema.states import CODE_STATES, DISCARDED, OPEN_STATES, READY, RECEIVED, WAITING
+from worker.schema.states import (
+    CODE_STATES,
+    DISCARDED,
+    OPEN_STATES,
+    READY,
+    RECEIVED,
+    UNRECOGNISED,
+    WAITING,
+)
 
 # Codes in one of these states are delivered, or never will be.
-_FINAL_STATES = frozenset({READY, DISCARDED})
+_FINAL_STATES = frozenset({READY, DISCARDED, UNRECOGNISED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +93,7 @@ def find_orders(session: Session, provider: str, order_ids: Sequence[str]) -> di
 
 def adds_information(session: Session, vault: Vault, order: Order, reported: ReportedOrder) -> bool:
     """Whether the report says anything new about the order; most reports do not."""
-    if reported.code and not _is_final(session, vault, order, reported.code):
+    if reported.code and not _is_final(session, vault, order, reported.code, reported.text):
         return True
     state = _target_state(session, order, reported)
     if state is not None and state_machine.furthest(order.status, state) != order.status:
@@ -106,11 +115,13 @@ def is_code_missing(session: Session, provider: str, reported: ReportedOrder) ->
     return session.exec(select(Code.id).where(*of_order).limit(1)).first() is None
 
 
-def _is_final(session: Session, vault: Vault, order: Order, code: str) -> bool:
+def _is_final(
+    session: Session, vault: Vault, order: Order, code: str | None, text: str | None
+) -> bool:
     final = select(Code.id).where(
         col(Code.provider) == order.provider,
         col(Code.order_id) == order.order_id,
-        col(Code.code_digest) == vault.digest("code", code),
+        col(Code.code_digest) == digest_of(vault, code, text),
         col(Code.state).in_(_FINAL_STATES),
     )
     return session.exec(final).first() is not None
@@ -195,7 +206,7 @@ def _incoming_events(
         event = registry()[order.provider].read(payload)
     except MalformedPayload:
         event = None  # it is stored and fails when handled, as the webhook would have
-    if isinstance(event, SmsReceived) and _is_final(session, vault, order, event.code):
+    if isinstance(event, SmsReceived) and _is_final(session, vault, order, event.code, event.text):
         return []
     body = json.dumps(payload, separators=(",", ":")).encode()
     return [

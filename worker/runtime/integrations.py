@@ -20,7 +20,7 @@ from worker.destinations.base import Destination, DestinationContext
 from worker.http.client import HttpClient
 from worker.messages.text import Texts
 from worker.providers.base import ProviderApi
-from worker.providers.capabilities import HasWebhookSubscriptions, VerifiesCodes
+from worker.providers.capabilities import HasWebhookSubscriptions, ReportsOrders, VerifiesCodes
 from worker.providers.registry import provider_apis
 
 # Calls per minute where the provider documents no limit.
@@ -93,6 +93,10 @@ def connect_integrations() -> Integrations:
         ),
         confirmed_services=frozenset(load(ConfirmationSettings).auto_confirm),
         routing=configuration.routing,
+        asking=frozenset(n for n, api in apis.items() if isinstance(api.client, ReportsOrders)),
+        full_reveal=frozenset(
+            each.policy.name for each in configuration.destinations if each.policy.reveal == "full"
+        ),
     )
     return Integrations(
         apis=apis,

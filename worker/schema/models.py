@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import sqlalchemy as sa
 from sqlalchemy import Index, LargeBinary, Table, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
@@ -128,6 +129,7 @@ class Code(SQLModel, table=True):
     country: str | None = Field(default=None)
     state: str
     verified: bool | None = Field(default=None)
+    extracted: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     received_at: datetime | None = Field(default=None, sa_type=UtcTime)
     stored_at: datetime = Field(sa_type=UtcTime)
 

@@ -29,6 +29,8 @@ HELD: Final = "held"  # waits for the provider to verify the code
 READY: Final = "ready"
 CODE_QUARANTINED: Final = "quarantined"
 DISCARDED: Final = "discarded"
+# A message in which no code was recognised: its text is delivered, and a person may set the code.
+UNRECOGNISED: Final = "unrecognised"
 
 # Confirmation.state and Delivery.state
 PENDING: Final = "pending"

@@ -181,9 +181,10 @@ def test_every_sample_is_read(kind: type[Provider]) -> None:
     paths: list[Path] = webhooks.samples(kind.name)
     assert paths
     for path in paths:
-        event = kind.read(parse_object(path.read_bytes()))
+        payload = parse_object(path.read_bytes())
+        event = kind.read(payload)
         assert event.provider == kind.name
-        assert not isinstance(event, UnknownEvent), path.name
+        assert isinstance(event, UnknownEvent) == kind.is_test(payload), path.name
 
 
 def test_an_undocumented_event_is_unknown(kind: type[Provider]) -> None:

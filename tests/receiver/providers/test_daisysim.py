@@ -116,17 +116,17 @@ def test_an_event_has_no_id() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"code": 483921}, "code: expected text, found a number"),
+        ({"code": {"483921": 1}}, "code: expected text, found an object"),
         ({"code": None}, "code: missing or empty"),
         ({"code": ""}, "code: missing or empty"),
-        ({"activation_id": 483921}, "activation_id: expected text, found a number"),
+        ({"activation_id": ["483921", 1]}, "activation_id: expected text, found a list"),
         ({"activation_id": None}, "activation_id: missing or empty"),
         (
-            {"activation_id": "483921\n"},
+            {"activation_id": "483921\n1"},
             "activation_id: over 200 characters, or not printable",
         ),
-        ({"phone_number": 483921}, "phone_number: expected text, found a number"),
-        ({"event": ["483921"]}, "event: expected text, found a list"),
+        ({"event": ["483921", 1]}, "event: expected text, found a list"),
+        ({"event": "moon.landed"}, "undocumented event with a code in code"),
     ],
 )
 def test_an_invalid_payload_is_explained(fields: dict[str, Any], words: str) -> None:

@@ -18,6 +18,7 @@ from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import HOUR, change, handle, now, on_sqlite, only_row
 from worker.queries import codes
+from worker.queries.filters import Row
 from worker.runtime import installation
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code
@@ -52,15 +53,15 @@ def test_waits_for_a_code(runtime: Runtime, run: Run, monkeypatch: pytest.Monkey
             handle(runtime, virtualsms_v2(order="ord_1", code="111111"))
 
     answers = iter([OperationalError("SELECT 1", {}, Exception("away"))])
-    look = codes.newest_ready
+    look = codes.newest_message
 
-    def flaky_query(*asked: object) -> str | None:
+    def flaky_query(*asked: object) -> Row | None:
         for error in answers:
             raise error
         return look(*asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(time, "sleep", pause)
-    monkeypatch.setattr(codes, "newest_ready", flaky_query)
+    monkeypatch.setattr(codes, "newest_message", flaky_query)
     answer = run("wait", "ord_1", "--timeout", "60")
     assert (answer.code, answer.out) == (0, "111111\n")
     assert pauses == [0.25, 0.25]

@@ -57,7 +57,6 @@ from worker.http.client import HttpClient
 from worker.orders import codes
 from worker.outbox import call_budgets
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import CONFIRMATION_CALLS
 from worker.providers.virtualsms.api import VirtualSMS
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
@@ -177,7 +176,7 @@ def test_a_failed_record_loses_no_later_one(
 def test_a_failed_record_affects_no_other(runtime: Runtime, fault: str) -> None:
     """The other outcomes of the transaction are recorded."""
     rows = plan_two(runtime)
-    tasks = claims.claim(runtime, [row.id for row in rows], CONFIRMATION_CALLS)
+    tasks = claims.claim(runtime, [row.id for row in rows])
 
     def broken(_: Planner) -> None:
         raise ValueError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,7 +43,7 @@ from worker.confirmation.confirm import settle as settle_ids
 from worker.handling.ready_codes import release
 from worker.orders import codes
 from worker.outbox.planner import Planner
-from worker.providers.virtualsms.api import VirtualSMS
+from worker.providers.daisysim.api import DaisySIM
 from worker.runtime.runtime import Runtime
 from worker.schema.models import (
     Budget,
@@ -467,12 +466,10 @@ def test_an_api_that_cannot_verify_ends_the_row(
 ) -> None:
     """As dead: no later attempt could succeed."""
     runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
-    monkeypatch.setattr(VirtualSMS, "limits", {"check": 60})
     row = planned(runtime, SMS)
-    swapped = replace(
-        runtime.integrations, apis={"daisysim": runtime.integrations.apis["virtualsms"]}
-    )
-    settle(replace(runtime, integrations=swapped), row)
+    for name in ("check", "find_order"):
+        monkeypatch.delattr(DaisySIM, name)
+    settle(runtime, row)
 
     assert reload(runtime, row).state == "dead"
 

@@ -157,13 +157,10 @@ def test_only_the_faulty_event_of_a_batch_fails(
 
 UNREADABLE: dict[str, dict[str, Any]] = {
     "order_id: missing or empty": {"order_id": ""},
-    "code: expected text, found a number": {"code": 483921},
-    "order_id: expected text, found a list": {"order_id": ["ord"]},
+    "code: expected text, found an object": {"code": {"digits": 483921}},
+    "order_id: expected text, found a list": {"order_id": ["ord", "1"]},
     "order_id: over 200 characters, or not printable": {"order_id": "x" * 201},
-    "code or sms_code: missing, and no code found in full_text": {
-        "code": None,
-        "full_text": "no digits",
-    },
+    "code or sms_code: missing, and there is no text": {"code": None, "full_text": None},
 }
 
 

@@ -556,7 +556,7 @@ def test_a_virtualsms_order_does_not_expire_silently(world: World, virtual: Runt
 
 
 @on_sqlite
-def test_a_text_without_a_code_is_one_failed_event(world: World, virtual: Runtime) -> None:
+def test_a_text_without_a_code_is_one_message(world: World, virtual: Runtime) -> None:
     """As from its webhook; polling it again adds nothing."""
     found = virtualsms_order(status="received") | {"full_text": "Hello there"}
     world.api.on("GET", ORDER_PATH, json=found)
@@ -565,4 +565,5 @@ def test_a_text_without_a_code_is_one_failed_event(world: World, virtual: Runtim
         ask(virtual, row)
         reconciled(virtual)
         change(virtual, row, wake_at=now(virtual))
-    assert only_row(virtual, InboxEvent).state == "failed"
+    assert only_row(virtual, InboxEvent).state == "handled"
+    assert only_row(virtual, Code).state == "unrecognised"

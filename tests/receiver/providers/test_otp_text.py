@@ -1,0 +1,106 @@
+"""Codes read from the texts of messages: the right one surely, or a person is asked."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.providers.otp_text import MAX_TEXT, FoundCode, find_code
+
+SAMPLES = Path(__file__).parents[2] / "samples" / "texts"
+# Texts that nobody could be sure about, or that are worded as no other sender does.
+_MAX_UNSURE = {"reported.json": 0, "adversarial.json": 9, "everyday.json": 2}
+
+
+def sample(name: str) -> list[dict[str, Any]]:
+    """The texts of a file, each with its language and the accepted spellings of its code."""
+    texts: list[dict[str, Any]] = json.loads((SAMPLES / name).read_text("utf-8"))
+    return texts
+
+
+@pytest.mark.parametrize("name", sorted(_MAX_UNSURE))
+def test_no_wrong_code_is_sure(name: str) -> None:
+    """A code that would be delivered and charged is one that the text tells."""
+    wrong = [
+        (each["text"], found.code)
+        for each in sample(name)
+        if (found := find_code(each["text"])) and found.sure and found.code not in each["codes"]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(_MAX_UNSURE))
+def test_nearly_every_code_is_found(name: str) -> None:
+    """Few texts need a person, and none without a code yields one."""
+    unsure = [
+        each["text"]
+        for each in sample(name)
+        if each["codes"] and not ((found := find_code(each["text"])) and found.sure)
+    ]
+    assert len(unsure) <= _MAX_UNSURE[name], unsure
+
+
+@pytest.mark.parametrize(
+    ("text", "others", "code"),
+    [
+        ("Your code is 447700", ["447700"], None),
+        ("Your code: 700304", ["+447700900304"], "700304"),
+        ("Your code: 900304", ["+447700900304"], "900304"),
+        ("Your code is 12345. Order 90310001.", ["90310001"], "12345"),
+    ],
+)
+def test_the_orders_own_numbers_are_no_codes(
+    text: str, others: list[str], code: str | None
+) -> None:
+    """A number equal to one that is known is none; a code may end like one by chance."""
+    found = find_code(text, other_numbers=others)
+    assert (found.code if found and found.sure else None) == code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your code is 4821 or 9034, whichever you like.",
+        "123456 654321",
+        "Call 123456",
+        "",
+        "no digits at all",
+        "\x00\ud800",
+    ],
+)
+def test_what_is_not_plain_is_not_sure(text: str) -> None:
+    """Two equally good candidates, bare numbers and empty texts are left to a person."""
+    found = find_code(text)
+    assert found is None or not found.sure
+
+
+def test_only_the_beginning_of_a_text_is_read() -> None:
+    """The limit bounds the time; a code before it is found, one behind it is not."""
+    assert find_code("Your code is 482913. " + "x " * MAX_TEXT) == FoundCode("482913", sure=True)
+    assert find_code("x " * MAX_TEXT + "Your code is 482913.") is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("1", "1 ", "12-", "code ", "code 123456 ", "A1-", "a@", "a.", "http://", "+1 ", "1.1."),
+        *("1,", "aB1", "\U0001f5101", "&#49;", "验证码123456", "jan 1 ", "1 min ", "*", "(", "ab."),
+        *(" ", "+1-", "(12) 12", "1999 ", "100001 ", "old code 123456 was cancelled ", "№ 12345 "),
+        *("never ", "новый код ", "\u0301", "\u200b", "\ud800", "x1y2z3 "),
+    ],
+)
+def test_time_is_linear(unit: str) -> None:
+    """A hostile text costs at most a few times what the same length of words costs."""
+
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        find_code(text)
+        return time.process_time() - began
+
+    text = (unit * MAX_TEXT)[:MAX_TEXT]
+    words = ("one two three " * MAX_TEXT)[:MAX_TEXT]
+    assert min(seconds(text) for _ in range(3)) < 0.02 + 10 * min(seconds(words) for _ in range(3))
