@@ -35,6 +35,7 @@ _MAX_DETAIL_LENGTH = 300
 # Letters only, no digits: the code is logged, and phone numbers and keys must not be.
 _CODE = re.compile(r"[A-Za-z][A-Za-z_.\-]{0,59}")
 _MAX_RETRY_AFTER = 86_400.0
+_LONGEST_PAUSE = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +203,13 @@ class ProviderApi(abc.ABC):
             status=response.status,
             code=code,
             detail="".join(filter(str.isprintable, detail))[:_MAX_DETAIL_LENGTH].strip() or None,
-            retry_after=retry_after(response.headers.get("retry-after"), now()),
+            retry_after=_bounded(retry_after(response.headers.get("retry-after"), now())),
         )
+
+
+def _bounded(seconds: float | None) -> float | None:
+    """A pause that a provider asks for, unless it is absurd: no calls for a day help nobody."""
+    return None if seconds is None or seconds < 0 else min(seconds, _LONGEST_PAUSE)
 
 
 def retry_after(value: str | None, at: datetime) -> float | None:

@@ -109,7 +109,7 @@ EXAMPLES = [
         method="GET",
         path="/history",
         query={"page": "2", "per_page": "100", "status": "completed"},
-        reply='{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"79001234567",'
+        reply='{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"+79001234567",'
         '"service":"WhatsApp","status":"completed","price":1.1400,"code":"483921",'
         '"created_at":"2026-06-11T09:14:27Z"}]},"pagination":{"page":2,"total":101}}',
         shows=[

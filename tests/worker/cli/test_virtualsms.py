@@ -155,6 +155,7 @@ EXAMPLES = [
             "text": "••••••••",
             "expires_at": None,
             "received_at": "2026-06-11T09:14:27.000Z",
+            "novelty": 1,
         },
     ),
     Example(
@@ -169,6 +170,10 @@ EXAMPLES = [
             "code": "48••••",
             "text": "••••••••",
             "received_at": "2026-06-11T09:14:27.000Z",
+            "service": "wa",
+            "country": "GB",
+            "price": "0.1800",
+            "novelty": 1,
         },
     ),
     Example(

@@ -138,7 +138,7 @@ def test_errors_without_an_envelope(
         ('{"status": "Waiting", "code": null}', ("Waiting", None, None)),
         (
             '{"status": "Completed", "code": "048392", "phone_number": "79001234567"}',
-            ("Completed", "048392", "+79001234567"),
+            ("Completed", "048392", "79001234567"),
         ),
         ('{"status": "Completed", "code": 483921}', ("Completed", "483921", None)),
         ('{"status": "Odd"}', ("Odd", None, None)),
@@ -225,7 +225,7 @@ def test_history(envelope: dict[str, Any], daisysim: DaisySIM, provider: Provide
         ("balance", '{"success": true, "data": {"currency": "USD"}}'),
         ("check", '{"data": {"code": "1"}}'),
         ("check", '{"data": []}'),
-        ("purchase", '{"data": {"activation_id": "9"}}'),
+        ("purchase", '{"data": {"phone_number": "+79001234567"}}'),
         ("prices", '{"data": {"tiers": [{"tier": 1}]}}'),
         ("history", "OK"),
         ("cancel", ""),
