@@ -33,14 +33,14 @@ from worker.providers.errors import (
     RateLimited,
     UnknownProviderError,
 )
+from worker.providers.reported_order import order_state
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation
-from worker.schema.states import CODE_QUARANTINED, CONFIRMED, DEAD, DONE, HELD, READY
+from worker.schema.states import CODE_QUARANTINED, CODE_STATES, CONFIRMED, DEAD, DONE, HELD, READY
 
 # How long the provider may answer "not yet", or not at all.
 TIMEOUT = timedelta(seconds=30)
 _RETRY_DELAY = fair_queue.ANSWER_FRESH
-_COMPLETED = "completed"
 # Denials without a documented error code, as something in front of an API may send them.
 _DENIALS = frozenset({400, 404, 410, 422})
 
@@ -88,7 +88,7 @@ def verify(task: Task) -> Outcome:
 
 
 def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _Verdict:
-    if answer.status.lower() != _COMPLETED:
+    if order_state(answer.status) not in CODE_STATES:
         if timed_out:
             return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
         return _Verdict(None, "the provider has no code yet")

@@ -53,6 +53,7 @@ class Fields:
     __slots__ = ("_around", "_nested", "_read", "_spellings", "raw")
 
     def __init__(self, raw: object = None) -> None:
+        raw = sole(raw)
         self.raw: Mapping[str, object] = raw if isinstance(raw, Mapping) else {}
         self._spellings = {_spelling(name): name for name in reversed(list(self.raw))}
         self._read: set[str] = set()
@@ -153,17 +154,20 @@ class Fields:
 
         The first name is the one that tells them apart, if both have some.
         """
-        found = ((name, value) for name, value in self._named(_WRAPPERS) if value)
+        wrapped = self._named(_WRAPPERS)
         name, inner = next(
-            ((name, Fields(value)) for name, value in found if isinstance(value, Mapping)),
+            ((name, Fields(each)) for name, each in wrapped if isinstance(each, Mapping) and each),
             ("", Fields()),
         )
-        here = self.has(names[0]) or (self.has(*names) and not inner.has(*names))
-        if depth == 0 or not inner.raw or (here and not inner.has(names[0])):
+        if depth == 0 or not inner.raw:
+            return self
+        found = inner.unwrapped(*names, depth=depth - 1)
+        here = self.has(names[0]) or (self.has(*names) and not found.has(*names))
+        if here and not found.has(names[0]):
             return self
         self._read |= {name, "success"}  # `success` is about the request
         inner._around = self
-        return inner.unwrapped(*names, depth=depth - 1)
+        return found
 
     def _first(self, names: tuple[str, ...], read: Callable[[object], T | None]) -> T | None:
         for name, value in self._named(names):
