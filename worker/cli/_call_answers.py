@@ -67,7 +67,8 @@ def _notes(answer: Answer) -> Iterator[str]:
             yield line
     skipped = sum(rows.skipped for rows in _lists(answer))
     if skipped:
-        yield f"{skipped} {'row' if skipped == 1 else 'rows'} could not be read and are left out"
+        many = "row could not be read and is" if skipped == 1 else "rows could not be read and are"
+        yield f"{skipped} {many} left out"
     if isinstance(answer, Result) and getattr(answer, "code_is_number", False):
         yield "the code came as a number: zeros may be missing at its beginning"
 

@@ -24,7 +24,7 @@ _FIRST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 _MAX_DIGITS = 18
 # Blanks and characters without a width, for str.strip().
 _BLANKS: Final = (
-    " \t\n\r\v\f\0\x1c\x1d\x1e\x1f\x85\xa0\xad\u061c\u1680\u180e\u2000\u2001\u2002\u2003\u2004"
+    " \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\xad\u061c\u1680\u180e\u2000\u2001\u2002\u2003\u2004"
     "\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b"
     "\u202c\u202d\u202e\u202f\u205f\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\u3000"
     "\ufeff"
@@ -69,7 +69,7 @@ class Fields:
         return self._first(names, _text)
 
     def label(self, *names: str) -> str | None:
-        """Like :meth:`text`, printable and short enough for a database index: ids and names."""
+        """Like :meth:`text`, printable and short enough for a database index."""
         return self._first(names, _label)
 
     def code(self, *names: str) -> tuple[str | None, bool]:
@@ -202,6 +202,11 @@ def sole(value: object) -> object:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
+def is_label(text: str) -> bool:
+    """Whether ``text`` is printable, and short enough for a database index."""
+    return len(text) <= MAX_NAME_LENGTH and text.isprintable()
+
+
 def normalise_phone(text: str) -> str:
     """Return E.164 if ``text`` is clearly an international number, else ``text``."""
     compact = _SEPARATORS.sub("", text)
@@ -239,7 +244,7 @@ def _digits(value: object) -> str | None:
 
 def _label(value: object) -> str | None:
     text = _text(value)
-    return text if text and len(text) <= MAX_NAME_LENGTH and text.isprintable() else None
+    return text if text and is_label(text) else None
 
 
 def _code(value: object) -> str | None:

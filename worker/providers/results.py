@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from worker.providers.fields import Fields, MissingFieldError
+from worker.providers.fields import Fields, MissingFieldError, is_label
 from worker.providers.reported_order import ReportedOrder
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Result")
 
 # Names that any provider may give a list, besides its own.
 _LISTS = ("data", "items", "results", "rows", "records", "list")
@@ -58,10 +59,6 @@ class Rows(tuple[T, ...]):  # noqa: SLOT001 - a tuple can have no further slots
         made.skipped = skipped
         return made
 
-    def mapped(self, change: Callable[[T], Any]) -> Rows[Any]:
-        """Return ``change`` of each row, with the same count."""
-        return Rows(map(change, self), skipped=self.skipped)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Result, Generic[T]):
@@ -78,6 +75,13 @@ class Page(Result, Generic[T]):
     total_pages: int | None = None
     cursor: str | None = None
     has_more: bool | None = None
+
+
+def reported_orders(rows: Rows[R]) -> Rows[ReportedOrder]:
+    """Return what ``rows`` say about orders, without those whose id no database takes."""
+    reported = [each.as_reported_order({}) for each in rows]
+    usable = [each for each in reported if each is not None and is_label(each.order_id)]
+    return Rows(usable, skipped=rows.skipped + len(rows) - len(usable))
 
 
 def read_list(payload: object, name: str, read: Callable[[object], T], *others: str) -> Rows[T]:

@@ -70,8 +70,15 @@ def test_bad_rows_are_skipped_and_counted() -> None:
     """The others stay, in their order."""
     rows = read_list([{}, ROWS[0], None, "x", [ROWS[0]], ROWS[1], {"id": ""}], "orders", read_id)
     assert (list(rows), rows.skipped) == (["a", "b"], 5)
-    changed = rows.mapped(str.upper)
-    assert (list(changed), changed.skipped) == (["A", "B"], 5)
+
+
+def test_an_id_that_no_database_takes_is_left_out(daisysim: DaisySIM, provider: Provider) -> None:
+    """It is listed for people, but one would make the database refuse the whole page."""
+    rows = [{"id": "a\0"}, {"id": "a\ud800"}, {"id": "a" * 201}, {"id": "b"}, {}]
+    provider.answers(json.dumps({"data": rows}))
+    assert len(daisysim.history().items) == 4
+    found = daisysim.find_orders(1)
+    assert ([each.order_id for each in found], found.skipped) == (["b"], 4)
 
 
 def test_a_list_without_any_readable_row_is_an_error() -> None:

@@ -42,7 +42,7 @@ from worker.providers.errors import (
 )
 from worker.providers.fields import Fields, MissingFieldError, sole
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, Rows, read_list, read_page
+from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
 from worker.schema.states import CANCELLED, WAITING
 
 T = TypeVar("T")
@@ -185,8 +185,7 @@ class DaisySIM(ProviderApi):
 
     def find_orders(self, page: int) -> Rows[ReportedOrder]:
         """Return a page of :meth:`history` in provider-neutral words."""
-        activations = self.history(page=page, per_page=_PER_PAGE)
-        return activations.items.mapped(lambda activation: activation.as_reported_order({}))
+        return reported_orders(self.history(page=page, per_page=_PER_PAGE).items)
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """Return the body of the webhook that reports the activation's code."""

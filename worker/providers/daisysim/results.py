@@ -88,7 +88,7 @@ class Service(Result):
         """Parse one; raises MissingFieldError without a code."""
         item = Fields(payload)
         return cls(
-            code=required(item.label("code"), "code"), name=item.text("name"), extra=item.rest()
+            code=required(item.text("code"), "code"), name=item.text("name"), extra=item.rest()
         )
 
 
@@ -153,7 +153,7 @@ class Purchase(Result):
         """
         item = Fields(payload).unwrapped(*_ID)
         return cls(
-            activation_id=required(item.label(*_ID), "activation_id"),
+            activation_id=required(item.text(*_ID), "activation_id"),
             phone_number=item.phone(*_NUMBER),
             amount_charged=item.number("amount_charged", "price", "cost"),
             balance_after=item.number("balance_after"),
@@ -189,7 +189,7 @@ class Check(Result):
         item = Fields(payload).unwrapped("status", "state")
         code, is_number = read_code(item)
         return cls(
-            status=required(item.label("status", "state"), "status"),
+            status=required(item.text("status", "state"), "status"),
             code=code,
             phone_number=item.phone(*_NUMBER),
             code_is_number=is_number,
@@ -220,7 +220,7 @@ class Cancellation(Result):
         """Parse it; if the response has no id, ``activation_id`` is used."""
         item = Fields(payload).unwrapped("activation_id", "refund")
         return cls(
-            activation_id=item.label("activation_id") or activation_id,
+            activation_id=item.text("activation_id") or activation_id,
             refund=item.number("refund"),
             balance_after=item.number("balance_after"),
             extra=item.rest(),
@@ -251,11 +251,11 @@ class Activation(Result):
         item = Fields(payload)
         code, is_number = read_code(item)
         return cls(
-            activation_id=required(item.label(*_ID), "activation_id"),
+            activation_id=required(item.text(*_ID), "activation_id"),
             phone_number=item.phone(*_NUMBER),
             service=item.label("service", "service_name"),
             country=item.label("country", "country_name"),
-            status=item.label("status", "state"),
+            status=item.text("status", "state"),
             price=item.number("price", "amount_charged", "amount", "cost"),
             code=code,
             created_at=item.time("created_at", "purchased_at", "created", "date"),

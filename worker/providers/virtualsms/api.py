@@ -27,7 +27,7 @@ from worker.providers.errors import (
 )
 from worker.providers.fields import Fields
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, Rows, read_list, read_page
+from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
 from worker.providers.virtualsms import polling
 from worker.providers.virtualsms.orders import Order, Sms
 from worker.providers.virtualsms.results import (
@@ -249,8 +249,7 @@ class VirtualSMS(SubscriptionCalls):
 
     def find_orders(self, page: int) -> Rows[ReportedOrder]:
         """Return a page of :meth:`list_orders` in provider-neutral words."""
-        orders = self.list_orders(page=page, limit=_PER_PAGE)
-        return orders.items.mapped(lambda order: order.as_reported_order({}))
+        return reported_orders(self.list_orders(page=page, limit=_PER_PAGE).items)
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """Return the body of the webhook that reports the order's message."""

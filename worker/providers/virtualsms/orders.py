@@ -36,7 +36,7 @@ class Sms(Result):
         item = Fields(found).unwrapped("order_id", "code", "sms_code", "messages", "sms", "status")
         message = read_message(item)
         return cls(
-            order_id=item.label("order_id") or order_id,
+            order_id=item.text("order_id") or order_id,
             status=_state(item),
             phone_number=item.phone(*_NUMBER),
             code=message.code,
@@ -87,7 +87,7 @@ class Order(Result):
         item = Fields(payload).unwrapped(*_ID)
         message = read_message(item)
         return cls(
-            order_id=required(item.label(*_ID) or order_id, "order_id"),
+            order_id=required(item.text(*_ID) or order_id, "order_id"),
             phone_number=item.phone(*_NUMBER),
             service=item.label("service", "service_name"),
             country=item.label("country", "country_code"),
@@ -128,7 +128,7 @@ def _text(value: object) -> str | None:
 
 
 def _state(item: Fields) -> str | None:
-    word = item.label("status", "state")
+    word = item.text("status", "state")
     return order_state(word) or word
 
 

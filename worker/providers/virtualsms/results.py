@@ -23,7 +23,7 @@ class Service(Result):
         """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
         return cls(
-            id=required(item.label("id", "slug", "code"), "id"),
+            id=required(item.text("id", "slug", "code"), "id"),
             name=item.text("name"),
             category=item.text("category"),
             extra=item.rest(),
@@ -142,11 +142,11 @@ class Transaction(Result):
         """Parse one."""
         item = Fields(payload)
         return cls(
-            id=item.label("id", "transaction_id"),
+            id=item.text("id", "transaction_id"),
             type=item.text("type", "kind"),
             amount=item.number("amount"),
             currency=item.text("currency"),
-            order_id=item.label("order_id"),
+            order_id=item.text("order_id"),
             created_at=item.time("created_at", "timestamp"),
             extra=item.rest(),
         )

@@ -35,7 +35,7 @@ class Subscription(Result):
         """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
         return cls(
-            id=required(item.label("id"), "id"),
+            id=required(item.text("id"), "id"),
             path=_path_of(item.text("url") or ""),
             active=item.flag("active") is not False,
             paused=item.flag("paused") is True,
