@@ -32,6 +32,10 @@ class ActivationStatus(Protocol):
     def code(self) -> str | None:
         """The code, once there is one."""
 
+    @property
+    def code_is_number(self) -> bool:
+        """The code came as a number, so zeros may be missing at its beginning."""
+
 
 @runtime_checkable
 class ConfirmsOrders(Protocol):

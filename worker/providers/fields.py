@@ -257,8 +257,8 @@ def _phone(value: object) -> str | None:
 
 def _plain(value: str) -> str | None:
     """A line without invisible characters, with digits of every script in ASCII."""
-    if len(value) > MAX_NAME_LENGTH:
-        return None
+    if len(value) > MAX_NAME_LENGTH or value.isascii():
+        return _label(value)
     shown = (
         character
         for character in unicodedata.normalize("NFKC", value.strip(_BLANKS))

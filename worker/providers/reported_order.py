@@ -25,8 +25,8 @@ class ReportedOrder:
     """What a provider reports about one order; None for everything that it leaves out.
 
     ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, and None also for an unknown
-    word. ``received_at`` is when the code arrived. ``code_is_number``: the code came as a number,
-    so zeros may be missing at its beginning.
+    word. ``phone_number`` is in E.164 if that is clear. ``code_is_number``: the code came as a
+    number, so zeros may be missing at its beginning. ``received_at`` is when the code arrived.
     """
 
     order_id: str

@@ -47,8 +47,7 @@ def read_message(item: Fields) -> Message:
         code, is_number = item.code(*_CODE)
     text = own.text(*_TEXT, "message", "sms") or item.text(*_TEXT)
     received_at = own.time(*_TIMES) or item.time(*_RECEIVED_AT)
-    if text is None and (code or received_at or order_state(item.text("status")) == RECEIVED):
-        # Otherwise it is for people: "Order created", "No SMS yet".
+    if text is None and _is_sms(Fields(item.raw), code, received_at):
         text = item.text("message")
     if is_number and code is not None and text is not None:
         complete = _with_zeros(code, text)
@@ -61,6 +60,17 @@ def read_code(item: Fields) -> tuple[str | None, bool]:
     message = read_message(Fields(item.raw))
     item.code(*_CODE)
     return message.code, message.code_is_number
+
+
+def _is_sms(item: Fields, code: str | None, received_at: datetime | None) -> bool:
+    """Whether the text ``message`` is an SMS; others are for people: "Order confirmed"."""
+    if code is not None:
+        return _plain(code) in _plain(item.text("message") or "")
+    return received_at is not None or order_state(item.text("status", "state")) == RECEIVED
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
 
 
 def _newest(item: Fields) -> Fields:

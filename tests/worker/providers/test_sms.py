@@ -26,6 +26,8 @@ SECOND = {"code": "222222", "text": "two", "received_at": "2026-03-14T10:00:00Z"
         ({"sms": [{"code": 482913}], "text": TEXT}, "482913", TEXT),
         ({"message": {"text": TEXT, "code": "482913"}}, "482913", TEXT),
         ({"message": TEXT, "code": "482913"}, "482913", TEXT),
+        ({"message": TEXT, "code": "482-913"}, "482-913", TEXT),
+        ({"message": TEXT, "received_at": "2026-03-14T10:00:00Z"}, None, TEXT),
         ({"message": TEXT, "status": "SMS_RECEIVED"}, None, TEXT),
         ({"messages": [FIRST, SECOND]}, "222222", "two"),
         ({"messages": [SECOND, FIRST]}, "222222", "two"),
@@ -55,11 +57,12 @@ def test_code_and_text(item: dict[str, Any], code: str | None, text: str | None)
         {"message": "Order created", "status": "waiting"},
         {"message": "No SMS received yet"},
         {"message": "Order confirmed", "status": "confirmed"},
+        {"message": "Order confirmed", "status": "confirmed", "code": "482913"},
     ],
 )
 def test_a_message_for_people_is_no_sms(item: dict[str, Any]) -> None:
     """It would be delivered as one."""
-    assert read_message(Fields(item)) == Message()
+    assert read_message(Fields(item)) == Message(code=item.get("code"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, required
+from worker.providers.fields import Fields, normalise_phone, required
 from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.results import Result, Rows, read_list
 from worker.providers.sms import read_code
@@ -167,7 +167,7 @@ class Purchase(Result):
         return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             service=None if service is None else str(service),
             country=None if arguments.get("country") is None else str(arguments["country"]),
             price=price if isinstance(price, Decimal) else None,
@@ -201,7 +201,7 @@ class Check(Result):
         return ReportedOrder(
             order_id=str(arguments["activation_id"]),
             status=order_state(self.status),
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             code=self.code,
             code_is_number=self.code_is_number,
         )
@@ -268,7 +268,7 @@ class Activation(Result):
         return ReportedOrder(
             order_id=self.activation_id,
             status=order_state(self.status),
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             service=self.service,
             country=self.country,
             price=self.price,
