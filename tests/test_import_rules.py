@@ -55,7 +55,7 @@ WORKER: Mapping[str, str] = {
     "delivery": "configuration destinations messages orders outbox runtime schema",
     "reconciliation": "orders outbox providers runtime schema",
     "confirmation": "configuration handling orders outbox providers runtime schema",
-    "calls": "orders outbox providers reconciliation runtime",
+    "calls": "orders outbox providers reconciliation runtime schema",
     "tasks": "confirmation delivery handling maintenance outbox reconciliation runtime",
     "processes": "admin http runtime schema tasks",
     "cli": (

@@ -12,12 +12,12 @@ from worker.outbox import call_budgets
 from worker.outbox.call_budgets import OutOfBudget, budget_key
 from worker.providers.base import Call
 from worker.providers.errors import RateLimited
-from worker.providers.results import Page, Result
+from worker.providers.results import Page, Result, Rows
 from worker.runtime.integrations import Api
 
 # A used-up budget has room again by then; a budget that the provider blocked may not.
 LONGEST_WAIT = call_budgets.WINDOW.total_seconds() + 5.0
-Answer = Result | tuple[Result, ...] | Page[Result]
+Answer = Result | Rows[Result] | Page[Result]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from worker.orders import store as orders
 from worker.providers.base import Call, ProviderApi
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Page, Result
+from worker.schema.states import OPEN_STATES
 
 # How far the provider's clock and ours may differ.
 _CLOCK_SKEW = timedelta(minutes=2)
@@ -96,13 +97,19 @@ def look_up(
 def _unknown_since(
     database: Database, provider: str, listed: Iterable[ReportedOrder], since: datetime
 ) -> tuple[ReportedOrder, ...]:
-    """The listed orders that were created since and are unknown here; undated ones are left out."""
+    """The listed orders that are unknown here and were created since.
+
+    An open order without a date may be the one: a purchase that nobody knows of costs its price.
+    """
     with database.reading() as session:
         return tuple(
             reported
             for reported in listed
-            if reported.created_at is not None
-            and reported.created_at >= since - _CLOCK_SKEW
+            if (
+                reported.status in OPEN_STATES
+                if reported.created_at is None
+                else reported.created_at >= since - _CLOCK_SKEW
+            )
             and orders.find(session, provider, reported.order_id) is None
         )
 

@@ -27,6 +27,7 @@ from worker.cli._store import Store, open_store
 from worker.cli.wait import TIMED_OUT
 from worker.outbox.call_budgets import OutOfBudget
 from worker.providers.base import Call, ProviderApi
+from worker.providers.capabilities import ReportsOrders
 from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
@@ -174,7 +175,7 @@ class _Invocation:
         ):
             raise typer.Exit(TIMED_OUT)
         if recorded and reported is not None and not self.only_id and not self.output.json:
-            self._suggest_next(reported)
+            self._suggest_next(reported, client)
 
     def _record(
         self, reported: ReportedOrder, client: ProviderApi, store: Store, asked_at: datetime
@@ -188,11 +189,15 @@ class _Invocation:
 
         return persist(record)
 
-    def _suggest_next(self, reported: ReportedOrder) -> None:
+    def _suggest_next(self, reported: ReportedOrder, client: ProviderApi) -> None:
         if self.call.state != WAITING:
             return
         order = shlex.join([reported.order_id, "--provider", self.provider.name])
-        if not self.output.reveal:
+        if reported.phone_number is None and isinstance(client, ReportsOrders):
+            look = client.polling_policy().order_call.replace("_", "-")
+            asking = shlex.join(["codecatch", self.provider.name, look, reported.order_id])
+            write_error(f"the answer has no phone number; to ask for it: {asking}")
+        elif not self.output.reveal:
             write_error(f"to show the number: codecatch orders show {order} --reveal")
         write_error(f"to wait for the code: codecatch wait {order}")
 

@@ -61,6 +61,10 @@ class Output:
         else:
             _table(columns, [[_cell(row[column]) for column in columns] for row in shown])
 
+    def array(self, rows: Sequence[Row]) -> None:
+        """Write a list in JSON, each row with all the fields that it has."""
+        write(_json([self.masked(row) for row in rows]))
+
     def follow(self, keys: Sequence[str], columns: Sequence[str], row: Row, *, first: bool) -> None:
         """Write one row of an open-ended list; ``first`` adds the CSV header."""
         shown = self.masked(row)

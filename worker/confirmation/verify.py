@@ -34,14 +34,24 @@ from worker.providers.errors import (
     RateLimited,
     UnknownProviderError,
 )
+from worker.providers.reported_order import order_state
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation
-from worker.schema.states import CODE_QUARANTINED, CONFIRMED, DEAD, DONE, HELD, READY
+from worker.schema.states import (
+    CODE_QUARANTINED,
+    CODE_STATES,
+    CONFIRMED,
+    DEAD,
+    DONE,
+    HELD,
+    READY,
+    RECEIVED,
+    WAITING,
+)
 
 # How long the provider may answer "not yet", or not at all.
 TIMEOUT = timedelta(seconds=30)
 _RETRY_DELAY = fair_queue.ANSWER_FRESH
-_COMPLETED = "completed"
 # Denials without a documented error code, as something in front of an API may send them.
 _DENIALS = frozenset({400, 404, 410, 422})
 
@@ -90,11 +100,11 @@ def verify(task: Task) -> Outcome:
 
 
 def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _Verdict:
-    if answer.status.lower() != _COMPLETED:
+    if order_state(answer.status) not in CODE_STATES:
         if timed_out:
             return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
         return _Verdict(None, "the provider has no code yet")
-    if _equal(answer.code, expected):
+    if _equal(answer, expected):
         return _Verdict(READY, verified=True)
     if _completes(answer.code, expected):
         return _Verdict(READY, verified=True, code=answer.code)
@@ -106,13 +116,15 @@ def _ask(client: VerifiesCodes | ReportsOrders, order_id: str) -> ActivationStat
     if isinstance(client, VerifiesCodes):
         return client.check(order_id)
     reported = client.find_order(order_id)
-    return _OrderStatus(_COMPLETED if reported.code else "waiting", reported.code)
+    status = RECEIVED if reported.code else WAITING
+    return _OrderStatus(status, reported.code, reported.code_is_number)
 
 
 @dataclass(frozen=True, slots=True)
 class _OrderStatus:
     status: str
-    code: str | None
+    code: str | None = field(repr=False)
+    code_is_number: bool
 
 
 def _judge_error(error: ProviderError, _: str, timed_out: bool) -> _Verdict:
@@ -128,11 +140,11 @@ def _is_denial(error: ProviderError) -> bool:
     return isinstance(error, NotFound | InvalidRequest)
 
 
-def _equal(answered: str | None, expected: str) -> bool:
-    left, right = (
-        comparable_code(text or "").encode("utf-8", "surrogatepass")
-        for text in (answered, expected)
-    )
+def _equal(answer: ActivationStatus, expected: str) -> bool:
+    both = (comparable_code(text or "") for text in (answer.code, expected))
+    if answer.code_is_number:
+        both = (code.lstrip("0") for code in both)
+    left, right = (code.encode("utf-8", "surrogatepass") for code in both)
     return hmac.compare_digest(left, right)
 
 

@@ -62,11 +62,15 @@ class Response:
     def json(self) -> object:
         """Parse the body as JSON; numbers with a point or an exponent become Decimal.
 
+        Line breaks and other control characters in a string are taken as they are.
+
         Raises:
             ValueError: the body is not JSON.
         """
         try:
-            return jsonlib.loads(self.body, parse_float=Decimal, parse_constant=_refuse_constant)
+            return jsonlib.loads(
+                self.body, parse_float=Decimal, parse_constant=_refuse_constant, strict=False
+            )
         except RecursionError:
             raise ValueError("JSON nested too deeply") from None
 

@@ -31,7 +31,7 @@ Method = TypeVar("Method", bound=Callable[..., object])
 _MAX_DETAIL_LENGTH = 300
 # Letters only, no digits: the code is logged, and phone numbers and keys must not be.
 _CODE = re.compile(r"[A-Za-z][A-Za-z_.\-]{0,59}")
-_MAX_RETRY_AFTER = 86_400.0
+_LONGEST_PAUSE = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class ProviderApi(abc.ABC):
             status=response.status,
             code=code,
             detail="".join(filter(str.isprintable, detail))[:_MAX_DETAIL_LENGTH].strip() or None,
-            retry_after=response.retry_after(at_most=_MAX_RETRY_AFTER),
+            retry_after=response.retry_after(at_most=_LONGEST_PAUSE),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
+from worker.providers.results import Rows
 from worker.schema.states import CONFIRM, VERIFY
 
 # The call of each kind of confirmation: of :class:`ConfirmsOrders` and :class:`VerifiesCodes`.
@@ -38,6 +39,10 @@ class ActivationStatus(Protocol):
     def code(self) -> str | None:
         """The code, once there is one."""
 
+    @property
+    def code_is_number(self) -> bool:
+        """The code came as a number, so zeros may be missing at its beginning."""
+
 
 @runtime_checkable
 class ConfirmsOrders(Protocol):
@@ -68,7 +73,7 @@ class ReportsOrders(Protocol):
     def find_order(self, order_id: str) -> ReportedOrder:
         """Return the state of one order."""
 
-    def find_orders(self, page: int) -> Sequence[ReportedOrder]:
+    def find_orders(self, page: int) -> Rows[ReportedOrder]:
         """Return a page of orders, newest first; page 1 is the first, past the end it is empty."""
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:

@@ -24,7 +24,7 @@ class ProviderError(Exception):
         status: the HTTP status, if there was a response.
         code: the provider's error code, or the last part of its problem type.
         detail: the provider's own description, short and printable. Not for logs.
-        retry_after: seconds to wait, if the provider said so.
+        retry_after: seconds to wait, if the provider said so; at most a quarter of an hour.
     """
 
     permanent: bool = True

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+
+from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, ORDER_STATES, RECEIVED, WAITING
+
+# The documented words, and those of other versions of the APIs.
+_STATES = {
+    **{state: state for state in ORDER_STATES},
+    **dict.fromkeys(("pending", "active", "swapped", "waiting_for_sms"), WAITING),
+    **dict.fromkeys(("sms_received", "code_received"), RECEIVED),
+    **dict.fromkeys(("completed", "complete", "finished"), CONFIRMED),
+    **dict.fromkeys(("canceled", "refunded"), CANCELLED),
+    **dict.fromkeys(("timeout", "timed_out"), EXPIRED),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +25,8 @@ class ReportedOrder:
     """What a provider reports about one order; None for everything that it leaves out.
 
     ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, and None also for an unknown
-    word. ``received_at`` is when the code arrived.
+    word. ``phone_number`` is in E.164 if that is clear. ``code_is_number``: the code came as a
+    number, so zeros may be missing at its beginning. ``received_at`` is when the code arrived.
     """
 
     order_id: str
@@ -22,6 +36,7 @@ class ReportedOrder:
     country: str | None = None
     price: Decimal | None = None
     code: str | None = field(default=None, repr=False)
+    code_is_number: bool = False
     text: str | None = field(default=None, repr=False)
     created_at: datetime | None = None
     received_at: datetime | None = None
@@ -52,3 +67,8 @@ class PollingPolicy:
     bulk_threshold: int
     lifetime: timedelta
     expires_silently: bool
+
+
+def order_state(word: str | None) -> str | None:
+    """Return the state that a provider's ``word`` stands for, in any case; None if unknown."""
+    return _STATES.get(re.sub(r"[\W_]+", "_", word.strip().lower())) if word else None

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
+import structlog
+
 from worker.outbox.planner import Planner
 from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation.claim import (
@@ -33,6 +35,7 @@ from worker.schema.states import CODE_STATES, OPEN_STATES
 # How far the first pass goes back: an older code is of no use.
 FIRST_PASS: Final = timedelta(hours=1)
 MAX_PAGES: Final = 50
+_log = structlog.get_logger(__name__)
 
 
 def read(task: Task) -> WriteResult:
@@ -41,7 +44,12 @@ def read(task: Task) -> WriteResult:
     Raises:
         ProviderError: the call failed.
     """
-    return partial(_write, task, task.client.find_orders(task.row.page))
+    page = task.client.find_orders(task.row.page)
+    if page.skipped:
+        _log.warning(
+            "reconciliation.rows_skipped", provider=task.row.provider, skipped=page.skipped
+        )
+    return partial(_write, task, page)
 
 
 def _write(task: Task, page: Sequence[ReportedOrder], planner: Planner) -> AttemptResult:

@@ -25,6 +25,8 @@ from worker.providers.registry import provider_apis
 
 # Calls per minute where the provider documents no limit.
 _DEFAULT_LIMIT = 1_000
+# A list of all services or of a long history is several MiB.
+_LARGEST_ANSWER = 16 * 1_048_576
 _SLACK_HOST = "hooks.slack.com"
 
 
@@ -161,6 +163,7 @@ def _provider_http(apis: Mapping[str, ApiSettings]) -> HttpClient:
             allowed_hosts=[url.netloc for url in [*urls, *defaults]],
             plain_http_hosts=[url.netloc for url in urls if url.scheme == "http"],
             private_hosts=[url.netloc for url in urls],
+            max_response_bytes=_LARGEST_ANSWER,
         )
     except ValueError as error:
         variables = [f"{name.upper()}_API_URL" for name, api in apis.items() if api.api_url]

@@ -76,6 +76,19 @@ def test_lookup_finds_an_activation_that_was_bought(
 
 
 @on_sqlite
+def test_lookup_takes_an_open_order_without_a_date(store: Store, run: Run, api: HttpServer) -> None:
+    """It may be the one; one that is over is not."""
+    api.on("POST", PURCHASE, cut=True)
+    rows = [{"id": 4711, "status": "Waiting"}, {"id": 4712, "status": "completed"}, {"id": 4713}]
+    api.on("GET", HISTORY, json={"success": True, "data": {"activations": rows}})
+    answer = run(*DAISYSIM_BUY, "--yes")
+    assert answer.code == 1
+    assert answer.err.count("may come from this call") == 1
+    assert "codecatch wait 4711 --provider daisysim" in answer.err
+    assert stored_statuses(store) == {"4711": "waiting"}
+
+
+@on_sqlite
 @pytest.mark.parametrize(
     ("words", "made", "listed"),
     [(BUY, ORDERS, ORDERS), (DAISYSIM_BUY, PURCHASE, HISTORY)],

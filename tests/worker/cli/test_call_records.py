@@ -75,6 +75,21 @@ def test_a_daisysim_order_is_recorded(store: Store, run: Run) -> None:
     assert (order.service, order.country, order.price) == ("WhatsApp", "6", "1.1400")
 
 
+def test_a_purchase_without_a_number_is_recorded(store: Store, run: Run, api: HttpServer) -> None:
+    """With the command that asks for the number, whose answer is recorded, too."""
+    api.on("POST", "/api/v1/virtual/purchase", json={"success": True, "data": {"id": 4711}})
+    bought = run("daisysim", "purchase", "6", "wa", "1.1400", "--yes")
+    assert bought.code == 0
+    assert "no phone number; to ask for it: codecatch daisysim check 4711\n" in bought.err
+    assert "to wait for the code: codecatch wait 4711 --provider daisysim\n" in bought.err
+    order = only_row(store, Order)
+    assert (order.order_id, order.status, order.phone_number) == ("4711", "waiting", None)
+    waiting = {"status": "Waiting", "phone_number": PHONE}
+    api.on("GET", "/api/v1/virtual/check/4711", json={"data": waiting})
+    assert run("daisysim", "check", "4711").code == 0
+    assert number(store, only_row(store, Order)) == PHONE
+
+
 @pytest.mark.usefixtures("selling_api")
 def test_a_webhook_that_came_first_is_not_overwritten(world: World, store: Store, run: Run) -> None:
     """State and code stay; price and expiry are added."""

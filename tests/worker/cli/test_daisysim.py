@@ -56,7 +56,7 @@ EXAMPLES = [
             {"activation_id": "123456789", "refund": "1.1400", "balance_after": "12.5000"}),
     Example("history --page 2 --per-page 100 --status completed",
             "GET /history?page=2&per_page=100&status=completed",
-            '{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"79001234567",'
+            '{"success":true,"data":{"orders":[{"activation_id":"9","phone_number":"+79001234567",'
             '"service":"WhatsApp","status":"completed","price":1.1400,"code":"483921",'
             '"created_at":"2026-06-11T09:14:27Z"}]},"pagination":{"page":2,"total":101}}',
             [{"activation_id": "9", "phone_number": MASKED, "service": "WhatsApp",

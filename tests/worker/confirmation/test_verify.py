@@ -79,7 +79,9 @@ def time_out(runtime: Runtime, row: Confirmation) -> None:
     change(runtime, current, asked_since=asked - LONG_AGO)
 
 
-@pytest.mark.parametrize("reply", [COMPLETED, BARE, says("completed", CODE)])
+@pytest.mark.parametrize(
+    "reply", [COMPLETED, BARE, says("COMPLETED ", CODE), says("finished", CODE)]
+)
 def test_a_code_that_the_provider_verifies_is_delivered(
     world: World, runtime: Runtime, reply: Reply
 ) -> None:

@@ -174,7 +174,7 @@ def test_a_replay_does_not_deliver_a_quarantined_or_discarded_code(
             provider="virtualsms",
             order_id="ord_1",
             event_id="E1",
-            code_digest=runtime.vault.digest("code", SMS.code),
+            code_digest=runtime.vault.digest("code", SMS.code or ""),
             state=state,
             stored_at=now(runtime),
         )

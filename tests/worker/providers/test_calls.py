@@ -11,9 +11,9 @@ from worker.orders.state_machine import RANKS
 from worker.providers.base import Call, ProviderApi
 from worker.providers.daisysim import results
 from worker.providers.registry import provider_apis
-from worker.providers.reported_order import ReportedOrder
+from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.virtualsms import orders as virtualsms_orders
-from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, RECEIVED, WAITING
+from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, ORDER_STATES, RECEIVED, WAITING
 
 CALLS = [
     pytest.param(api, call, id=f"{name} {call.name}")
@@ -57,6 +57,28 @@ def test_daisysim_states(word: str, state: str | None) -> None:
     assert line.as_reported_order({}) == ReportedOrder(
         order_id="9", status=state, price=Decimal("1.1400")
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        *[(word, word) for word in ORDER_STATES],
+        ("SMS_RECEIVED", RECEIVED),
+        ("sms-received", RECEIVED),
+        ("Sms Received", RECEIVED),
+        (" COMPLETED ", CONFIRMED),
+        ("Canceled", CANCELLED),
+        ("refunded", CANCELLED),
+        ("pending", WAITING),
+        ("timeout", EXPIRED),
+        ("archived", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_words_for_states(word: str | None, state: str | None) -> None:
+    """In any case, with the words of every version of the APIs."""
+    assert order_state(word) == state
 
 
 def test_daisysim_purchase() -> None:

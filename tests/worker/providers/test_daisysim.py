@@ -138,7 +138,7 @@ def test_errors_without_an_envelope(
         ('{"status": "Waiting", "code": null}', ("Waiting", None, None)),
         (
             '{"status": "Completed", "code": "048392", "phone_number": "79001234567"}',
-            ("Completed", "048392", "+79001234567"),
+            ("Completed", "048392", "79001234567"),
         ),
         ('{"status": "Completed", "code": 483921}', ("Completed", "483921", None)),
         ('{"status": "Odd"}', ("Odd", None, None)),
@@ -225,7 +225,7 @@ def test_history(envelope: dict[str, Any], daisysim: DaisySIM, provider: Provide
         ("balance", '{"success": true, "data": {"currency": "USD"}}'),
         ("check", '{"data": {"code": "1"}}'),
         ("check", '{"data": []}'),
-        ("purchase", '{"data": {"activation_id": "9"}}'),
+        ("purchase", '{"data": {"phone_number": "+79001234567"}}'),
         ("prices", '{"data": {"tiers": [{"tier": 1}]}}'),
         ("history", "OK"),
         ("cancel", ""),
@@ -239,6 +239,64 @@ def test_responses_without_a_required_field(
     with pytest.raises(errors.UnexpectedAnswer, match=re.escape(f"daisysim {name}: no")) as failed:
         CALLS[name][0](daisysim)
     assert failed.value.unknown
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"success": True, "data": {"activation_id": 123456789}},
+        {"success": "true", "data": {"activationId": "123456789", "phone_number": ""}},
+        {"data": [{"id": "123456789", "phone_number": "null"}]},
+        {"activation_id": "123456789"},
+    ],
+)
+def test_a_purchase_without_a_number_keeps_its_id(
+    answer: dict[str, Any], daisysim: DaisySIM, provider: Provider
+) -> None:
+    """The money is spent: the id is what everything else is found by."""
+    provider.answers(json.dumps(answer))
+    bought = daisysim.purchase(6, "wa", PRICE)
+    assert (bought.activation_id, bought.phone_number) == ("123456789", None)
+    order = bought.as_reported_order({"country": 6, "service": "wa", "price": PRICE})
+    assert (order.order_id, order.status, order.price) == ("123456789", "waiting", PRICE)
+
+
+@pytest.mark.parametrize("name", ["orders", "history", "activations", "items", "data"])
+def test_history_under_every_name(name: str, daisysim: DaisySIM, provider: Provider) -> None:
+    """Also bare in ``data``; a row needs its id only, and a bad one ends nothing."""
+    rows = [{"activation_id": 9, "status": "WAITING"}, {"status": "waiting"}, None, {"id": "10"}]
+    for data in ({name: rows}, rows):
+        provider.answers(json.dumps({"success": True, "data": data}))
+        page = daisysim.history()
+        assert [each.activation_id for each in page.items] == ["9", "10"]
+        assert [each.created_at for each in page.items] == [None, None]
+        assert page.items.skipped == 2
+        found = daisysim.find_orders(1)
+        assert [(each.order_id, each.status) for each in found] == [("9", "waiting"), ("10", None)]
+        assert found.skipped == 2
+
+
+def test_a_code_that_came_as_a_number(daisysim: DaisySIM, provider: Provider) -> None:
+    """It is marked, unless a text shows the whole code."""
+    for more, code, is_number in [
+        ("", "48392", True),
+        (', "sms": {"text": "It is 048392"}', "048392", False),
+    ]:
+        provider.answers(f'{{"data": {{"status": "Completed", "code": 48392{more}}}}}')
+        got = daisysim.check("9")
+        assert (got.code, got.code_is_number) == (code, is_number)
+        found = daisysim.find_order("9")
+        assert (found.code, found.code_is_number) == (code, is_number)
+        provider.answers(f'{{"data": [{{"id": 9, "code": 48392{more}}}]}}')
+        assert daisysim.find_orders(1)[0].code_is_number == is_number
+
+
+def test_an_empty_object_of_php(daisysim: DaisySIM, provider: Provider) -> None:
+    """An empty list stands for it; success alone is enough for a cancellation."""
+    provider.answers('{"success": true, "data": []}')
+    assert daisysim.cancel("9").activation_id == "9"
+    provider.answers('{"success": true, "data": {"id": "refund_1", "refund": "1.14"}}')
+    assert daisysim.cancel("9").activation_id == "9"
 
 
 def test_a_disconnect_leaves_the_outcome_unknown(daisysim: DaisySIM, provider: Provider) -> None:

@@ -81,6 +81,21 @@ def test_an_activation(
     assert provider.requests[-1].line.startswith("GET /api/v1/virtual/history?page=2&per_page=100 ")
 
 
+@pytest.mark.parametrize(
+    ("written", "reported"),
+    [("79001234567", PHONE), ("+7 900 123-45-67", PHONE), ("09001234567", "09001234567")],
+)
+def test_a_number_keeps_its_form_in_the_answer(
+    daisysim: DaisySIM, virtualsms: VirtualSMS, provider: Provider, written: str, reported: str
+) -> None:
+    """What is stored and compared is E.164 where that is clear."""
+    provider.answers(f'{{"data": {{"status": "Waiting", "phone_number": "{written}"}}}}')
+    assert daisysim.check("1").phone_number == (PHONE if "+" in written else written)
+    assert daisysim.find_order("1").phone_number == reported
+    provider.answers(f'{{"order_id": "1", "phone": "{written}"}}')
+    assert virtualsms.find_order("1").phone_number == reported
+
+
 @pytest.mark.parametrize("word", [*RANKS, "sms_received", "completed", "strange"])
 def test_an_order(virtualsms: VirtualSMS, provider: Provider, word: str) -> None:
     """Documented states are translated; an unknown word is no state."""

@@ -207,14 +207,14 @@ def test_errors_of_the_older_api(virtualsms: VirtualSMS, provider: Provider) -> 
     ("header", "seconds"),
     [
         ("30", 30),
-        ("99999999999", 86_400),
+        ("99999999999", 900),
         ("soon", None),
     ],
 )
 def test_retry_after(
     header: str, seconds: float | None, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
-    """The provider's wait is limited to a day; an invalid value is None."""
+    """The provider's wait is limited to 15 minutes; an invalid value is None."""
     provider.answers("{}", 429, Retry_After=header)
     with pytest.raises(errors.RateLimited) as failed:
         virtualsms.get_balance()
@@ -248,7 +248,7 @@ def test_full_order(virtualsms: VirtualSMS, provider: Provider) -> None:
     assert got.expires_at == datetime(2026, 3, 14, 7, 20, tzinfo=UTC)
     assert got.received_at == datetime(2026, 3, 14, 7, tzinfo=UTC)
     assert got.confirmed_at is None
-    assert got.raw["novelty"] == [1]
+    assert got.extra == {"novelty": [1]}
     for secret in ("482913", "900123", "900-123", "novelty"):
         assert secret not in repr(got)
 
@@ -263,7 +263,9 @@ def test_full_order(virtualsms: VirtualSMS, provider: Provider) -> None:
         ("SWAPPED", "waiting"),
         ("Archived", "Archived"),
         (None, None),
-        ([1], None),
+        ([1, 2], None),
+        ("null", None),
+        (" Sms-Received\n", "received"),
     ],
 )
 def test_order_states(
@@ -311,7 +313,6 @@ def test_odd_values_are_absent(virtualsms: VirtualSMS, provider: Provider) -> No
     ("name", "body"),
     [
         ("create_order", '{"phone_number": "+447700900123"}'),
-        ("create_order", '{"order_id": "o-1"}'),
         ("get_balance", '{"currency": "USD"}'),
         ("find_cheapest", '{"country": "GB"}'),
         ("list_services", '{"services": "none"}'),
@@ -376,6 +377,57 @@ def test_catalogue_and_account(virtualsms: VirtualSMS, provider: Provider) -> No
     assert "me@" not in repr(profile)
     provider.answers('{"lifetime_orders": 3, "lifetime_spend": 0.54}')
     assert virtualsms.get_stats().lifetime_orders == 3
+
+
+@pytest.mark.parametrize("name", ["", "orders", "items", "data", "results"])
+def test_orders_under_every_name(name: str, virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A row without an id is skipped and counted."""
+    rows = [{"order_id": 7}, {"price": 1}, "row", {"orderId": "8", "phoneNumber": "07700 900123"}]
+    provider.answers(json.dumps({name: rows} if name else rows))
+    page = virtualsms.list_orders()
+    assert [order.order_id for order in page.items] == ["7", "8"]
+    assert page.items[1].phone_number == "07700 900123"
+    assert page.items.skipped == virtualsms.find_orders(1).skipped == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"order_id": "o-1"},
+        {"order_id": "o-1", "phone_number": None},
+        {"data": {"order": {"id": "o-1", "phone": " "}}},
+        {"orderId": "o-1", "phone_number": "null"},
+    ],
+)
+def test_an_order_without_a_number_keeps_its_id(
+    answer: dict[str, object], virtualsms: VirtualSMS, provider: Provider
+) -> None:
+    """The order exists and may be charged; its number can be asked for."""
+    provider.answers(json.dumps(answer), 201)
+    made = virtualsms.create_order("wa", "GB")
+    assert (made.order_id, made.phone_number) == ("o-1", None)
+    assert made.as_reported_order({"service": "wa"}).service == "wa"
+
+
+def test_objects_are_read_bare_or_wrapped(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """In ``data``, as a list of one, with text for numbers."""
+    provider.answers('{"data": {"balance": " 12.50 "}, "currency": "USD"}')
+    balance = virtualsms.get_balance()
+    assert (str(balance.balance), balance.extra) == ("12.50", {"currency": "USD"})
+    provider.answers('[{"price": "0.180", "success_rate": 87}]')
+    offer = virtualsms.find_cheapest("wa")
+    assert (str(offer.price), offer.extra) == ("0.180", {"success_rate": 87})
+    provider.answers('{"data": {"email": "me@example.com"}}')
+    assert virtualsms.get_profile().email == "me@example.com"
+    provider.answers('{"result": {"lifetime_orders": "3"}}')
+    assert virtualsms.get_stats().lifetime_orders == 3
+
+
+def test_an_answer_with_raw_control_characters(virtualsms: VirtualSMS, provider: Provider) -> None:
+    """A line break that nobody escaped, and a byte order mark, do not hide a code."""
+    provider.answers(b'\xef\xbb\xbf{"code": "482913", "full_text": "Your code\n482913"}')
+    sms = virtualsms.wait_for_sms("o-1")
+    assert (sms.code, sms.text) == ("482913", "Your code\n482913")
 
 
 def test_pages_have_their_number_and_total(virtualsms: VirtualSMS, provider: Provider) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from receiver import queue
 from receiver.inbox.store import InboxEvent
@@ -92,6 +93,21 @@ def test_a_code_of_an_unknown_order_is_delivered(world: World, runtime: Runtime)
     assert (row.place, row.page, row.failures) == (ACTIVATION, 1, 0)
     assert row.answered_at is not None
     assert requested_pages(world)[0] == {"page": "1", "per_page": "100"}
+
+
+@on_sqlite
+def test_a_bad_row_does_not_end_a_pass(world: World, runtime: Runtime) -> None:
+    """The good rows count, and the log says how many others there were."""
+    lines = [{"status": "completed"}, "row", activation()]
+    world.api.on("GET", HISTORY_PATH, json={"success": True, "data": {"history": lines}})
+    with capture_logs() as logged:
+        row = read_back(runtime)
+    reconciled(runtime)
+
+    assert code_of(runtime, ACTIVATION) == [CODE]
+    assert (row.place, row.failures) == (ACTIVATION, 0)
+    skipped = [line for line in logged if line["event"] == "reconciliation.rows_skipped"]
+    assert {(line["provider"], line["skipped"]) for line in skipped} == {("daisysim", 2)}
 
 
 def test_reading_the_same_page_again_changes_nothing(world: World, runtime: Runtime) -> None:

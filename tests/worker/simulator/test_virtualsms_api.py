@@ -309,7 +309,7 @@ def test_lists_are_paginated(simulator: Simulator, virtualsms: VirtualSMS) -> No
     assert [(page.page, page.total) for page in pages] == [(n, 5) for n in (1, 2, 3, 4)]
     ledger = virtualsms.list_transactions(limit=1)
     assert (ledger.items[0].order_id, ledger.items[0].amount) == (made[-1], Decimal("-0.18"))
-    assert virtualsms.list_orders(limit=1000).raw["limit"] == 100
+    assert virtualsms.list_orders(limit=1000).per_page == 100
 
 
 def test_a_poll_ends_with_the_message(simulator: Simulator, virtualsms: VirtualSMS) -> None:

@@ -40,9 +40,9 @@ from worker.providers.errors import (
     Unauthorized,
     UpstreamFailed,
 )
-from worker.providers.fields import Fields, MissingFieldError
+from worker.providers.fields import Fields, MissingFieldError, sole
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, read_list, read_page
+from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
 from worker.schema.states import CANCELLED, WAITING
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class DaisySIM(ProviderApi):
             envelope = Fields(response.json())
         except ValueError:
             envelope = Fields()
-        if 200 <= response.status < 300 and envelope.raw.get("success", True) is not False:
+        if 200 <= response.status < 300 and envelope.flag("success") is not False:
             return None
         code = (envelope.text("code") or "").upper()
         kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status)
@@ -92,25 +92,31 @@ class DaisySIM(ProviderApi):
     @call(budget=None)
     def balance(self) -> Wallet:
         """Return the account's balance."""
-        return self._request("balance", _data(Wallet.read), "GET", "balance")
+        return self._request("balance", Wallet.read, "GET", "balance")
 
     @call(budget=None)
-    def countries(self) -> tuple[Country, ...]:
+    def countries(self) -> Rows[Country]:
         """List all countries that numbers are sold in."""
-        read = _data(lambda got: read_list(got, "countries", Country.read))
-        return self._request("countries", read, "GET", "countries")
+        return self._request(
+            "countries", lambda got: read_list(got, "countries", Country.read), "GET", "countries"
+        )
 
     @call(budget=None)
-    def services(self, country_id: int) -> tuple[Service, ...]:
+    def services(self, country_id: int) -> Rows[Service]:
         """List all services that a country's numbers are sold for."""
-        read = _data(lambda got: read_list(got, "services", Service.read))
-        return self._request("services", read, "GET", "services", str(country_id))
+        return self._request(
+            "services",
+            lambda got: read_list(got, "services", Service.read),
+            "GET",
+            "services",
+            str(country_id),
+        )
 
     @call(budget="prices")
     def prices(self, country: int, service: str) -> Prices:
         """Return the prices of a service in a country; pass the price of a tier to a purchase."""
         body = {"country": country, "service": service}
-        return self._request("prices", _data(Prices.read), "POST", "prices", body=body)
+        return self._request("prices", Prices.read, "POST", "prices", body=body)
 
     @call(budget="purchase", spends=True, lookup="history", state=WAITING)
     def purchase(
@@ -125,7 +131,7 @@ class DaisySIM(ProviderApi):
             raise TypeError("price must be the Decimal that prices() returned")
         return self._request(
             "purchase",
-            _data(Purchase.read),
+            Purchase.read,
             "POST",
             "purchase",
             body={
@@ -139,14 +145,14 @@ class DaisySIM(ProviderApi):
     @call(budget="check")
     def check(self, activation_id: str) -> Check:
         """Return the status of an activation, with its code once there is one."""
-        return self._request("check", _data(Check.read), "GET", "check", activation_id)
+        return self._request("check", Check.read, "GET", "check", activation_id)
 
     @call(budget="cancel", spends=True, lookup="check", state=CANCELLED)
     def cancel(self, activation_id: str) -> Cancellation:
         """Cancel an activation that is over a minute old and has no code; it is refunded."""
         return self._request(
             "cancel",
-            _data(lambda got: Cancellation.read(got, activation_id)),
+            _answer(lambda got: Cancellation.read(got, activation_id)),
             "POST",
             "cancel",
             activation_id,
@@ -163,8 +169,7 @@ class DaisySIM(ProviderApi):
         """List one page of the account's activations, up to 100."""
         return self._request(
             "history",
-            # Pass the whole envelope: the page number is either beside the data or in it.
-            lambda got: read_page(got, "orders", Activation.read),
+            lambda got: read_page(got, "orders", Activation.read, "history", "activations"),
             "GET",
             "history",
             params={"page": page, "per_page": per_page, "status": status},
@@ -178,23 +183,21 @@ class DaisySIM(ProviderApi):
         """Return the result of :meth:`check` in provider-neutral words."""
         return self.check(order_id).as_reported_order({"activation_id": order_id})
 
-    def find_orders(self, page: int) -> tuple[ReportedOrder, ...]:
+    def find_orders(self, page: int) -> Rows[ReportedOrder]:
         """Return a page of :meth:`history` in provider-neutral words."""
-        activations = self.history(page=page, per_page=_PER_PAGE)
-        return tuple(activation.as_reported_order({}) for activation in activations.items)
+        return reported_orders(self.history(page=page, per_page=_PER_PAGE).items)
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """Return the body of the webhook that reports the activation's code."""
         return polling.webhook(reported)
 
 
-def _data(read: Callable[[object], T]) -> Callable[[object], T]:
-    """Return a function that applies ``read`` to the envelope's ``data``."""
+def _answer(read: Callable[[object], T]) -> Callable[[object], T]:
+    """Return a function that applies ``read`` to an envelope; any other answer has no data."""
 
-    def read_data(payload: object) -> T:
-        data = Fields(payload).raw.get("data")
-        if data is None:
+    def read_answer(payload: object) -> T:
+        if not isinstance(sole(payload), Mapping):
             raise MissingFieldError("no data")
-        return read(data)
+        return read(payload)
 
-    return read_data
+    return read_answer

@@ -7,21 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, required
-from worker.providers.reported_order import ReportedOrder
-from worker.providers.results import Result, read_list
-from worker.schema.states import CANCELLED, CONFIRMED, EXPIRED, WAITING
+from worker.providers.fields import Fields, normalise_phone, required
+from worker.providers.reported_order import ReportedOrder, order_state
+from worker.providers.results import Result, Rows, read_list
+from worker.providers.sms import read_code
+from worker.schema.states import CANCELLED, WAITING
 
-# The first three are documented, for `check` or `history`. An activation with its code is complete
-# and charged.
-_STATES = {
-    "waiting": WAITING,
-    "completed": CONFIRMED,
-    "cancelled": CANCELLED,
-    "canceled": CANCELLED,
-    "refunded": CANCELLED,
-    "expired": EXPIRED,
-}
+_ID = ("activation_id", "id", "order_id")
+_NUMBER = ("phone_number", "phone", "number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +41,7 @@ class Wallet(Result):
     @classmethod
     def read(cls, payload: object) -> Wallet:
         """Parse it; raises MissingFieldError without the balance."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("balance")
         discount = item.record("discount")
         return cls(
             balance=required(item.number("balance"), "balance"),
@@ -61,11 +54,11 @@ class Wallet(Result):
                 next_tier=discount.text("next_tier"),
                 next_at=discount.number("next_at"),
                 needed=discount.number("needed"),
-                raw=discount.raw,
+                extra=discount.rest(),
             )
             if discount.raw
             else None,
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -80,7 +73,7 @@ class Country(Result):
     def read(cls, payload: object) -> Country:
         """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
-        return cls(id=required(item.integer("id"), "id"), name=item.text("name"), raw=item.raw)
+        return cls(id=required(item.integer("id"), "id"), name=item.text("name"), extra=item.rest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,9 @@ class Service(Result):
     def read(cls, payload: object) -> Service:
         """Parse one; raises MissingFieldError without a code."""
         item = Fields(payload)
-        return cls(code=required(item.text("code"), "code"), name=item.text("name"), raw=item.raw)
+        return cls(
+            code=required(item.text("code"), "code"), name=item.text("name"), extra=item.rest()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +110,7 @@ class Tier(Result):
             tier=item.integer("tier"),
             discount_pct=item.number("discount_pct"),
             available=item.integer("available"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -123,7 +118,7 @@ class Tier(Result):
 class Prices(Result):
     """The prices of a service in a country."""
 
-    tiers: tuple[Tier, ...]
+    tiers: Rows[Tier]
     total_numbers: int | None = None
     discount_tier: str | None = None
     discount_pct: Decimal | None = None
@@ -131,13 +126,13 @@ class Prices(Result):
     @classmethod
     def read(cls, payload: object) -> Prices:
         """Parse them; raises MissingFieldError without a list of tiers."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("tiers")
         return cls(
-            tiers=read_list(payload, "tiers", Tier.read),
+            tiers=read_list(item.items("tiers", "prices") or item.raw, "tiers", Tier.read),
             total_numbers=item.integer("total_numbers"),
             discount_tier=item.text("discount_tier"),
             discount_pct=item.number("discount_pct"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -146,20 +141,23 @@ class Purchase(Result):
     """A purchased number."""
 
     activation_id: str
-    phone_number: str = field(repr=False)
+    phone_number: str | None = field(default=None, repr=False)
     amount_charged: Decimal | None = None
     balance_after: Decimal | None = None
 
     @classmethod
     def read(cls, payload: object) -> Purchase:
-        """Parse it; raises MissingFieldError without an id and a number."""
-        item = Fields(payload)
+        """Parse it; raises MissingFieldError without an id.
+
+        A number that the answer lacks can be asked for; without its id, the activation is lost.
+        """
+        item = Fields(payload).unwrapped(*_ID)
         return cls(
-            activation_id=required(item.text("activation_id"), "activation_id"),
-            phone_number=required(item.phone("phone_number"), "phone_number"),
-            amount_charged=item.number("amount_charged"),
+            activation_id=required(item.text(*_ID), "activation_id"),
+            phone_number=item.phone(*_NUMBER),
+            amount_charged=item.number("amount_charged", "price", "cost"),
             balance_after=item.number("balance_after"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
     def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
@@ -169,7 +167,7 @@ class Purchase(Result):
         return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             service=None if service is None else str(service),
             country=None if arguments.get("country") is None else str(arguments["country"]),
             price=price if isinstance(price, Decimal) else None,
@@ -183,25 +181,29 @@ class Check(Result):
     status: str
     code: str | None = field(default=None, repr=False)
     phone_number: str | None = field(default=None, repr=False)
+    code_is_number: bool = field(default=False, repr=False)
 
     @classmethod
     def read(cls, payload: object) -> Check:
         """Parse it; raises MissingFieldError without the status."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("status", "state")
+        code, is_number = read_code(item)
         return cls(
-            status=required(item.text("status"), "status"),
-            code=item.text("code"),
-            phone_number=item.phone("phone_number"),
-            raw=item.raw,
+            status=required(item.text("status", "state"), "status"),
+            code=code,
+            phone_number=item.phone(*_NUMBER),
+            code_is_number=is_number,
+            extra=item.rest(),
         )
 
     def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
         """Return the status, number and code."""
         return ReportedOrder(
             order_id=str(arguments["activation_id"]),
-            status=_STATES.get(self.status.lower()),
-            phone_number=self.phone_number,
+            status=order_state(self.status),
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             code=self.code,
+            code_is_number=self.code_is_number,
         )
 
 
@@ -216,12 +218,12 @@ class Cancellation(Result):
     @classmethod
     def read(cls, payload: object, activation_id: str) -> Cancellation:
         """Parse it; if the response has no id, ``activation_id`` is used."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("activation_id", "refund")
         return cls(
             activation_id=item.text("activation_id") or activation_id,
             refund=item.number("refund"),
             balance_after=item.number("balance_after"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
     def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
@@ -241,32 +243,36 @@ class Activation(Result):
     price: Decimal | None = None
     code: str | None = field(default=None, repr=False)
     created_at: datetime | None = None
+    code_is_number: bool = field(default=False, repr=False)
 
     @classmethod
     def read(cls, payload: object) -> Activation:
         """Parse one; raises MissingFieldError without an id."""
         item = Fields(payload)
+        code, is_number = read_code(item)
         return cls(
-            activation_id=required(item.text("activation_id", "id"), "activation_id"),
-            phone_number=item.phone("phone_number", "phone"),
-            service=item.text("service", "service_name"),
-            country=item.text("country", "country_name"),
-            status=item.text("status"),
-            price=item.number("price", "amount_charged", "amount"),
-            code=item.text("code"),
-            created_at=item.time("created_at", "purchased_at"),
-            raw=item.raw,
+            activation_id=required(item.text(*_ID), "activation_id"),
+            phone_number=item.phone(*_NUMBER),
+            service=item.label("service", "service_name"),
+            country=item.label("country", "country_name"),
+            status=item.text("status", "state"),
+            price=item.number("price", "amount_charged", "amount", "cost"),
+            code=code,
+            created_at=item.time("created_at", "purchased_at", "created", "date"),
+            code_is_number=is_number,
+            extra=item.rest(),
         )
 
     def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
         """Return all fields."""
         return ReportedOrder(
             order_id=self.activation_id,
-            status=_STATES.get((self.status or "").lower()),
-            phone_number=self.phone_number,
+            status=order_state(self.status),
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             service=self.service,
             country=self.country,
             price=self.price,
             code=self.code,
+            code_is_number=self.code_is_number,
             created_at=self.created_at,
         )

@@ -27,7 +27,7 @@ from worker.providers.errors import (
 )
 from worker.providers.fields import Fields
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, read_list, read_page
+from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
 from worker.providers.virtualsms import polling
 from worker.providers.virtualsms.orders import Order, Sms
 from worker.providers.virtualsms.results import (
@@ -93,14 +93,14 @@ class VirtualSMS(SubscriptionCalls):
         return Refusal(kind, slug, problem.text("detail", "message", "title", "error"))
 
     @call(budget=_CALLS)
-    def list_services(self) -> tuple[Service, ...]:
+    def list_services(self) -> Rows[Service]:
         """List all services that numbers are sold for."""
         return self._request(
             "list_services", lambda got: read_list(got, "services", Service.read), "GET", "services"
         )
 
     @call(budget=_CALLS)
-    def list_countries(self) -> tuple[Country, ...]:
+    def list_countries(self) -> Rows[Country]:
         """List all countries that numbers are sold in."""
         return self._request(
             "list_countries",
@@ -115,7 +115,7 @@ class VirtualSMS(SubscriptionCalls):
         return self._request("find_cheapest", Offer.read, "GET", "services", service, "cheapest")
 
     @call(budget=_CALLS)
-    def country_pricing(self, country: str) -> tuple[Offer, ...]:
+    def country_pricing(self, country: str) -> Rows[Offer]:
         """List the prices of all services in a country (ISO 3166-1 alpha-2, two letters)."""
         return self._request(
             "country_pricing",
@@ -127,7 +127,7 @@ class VirtualSMS(SubscriptionCalls):
         )
 
     @call(budget=_CALLS)
-    def service_availability(self, service: str) -> tuple[Offer, ...]:
+    def service_availability(self, service: str) -> Rows[Offer]:
         """List the prices of a service in all countries that have it."""
         return self._request(
             "service_availability",
@@ -172,7 +172,7 @@ class VirtualSMS(SubscriptionCalls):
         """Buy a number for one code, or rent one for some hours."""
         return self._request(
             "create_order",
-            Order.read_new,
+            Order.read,
             "POST",
             "orders",
             body={"service": service, "country": country, "rental_hours": rental_hours},
@@ -247,10 +247,9 @@ class VirtualSMS(SubscriptionCalls):
         """Return the result of :meth:`get_order` in provider-neutral words."""
         return self.get_order(order_id).as_reported_order({})
 
-    def find_orders(self, page: int) -> tuple[ReportedOrder, ...]:
+    def find_orders(self, page: int) -> Rows[ReportedOrder]:
         """Return a page of :meth:`list_orders` in provider-neutral words."""
-        orders = self.list_orders(page=page, limit=_PER_PAGE)
-        return tuple(order.as_reported_order({}) for order in orders.items)
+        return reported_orders(self.list_orders(page=page, limit=_PER_PAGE).items)
 
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """Return the body of the webhook that reports the order's message."""

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, required
-from worker.providers.reported_order import ReportedOrder
+from worker.providers.fields import Fields, normalise_phone, required
+from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.results import Result
+from worker.providers.sms import read_message
 from worker.schema.states import ORDER_STATES
 
-# The documented states, and the words of other API versions for them.
-_STATES = {
-    "created": "created",
-    "waiting": "waiting",
-    "received": "received",
-    "confirmed": "confirmed",
-    "cancelled": "cancelled",
-    "expired": "expired",
-    "sms_received": "received",
-    "completed": "confirmed",
-    "canceled": "cancelled",
-    "swapped": "waiting",
-}
-_CODE = ("code", "sms_code")
-_TEXT = ("full_text", "text", "sms_text", "content")
-_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_ID = ("order_id", "id")
+_NUMBER = ("phone_number", "phone", "number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +27,23 @@ class Sms(Result):
     code: str | None = field(default=None, repr=False)
     text: str | None = field(default=None, repr=False)
     received_at: datetime | None = None
+    code_is_number: bool = field(default=False, repr=False)
 
     @classmethod
     def read(cls, payload: object, order_id: str) -> Sms:
         """Parse it; if the response has no order id, ``order_id`` is used."""
-        item = _unwrap({"messages": payload} if isinstance(payload, list) else payload)
-        message = _message(item)
+        found = {"messages": payload} if isinstance(payload, list) else payload
+        item = Fields(found).unwrapped("order_id", "code", "sms_code", "messages", "sms", "status")
+        message = read_message(item)
         return cls(
             order_id=item.text("order_id") or order_id,
             status=_state(item),
-            phone_number=item.phone("phone_number"),
-            code=message.text(*_CODE),
-            text=message.text(*_TEXT),
-            received_at=message.time("received_at"),
-            raw=item.raw,
+            phone_number=item.phone(*_NUMBER),
+            code=message.code,
+            text=message.text,
+            received_at=message.received_at,
+            code_is_number=message.code_is_number,
+            extra=item.rest(),
         )
 
     def as_reported_order(self, _arguments: Mapping[str, object], /) -> ReportedOrder:
@@ -61,8 +51,9 @@ class Sms(Result):
         return ReportedOrder(
             order_id=self.order_id,
             status=_known_state(self.status),
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             code=self.code,
+            code_is_number=self.code_is_number,
             text=self.text,
             received_at=self.received_at,
         )
@@ -84,6 +75,7 @@ class Order(Result):
     expires_at: datetime | None = None
     received_at: datetime | None = None
     confirmed_at: datetime | None = None
+    code_is_number: bool = field(default=False, repr=False)
 
     @classmethod
     def read(cls, payload: object, order_id: str | None = None) -> Order:
@@ -92,30 +84,24 @@ class Order(Result):
         Raises:
             MissingFieldError: there is no id at all.
         """
-        item = _unwrap(payload)
-        message = _message(item)
+        item = Fields(payload).unwrapped(*_ID)
+        message = read_message(item)
         return cls(
-            order_id=required(item.text("order_id", "id") or order_id, "order_id"),
-            phone_number=item.phone("phone_number", "phone"),
-            service=item.text("service"),
-            country=item.text("country"),
+            order_id=required(item.text(*_ID) or order_id, "order_id"),
+            phone_number=item.phone(*_NUMBER),
+            service=item.label("service", "service_name"),
+            country=item.label("country", "country_code"),
             status=_state(item),
-            price=item.number("price"),
-            code=message.text(*_CODE),
-            text=message.text(*_TEXT),
-            created_at=item.time("created_at"),
-            expires_at=item.time("expires_at"),
-            received_at=message.time("received_at"),
-            confirmed_at=item.time("confirmed_at"),
-            raw=item.raw,
+            price=item.number("price", "cost"),
+            code=message.code,
+            text=message.text,
+            created_at=item.time("created_at", "created"),
+            expires_at=item.time("expires_at", "expires"),
+            received_at=message.received_at,
+            confirmed_at=item.time("confirmed_at", "completed_at"),
+            code_is_number=message.code_is_number,
+            extra=item.rest(),
         )
-
-    @classmethod
-    def read_new(cls, payload: object) -> Order:
-        """Parse a new order; raises MissingFieldError without an id and a number."""
-        order = cls.read(payload)
-        required(order.phone_number, "phone_number")
-        return order
 
     def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
         """Return all fields; missing ones come from the call's arguments."""
@@ -123,11 +109,12 @@ class Order(Result):
         return ReportedOrder(
             order_id=self.order_id,
             status=_known_state(self.status),
-            phone_number=self.phone_number,
+            phone_number=self.phone_number and normalise_phone(self.phone_number),
             service=self.service or service,
             country=self.country or country,
             price=self.price,
             code=self.code,
+            code_is_number=self.code_is_number,
             text=self.text,
             created_at=self.created_at,
             received_at=self.received_at,
@@ -136,32 +123,14 @@ class Order(Result):
         )
 
 
-def _unwrap(payload: object) -> Fields:
-    """Return the order object, which some API versions wrap in another one."""
-    item = Fields(payload)
-    inner = item.record("data", "order")
-    return inner if inner.raw and "order_id" not in item.raw else item
-
-
-def _message(item: Fields) -> Fields:
-    """Return the fields of the newest message, else those of the order itself."""
-    newest = max(
-        map(Fields, item.items("messages", "sms") or ()),
-        key=lambda message: message.time("received_at") or _EARLIEST,
-        default=item.record("sms", "message"),
-    )
-    present = {name: value for name, value in newest.raw.items() if value is not None}
-    return Fields({**item.raw, **present})
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _known_state(status: str | None) -> str | None:
-    return status if status in ORDER_STATES else None
-
-
 def _state(item: Fields) -> str | None:
     word = item.text("status", "state")
-    return None if word is None else _STATES.get(word.lower(), word)
+    return order_state(word) or word
+
+
+def _known_state(status: str | None) -> str | None:
+    return status if status in ORDER_STATES else None

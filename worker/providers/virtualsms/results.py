@@ -26,7 +26,7 @@ class Service(Result):
             id=required(item.text("id", "slug", "code"), "id"),
             name=item.text("name"),
             category=item.text("category"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -42,12 +42,12 @@ class Country(Result):
     def read(cls, payload: object) -> Country:
         """Parse one; raises MissingFieldError without an iso2."""
         item = Fields(payload)
-        stock = item.raw.get("in_stock")
+        stock = item.integer("in_stock")
         return cls(
             iso2=required(item.text("iso2", "iso", "code", "id"), "iso2"),
             name=item.text("name"),
-            in_stock=stock if isinstance(stock, bool) else item.integer("in_stock"),
-            raw=item.raw,
+            in_stock=item.flag("in_stock") if stock is None else stock,
+            extra=item.rest(),
         )
 
 
@@ -63,13 +63,13 @@ class Offer(Result):
     @classmethod
     def read(cls, payload: object) -> Offer:
         """Parse one; raises MissingFieldError without a price."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("price")
         return cls(
             price=required(item.number("price"), "price"),
             service=item.text("service"),
             country=item.text("country"),
             stock=item.integer("stock"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -83,9 +83,9 @@ class Balance(Result):
     @classmethod
     def read(cls, payload: object) -> Balance:
         """Parse it; raises MissingFieldError without the amount."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("balance", "amount")
         amount = required(item.number("balance", "amount"), "balance")
-        return cls(balance=amount, currency=item.text("currency"), raw=item.raw)
+        return cls(balance=amount, currency=item.text("currency"), extra=item.rest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +99,12 @@ class Profile(Result):
     @classmethod
     def read(cls, payload: object) -> Profile:
         """Parse it."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("email", "balance", "plan")
         return cls(
             email=item.text("email"),
             balance=item.number("balance"),
             plan=item.text("plan"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -118,11 +118,11 @@ class Stats(Result):
     @classmethod
     def read(cls, payload: object) -> Stats:
         """Parse it."""
-        item = Fields(payload)
+        item = Fields(payload).unwrapped("lifetime_orders", "lifetime_spend")
         return cls(
             lifetime_orders=item.integer("lifetime_orders"),
             lifetime_spend=item.number("lifetime_spend"),
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
@@ -148,5 +148,5 @@ class Transaction(Result):
             currency=item.text("currency"),
             order_id=item.text("order_id"),
             created_at=item.time("created_at", "timestamp"),
-            raw=item.raw,
+            extra=item.rest(),
         )

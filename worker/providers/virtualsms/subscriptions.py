@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from worker.providers.base import ProviderApi
 from worker.providers.fields import Fields, required
-from worker.providers.results import Result, read_list
+from worker.providers.results import Result, Rows, read_list
 
 T = TypeVar("T")
 
@@ -37,17 +37,17 @@ class Subscription(Result):
         return cls(
             id=required(item.text("id"), "id"),
             path=_path_of(item.text("url") or ""),
-            active=item.raw.get("active") is not False,
-            paused=item.raw.get("paused") is True,
+            active=item.flag("active") is not False,
+            paused=item.flag("paused") is True,
             failures=item.integer("failure_count_consecutive") or 0,
-            raw=item.raw,
+            extra=item.rest(),
         )
 
 
 class SubscriptionCalls(ProviderApi):
     """The subscription calls; they count against the same rate limit as the key's other calls."""
 
-    def subscriptions(self) -> tuple[Subscription, ...]:
+    def subscriptions(self) -> Rows[Subscription]:
         """Return every subscription of the account."""
         return self._request_customer_api(
             "subscriptions", lambda got: read_list(got, "webhooks", Subscription.read), "GET"
