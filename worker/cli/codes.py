@@ -43,6 +43,7 @@ def list_codes(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     state: State = None,
@@ -56,8 +57,8 @@ def list_codes(
     """List codes; one that is not ready stays masked unless ``state`` selects it."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(
-        provider=provider, service=service, phone=phone, order=order, state=state,
-        since=since, until=until, limit=limit,
+        provider=provider, service=service, country=country, phone=phone, order=order,
+        state=state, since=since, until=until, limit=limit,
     )  # fmt: skip
     with open_store() as store, store.database.reading() as session:
         rows = codes.listed(session, store.vault, filters)
@@ -85,6 +86,7 @@ def tail(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     since: _filters.Since = None,
@@ -97,7 +99,9 @@ def tail(
 ) -> None:
     """Print codes as they become ready, until interrupted or ``limit`` is reached."""
     output = Output(as_json, as_csv, reveal)
-    filters = Filters(provider=provider, service=service, phone=phone, order=order, since=since)
+    filters = Filters(
+        provider=provider, service=service, country=country, phone=phone, order=order, since=since
+    )
     try:
         with closing(_follow(filters)) as rows:
             for count, row in enumerate(rows, start=1):

@@ -12,13 +12,15 @@ class ReportedOrder:
     """What a provider reports about one order; None for everything that it leaves out.
 
     ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, and None also for an unknown
-    word. ``received_at`` is when the code arrived.
+    word. ``service_alias`` is another name of the service. ``received_at`` is when the code
+    arrived.
     """
 
     order_id: str
     status: str | None = None
     phone_number: str | None = field(default=None, repr=False)
     service: str | None = None
+    service_alias: str | None = None
     country: str | None = None
     price: Decimal | None = None
     code: str | None = field(default=None, repr=False)

@@ -164,13 +164,15 @@ class Purchase(Result):
 
     def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
         """Return the new order; ``service_name``, if given, is the service's name in webhooks."""
-        service = arguments.get("service_name") or arguments.get("service")
+        names = [arguments.get(each) for each in ("service_name", "service")]
+        service, alias, *_ = (*(str(name) for name in names if name), None, None)
         price = self.amount_charged or arguments.get("price")
         return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
             phone_number=self.phone_number,
-            service=None if service is None else str(service),
+            service=service,
+            service_alias=alias,
             country=None if arguments.get("country") is None else str(arguments["country"]),
             price=price if isinstance(price, Decimal) else None,
         )
