@@ -11,6 +11,8 @@ from sqlmodel.sql.expression import Select
 from receiver.vault.sealing import Vault
 from worker.orders import codes
 from worker.queries.filters import (
+    COUNTRY,
+    SERVICE,
     Conditions,
     Filters,
     Row,
@@ -133,12 +135,12 @@ def _conditions(session: Session, vault: Vault, filters: Filters) -> Conditions:
         .where(col(Order.provider) == Code.provider, col(Order.order_id) == Code.order_id)
         .correlate(Code)
     )
-    for pattern, own, *others in (
-        (filters.service, Code.service, Order.service, Order.service_alias),
-        (filters.country, Code.country, Order.country, Order.country_alias),
+    for pattern, own, names in (
+        (filters.service, col(Code.service), SERVICE),
+        (filters.country, col(Code.country), COUNTRY),
     ):
         if pattern is not None:
-            known = of_code.where(is_named(pattern, *others)).exists()
+            known = of_code.where(is_named(pattern, *names)).exists()
             conditions.append(or_(is_named(pattern, own), known))
     if filters.state is not None:
         conditions.append(col(Code.state) == filters.state)

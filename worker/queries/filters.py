@@ -33,6 +33,9 @@ _MAX_ORDERS = 1_000
 _MAX_COUNTRIES_OF = 100_000
 
 _GLOB = re.compile(r"[*?\[]")
+# The names that an order's service and country have.
+SERVICE = col(Order.service), col(Order.service_alias)
+COUNTRY = col(Order.country), col(Order.country_alias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +119,20 @@ def named(filters: Filters) -> Conditions:
     """Orders with the filters' service and country, each under either of its names."""
     conditions: Conditions = []
     if filters.service is not None:
-        conditions.append(is_named(filters.service, Order.service, Order.service_alias))
+        conditions.append(is_named(filters.service, *SERVICE))
     if filters.country is not None:
-        conditions.append(is_named(filters.country, Order.country, Order.country_alias))
+        conditions.append(is_named(filters.country, *COUNTRY))
     return conditions
 
 
-def is_named(pattern: str, *columns: str | None) -> ColumnElement[bool]:
+def is_named(pattern: str, *columns: ColumnElement[Any] | Mapped[Any]) -> ColumnElement[bool]:
     """Rows where one of the columns matches a name or a glob, in any case."""
     if _GLOB.search(pattern):
         regex = _regex_of(pattern)
-        return or_(false(), *(col(each).regexp_match(regex) for each in columns if regex))
+        return or_(false(), *(each.regexp_match(regex) for each in columns if regex))
     # SQLite's lower() leaves all but ASCII as it is.
     names = sorted({pattern, pattern.lower()})
-    return or_(*(func.lower(col(each)).in_(names) for each in columns))
+    return or_(*(func.lower(each).in_(names) for each in columns))
 
 
 def _regex_of(pattern: str) -> str | None:

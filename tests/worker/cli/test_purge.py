@@ -100,6 +100,32 @@ def test_purge_finds_unparsed_events(world: World, run: Run, words: tuple[str, s
     assert meant != other
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["+44 7700 900999", "00447700900999", "07700900999", 447700900999, "tel:+447700900999"],
+)
+def test_purge_finds_a_number_in_unparsed_events(world: World, run: Run, written: object) -> None:
+    """In any spelling, as a JSON number, and in a body that is not JSON."""
+    runtime = world.connect()
+    found, *_ = receive(
+        runtime,
+        virtualsms_v2(order="", data={"number": written}),
+        virtualsms_v2(order="", data={"number": "+447700900998"}),
+    )
+    with runtime.database.transaction() as session:
+        event = IncomingEvent(
+            provider="virtualsms",
+            body=f"number={written};x".encode(),
+            arrived_at=clock.now(),
+            key="k",
+        )
+        inbox.store_many(session, runtime.vault, [event])
+    assert found
+    assert run("purge", "--phone", "0044 7700 900999", "--yes").out == (
+        "purged: 0 codes, 0 numbers and 2 event bodies of 0 orders\n"
+    )
+
+
 def test_an_old_webhook_restores_nothing(world: World, run: Run) -> None:
     """The same webhook is a duplicate, and a later one does not restore the number."""
     runtime = world.connect(slack=True)
@@ -152,7 +178,12 @@ def test_purge_without_a_match(world: World, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--order", "a", "--phone", FORMER), ("--phone", "nobody's")]
+    "words",
+    [
+        (),
+        ("--order", "a", "--phone", FORMER),
+        *(("--phone", wrong) for wrong in ("nobody's", "123", "+44 7700 900999 x7", "1" * 21, "")),
+    ],
 )
 def test_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
     """Exactly one of --order and --phone is needed, and a valid number."""

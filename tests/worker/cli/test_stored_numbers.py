@@ -12,10 +12,11 @@ from tests.support.stores import Store
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, all_rows, at_once, change, fetch, handle, now, only_row
-from worker.maintenance import stored_numbers
+from worker.maintenance import erasure, stored_numbers
 from worker.maintenance.stored_numbers import OVERLAP
 from worker.orders import codes
 from worker.orders import store as orders
+from worker.queries.filters import Filters
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Order, OrderNumber, Rewrite, table_of
 
@@ -44,7 +45,7 @@ def write_as_before(store: Runtime | Store, order: Order, number: str) -> None:
     numbers = [row for row in all_rows(store, OrderNumber) if row.order_ref == order.id]
     for row in (order, *numbers, *of_order):
         name = table_of(type(row)).name
-        sealed = store.vault.seal(number, table=name, column="phone_number", row=row.id)
+        sealed = store.vault.seal(number, table=name, column="phone_number", row=row.id)  # type: ignore[attr-defined]
         digest = store.vault.digest("phone", number)
         change(store, row, phone_number=sealed, phone_digest=digest)
 
@@ -93,14 +94,16 @@ def test_a_migrated_database_finds_every_spelling(world: World, run: Run) -> Non
             assert len(found) == len(wrote), (noun, asked)
 
 
-@pytest.mark.parametrize("asked", SPELLINGS)
-def test_purge_finds_every_spelling(world: World, run: Run, asked: str) -> None:
+def test_purge_finds_every_spelling(world: World, run: Run) -> None:
     """Nothing of the number stays, and nothing else is purged."""
     runtime = world.connect()
     wrote = old_database(runtime)
     run("migrate")
     count = len(wrote)
-    assert run("purge", "--phone", asked, "--yes").out == (
+    for asked in SPELLINGS:
+        targets = erasure.find(runtime.database, runtime.vault, Filters(phone=asked))
+        assert len(targets.orders) == count, asked
+    assert run("purge", "--phone", "(07700) 900-304", "--yes").out == (
         f"purged: {count} codes, {count} numbers and {count} event bodies of {count} orders\n"
     )
     assert [row.order_id for row in all_rows(runtime, Order) if row.phone_number] == ["other"]
@@ -134,7 +137,7 @@ def test_the_pass_rewrites_what_is_sealed(world: World) -> None:
     assert stored_numbers.rewrite(runtime.database, runtime.vault).counts == {}
 
 
-def test_two_spellings_of_one_order_become_one_row(store: Store, world: World) -> None:
+def test_two_spellings_of_one_order_become_one_row(world: World) -> None:
     """The one since the earlier time; other former numbers stay."""
     runtime = world.connect()
     handle(runtime, virtualsms_v2(order="ord_1", phone=NUMBER))
@@ -194,7 +197,7 @@ def test_what_an_older_version_writes_later_is_rewritten(world: World) -> None:
     assert not stored_numbers.is_due(runtime.database)
 
     for row in all_rows(runtime, Rewrite):
-        move(runtime, row, checked_at=row.checked_at - timedelta(minutes=11))
+        move(runtime, row, checked_at=now(runtime) - timedelta(minutes=11))
     assert stored_numbers.is_due(runtime.database)
     assert stored_numbers.rewrite(runtime.database, runtime.vault).counts["changed"] == 3
     for row in all_rows(runtime, Rewrite):

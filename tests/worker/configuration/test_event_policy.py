@@ -19,6 +19,8 @@ def test_orders_are_confirmed_if_provider_and_service_allow_it() -> None:
     assert not POLICY.confirms("virtualsms", "whatsapp")
     assert not POLICY.confirms("virtualsms", None)
     assert not POLICY.confirms("daisysim", "telegram")
+    assert POLICY.confirms("virtualsms", "tg", "Telegram")
+    assert not POLICY.confirms("virtualsms", "tg", None)
 
 
 def test_codes_are_verified_if_the_provider_can() -> None:
