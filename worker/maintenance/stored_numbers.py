@@ -21,11 +21,11 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Row, Table, bindparam, delete, select, update
+from sqlalchemy import Row, Table, delete, select, update
 from sqlmodel import Session
 
+from receiver.database import bulk
 from receiver.database.engine import Database, insert_once, persist
-from receiver.failpoints import reach
 from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import BrokenSeal, UnknownKey, Vault
 from worker.orders import numbers
@@ -71,7 +71,6 @@ def rewrite(database: Database, vault: Vault, *, seconds: float | None = None) -
             started = database.now(session)
         step = _Step(database, vault, table, batch, started)
         while persist(partial(step.run, counts)):
-            reach("numbers.after_batch")
             if ends is not None and time.monotonic() > ends:
                 return Rewritten(False, counts)
             time.sleep(_PAUSE)
@@ -119,7 +118,7 @@ class _Step:
                     "finished_at": known.finished_at or self.started,
                 }
             connection.execute(update(_REWRITES).where(record).values(values))
-        counts.update(counted)
+        counts.update(+counted)
         return place is not None
 
 
@@ -139,44 +138,53 @@ def _orders(session: Session, vault: Vault, after: str, counts: Counter[str]) ->
         .where(_NUMBERS.c.order_ref.in_([order.id for order in orders]))
         .order_by(_NUMBERS.c.since, _NUMBERS.c.id)
     ).all()
-    of_order: dict[str, list[Row[Any]]] = {}
+    of_order: dict[str, list[Row[Any]]] = {order.id: [] for order in orders}
     for row in rows:
-        of_order.setdefault(row.order_ref, []).append(row)
+        of_order[row.order_ref].append(row)
+    changed_orders: list[_Values] = []
+    changed_numbers: list[_Values] = []
+    merged: list[str] = []
     for order in orders:
         reader = _Reader(vault, order.country, counts)
-        _rewrite_order(session, order, reader)
-        _rewrite_numbers(session, of_order.get(order.id, ()), reader)
+        changed_orders += _changes_of_order(order, reader)
+        changed, same = _changes_of_numbers(of_order[order.id], reader)
+        changed_numbers += changed
+        merged += same
+    counts["merged"] += len(merged)
+    # Before the updates: the deletions free the unique key.
+    connection.execute(delete(_NUMBERS).where(_NUMBERS.c.id.in_(merged)))
+    bulk.update(connection, _NUMBERS, changed_numbers, keys=("id",))
+    bulk.update(connection, _ORDERS, changed_orders, keys=("id",))
     return str(found[-1].id)
 
 
-def _rewrite_order(session: Session, order: Row[Any], reader: _Reader) -> None:
-    values = reader.read(_ORDERS, order)
-    if order.phone_number is not None and order.country_alias is None:
-        number = reader.number
-        if number is not None and not numbers.is_region(order.country):
-            values["country_alias"] = numbers.region_of(number)
-    if any(values.values()):
-        session.connection().execute(update(_ORDERS).where(_ORDERS.c.id == order.id).values(values))
+def _changes_of_order(order: Row[Any], reader: _Reader) -> list[_Values]:
+    read = reader.read(_ORDERS, order)
+    alias = order.country_alias
+    if alias is None and reader.number is not None and not numbers.is_region(order.country):
+        alias = numbers.region_of(reader.number)
+    if read is None and alias == order.country_alias:
+        return []
+    kept = {"id": order.id, "phone_number": order.phone_number, "phone_digest": order.phone_digest}
+    return [{**kept, **(read or {}), "country_alias": alias}]
 
 
-def _rewrite_numbers(session: Session, rows: Sequence[Row[Any]], reader: _Reader) -> None:
-    """Rewrite one order's numbers, from the oldest; two spellings become the row of the older."""
-    connection = session.connection()
-    kept: dict[str, Row[Any]] = {}
-    changes: list[tuple[str, _Values]] = []
+def _changes_of_numbers(
+    rows: Sequence[Row[Any]], reader: _Reader
+) -> tuple[list[_Values], list[str]]:
+    """The new values of one order's numbers, oldest first, and the ids of those that are double."""
+    changed: list[_Values] = []
+    double: list[str] = []
+    known: set[str] = set()
     for row in rows:
-        values = reader.read(_NUMBERS, row)
-        digest = values.get("phone_digest", row.phone_digest)
-        if digest in kept:
-            connection.execute(delete(_NUMBERS).where(_NUMBERS.c.id == row.id))
-            reader.counts["merged"] += 1
-            continue
-        kept[digest] = row
-        if values:
-            changes.append((row.id, values))
-    # After the deletions, which free the unique key.
-    for row_id, values in changes:
-        connection.execute(update(_NUMBERS).where(_NUMBERS.c.id == row_id).values(values))
+        read = reader.read(_NUMBERS, row)
+        digest = row.phone_digest if read is None else read["phone_digest"]
+        if digest in known:
+            double.append(row.id)
+        elif read is not None:
+            changed.append(read)
+        known.add(digest)
+    return changed, double
 
 
 def _codes(session: Session, vault: Vault, after: str, counts: Counter[str]) -> str | None:
@@ -196,16 +204,15 @@ def _codes(session: Session, vault: Vault, after: str, counts: Counter[str]) -> 
     # Orders before codes, as every other transaction locks them.
     orders = {row.id: row for row in _lock(session, {row.order_ref for row in found})}
     order_of = {row.id: orders.get(row.order_ref) for row in found}
+    changes: list[_Values] = []
     for row in connection.execute(select(_CODES).where(_CODES.c.id.in_(list(order_of)))).all():
         order = order_of[row.id]
         country = (order.country if order is not None else None) or row.country
-        values = _Reader(vault, country, counts).read(_CODES, row)
-        if values:
-            # Unless it was erased since it was read.
-            unchanged = _CODES.c.phone_digest == bindparam("old", row.phone_digest)
-            connection.execute(
-                update(_CODES).where(_CODES.c.id == row.id, unchanged).values(values)
-            )
+        read = _Reader(vault, country, counts).read(_CODES, row)
+        if read is not None:
+            changes.append(read)
+    # Unless it was erased since it was read.
+    bulk.update(connection, _CODES, changes, keys=("id",), where="codes.phone_number IS NOT NULL")
     return str(found[-1].id)
 
 
@@ -228,20 +235,21 @@ class _Reader:
     counts: Counter[str]
     number: str | None = field(default=None, repr=False)
 
-    def read(self, table: Table, row: Row[Any]) -> _Values:
-        """The new values of the row's columns; none if they are right, or cannot be opened."""
+    def read(self, table: Table, row: Row[Any]) -> _Values | None:
+        """The row's id and new values; None if they are right, or the number does not open."""
         context = {"table": table.name, "column": "phone_number", "row": row.id}
         self.number = None
         try:
             written = self.vault.open_text(row.phone_number, **context)
         except (BrokenSeal, UnknownKey):
             self.counts["sealed"] += 1
-            return {}
+            return None
         if written is None:
-            return {}
+            return None
         self.number = normal_number(written, self.country)
         digest = numbers.digest(self.vault, self.number)
         if (self.number, digest) == (written, row.phone_digest):
-            return {}
+            return None
         self.counts["changed"] += 1
-        return {"phone_number": self.vault.seal(self.number, **context), "phone_digest": digest}
+        sealed = self.vault.seal(self.number, **context)
+        return {"id": row.id, "phone_number": sealed, "phone_digest": digest}

@@ -17,8 +17,9 @@ from worker.maintenance.stored_numbers import OVERLAP
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.queries.filters import Filters
-from worker.runtime.runtime import Runtime
+from worker.runtime.runtime import Runtime, process
 from worker.schema.models import Code, Order, OrderNumber, Rewrite, table_of
+from worker.tasks import tasks
 
 pytestmark = pytest.mark.both_databases
 
@@ -203,6 +204,17 @@ def test_what_an_older_version_writes_later_is_rewritten(world: World) -> None:
     for row in all_rows(runtime, Rewrite):
         long_ago = now(runtime) - OVERLAP - timedelta(days=1)
         move(runtime, row, checked_at=long_ago, finished_at=long_ago)
+    assert not stored_numbers.is_due(runtime.database)
+
+
+def test_the_workers_continue_a_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The periodic task does what ``codecatch up`` left, or ``codecatch migrate`` was not run for."""
+    runtime = world.connect()
+    wrote = old_database(runtime)
+    monkeypatch.setattr(process, "get", lambda: runtime)
+    tasks.purge()
+    digests = [order.phone_digest for order in all_rows(runtime, Order)]
+    assert digests.count(runtime.vault.digest("phone", NUMBER)) == len(wrote)
     assert not stored_numbers.is_due(runtime.database)
 
 
