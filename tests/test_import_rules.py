@@ -49,7 +49,7 @@ WORKER: Mapping[str, str] = {
     "configuration": "destinations messages schema",
     "queries": "configuration orders schema",
     "runtime": "configuration destinations http messages providers",
-    "maintenance": "configuration outbox queries schema",
+    "maintenance": "configuration orders outbox queries schema",
     "admin": "maintenance orders outbox queries",
     "handling": "configuration orders outbox runtime schema",
     "delivery": "configuration destinations messages orders outbox runtime schema",
@@ -57,7 +57,7 @@ WORKER: Mapping[str, str] = {
     "confirmation": "configuration handling orders outbox providers runtime schema",
     "calls": "orders outbox providers reconciliation runtime schema",
     "tasks": "confirmation delivery handling maintenance outbox reconciliation runtime",
-    "processes": "admin http runtime schema tasks",
+    "processes": "admin http maintenance runtime schema tasks",
     "cli": (
         "admin calls configuration delivery destinations handling http maintenance messages orders"
         " outbox processes providers queries reconciliation runtime schema simulator"

@@ -11,7 +11,7 @@ from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberFormat
 from receiver.providers.plain_text import plain_text
 
 _LONGEST = 64
-_ACCESS_CODE = re.compile(r"\A(?:tel:|callto:)?\s*(?:00|011)(?=[1-9])", re.IGNORECASE)
+_ACCESS_CODE = re.compile(r"\A(?:tel:|callto:)?\s*(?:00|011)[\s().-]*(?=[1-9])", re.IGNORECASE)
 _REGIONS = {"UK": "GB"}
 
 

@@ -120,7 +120,7 @@ def _proves(
     """Whether only ``call`` can have brought the order to its reported state."""
     if call.swaps:
         known = orders.find(session, provider, reported.order_id)
-        if known is None or known.phone_digest is None or reported.phone_number is None:
+        if known is None or known.phone_number is None or reported.phone_number is None:
             return False
-        return known.phone_digest != vault.digest("phone", reported.phone_number)
+        return not orders.has_number(vault, known, reported.phone_number)
     return call.state is not None and reported.status == call.state

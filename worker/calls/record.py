@@ -40,6 +40,7 @@ def record(
                 kind=query.kind, event_id=None, at=asked_at, now=now, swapped=call.swaps,
             )  # fmt: skip
             order.updated_at = now
+        orders.merge_names(order, reported.service, reported.country)
         if call.swaps and reported.phone_number is not None:
             rank = (True, asked_at, str(ULID()))
             orders.merge_number(session, vault, order, reported.phone_number, rank)

@@ -23,11 +23,12 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
 from worker.cli._output import counted
 from worker.cli._store import check_exists, count_spooled
+from worker.configuration.event_policy import EVERY_SERVICE, matches_service
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
 from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
-from worker.queries import statistics
+from worker.queries import orders, statistics
 from worker.reconciliation import claim as claims
 from worker.runtime.integrations import Integrations, connect_integrations
 from worker.schema import migrate as schema
@@ -97,6 +98,22 @@ def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
         yield from _parts(session, database)
         yield from _reconciliation(session)
         yield from _attention(session, database)
+        yield from _confirmed_services(session)
+
+
+def _confirmed_services(session: Session) -> Iterator[Check]:
+    """The services of ``AUTO_CONFIRM`` that no order has: their names may be misspelt."""
+    confirmed = load(ConfirmationSettings).auto_confirm
+    if not confirmed or EVERY_SERVICE in confirmed:
+        return
+    seen = orders.services(session)
+    unseen = [each for each in confirmed if not any(matches_service(each, name) for name in seen)]
+    if unseen:
+        says = (
+            f"no order was ever for {' or '.join(unseen)}; check the spelling of AUTO_CONFIRM "
+            "(codecatch orders list shows the services)"
+        )
+        yield Check(NOTICE, "confirmation", says)
 
 
 def _spool() -> Iterator[Check]:

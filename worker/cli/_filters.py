@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from receiver import clock
+from receiver.providers.plain_text import plain_text
 from receiver.providers.registry import registry
 from worker.configuration import durations
 
-_PHONE = re.compile(r"\+?[0-9]{4,20}")
+# A number may be a tel: URI; its parameters follow a semicolon.
+_PHONE = re.compile(r"(?:(?:tel|callto):)?[^A-Za-z;]+(?:;[\w.=+;-]*)?", re.IGNORECASE)
+_MIN_DIGITS, _MAX_DIGITS = 4, 20
 _ROW_ID = re.compile(r"[0-9A-Za-z]{26}")
 _MAX_ROWS = 100_000
 
@@ -58,10 +61,12 @@ def _provider(value: str) -> str:
 
 
 def _phone(value: str) -> str:
-    digits = re.sub(r"[\s().\-]", "", value)
-    if not _PHONE.fullmatch(digits):
+    """A phone number in whatever spelling; it is compared in its normal form."""
+    number = plain_text(text(value)).strip()
+    digits = sum(map(str.isdigit, number.partition(";")[0]))
+    if not _PHONE.fullmatch(number) or not _MIN_DIGITS <= digits <= _MAX_DIGITS:
         raise typer.BadParameter("must be a phone number such as +447700900123")
-    return digits
+    return number
 
 
 def _row_id(value: str) -> str:
@@ -76,11 +81,27 @@ Provider = Annotated[
 ]
 Service = Annotated[
     str | None,
-    typer.Option("--service", parser=text, metavar="NAME", help="Only orders for this service."),
+    typer.Option(
+        "--service",
+        parser=text,
+        metavar="NAME",
+        help="Only orders for this service: a name or a glob such as whats*, in any case.",
+    ),
+]
+Country = Annotated[
+    str | None,
+    typer.Option(
+        "--country", parser=text, metavar="NAME", help="Only orders for this country, likewise."
+    ),
 ]
 Phone = Annotated[
     str | None,
-    typer.Option("--phone", parser=_phone, metavar="E164", help="Only this phone number."),
+    typer.Option(
+        "--phone",
+        parser=_phone,
+        metavar="NUMBER",
+        help="Only this phone number, in any spelling.",
+    ),
 ]
 Order = Annotated[
     str | None, typer.Option("--order", parser=text, metavar="ORDER", help="Only this order.")

@@ -49,6 +49,7 @@ def list_codes(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     state: State = None,
@@ -62,8 +63,8 @@ def list_codes(
     """List codes; one that is not ready stays masked unless ``state`` selects it."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(
-        provider=provider, service=service, phone=phone, order=order, state=state,
-        since=since, until=until, limit=limit,
+        provider=provider, service=service, country=country, phone=phone, order=order,
+        state=state, since=since, until=until, limit=limit,
     )  # fmt: skip
     with open_store() as store, store.database.reading() as session:
         rows = codes.listed(session, store.vault, filters)
@@ -112,6 +113,7 @@ def tail(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     since: _filters.Since = None,
@@ -124,7 +126,9 @@ def tail(
 ) -> None:
     """Print codes as they become ready, until interrupted or ``limit`` is reached."""
     output = Output(as_json, as_csv, reveal)
-    filters = Filters(provider=provider, service=service, phone=phone, order=order, since=since)
+    filters = Filters(
+        provider=provider, service=service, country=country, phone=phone, order=order, since=since
+    )
     try:
         with closing(_follow(filters)) as rows:
             for count, row in enumerate(rows, start=1):

@@ -46,6 +46,7 @@ def list_deliveries(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     state: State = None,
@@ -55,11 +56,11 @@ def list_deliveries(
     as_json: _output.AsJson = False,
     as_csv: _output.AsCsv = False,
 ) -> None:
-    """List deliveries; provider, service, phone and order filter by the event."""
+    """List deliveries; provider, service, country, phone and order are those of the event."""
     output = Output(as_json, as_csv)
     filters = Filters(
-        provider=provider, service=service, phone=phone, order=order, state=state,
-        since=since, until=until, limit=limit,
+        provider=provider, service=service, country=country, phone=phone, order=order,
+        state=state, since=since, until=until, limit=limit,
     )  # fmt: skip
     with open_store() as store, store.database.reading() as session:
         rows = followups.deliveries(session, store.vault, filters)

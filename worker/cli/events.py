@@ -47,6 +47,7 @@ def list_events(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     state: State = None,
@@ -59,8 +60,8 @@ def list_events(
     """List events, newest first."""
     output = Output(as_json, as_csv)
     filters = Filters(
-        provider=provider, service=service, phone=phone, order=order, state=state,
-        since=since, until=until, limit=limit,
+        provider=provider, service=service, country=country, phone=phone, order=order,
+        state=state, since=since, until=until, limit=limit,
     )  # fmt: skip
     with open_store() as store, store.database.reading() as session:
         rows = events.listed(session, store.vault, filters)

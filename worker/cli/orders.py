@@ -35,6 +35,7 @@ def list_orders(
     *,
     provider: _filters.Provider = None,
     service: _filters.Service = None,
+    country: _filters.Country = None,
     phone: _filters.Phone = None,
     order: _filters.Order = None,
     state: State = None,
@@ -48,8 +49,8 @@ def list_orders(
     """List orders, newest first."""
     output = Output(as_json, as_csv, reveal)
     filters = Filters(
-        provider=provider, service=service, phone=phone, order=order, state=state,
-        since=since, until=until, limit=limit,
+        provider=provider, service=service, country=country, phone=phone, order=order,
+        state=state, since=since, until=until, limit=limit,
     )  # fmt: skip
     with open_store() as store, store.database.reading() as session:
         rows = orders.listed(session, store.vault, filters)

@@ -33,7 +33,7 @@ def purge(
     Data already delivered to a destination or held by the provider is not erased.
     """
     if (order is None) == (phone is None):
-        raise typer.BadParameter("pass either --order ORDER or --phone E164")
+        raise typer.BadParameter("pass either --order ORDER or --phone NUMBER")
     with open_store() as store:
         filters = Filters(provider=provider, order=order, phone=phone)
         targets = erasure.find(store.database, store.vault, filters)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.providers.phone_numbers import normal_number
 from worker.cli import _filters, _output
 from worker.cli._output import Output, write_error
 from worker.configuration import file as configuration_file
@@ -47,7 +48,7 @@ def try_route(
         provider=provider,
         service=service,
         country=country,
-        phone_number=phone,
+        phone_number=phone and normal_number(phone, country),
         order_state=state,
     )
     routing = configuration.routing

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 
 from worker.configuration.routing import Routing
 
 # In `confirmed_services`: confirm orders of every service.
 EVERY_SERVICE = "*"
+
+
+def matches_service(pattern: str, service: str | None) -> bool:
+    """Whether a service is meant by one of the confirmed services."""
+    return bool(service) and fnmatch.fnmatchcase((service or "").lower(), pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +23,8 @@ class EventPolicy:
     Attributes:
         confirming: providers whose orders are confirmed: the API can do it and has a key.
         verifying: providers that verify a code before it is delivered, likewise.
-        confirmed_services: services whose orders are confirmed, or :data:`EVERY_SERVICE`.
+        confirmed_services: services whose orders are confirmed, as names or globs in lower case, or
+            :data:`EVERY_SERVICE`.
         routing: which destinations receive which notifications.
         asking: providers whose API can be asked about one order.
         full_reveal: destinations that may receive whole codes and texts.
@@ -30,11 +37,15 @@ class EventPolicy:
     asking: frozenset[str] = frozenset()
     full_reveal: frozenset[str] = frozenset()
 
-    def confirms(self, provider: str, service: str | None) -> bool:
-        """Whether an order is confirmed once its code is stored."""
+    def confirms(self, provider: str, *services: str | None) -> bool:
+        """Whether an order is confirmed once its code is stored; ``services`` are all its names."""
         if provider not in self.confirming:
             return False
-        return EVERY_SERVICE in self.confirmed_services or service in self.confirmed_services
+        return EVERY_SERVICE in self.confirmed_services or any(
+            matches_service(pattern, service)
+            for pattern in self.confirmed_services
+            for service in services
+        )
 
     def asks(self, provider: str) -> bool:
         """Whether the provider can be asked about an order whose report is incomplete."""

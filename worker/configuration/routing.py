@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from receiver.events import BalanceLow, SmsReceived
+from receiver.providers.phone_numbers import normal_number
+from receiver.providers.plain_text import plain_text
 from worker.messages import masking
 
 # Types delivered where no type is configured: all but the state changes of an order.
 DEFAULT_TYPES: Final = frozenset({SmsReceived.type, BalanceLow.type})
 _LONGEST_PREFIX: Final = 8
+_GLOB: Final = re.compile(r"[*?\[]")
+# What people write between the digits of a number; a hyphen in brackets is part of the glob.
+_SEPARATORS: Final = re.compile(r"[\s().]|-(?![^\[]*\])")
 # The subject's attribute for each key of a route's match in the configuration file.
 _SUBJECT_FIELDS: Final[Mapping[str, str]] = {
     "provider": "provider",
@@ -27,12 +32,17 @@ _SUBJECT_FIELDS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a route can match on: an event's type, and what is known of its order."""
+    """What a route can match on: an event's type, and what is known of its order.
+
+    ``phone_number`` is in its normal form. The aliases are other names of the service and country.
+    """
 
     type: str
     provider: str
     service: str | None = None
     country: str | None = None
+    service_alias: str | None = None
+    country_alias: str | None = None
     phone_number: str | None = field(default=None, repr=False)
     order_state: str | None = None
 
@@ -42,9 +52,10 @@ class Match:
     """A condition on a subject. Each key that is present must match.
 
     A key's patterns are exact strings or globs (``*``, ``?``, ``[seq]``), case-insensitive, and
-    one of them must match. A field that is unknown (None or empty) never matches. Without the key
-    ``type`` the condition holds only for the default types: a route must ask for the state
-    changes of orders. ``description`` is for people, with whole phone numbers masked.
+    one of them must match; a service or country matches under either of its names. Patterns of
+    phone numbers may contain separators. A field that is unknown (None or empty) never matches.
+    Without the key ``type`` the condition holds only for the default types: a route must ask for
+    the state changes of orders. ``description`` is for people, with whole phone numbers masked.
     """
 
     patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict, repr=False)
@@ -58,7 +69,10 @@ class Match:
             KeyError: unknown key.
         """
         described = ", ".join(_describe(key, any_of) for key, any_of in patterns.items())
-        compiled = {_SUBJECT_FIELDS[key]: _any_of(any_of) for key, any_of in patterns.items()}
+        compiled = {
+            _SUBJECT_FIELDS[key]: _any_of(map(_phone_pattern, any_of) if key == "phone" else any_of)
+            for key, any_of in patterns.items()
+        }
         return cls(compiled, described or cls().description)
 
     def fits(self, subject: Subject) -> bool:
@@ -66,7 +80,7 @@ class Match:
         if "type" not in self.patterns and subject.type not in DEFAULT_TYPES:
             return False
         return all(
-            pattern.fullmatch(getattr(subject, name) or "") is not None
+            any(pattern.fullmatch(value) for value in _values(subject, name))
             for name, pattern in self.patterns.items()
         )
 
@@ -126,6 +140,21 @@ def _describe(key: str, patterns: Iterable[str]) -> str:
         for pattern in patterns
     )
     return f"{key} {' or '.join(shown)}"
+
+
+def _values(subject: Subject, name: str) -> Iterator[str]:
+    """The field ``name``, and the other name that it may have."""
+    for field_name in (name, f"{name}_alias"):
+        yield getattr(subject, field_name, None) or ""
+
+
+def _phone_pattern(pattern: str) -> str:
+    """A pattern for numbers in their normal form; a number without a glob is brought to it."""
+    written = plain_text(pattern).strip()
+    if not _GLOB.search(written):
+        return normal_number(written)
+    compact = _SEPARATORS.sub("", written)
+    return f"+{compact[2:]}" if compact.startswith("00") else compact
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -16,12 +16,17 @@ from receiver.setting_types import Words
 from worker.configuration import durations
 from worker.configuration.event_policy import EVERY_SERVICE
 
+_EVERY_ORDER = frozenset({"on", "true", "yes", "1", "all"})
+_NO_ORDER = frozenset({"off", "false", "no", "0"})
+
 
 def _auto_confirm(value: object) -> object:
-    choice = value.strip().lower() if isinstance(value, str) else value
-    if choice == "on":
+    if not isinstance(value, str):
+        return value
+    choice = value.strip().lower()
+    if choice in _EVERY_ORDER:
         return (EVERY_SERVICE,)
-    return () if choice == "off" else value
+    return () if choice in _NO_ORDER else choice
 
 
 class ConfirmationSettings(BaseSettings):

@@ -83,27 +83,32 @@ def apply(context: Context, events: Sequence[tuple[EventHeader, Event]]) -> list
         if isinstance(event, OrderEvent)
     ]
     snapshots = order_batch.write(session, vault, order_reports, now=planner.now)
+    order_of = {
+        each.event_id: snapshot for each, snapshot in zip(order_reports, snapshots, strict=True)
+    }
     code_reports = [
-        _reported_code(context, header, event)
+        _reported_code(context, header, event, order_of[header.id])
         for header, event in events
         if isinstance(event, SmsReceived)
     ]
     found = codes.insert_or_find(session, vault, code_reports, now=planner.now)
     rows = BatchRows(
-        {each.event_id: snapshot for each, snapshot in zip(order_reports, snapshots, strict=True)},
+        order_of,
         {each.event_id: code for each, code in zip(code_reports, found, strict=True)},
     )
     return [apply_one(context, rows, header, event) for header, event in events]
 
 
-def _reported_code(context: Context, header: EventHeader, event: SmsReceived) -> ReportedCode:
+def _reported_code(
+    context: Context, header: EventHeader, event: SmsReceived, order: Snapshot
+) -> ReportedCode:
     # A reconciled code is the provider's own answer: it needs no verification call.
     verified = header.source == RECONCILED
     policy = context.policy
     incomplete = event.may_lack_zeros and policy.asks(event.provider)
     must_verify = not verified and (policy.verifies(event.provider) or incomplete)
     state = UNRECOGNISED if event.code is None else HELD if must_verify else READY
-    return ReportedCode(event, header.id, state, True if verified else None)
+    return ReportedCode(event, header.id, state, True if verified else None, order.country)
 
 
 def apply_one(

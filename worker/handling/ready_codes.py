@@ -28,6 +28,8 @@ def subject(order: Snapshot, event_type: str) -> Subject:
         provider=order.provider,
         service=order.service,
         country=order.country,
+        service_alias=order.service_alias,
+        country_alias=order.country_alias,
         phone_number=order.phone_number,
         order_state=order.status,
     )
@@ -57,7 +59,9 @@ def plan_confirmation(
     planner: Planner, policy: EventPolicy, code: KnownCode | Code, order: Snapshot
 ) -> None:
     """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
-    if order.status == CONFIRMED or not policy.confirms(order.provider, order.service):
+    if order.status == CONFIRMED or not policy.confirms(
+        order.provider, order.service, order.service_alias
+    ):
         return
     planner.plan_confirmation(
         CONFIRM,

@@ -15,15 +15,19 @@ from receiver.database.engine import Database
 from receiver.errors import MalformedPayload
 from receiver.inbox import store as inbox
 from receiver.inbox.store import FAILED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
+from receiver.providers.plain_text import plain_text
 from receiver.providers.strict_json import parse_object
 from receiver.vault.sealing import Vault
 from worker.maintenance.retention import BATCH, NO_BODY, NO_CODE, NO_NUMBER
 from worker.queries.events import in_state
-from worker.queries.filters import Filters, of_order, phone_digests
+from worker.queries.filters import Filters, of_order, phone_digests, phone_spellings
 from worker.schema.models import Code, Order, OrderNumber, table_of
 
 # Events in these states may be unparsed: no column links them to an order.
 _UNPARSED_STATES: Final = (PENDING, FAILED, QUARANTINED, IGNORED)
+# In a body that cannot be parsed: a word, or what may be a phone number.
+_TOKEN: Final = re.compile(r"\+?\d[\d\s()./-]{5,30}\d|[\w.+-]+")
+_NO_DIGITS: Final = re.compile(r"[^0-9]")
 _CODES = table_of(Code)
 _NUMBERS = table_of(OrderNumber)
 _ORDERS = table_of(Order)
@@ -47,7 +51,7 @@ def find(database: Database, vault: Vault, filters: Filters) -> ErasureTargets:
             tell whether it matches.
     """
     with database.reading() as session:
-        matches = session.exec(select(Order).where(_matches(vault, filters))).all()
+        matches = session.exec(select(Order).where(_matches(session, vault, filters))).all()
         orders = [order for order in matches if filters.provider in {None, order.provider}]
         keys = {(order.provider, order.order_id) for order in orders}
         events = list(_unparsed_events(session, vault, filters, keys))
@@ -72,10 +76,10 @@ def erase(database: Database, targets: ErasureTargets) -> Counter[str]:
     return erased
 
 
-def _matches(vault: Vault, filters: Filters) -> Any:
+def _matches(session: Session, vault: Vault, filters: Filters) -> Any:
     if filters.phone is None:
         return of_order(Order.provider, Order.order_id, filters)[0]
-    digests = phone_digests(vault, filters.phone)
+    digests = phone_digests(session, vault, filters.phone)
     had_number = select(OrderNumber.order_ref).where(col(OrderNumber.phone_digest).in_(digests))
     had_code = (
         select(Order.id)
@@ -114,6 +118,8 @@ def _unparsed_events(
     session: Session, vault: Vault, filters: Filters, orders: Set[tuple[str, str]]
 ) -> Iterator[str]:
     """Ids of unparsed events whose body contains one of ``orders``, or the order or number."""
+    spellings = phone_spellings(session, filters.phone) if filters.phone is not None else ()
+    phones = set(map(_digits, spellings))
     for state in _UNPARSED_STATES:
         after = ""
         while True:
@@ -133,7 +139,7 @@ def _unparsed_events(
                 session.expunge(event)
                 if filters.provider not in {None, event.provider}:
                     continue
-                if _mentions(_values_in(vault, event), event.provider, filters, orders):
+                if _mentions(_values_in(vault, event), event.provider, filters, orders, phones):
                     yield event.id
             if not events:
                 break
@@ -141,18 +147,23 @@ def _unparsed_events(
 
 
 def _mentions(
-    values: Set[str], provider: str, filters: Filters, orders: Set[tuple[str, str]]
+    values: Set[str],
+    provider: str,
+    filters: Filters,
+    orders: Set[tuple[str, str]],
+    phones: Set[str],
 ) -> bool:
     if filters.order in values or any((provider, value) in orders for value in values):
         return True
-    return filters.phone is not None and _digits(filters.phone) in set(map(_digits, values))
+    return not phones.isdisjoint(map(_digits, values))
 
 
 def _values_in(vault: Vault, event: InboxEvent) -> Set[str]:
+    body = inbox.open_body(vault, event) or b"{}"
     try:
-        return set(_values(parse_object(inbox.open_body(vault, event) or b"{}")))
+        return set(_values(parse_object(body)))
     except MalformedPayload:
-        return set()
+        return set(_TOKEN.findall(body.decode("utf-8", "replace")))
 
 
 def _values(value: Any) -> Iterator[str]:
@@ -168,4 +179,4 @@ def _values(value: Any) -> Iterator[str]:
 
 
 def _digits(text: str) -> str:
-    return re.sub(r"[\s().+\-]", "", text)
+    return _NO_DIGITS.sub("", plain_text(text))

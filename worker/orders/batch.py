@@ -34,7 +34,7 @@ _KEYS: Final = OneOf("keys", _ORDERS.c.provider, _ORDERS.c.order_id)
 # The columns that an event may change, those of a new row, and those that are read.
 _UPDATED: Final = (
     *("status", "phone_number", "phone_digest", "number_swapped", "number_at", "number_event_id"),
-    *("service", "country", "confirmed_at", "updated_at"),
+    *("service", "country", "service_alias", "country_alias", "confirmed_at", "updated_at"),
 )
 _INSERTED: Final = ("id", "provider", "order_id", "created_at", *_UPDATED)
 _READ: Final = (*_INSERTED, "expires_at", "forgotten_at")
@@ -71,6 +71,8 @@ class Snapshot:
     status: str
     service: str | None
     country: str | None
+    service_alias: str | None
+    country_alias: str | None
     expires_at: datetime | None
     _sealed: bytes | None
     _number: str | None = field(repr=False)
@@ -82,7 +84,8 @@ class Snapshot:
         number = order.number if isinstance(order, OrderRow) else None
         return cls(
             order.id, order.provider, order.status, order.service, order.country,
-            order.expires_at, order.phone_number, number, vault,
+            order.service_alias, order.country_alias, order.expires_at, order.phone_number,
+            number, vault,
         )  # fmt: skip
 
     @property
@@ -173,8 +176,7 @@ class _Merger:
         )
         if transition is not None:
             merged.transitions.append(transition)
-        order.service = order.service or event.service
-        order.country = order.country or event.country
+        order_merge.merge_names(order, event.service, event.country)
         if event.phone_number:
             rank = (swapped, at, event_id)
             number = order_merge.merge_number(

@@ -15,7 +15,9 @@ from receiver.database.row_values import OneOf
 from receiver.events import SmsReceived
 from receiver.ids import endless_ids
 from receiver.providers.base import comparable_code
+from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
+from worker.orders import numbers
 from worker.orders.batch import Snapshot
 from worker.schema.models import Code, Order, table_of
 from worker.schema.states import DISCARDED, READY
@@ -40,12 +42,16 @@ _EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _RE
 
 @dataclass(frozen=True, slots=True)
 class ReportedCode:
-    """A code as the event ``event_id`` reports it; ``state`` and ``verified`` are for a new row."""
+    """A code as the event ``event_id`` reports it; ``state`` and ``verified`` are for a new row.
+
+    ``country`` is that of the order; its numbers may be written without a calling code.
+    """
 
     event: SmsReceived
     event_id: str
     state: str
     verified: bool | None = None
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,9 @@ def _values(
             return None
         return vault.seal(value, table=_CODES.name, column=column, row=row_id)
 
+    number = event.phone_number or None
+    if number is not None:
+        number = normal_number(number, reported.country or event.country)
     provider, order_id, digest = key
     return {
         "id": row_id,
@@ -174,8 +183,8 @@ def _values(
         "code": sealed("code", event.code or ""),
         "code_digest": digest,
         "text": sealed("text", event.text),
-        "phone_number": sealed("phone_number", event.phone_number),
-        "phone_digest": event.phone_number and vault.digest("phone", event.phone_number),
+        "phone_number": sealed("phone_number", number),
+        "phone_digest": None if number is None else numbers.digest(vault, number),
         "service": event.service,
         "country": event.country,
         "state": reported.state,

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
-from worker.orders import state_machine
+from worker.orders import numbers, state_machine
 from worker.schema.models import Order, OrderNumber, table_of
 from worker.schema.states import CONFIRMED, UNPAID_ENDS
 
@@ -41,6 +42,8 @@ class OrderRow:
     number_event_id: str | None = None
     service: str | None = None
     country: str | None = None
+    service_alias: str | None = None
+    country_alias: str | None = None
     confirmed_at: datetime | None = None
     expires_at: datetime | None = None
     forgotten_at: datetime | None = None
@@ -90,16 +93,41 @@ def advance(
     }
 
 
+def merge_names(order: AnyOrder, service: str | None, country: str | None) -> None:
+    """Keep the first name of the order's service and country, and the first other one beside it.
+
+    A provider may have two names for one service: DaisySIM's API says ``wa``, its webhook
+    ``WhatsApp``.
+    """
+    order.service, order.service_alias = _names(order.service, order.service_alias, service)
+    order.country, order.country_alias = _names(order.country, order.country_alias, country)
+
+
+def _names(
+    first: str | None, second: str | None, reported: str | None
+) -> tuple[str | None, str | None]:
+    if not first:
+        return reported, second
+    if second is None and reported and reported.casefold() != first.casefold():
+        return first, reported
+    return first, second
+
+
 def merge_number(
     vault: Vault, order: AnyOrder, number: str, rank: tuple[bool, datetime, str], *, row_id: str
 ) -> Values | None:
-    """Make ``number`` the order's if its ``rank`` is the highest so far; return its row.
+    """Make ``number``, in any spelling, the order's if its ``rank`` is the highest; return its row.
+
+    A country that has no ISO code (DaisySIM's ``16``) gets that of the number as its other name.
 
     None for an erased order: a provider that reports it again must not bring the number back.
     """
     if order.forgotten_at is not None:
         return None
-    digest = vault.digest("phone", number)
+    number = normal_number(number, order.country)
+    digest = numbers.digest(vault, number)
+    if order.country_alias is None and not numbers.is_region(order.country):
+        order.country_alias = numbers.region_of(number)
     if _outranks(rank, order):
         order.number_swapped, order.number_at, order.number_event_id = rank
         if order.phone_digest != digest:

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from ulid import ULID
 
 from receiver.database.engine import insert_once
+from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
 from worker.orders import merge as order_merge
 from worker.schema.models import Order, OrderNumber, OrderTransition, table_of
@@ -52,6 +53,19 @@ def find(session: Session, provider: str, order_id: str) -> Order | None:
 def open_number(vault: Vault, sealed: bytes | None, *, order: str) -> str | None:
     """The number that was sealed for the order with the id ``order``."""
     return vault.open_text(sealed, table=_ORDERS.name, column="phone_number", row=order)
+
+
+def merge_names(order: Order, service: str | None, country: str | None) -> None:
+    """Keep the first name of the order's service and country, and the first other one beside it."""
+    order_merge.merge_names(order, service, country)
+
+
+def has_number(vault: Vault, order: Order, number: str) -> bool:
+    """Whether ``number``, in any spelling, is the order's number now."""
+    ours = open_number(vault, order.phone_number, order=order.id)
+    return ours is not None and (
+        normal_number(ours, order.country) == normal_number(number, order.country)
+    )
 
 
 def find_or_create(session: Session, provider: str, order_id: str, *, now: datetime) -> Order:

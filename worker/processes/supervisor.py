@@ -29,6 +29,7 @@ from receiver.settings import BrokerSettings, LogSettings, StoreSettings, WebSet
 from receiver.vault import index_key
 from worker.admin.settings import AdminSettings
 from worker.http.client import HttpClient, HttpError
+from worker.maintenance import stored_numbers
 from worker.processes import parts
 from worker.processes.embedded_broker import EmbeddedBroker
 from worker.runtime import child_process, installation
@@ -40,6 +41,8 @@ PARTS = ("web", "worker", "sender", "beat")
 # Started only if ADMIN_TOKEN is set.
 ADMIN = "admin"
 _READY_SECONDS = 60.0
+# How long old phone numbers may delay the start; the workers continue.
+_REWRITE_SECONDS = 5.0
 _STOP_SECONDS = 25.0
 _TICK_SECONDS = 0.1
 _FIRST_RESTART_DELAY = 0.5
@@ -133,7 +136,8 @@ def _start(
     parts.load_all()
     database = Database(store.url)
     schema.migrate(database, store.keys)
-    index_key.open_vault(database, store.keys)
+    vault = index_key.open_vault(database, store.keys)
+    stored_numbers.rewrite(database, vault, seconds=_REWRITE_SECONDS)
     database.dispose()
     for name in _configured_parts():
         start = _starter(name)

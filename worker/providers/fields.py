@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,14 +10,11 @@ from functools import lru_cache
 from typing import Final, TypeVar
 
 from receiver.providers.base import MAX_NAME_LENGTH
+from receiver.providers.phone_numbers import normal_number
 from receiver.providers.times import read_time
 
 T = TypeVar("T")
 
-_SEPARATORS = re.compile(r"[\s().\-]")
-_INTERNATIONAL = re.compile(r"(?:\+|00)([1-9][0-9]{6,14})")
-# From eleven digits on, a number starts with a country code; shorter ones may be national.
-_DIGITS_ONLY = re.compile(r"([1-9][0-9]{10,14})")
 # Languages write "no time" as a time in the year 1 or 1970; no provider is older than this.
 _FIRST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 _MAX_DIGITS = 18
@@ -105,7 +101,7 @@ class Fields:
         Only the country can tell what digits without a prefix mean.
         """
         text = self._first(names, _phone)
-        return normalise_phone(text) if text and text.startswith(("+", "00")) else text
+        return normal_number(text) if text and text.startswith(("+", "00")) else text
 
     def record(self, *names: str) -> Fields:
         """A nested object; an empty one if there is none."""
@@ -205,13 +201,6 @@ def sole(value: object) -> object:
 def is_label(text: str) -> bool:
     """Whether ``text`` is printable, and short enough for a database index."""
     return len(text) <= MAX_NAME_LENGTH and text.isprintable()
-
-
-def normalise_phone(text: str) -> str:
-    """Return E.164 if ``text`` is clearly an international number, else ``text``."""
-    compact = _SEPARATORS.sub("", text)
-    match = _INTERNATIONAL.fullmatch(compact) or _DIGITS_ONLY.fullmatch(compact)
-    return f"+{match[1]}" if match else text
 
 
 @lru_cache(maxsize=2_048)

@@ -25,7 +25,7 @@ class ReportedOrder:
     """What a provider reports about one order; None for everything that it leaves out.
 
     ``status`` is one of :data:`worker.schema.states.ORDER_STATES`, and None also for an unknown
-    word. ``phone_number`` is in E.164 if that is clear. ``code_is_number``: the code came as a
+    word. ``service_alias`` is another name of the service. ``code_is_number``: the code came as a
     number, so zeros may be missing at its beginning. ``received_at`` is when the code arrived.
     """
 
@@ -33,6 +33,7 @@ class ReportedOrder:
     status: str | None = None
     phone_number: str | None = field(default=None, repr=False)
     service: str | None = None
+    service_alias: str | None = None
     country: str | None = None
     price: Decimal | None = None
     code: str | None = field(default=None, repr=False)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func
+from sqlalchemy import and_, func, or_
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from receiver.vault.sealing import Vault
 from worker.orders import codes
 from worker.queries.filters import (
+    COUNTRY,
+    SERVICE,
     Conditions,
     Filters,
     Row,
     first_id,
+    is_named,
     newest,
     of_order,
     phone_digests,
@@ -31,7 +34,7 @@ _BATCH = 500
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """The newest codes that match, by the provider's time."""
-    statement = _with_status().where(*_conditions(vault, filters))
+    statement = _with_status().where(*_conditions(session, vault, filters))
     found = newest(session, statement, Code.id, filters)
     found = sorted(found, key=lambda pair: pair[0].received_at or pair[0].stored_at, reverse=True)
     return [_row(vault, *pair) for pair in found]
@@ -82,7 +85,7 @@ class Tail:
     """
 
     def __init__(self, session: Session, vault: Vault, filters: Filters, *, now: datetime) -> None:
-        self._conditions = _conditions(vault, filters)
+        self._conditions = _conditions(session, vault, filters)
         self._seen: set[str] = set()
         self._watched: list[str] = []
         self._floor: str | None = None
@@ -122,17 +125,27 @@ class Tail:
         self._floor = None
 
 
-def _conditions(vault: Vault, filters: Filters) -> Conditions:
+def _conditions(session: Session, vault: Vault, filters: Filters) -> Conditions:
     conditions = [
         *of_order(Code.provider, Code.order_id, filters),
         *span(Code.id, Code.stored_at, filters),
     ]
-    if filters.service is not None:
-        conditions.append(col(Code.service) == filters.service)
+    of_code = (
+        select(Order.id)
+        .where(col(Order.provider) == Code.provider, col(Order.order_id) == Code.order_id)
+        .correlate(Code)
+    )
+    for pattern, own, names in (
+        (filters.service, col(Code.service), SERVICE),
+        (filters.country, col(Code.country), COUNTRY),
+    ):
+        if pattern is not None:
+            known = of_code.where(is_named(pattern, *names)).exists()
+            conditions.append(or_(is_named(pattern, own), known))
     if filters.state is not None:
         conditions.append(col(Code.state) == filters.state)
     if filters.phone is not None:
-        conditions.append(col(Code.phone_digest).in_(phone_digests(vault, filters.phone)))
+        conditions.append(col(Code.phone_digest).in_(phone_digests(session, vault, filters.phone)))
     return conditions
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam
+from sqlalchemy import ColumnElement, bindparam, false, func, or_
 from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select
 from ulid import ULID
@@ -16,6 +16,7 @@ from ulid import ULID
 from receiver.inbox.store import InboxEvent
 from receiver.providers.registry import registry
 from receiver.vault.sealing import Vault
+from worker.orders import numbers
 from worker.schema.models import Order, OrderNumber
 
 Row = dict[str, Any]
@@ -28,18 +29,26 @@ _LAST_MILLISECOND = 2**48 - 1
 _RANDOM_BYTES = 10
 # A number has few orders; if it has more, only the newest ones are searched.
 _MAX_ORDERS = 1_000
-_PHONE_PUNCTUATION = re.compile(r"[\s().\-]")
+# Orders whose countries a number without a calling code is read for: the newest ones.
+_MAX_COUNTRIES_OF = 100_000
+
+_GLOB = re.compile(r"[*?\[]")
+# The names that an order's service and country have.
+SERVICE = col(Order.service), col(Order.service_alias)
+COUNTRY = col(Order.country), col(Order.country_alias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
     """Filters of a list; None matches every row.
 
+    ``service`` and ``country`` are names or globs, in any case; ``phone`` is in any spelling.
     ``since`` (inclusive) and ``until`` (exclusive) apply to the time when the row was stored.
     """
 
     provider: str | None = None
     service: str | None = None
+    country: str | None = None
     phone: str | None = None
     order: str | None = None
     state: str | None = None
@@ -93,29 +102,111 @@ def of_event(session: Session, vault: Vault, filters: Filters) -> Conditions:
         conditions.append(col(InboxEvent.order_id) == filters.order)
     if filters.phone is not None:
         # A separate query: as a subquery, the planner may read every event.
-        orders = select(Order.order_id).where(has_number(vault, filters.phone))
+        orders = select(Order.order_id).where(has_number(session, vault, filters.phone))
         found = session.exec(orders.order_by(col(Order.id).desc()).limit(_MAX_ORDERS)).all()
         conditions.append(col(InboxEvent.order_id).in_(found))
-    if filters.service is not None:
-        of_service = select(Order.id).where(
+    if filters.service is not None or filters.country is not None:
+        of_order = select(Order.id).where(
             col(Order.provider) == col(InboxEvent.provider),
             col(Order.order_id) == col(InboxEvent.order_id),
-            col(Order.service) == filters.service,
+            *named(filters),
         )
-        conditions.append(of_service.exists())
+        conditions.append(of_order.exists())
     return conditions
 
 
-def has_number(vault: Vault, phone: str) -> ColumnElement[bool]:
+def named(filters: Filters) -> Conditions:
+    """Orders with the filters' service and country, each under either of its names."""
+    conditions: Conditions = []
+    if filters.service is not None:
+        conditions.append(is_named(filters.service, *SERVICE))
+    if filters.country is not None:
+        conditions.append(is_named(filters.country, *COUNTRY))
+    return conditions
+
+
+def is_named(pattern: str, *columns: ColumnElement[Any] | Mapped[Any]) -> ColumnElement[bool]:
+    """Rows where one of the columns matches a name or a glob, in any case."""
+    if _GLOB.search(pattern):
+        regex = _regex_of(pattern)
+        return or_(false(), *(each.regexp_match(regex) for each in columns if regex))
+    # SQLite's lower() leaves all but ASCII as it is.
+    names = sorted({pattern, pattern.lower()})
+    return or_(*(func.lower(each).in_(names) for each in columns))
+
+
+def _regex_of(pattern: str) -> str | None:
+    """A glob as a regular expression that SQLite (Python's) and PostgreSQL read alike.
+
+    None if it matches nothing, such as ``[z-a]``.
+    """
+    parts, at = [], 0
+    while at < len(pattern):
+        character, at = pattern[at], at + 1
+        closing = pattern.find("]", at + 1 + pattern.startswith("!", at))
+        if character == "*":
+            parts.append(".*")
+        elif character == "?":
+            parts.append(".")
+        elif character == "[" and closing > 0:
+            members, at = pattern[at:closing], closing + 1
+            negated = members.startswith("!")
+            allowed = "".join(_members(members.removeprefix("!")))
+            if not allowed and not negated:
+                return None
+            parts.append(f"[{'^' if negated else ''}{allowed}]" if allowed else ".")
+        else:
+            parts.append(_escaped(character))
+    return f"(?i)\\A{''.join(parts)}\\Z"
+
+
+def _members(members: str) -> Iterator[str]:
+    """The characters and ranges of a bracket expression, without ranges that are empty."""
+    while members:
+        first, last = members[0], members[2:3]
+        if members[1:2] == "-" and last:
+            if first <= last:
+                yield f"{_escaped(first)}-{_escaped(last)}"
+            members = members[3:]
+        else:
+            yield _escaped(first)
+            members = members[1:]
+
+
+def _escaped(character: str) -> str:
+    return character if character.isalnum() else f"\\{character}"
+
+
+def has_number(session: Session, vault: Vault, phone: str) -> ColumnElement[bool]:
     """Orders that have or had the phone number."""
-    matches = col(OrderNumber.phone_digest).in_(phone_digests(vault, phone))
+    matches = col(OrderNumber.phone_digest).in_(phone_digests(session, vault, phone))
     return col(Order.id).in_(select(OrderNumber.order_ref).where(matches))
 
 
-def phone_digests(vault: Vault, phone: str) -> Sequence[str]:
-    """Digests of both spellings of a phone number: with and without the plus sign."""
-    digits = _PHONE_PUNCTUATION.sub("", phone).removeprefix("+")
-    return [vault.digest("phone", spelling) for spelling in (f"+{digits}", digits)]
+def phone_spellings(session: Session, phone: str) -> set[str]:
+    """How the phone number that a person typed may be stored.
+
+    One without a calling code may be of any country that orders have.
+    """
+    countries = () if numbers.is_international(phone) else _countries(session)
+    return numbers.spellings(phone, countries)
+
+
+def phone_digests(session: Session, vault: Vault, phone: str) -> Sequence[str]:
+    """Digests of all spellings in which the phone number may be stored."""
+    return sorted(vault.digest("phone", each) for each in phone_spellings(session, phone))
+
+
+def _countries(session: Session) -> list[str]:
+    newest_orders = (
+        select(Order.country, Order.country_alias)
+        .order_by(col(Order.id).desc())
+        .limit(_MAX_COUNTRIES_OF)
+        .subquery()
+    )
+    pairs = session.exec(select(newest_orders.c.country, newest_orders.c.country_alias).distinct())
+    names = {name.upper() for pair in pairs for name in pair if name}
+    return sorted(filter(numbers.is_region, names))
 
 
 def _comes_from(provider: str, name: str) -> ColumnElement[bool]:

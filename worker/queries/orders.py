@@ -7,12 +7,14 @@ from sqlmodel import Session, col, select
 from receiver.vault.sealing import Vault
 from worker.orders.state_machine import is_documented
 from worker.queries import codes, followups
-from worker.queries.filters import Filters, Row, has_number, newest, of_order, span
+from worker.queries.filters import Filters, Row, has_number, named, newest, of_order, span
 from worker.schema.models import Confirmation, Order, OrderNumber, OrderTransition, table_of
 from worker.schema.states import CONFIRM
 
 _ORDERS = table_of(Order).name
 _NUMBERS = table_of(OrderNumber).name
+# How many of the newest orders are read for the names of their services.
+_RECENT = 100_000
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
@@ -20,13 +22,12 @@ def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     conditions = [
         *of_order(Order.provider, Order.order_id, filters),
         *span(Order.id, Order.created_at, filters),
+        *named(filters),
     ]
-    if filters.service is not None:
-        conditions.append(col(Order.service) == filters.service)
     if filters.state is not None:
         conditions.append(col(Order.status) == filters.state)
     if filters.phone is not None:
-        conditions.append(has_number(vault, filters.phone))
+        conditions.append(has_number(session, vault, filters.phone))
     statement = select(Order).where(*conditions)
     return [_row(vault, order) for order in newest(session, statement, Order.id, filters)]
 
@@ -37,9 +38,23 @@ def matching(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     return [_with_history(session, vault, order) for order in session.exec(statement).all()]
 
 
+def services(session: Session) -> set[str]:
+    """The names of the services of the newest orders."""
+    newest_orders = (
+        select(Order.service, Order.service_alias)
+        .order_by(col(Order.id).desc())
+        .limit(_RECENT)
+        .subquery()
+    )
+    pairs = session.exec(select(newest_orders.c.service, newest_orders.c.service_alias).distinct())
+    return {name for pair in pairs for name in pair if name}
+
+
 def _with_history(session: Session, vault: Vault, order: Order) -> Row:
     return {
         **_row(vault, order),
+        "service_alias": order.service_alias,
+        "country_alias": order.country_alias,
         "expires_at": order.expires_at,
         "codes": codes.of(session, vault, order),
         "numbers": _numbers(session, vault, order),

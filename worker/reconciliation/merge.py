@@ -25,7 +25,6 @@ from worker.orders import state_machine
 from worker.orders import store as orders
 from worker.orders.codes import digest_of
 from worker.providers.capabilities import ReportsOrders
-from worker.providers.fields import normalise_phone
 from worker.providers.reported_order import ReportedOrder
 from worker.schema.models import Code, Order
 from worker.schema.states import (
@@ -101,7 +100,7 @@ def adds_information(session: Session, vault: Vault, order: Order, reported: Rep
     number = reported.phone_number
     return order.status in OPEN_STATES and (
         bool(reported.code or reported.text)
-        or (number is not None and vault.digest("phone", number) != order.phone_digest)
+        or (number is not None and not orders.has_number(vault, order, number))
         or (reported.expires_at is not None and reported.expires_at != order.expires_at)
         or (reported.service is not None and order.service is None)
     )
@@ -138,13 +137,13 @@ def _merge(
 ) -> None:
     # Before any change: a query flushes the session, and is_modified below would not see it.
     state = _target_state(session, order, reported)
+    orders.merge_names(order, reported.service, reported.country)
+    orders.merge_names(order, reported.service_alias, None)
     if reported.phone_number:
         _merge_number(session, vault, order, reported.phone_number, query, now=now)
     if state is not None and state_machine.furthest(order.status, state) != order.status:
         at = reported.confirmed_at or query.asked_at
         orders.advance(session, order, state, kind=query.kind, event_id=None, at=at, now=now)
-    order.service = order.service or reported.service
-    order.country = order.country or reported.country
     if order.price is None and reported.price is not None:
         order.price = format(reported.price, "f")
     order.expires_at = reported.expires_at or order.expires_at
@@ -172,12 +171,11 @@ def _merge_number(
     session: Session, vault: Vault, order: Order, number: str, query: Query, *, now: datetime
 ) -> None:
     """Merge the number that the provider reports; a number other than ours means a swap."""
-    ours = orders.open_number(vault, order.phone_number, order=order.id)
-    same = ours is not None and normalise_phone(ours) == normalise_phone(number)
-    if same or (ours is not None and order.status not in OPEN_STATES):
+    has_one = order.phone_number is not None
+    if orders.has_number(vault, order, number) or (has_one and order.status not in OPEN_STATES):
         return
     # A swap that was reported after the query was sent is the later one.
-    rank = (ours is not None, query.asked_at, "")
+    rank = (has_one, query.asked_at, "")
     before = order.phone_digest
     orders.merge_number(session, vault, order, number, rank)
     if before is not None and order.phone_digest != before:

@@ -33,6 +33,7 @@ class Order(SQLModel, table=True):
     ``phone_number`` is that of the latest swap by the provider's clock (``number_at``); the order
     of arrival (``number_event_id``) breaks ties. The number of any swap replaces one that no swap
     reported. An order whose data was erased (``forgotten_at``) never stores a number again.
+    ``service_alias`` and ``country_alias`` are other names of its service and country.
     """
 
     __tablename__ = "orders"
@@ -59,6 +60,8 @@ class Order(SQLModel, table=True):
     number_event_id: str | None = Field(default=None)
     service: str | None = Field(default=None)
     country: str | None = Field(default=None)
+    service_alias: str | None = Field(default=None)
+    country_alias: str | None = Field(default=None)
     price: str | None = Field(default=None)
     created_at: datetime = Field(sa_type=UtcTime)
     updated_at: datetime = Field(sa_type=UtcTime)
@@ -285,6 +288,21 @@ class Budget(SQLModel, table=True):
     key: str = Field(primary_key=True)
     spent: str = Field(default="[]")
     blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
+
+
+class Rewrite(SQLModel, table=True):
+    """How far the values of one table, stored by older versions, were brought to a new form.
+
+    Rows up to the id ``place`` are done. ``checked_at`` is when a pass last reached the end, and
+    ``finished_at`` when the first one did.
+    """
+
+    __tablename__ = "rewrites"
+
+    name: str = Field(primary_key=True)
+    place: str = Field(default="")
+    checked_at: datetime | None = Field(default=None, sa_type=UtcTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
 
 def table_of(model: type[SQLModel]) -> Table:

@@ -16,7 +16,7 @@ from worker.confirmation.confirm import settle
 from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
 from worker.handling.handle import handle
-from worker.maintenance import retention
+from worker.maintenance import retention, stored_numbers
 from worker.outbox.sweep import sweep as sweep_rows
 from worker.reconciliation import schedule
 from worker.reconciliation.reconcile import reconcile as reconcile_rows
@@ -24,6 +24,8 @@ from worker.runtime.runtime import process
 
 # The sender threads of this process; they start with the first delivery.
 senders = SenderPool()
+# Seconds for one pass over the phone numbers; the next tick continues.
+_REWRITE_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 _Work = Callable[..., None]
 
@@ -88,9 +90,11 @@ def sweep() -> None:
 
 @_task(queue.PURGE)
 def purge() -> None:
-    """Erase what has reached the end of its retention period."""
+    """Erase what has reached the end of its retention period, and rewrite old phone numbers."""
     runtime = process.get()
     retention.purge(runtime.database, runtime.retention)
+    if stored_numbers.is_due(runtime.database):
+        stored_numbers.rewrite(runtime.database, runtime.vault, seconds=_REWRITE_SECONDS)
 
 
 @_task(queue.PULSE)

@@ -73,6 +73,35 @@ def test_a_daisysim_order_is_recorded(store: Store, run: Run) -> None:
     order = only_row(store, Order)
     assert (order.provider, order.order_id, order.status) == ("daisysim", "4711", "waiting")
     assert (order.service, order.country, order.price) == ("WhatsApp", "6", "1.1400")
+    assert (order.service_alias, order.country_alias) == ("wa", "GB")
+
+
+@pytest.mark.usefixtures("selling_api")
+def test_a_service_has_the_name_of_the_api_and_that_of_the_webhook(world: World, run: Run) -> None:
+    """Each of them, in any case or as a glob, finds order, code, event and delivery."""
+    runtime = world.connect(DAISYSIM_VERIFY_BACK="off", slack=True)
+    run("daisysim", "purchase", "16", "wa", "1.1400", "--yes")
+    handle(runtime, daisysim(activation="4711", phone=PHONE, service="WhatsApp"))
+    handle(runtime, virtualsms_v2(order="ord_1", service="telegram", country="US"))
+    for words in (
+        *(("--service", name) for name in ("wa", "WA", "WhatsApp", "whatsapp", "WHATS*", "w?")),
+        *(("--country", name) for name in ("16", "gb", "G[A-C]", "1*")),
+        ("--service", "wa", "--country", "GB"),
+    ):
+        for noun in ("orders", "codes"):
+            found = run(noun, "list", *words, "--json").json
+            assert [row["order_id"] for row in found] == ["4711"], (noun, words)
+        for noun in ("events", "deliveries"):
+            assert len(run(noun, "list", *words, "--json").json) == 1, (noun, words)
+    for words in (
+        ("--service", "wa", "--country", "US"),
+        ("--service", "wh"),
+        ("--country", "[z-a]"),
+    ):
+        assert run("orders", "list", *words, "--json").json == []
+    shown = run("orders", "show", "4711", "--json").json
+    assert (shown["service"], shown["service_alias"]) == ("wa", "WhatsApp")
+    assert (shown["country"], shown["country_alias"]) == ("16", "GB")
 
 
 def test_a_purchase_without_a_number_is_recorded(store: Store, run: Run, api: HttpServer) -> None:

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.both_databases
 KEYS = [
     *("id", "provider", "order_id", "phone_number", "service", "country"),
     *("code", "text", "received_at", "stored_at", "order_status"),
+    *("state", "verified", "extracted"),
 ]
 
 
@@ -55,6 +56,9 @@ def test_list_keys_and_order(runtime: Runtime, run: Run) -> None:
         "received_at": "2026-06-11T09:14:27.318Z",
         "stored_at": 0,
         "order_status": "received",
+        "state": "ready",
+        "verified": None,
+        "extracted": False,
     }
     assert first["stored_at"].endswith("Z")
 

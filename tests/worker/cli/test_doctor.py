@@ -185,6 +185,30 @@ def test_settings_are_explained(
     assert says in checks(run("doctor"))[check][1]
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("telegramm,Telegram,whats*", "no order was ever for telegramm or whats*; check"),
+        ("TELEGRAM,tele*", None),
+        ("on", None),
+        ("off", None),
+    ],
+)
+def test_a_confirmed_service_that_was_never_seen(
+    healthy: World, run: Run, monkeypatch: pytest.MonkeyPatch, setting: str, says: str | None
+) -> None:
+    """Its name may be misspelt: then its orders are never confirmed."""
+    handle(healthy.connect(), virtualsms_v2(service="telegram"))
+    monkeypatch.setenv("AUTO_CONFIRM", setting)
+    found = checks(run("doctor")).get("confirmation")
+    if says is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found[0] == "notice"
+        assert found[1].startswith(says)
+
+
 @on_sqlite
 def test_reconciliation_is_reported(healthy: World, run: Run) -> None:
     """The number of polled orders, and the last read of the order list or its error."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import String, sql
 
 from tests.support import webhooks
+from tests.support.stores import Store
 from tests.support.webhooks import daisysim, virtualsms_v2
 from tests.worker.cli.conftest import Run
 from tests.worker.support import World, handle
+from worker.queries.filters import is_named
 from worker.runtime.runtime import Runtime
 
 CONNECTED: dict[str, bool] = {}
@@ -55,6 +61,23 @@ def test_filters(runtime: Runtime, run: Run) -> None:
     for words, found in FILTERS:
         rows = run("orders", "list", "--json", *words).json
         assert {row["order_id"] for row in rows} == found, words
+
+
+TEXTS = st.text(st.sampled_from("abAB+*?[]!-^\\._ éÉ"), min_size=1, max_size=6)
+
+
+@pytest.mark.both_databases
+@given(pattern=TEXTS, values=st.lists(TEXTS, min_size=1, max_size=5))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_globs_are_those_of_routes(store: Store, pattern: str, values: list[str]) -> None:
+    """On either database, and in any case of the ASCII letters."""
+    conditions = [is_named(pattern, sql.literal(each, String)) for each in values]
+    with store.database.reading() as session:
+        matched = session.connection().execute(sql.select(*conditions)).one()
+    for value, found in zip(values, matched, strict=True):
+        if value.isascii() and pattern.isascii():
+            assert bool(found) is fnmatch.fnmatchcase(value.lower(), pattern.lower()), value
+        assert found or not fnmatch.fnmatchcase(value, pattern)
 
 
 def test_show(world: World, run: Run) -> None:

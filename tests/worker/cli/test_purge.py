@@ -100,6 +100,32 @@ def test_purge_finds_unparsed_events(runtime: Runtime, run: Run, words: tuple[st
     assert remaining == {other}
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["+44 7700 900999", "00447700900999", "07700900999", 447700900999, "tel:+447700900999"],
+)
+def test_purge_finds_a_number_in_unparsed_events(world: World, run: Run, written: object) -> None:
+    """In any spelling, as a JSON number, and in a body that is not JSON."""
+    runtime = world.connect()
+    found, *_ = receive(
+        runtime,
+        virtualsms_v2(order="", data={"number": written}),
+        virtualsms_v2(order="", data={"number": "+447700900998"}),
+    )
+    with runtime.database.transaction() as session:
+        event = IncomingEvent(
+            provider="virtualsms",
+            body=f"number={written};x".encode(),
+            arrived_at=clock.now(),
+            key="k",
+        )
+        inbox.store_many(session, runtime.vault, [event])
+    assert found
+    assert run("purge", "--phone", "0044 7700 900999", "--yes").out == (
+        "purged: 0 codes, 0 numbers and 2 event bodies of 0 orders\n"
+    )
+
+
 def test_an_old_webhook_restores_nothing(world: World, run: Run) -> None:
     """The same webhook is a duplicate, and a later one does not restore the number."""
     runtime = world.connect(slack=True)
@@ -142,7 +168,12 @@ def test_a_purged_event_cannot_be_released(runtime: Runtime, run: Run) -> None:
 
 def test_wrong_usage(run: Run) -> None:
     """Exactly one of --order and --phone, and a valid number; a misspelt id is an error, too."""
-    for words in ((), ("--order", "a", "--phone", FORMER), ("--phone", "nobody's")):
+    wrong_numbers = ("nobody's", "123", "+44 7700 900999 x7", "1" * 21, "")
+    for words in (
+        (),
+        ("--order", "a", "--phone", FORMER),
+        *(("--phone", number) for number in wrong_numbers),
+    ):
         assert run("purge", *words, "--yes").code == 2, words
     answer = run("purge", "--order", "nobody", "--yes")
     assert (answer.code, answer.err) == (

@@ -84,6 +84,13 @@ def test_hosts_are_listed_with_or_without_a_port(
         ("telegram,whatsapp", "whatsapp", True),
         ("telegram , whatsapp", "signal", False),
         ("telegram", None, False),
+        *((word, None, True) for word in ("true", "YES", "1", "all", "All")),
+        *((word, "telegram", False) for word in ("false", "No", "0", "OFF")),
+        ("Telegram,WhatsApp", "whatsapp", True),
+        ("whatsapp", "WhatsApp", True),
+        ("whats*,tg", "WhatsApp", True),
+        ("whats*,tg", "telegram", False),
+        ("whats*", None, False),
     ],
 )
 def test_auto_confirm_names_services(

@@ -124,6 +124,7 @@ def test_nothing_is_planned_that_cannot_be_done(world: World) -> None:
         ("off", "telegram", False),
         ("telegram, whatsapp", "telegram", True),
         ("whatsapp", "telegram", False),
+        ("WhatsApp", "whatsapp", True),
     ],
 )
 def test_auto_confirm_selects_services(
@@ -134,6 +135,16 @@ def test_auto_confirm_selects_services(
     handle(runtime, webhooks.virtualsms_v1(service=service))
 
     assert bool(all_rows(runtime, Confirmation)) is expected
+
+
+def test_auto_confirm_matches_either_name_of_a_service(world: World) -> None:
+    """The order was bought as ``tg``; its webhook says ``telegram``."""
+    for setting in ("tg", "telegram"):
+        runtime = world.connect(virtualsms=True, AUTO_CONFIRM=setting)
+        order = f"ord_{setting}"
+        handle(runtime, webhooks.virtualsms_v1(order=order, event="order.swapped", service="tg"))
+        handle(runtime, webhooks.virtualsms_v1(order=order, service="telegram"))
+    assert len(all_rows(runtime, Confirmation)) == 2
 
 
 def test_a_confirmed_order_is_not_confirmed_again(runtime: Runtime) -> None:

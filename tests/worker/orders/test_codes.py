@@ -55,6 +55,29 @@ def test_a_code_is_stored_sealed(store: Store) -> None:
     assert UK_PHONE not in row
 
 
+@pytest.mark.parametrize(
+    ("written", "event_country", "order_country"),
+    [
+        ("44 7700 900123", None, None),
+        ("tel:+44-7700-900123", "US", None),
+        ("07700 900123", "GB", None),
+        ("07700 900123", None, "GB"),
+        ("(07700) 900123", "DE", "gb"),
+    ],
+)
+def test_a_number_is_stored_in_its_normal_form(
+    store: Store, written: str, event_country: str | None, order_country: str | None
+) -> None:
+    """The country is that of the order, else the event's."""
+    event = replace(SMS, phone_number=written, country=event_country)
+    reported = codes.ReportedCode(event, "E1", READY, country=order_country)
+    with store.database.transaction() as session:
+        codes.insert_or_find(session, store.vault, [reported], now=now(store))
+    code = only_row(store, Code)
+    assert codes.open_field(store.vault, code, "phone_number") == UK_PHONE
+    assert code.phone_digest == store.vault.digest("phone", UK_PHONE)
+
+
 def test_a_second_report_finds_the_first_row(store: Store) -> None:
     """It changes nothing in the row."""
     first = insert(store, SMS, "E1")

@@ -26,6 +26,7 @@ from tests.worker.support import (
     now,
     only_row,
 )
+from worker.configuration.routing import Subject
 from worker.handling.ready_codes import subject
 from worker.orders import batch as order_batch
 from worker.orders import store as orders
@@ -93,6 +94,37 @@ def test_known_fields_stay(store: Store) -> None:
 
     assert (order.status, order.service, order.country) == ("received", "telegram", "GB")
     assert number(store, order) == FIRST
+
+
+def test_a_second_name_of_service_and_country_is_kept(store: Store) -> None:
+    """The first other one; case makes no other name."""
+    report(store, replace(SMS, service="wa", country="16"), "E1")
+    for number_, (service, country) in enumerate(
+        [("WA", "16"), ("WhatsApp", None), ("whatsapp", "England"), ("Messenger", "UK")]
+    ):
+        order = report(store, replace(SMS, service=service, country=country), f"F{number_}")
+    assert (order.service, order.service_alias) == ("wa", "WhatsApp")
+    assert (order.country, order.country_alias) == ("16", "GB")  # that of the number
+    assert {subject_of(store).service, subject_of(store).service_alias} == {"wa", "WhatsApp"}
+
+
+def subject_of(store: Store) -> Subject:
+    """What routes match on, for the order of these tests."""
+    return subject(order_batch.Snapshot.of(only_row(store, Order), store.vault), "sms.received")
+
+
+def test_every_spelling_is_one_number(store: Store) -> None:
+    """It is stored in its normal form, and is neither a swap nor a second number."""
+    report(store, replace(SMS, country="GB", phone_number="+44 7700 900001"), "E1")
+    for spelling in ("447700900001", "07700 900001", "0044 (7700) 900001"):
+        swap = OrderSwapped(**ORDER, at=START + SECOND, phone_number=spelling)
+        order = report(store, swap, f"E-{spelling}")
+    assert number(store, order) == FIRST
+    assert order.phone_digest == store.vault.digest("phone", FIRST)
+    assert known_numbers(store, order) == {FIRST}
+    assert orders.has_number(store.vault, order, "7700 900001")
+    assert not orders.has_number(store.vault, order, SECOND_NUMBER)
+    assert subject_of(store).phone_number == FIRST
 
 
 def test_a_confirmation_keeps_its_time(store: Store) -> None:

@@ -522,6 +522,18 @@ def test_the_other_fields_of_an_answer_are_stored(world: World, virtual: Runtime
 
 
 @on_sqlite
+@pytest.mark.parametrize("spelling", [UK_PHONE[1:], "+44 7700 900123", "+44 (0)7700 900123"])
+def test_the_same_number_in_another_format_is_no_swap(
+    world: World, virtual: Runtime, spelling: str
+) -> None:
+    """A webhook may have reported it without its plus sign, the API with the trunk zero."""
+    world.api.on("GET", ORDER_PATH, json=virtualsms_order(phone_number=spelling))
+    ask(virtual, bought(virtual, ORDER, provider="virtualsms", phone=UK_PHONE[1:]))
+    assert len(all_rows(virtual, OrderNumber)) == 1
+    assert "swapped" not in {kind for kind, _ in kinds(virtual)}
+
+
+@on_sqlite
 def test_a_swap_reported_during_the_poll_is_the_later_one(world: World, virtual: Runtime) -> None:
     """An answer that is older than the webhook does not bring the old number back."""
     other = "+447700900555"

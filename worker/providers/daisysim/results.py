@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, normalise_phone, required
+from worker.providers.fields import Fields, required
 from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.results import Result, Rows, read_list
 from worker.providers.sms import read_code
@@ -162,13 +162,15 @@ class Purchase(Result):
 
     def as_reported_order(self, arguments: Mapping[str, object], /) -> ReportedOrder:
         """Return the new order; ``service_name``, if given, is the service's name in webhooks."""
-        service = arguments.get("service_name") or arguments.get("service")
+        names = [arguments.get(each) for each in ("service_name", "service")]
+        service, alias, *_ = (*(str(name) for name in names if name), None, None)
         price = self.amount_charged or arguments.get("price")
         return ReportedOrder(
             order_id=self.activation_id,
             status=WAITING,
-            phone_number=self.phone_number and normalise_phone(self.phone_number),
-            service=None if service is None else str(service),
+            phone_number=self.phone_number,
+            service=service,
+            service_alias=alias,
             country=None if arguments.get("country") is None else str(arguments["country"]),
             price=price if isinstance(price, Decimal) else None,
         )
@@ -201,7 +203,7 @@ class Check(Result):
         return ReportedOrder(
             order_id=str(arguments["activation_id"]),
             status=order_state(self.status),
-            phone_number=self.phone_number and normalise_phone(self.phone_number),
+            phone_number=self.phone_number,
             code=self.code,
             code_is_number=self.code_is_number,
         )
@@ -268,7 +270,7 @@ class Activation(Result):
         return ReportedOrder(
             order_id=self.activation_id,
             status=order_state(self.status),
-            phone_number=self.phone_number and normalise_phone(self.phone_number),
+            phone_number=self.phone_number,
             service=self.service,
             country=self.country,
             price=self.price,

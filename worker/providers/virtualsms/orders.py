@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, normalise_phone, required
+from worker.providers.fields import Fields, required
 from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.results import Result
 from worker.providers.sms import read_message
@@ -51,7 +51,7 @@ class Sms(Result):
         return ReportedOrder(
             order_id=self.order_id,
             status=_known_state(self.status),
-            phone_number=self.phone_number and normalise_phone(self.phone_number),
+            phone_number=self.phone_number,
             code=self.code,
             code_is_number=self.code_is_number,
             text=self.text,
@@ -109,7 +109,7 @@ class Order(Result):
         return ReportedOrder(
             order_id=self.order_id,
             status=_known_state(self.status),
-            phone_number=self.phone_number and normalise_phone(self.phone_number),
+            phone_number=self.phone_number,
             service=self.service or service,
             country=self.country or country,
             price=self.price,
