@@ -24,6 +24,9 @@ from worker.schema.models import Code, Order, OrderNumber, table_of
 
 # Events in these states may be unparsed: no column links them to an order.
 _UNPARSED_STATES: Final = (PENDING, FAILED, QUARANTINED, IGNORED)
+# What may be a value in a body that is not JSON: a word, or a number with its separators.
+_WORDS = re.compile(r"[^\s\"',:;{}\[\]=&<>]+")
+_NUMBERS_IN_TEXT = re.compile(r"\d[\d \t().\-]+\d")
 _CODES = table_of(Code)
 _NUMBERS = table_of(OrderNumber)
 _ORDERS = table_of(Order)
@@ -149,10 +152,12 @@ def _mentions(
 
 
 def _values_in(vault: Vault, event: InboxEvent) -> Set[str]:
+    body = inbox.open_body(vault, event) or b"{}"
     try:
-        return set(_values(parse_object(inbox.open_body(vault, event) or b"{}")))
+        return set(_values(parse_object(body)))
     except MalformedPayload:
-        return set()
+        text = body.decode("utf-8", "replace")
+        return {*_WORDS.findall(text), *_NUMBERS_IN_TEXT.findall(text)}
 
 
 def _values(value: Any) -> Iterator[str]:
