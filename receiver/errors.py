@@ -20,7 +20,7 @@ class ProviderNotConfigured(CodecatchError):
 
 
 class MalformedPayload(CodecatchError):
-    """The body is not a JSON object (400), or the provider's reader cannot parse the event.
+    """The body is not a JSON object, or the provider's reader cannot parse the event.
 
     The text says what is wrong and where, and never quotes a value.
     """
@@ -36,6 +36,18 @@ class AddressNotAllowed(CodecatchError):
 
 class TooManyFailures(CodecatchError):
     """Authentication failed too often from the same address (429)."""
+
+
+class TooManyRequests(CodecatchError):
+    """More authentic requests with one credential than the provider's limit allows (429).
+
+    Attributes:
+        retry_after: seconds until the next one is accepted, at least 1.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class HeadersTooLarge(CodecatchError):

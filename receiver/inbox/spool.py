@@ -109,7 +109,8 @@ class SpoolFile:
         if self._refused:
             oldest = oldest.where(INBOX.c.id.not_in(self._refused))
         with self._file_errors(), self._database.reading() as session:
-            rows = [InboxRow(dict(row)) for row in session.connection().execute(oldest).mappings()]
+            stored = session.connection().execute(oldest).mappings().all()
+        rows = [InboxRow.read(dict(row)) for row in stored]
         if not rows:
             return None
         try:

@@ -6,9 +6,9 @@ holds the raw body, so an event that the reader cannot parse yet can be read aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +32,10 @@ IGNORED = "ignored"
 WEBHOOK = "webhook"
 RECONCILED = "reconciled"
 _UNIQUE_KEY = ("provider", "key")
+# A provider repeats a webhook for up to 15 hours. Equal bodies of an event that may recur are the
+# same event for this long after the first one arrived.
+REPEATED_WITHIN = timedelta(hours=16)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPEN_STATES = text("state <> 'handled'")
 # Retention selects rows that still have a body, and separately those that report a code.
 _WITH_BODY = text("body IS NOT NULL")
@@ -89,14 +93,18 @@ _KEYS = OneOf("keys", INBOX.c.provider, INBOX.c.key)
 _BY_KEYS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.id, INBOX.c.body_digest).where(
     _KEYS.condition
 )
+_ARRIVALS = select(INBOX.c.provider, INBOX.c.key, INBOX.c.arrived_at).where(_KEYS.condition)
+_LOCK_DIGEST = text("SELECT pg_advisory_xact_lock(hashtextextended(:digest, 0))")
 
 
 @dataclass(slots=True, kw_only=True)
 class IncomingEvent:
     """An authentic webhook that is not stored yet.
 
-    ``key`` is the sender's own id of the event; without one, the digest of the body is the key.
-    ``test`` marks a provider's test event, which is stored and has no effects.
+    ``key`` is the sender's own id of the event; without one, the digest of the body is the key,
+    followed by a window of time if the event ``may_recur``.
+    ``test`` marks a provider's test event, which is stored and has no effects. ``may_recur`` marks
+    one without an id, whose body a later event may have too (``Provider.may_recur``).
     """
 
     provider: str
@@ -104,6 +112,7 @@ class IncomingEvent:
     arrived_at: datetime
     key: str | None = None
     test: bool = False
+    may_recur: bool = False
     notes: tuple[str, ...] = ()
     source: str = WEBHOOK
 
@@ -118,9 +127,19 @@ class StoreResult:
 
 @dataclass(slots=True)
 class InboxRow:
-    """The column values of one event, with its id, and with its body sealed."""
+    """The column values of one event, with its id, and with its body sealed.
+
+    ``may_recur``: its key ends in the window of :data:`REPEATED_WITHIN` in which it arrived.
+    """
 
     values: Mapping[str, Any] = field(repr=False)
+    may_recur: bool = False
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> InboxRow:
+        """Return the row with the column values of a stored one."""
+        # The digest is keyed, so no id that a sender chooses has this form.
+        return cls(values, values["key"].startswith(f"{_body_key(values['body_digest'])}@"))
 
     @property
     def id(self) -> str:
@@ -133,9 +152,24 @@ class InboxRow:
         return self.values["provider"], self.values["key"]
 
     @property
+    def provider(self) -> str:
+        """The provider's name."""
+        return str(self.values["provider"])
+
+    @property
     def digest(self) -> str:
         """The keyed digest of the body."""
         return str(self.values["body_digest"])
+
+    @property
+    def arrived_at(self) -> datetime:
+        """When the request was complete."""
+        arrived_at: datetime = self.values["arrived_at"]
+        return arrived_at
+
+    def repeating(self, key: str) -> InboxRow:
+        """This event under the key of the event that it repeats."""
+        return InboxRow({**self.values, "key": key}, self.may_recur)
 
     def quarantined(self, first_id: str) -> InboxRow:
         """This event as a quarantined row: its key is taken by an event with another body."""
@@ -154,7 +188,7 @@ def prepare(vault: Vault, incoming_events: Sequence[IncomingEvent]) -> list[Inbo
     """Seal ``incoming_events`` and give them ids; one row each, in the same order."""
     now, ids = clock.now(), new_ids(len(incoming_events))
     return [
-        InboxRow(_values(vault, incoming, row_id, now))
+        InboxRow(_values(vault, incoming, row_id, now), incoming.may_recur)
         for incoming, row_id in zip(incoming_events, ids, strict=True)
     ]
 
@@ -173,6 +207,7 @@ def store(session: Session, rows: Sequence[InboxRow]) -> list[StoreResult]:
     ``key#digest``: one of the two bodies is not what the provider sent. Idempotent: storing the
     same rows again changes nothing.
     """
+    rows = _repetitions_found(session, rows)
     firsts = _insert(session, rows)
     conflicts = [
         (index, row.quarantined(first.id))
@@ -192,10 +227,67 @@ def insert_new(connection: Connection, rows: Sequence[InboxRow]) -> bool:
     """Insert ``rows``, which are probably all new; return whether they were.
 
     Up to :data:`receiver.database.bulk.MAX_ROWS` rows take a single statement. If it returns
-    False, the new rows are written, and :func:`store` must finish the others.
+    False, the new rows are written, or none of them, and :func:`store` must finish the others.
     """
+    if any(row.may_recur for row in rows):
+        return False
     values = [row.values for row in sorted(rows, key=attrgetter("unique_key"))]
     return bulk.insert_unless_taken(connection, INBOX, values, index=_UNIQUE_KEY) == len(values)
+
+
+def _repetitions_found(session: Session, rows: Sequence[InboxRow]) -> Sequence[InboxRow]:
+    """Give each row that repeats an event of another window the key of that event.
+
+    Within one window, equal bodies have equal keys. Whatever is less than 16 hours away is in this
+    window or in one beside it: the one before, or, for an event from the spool, the one after.
+    """
+    recurring = [row for row in rows if row.may_recur]
+    if not recurring:
+        return rows
+    _lock(session, {row.digest for row in recurring})
+    sought = {(row.provider, key) for row in recurring for key in _possible_keys(row)}
+    arrivals: dict[tuple[str, str], datetime] = {
+        (provider, key): arrived_at
+        for provider, key, arrived_at in session.connection().execute(
+            _ARRIVALS, _KEYS.bound(sought)
+        )
+    }
+    changed: dict[str, InboxRow] = {}
+    for row in sorted(recurring, key=attrgetter("arrived_at")):
+        for key in _possible_keys(row):
+            first = arrivals.get((row.provider, key))
+            if first is not None and abs(row.arrived_at - first) <= REPEATED_WITHIN:
+                changed[row.id] = row.repeating(key)
+                break
+        else:
+            arrivals[row.unique_key] = row.arrived_at
+    return [changed.get(row.id, row) for row in rows]
+
+
+def _lock(session: Session, digests: Set[str]) -> None:
+    """Let no other transaction store one of these bodies meanwhile, under whatever key.
+
+    SQLite has one writer anyway. On PostgreSQL every transaction takes these locks before it locks
+    a row, and in the same order.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        for digest in sorted(digests):
+            session.connection().execute(_LOCK_DIGEST, {"digest": digest})
+
+
+def _possible_keys(row: InboxRow) -> tuple[str, ...]:
+    """The keys that an equal body may have, the earliest window's first."""
+    window, body = _window(row.arrived_at), _body_key(row.digest)
+    # Without a window: an earlier version stored it.
+    return (body, *(f"{body}@{each}" for each in range(window - 1, window + 2)))
+
+
+def _body_key(digest: str) -> str:
+    return f"body:{digest}"
+
+
+def _window(arrived_at: datetime) -> int:
+    return (arrived_at - _EPOCH) // REPEATED_WITHIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +326,13 @@ def _values(
     vault: Vault, incoming: IncomingEvent, row_id: str, stored_at: datetime
 ) -> dict[str, object]:
     digest = vault.digest("body", incoming.body)
+    key = incoming.key or _body_key(digest)
+    if incoming.may_recur:
+        key = f"{key}@{_window(incoming.arrived_at)}"
     return {
         "id": row_id,
         "provider": incoming.provider,
-        "key": incoming.key or f"body:{digest}",
+        "key": key,
         "body_digest": digest,
         "body": vault.seal(incoming.body, table=INBOX.name, column="body", row=row_id),
         "source": incoming.source,

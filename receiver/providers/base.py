@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic_settings import BaseSettings
 
-from receiver.errors import MalformedPayload
+from receiver.errors import MalformedPayload, ProviderNotConfigured
 from receiver.events import Event, UnknownEvent
 from receiver.providers.otp_text import find_code
 from receiver.providers.payload import Payload, fields_of, is_absent
@@ -49,6 +49,19 @@ class WebhookRequest:
         return [value for key, value in self.headers if key == name]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one credential may send. For a credential that a stranger could learn from a request.
+
+    Attributes:
+        largest_body: bytes of a body; the variable is ``NAME_LARGEST_BODY``.
+        rate: requests a second, in the long run; the variable is ``NAME_RATE``.
+    """
+
+    largest_body: int
+    rate: float
+
+
 class Provider(abc.ABC):
     """A provider of webhooks.
 
@@ -57,12 +70,14 @@ class Provider(abc.ABC):
         settings_type: its settings, read from the environment.
         path_token: its URL may end in a token.
         allowed_addresses: networks it may send from; empty: any address.
+        limits: what each of its credentials may send; None: no limit but the receiver's.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[BaseSettings]]
     path_token: ClassVar[bool] = False
     allowed_addresses: Networks = ()
+    limits: Limits | None = None
 
     @abc.abstractmethod
     def __init__(self, settings: Any) -> None: ...
@@ -80,6 +95,24 @@ class Provider(abc.ABC):
             InvalidSignature: the request is not authentic.
             ProviderNotConfigured: there is no secret or token to check it with.
         """
+
+    def authenticate_url(self, request: WebhookRequest) -> None:
+        """Verify a request that only asks what is at the URL, and has no body.
+
+        A URL that may end in a token answers only to those who know the token. Any other is no
+        secret.
+
+        Raises:
+            InvalidSignature, ProviderNotConfigured: as :meth:`authenticate`.
+        """
+        if self.path_token:
+            self.authenticate(request)
+        elif not self.configured:
+            raise ProviderNotConfigured(f"nothing is configured to verify {self.name} with")
+
+    def credential(self, request: WebhookRequest) -> bytes:
+        """Return the credential that :meth:`authenticate` accepted; ``limits`` apply to each."""
+        raise NotImplementedError("a provider with limits says what they apply to")
 
     def explain(self, request: WebhookRequest) -> str | None:
         """Return a hint for the operator if a configuration mistake explains a failed request.
@@ -103,6 +136,15 @@ class Provider(abc.ABC):
     def order_of(cls, payload: Payload) -> str | None:  # noqa: ARG003
         """The order that a payload names which cannot be read otherwise, or None."""
         return None
+
+    @classmethod
+    def may_recur(cls, payload: Payload) -> bool:  # noqa: ARG003
+        """Return whether a later event may have the very same body.
+
+        True for an event with neither an id nor a time: the provider repeats a webhook for some
+        hours, but a second deposit of the same amount has the same body too. It must not raise.
+        """
+        return False
 
     @classmethod
     @abc.abstractmethod

@@ -10,12 +10,13 @@ import hmac
 import re
 from typing import Annotated
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.errors import InvalidSignature, MalformedPayload, ProviderNotConfigured
 from receiver.events import Event, SmsReceived, UnknownEvent
 from receiver.providers.base import (
+    Limits,
     Provider,
     WebhookRequest,
     code_of,
@@ -46,10 +47,16 @@ _SAMPLE = ["123456789", "+79001234567", "483921"]
 
 
 class DaisySIMSettings(BaseSettings):
-    """Tokens and allowed networks of DaisySIM's webhooks."""
+    """Tokens, their limits, and the allowed networks of DaisySIM's webhooks.
+
+    A token is part of a URL, and a URL may leak; the limits bound what a stranger can store with
+    it. They are far above an account's real webhooks, of some hundred bytes each.
+    """
 
     daisysim_webhook_tokens: Annotated[Secrets, NoDecode] = ()
     daisysim_allowed_addresses: Annotated[Networks, NoDecode] = ()
+    daisysim_largest_body: int = Field(default=8 * 1024, gt=0)
+    daisysim_rate: float = Field(default=20, gt=0, allow_inf_nan=False)
 
     @field_validator("daisysim_webhook_tokens")
     @classmethod
@@ -74,6 +81,7 @@ class DaisySIM(Provider):
             token.get_secret_value().encode() for token in settings.daisysim_webhook_tokens
         ]
         self.allowed_addresses = settings.daisysim_allowed_addresses
+        self.limits = Limits(settings.daisysim_largest_body, settings.daisysim_rate)
 
     @property
     def configured(self) -> bool:  # noqa: D102
@@ -93,6 +101,10 @@ class DaisySIM(Provider):
         if not any(matches):
             raise InvalidSignature("the token is not in DAISYSIM_WEBHOOK_TOKENS")
         return ()
+
+    def credential(self, request: WebhookRequest) -> bytes:  # noqa: D102
+        (token,) = _tokens(request)
+        return token
 
     def explain(self, request: WebhookRequest) -> str | None:  # noqa: D102
         received = _tokens(request)

@@ -54,6 +54,8 @@ _TIMESTAMP_HEADER = b"x-virtualsms-timestamp"
 # The public documentation accepts timestamps within five minutes.
 _FRESH_SECONDS = 300
 _PROVIDER = "virtualsms"
+# How the names of events without an order start.
+_OF_THE_ACCOUNT = ("balance", "deposit")
 
 
 class VirtualSMSSettings(BaseSettings):
@@ -129,6 +131,19 @@ class VirtualSMS(Provider):
         return order_in(payload, *_ORDER_IDS)
 
     @classmethod
+    def may_recur(cls, payload: Payload) -> bool:  # noqa: D102
+        # The name tells almost every event apart, so that only the others are read here.
+        name = payload.get("type") or payload.get("event")
+        if not isinstance(name, str) or not name.lower().startswith(_OF_THE_ACCOUNT):
+            return False
+        try:
+            event = cls.read(payload)
+        except MalformedPayload:
+            return False
+        is_balance = isinstance(event, BalanceDeposited | BalanceLow)
+        return is_balance and event.at is None and cls.event_key(payload) is None
+
+    @classmethod
     def read(cls, payload: Payload) -> Event:  # noqa: D102
         fields = fields_of(payload)
         name = text_of(fields, "type", "event", "event_type")
@@ -143,7 +158,14 @@ class VirtualSMS(Provider):
 
 
 def _signatures(request: WebhookRequest) -> list[bytes]:
-    return [value for name, value in request.headers if name in _SIGNATURE_HEADERS]
+    """Return the signatures that count: more than one if a header is repeated.
+
+    The flat dialect's header counts only where the documented one is absent.
+    """
+    found = [header for header in request.headers if header[0] in _SIGNATURE_HEADERS]
+    if len(found) == 2 and found[0][0] != found[1][0]:
+        found = [header for header in found if header[0] == _SIGNATURE_HEADERS[0]]
+    return [value for _, value in found]
 
 
 def _age(values: list[bytes], at: datetime) -> float | None:

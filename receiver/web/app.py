@@ -11,7 +11,8 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from receiver import queue
 from receiver.database.engine import TRANSIENT_ERRORS, Database
@@ -28,9 +29,10 @@ from receiver.vault.sealing import Vault
 from receiver.web.access_log import AccessLog
 from receiver.web.auth_failures import AuthFailures
 from receiver.web.endpoints import Services, WebhookEndpoint, healthz, readyz
-from receiver.web.http1.fast_path import FastPath
+from receiver.web.http1.fast_path import FastPath, normal_path
 from receiver.web.problems import on_http_exception, on_unexpected
 from receiver.web.readiness import Readiness
+from receiver.web.request_limits import RequestLimits
 
 # Thresholds of the three generations; a request in flight has some hundred objects.
 _GC_THRESHOLDS = (20_000, 10, 10)
@@ -76,6 +78,7 @@ def create_app() -> Starlette:
                 waker=waker,
                 rejections=rejections,
                 auth_failures=AuthFailures(),
+                request_limits=RequestLimits(),
                 readiness=Readiness(database, waker, has_spool=spool is not None),
             )
             closing.enter_context(_garbage_collector_tuned())
@@ -137,11 +140,23 @@ def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None
     return index_key.unseal(sealed, store.keys)
 
 
+class _WebhookRoute(Route):
+    """A route that extra slashes do not miss: a person has pasted its path somewhere."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's, for the path without extra slashes."""
+        if scope["type"] == "http":
+            path = normal_path(scope["path"])
+            if path != scope["path"]:
+                scope = {**scope, "path": path}
+        return super().matches(scope)
+
+
 def _routes(provider: Provider, endpoint: WebhookEndpoint) -> list[Route]:
     paths = [_path(provider)]
     if provider.path_token:
         paths.append(f"{paths[0]}/{{token}}")
-    return [Route(path, endpoint, methods=["POST"]) for path in paths]
+    return [_WebhookRoute(path, endpoint, methods=["POST", "GET"]) for path in paths]
 
 
 def _path(provider: Provider) -> str:

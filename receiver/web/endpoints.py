@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+import structlog
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from receiver import addresses, clock, queue
@@ -17,6 +19,7 @@ from receiver.errors import (
     AddressNotAllowed,
     CodecatchError,
     InvalidSignature,
+    MalformedPayload,
     StoreUnavailable,
     TooManyFailures,
 )
@@ -25,17 +28,20 @@ from receiver.inbox.pending import Outcome
 from receiver.inbox.rejections import Rejection, Rejections
 from receiver.inbox.store import IncomingEvent, StoreResult
 from receiver.providers.base import Provider, WebhookRequest
-from receiver.providers.strict_json import parse_object
+from receiver.providers.payload import parse_body
 from receiver.queue import Waker
 from receiver.web.auth_failures import AuthFailures
 from receiver.web.body import complete_body, read_body
 from receiver.web.http1.request_cycle import CompleteResponse
 from receiver.web.problems import problem_for, status_of
 from receiver.web.readiness import Readiness
+from receiver.web.request_limits import RequestLimits
 
 # The providers give up after 10 seconds; answer 503 before that.
 DEADLINE_SECONDS = 8.0
 _JSON = (b"content-type", b"application/json")
+_Checked = TypeVar("_Checked")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,12 @@ class Services:
     waker: Waker
     rejections: Rejections
     auth_failures: AuthFailures
+    request_limits: RequestLimits
     readiness: Readiness
 
 
 class WebhookEndpoint:
-    """Receives one provider's webhooks.
+    """Receives one provider's webhooks, and says so to those who only look.
 
     It is an ASGI application; the fast path calls :meth:`handle` directly.
     """
@@ -59,7 +66,7 @@ class WebhookEndpoint:
         self._provider = provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for the body, :meth:`handle` the request, and send the response."""
+        """Answer a POST, GET or HEAD; for a POST, wait for the body and :meth:`handle` it."""
         started_at = time.monotonic()
         responded: asyncio.Future[CompleteResponse] = asyncio.get_running_loop().create_future()
 
@@ -69,11 +76,13 @@ class WebhookEndpoint:
 
         try:
             self._check_address(scope)
-            await read_body(scope, receive)
+            if scope["method"] == "POST":
+                await read_body(scope, receive)
+                self.handle(scope, respond, started_at)
+            else:
+                respond(self._describe(scope))
         except CodecatchError as error:
             respond(self._reject(error, scope))
-        else:
-            self.handle(scope, respond, started_at)
         response = await responded
         headers = list(response.headers)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -110,26 +119,42 @@ class WebhookEndpoint:
             respond(self._reject(error, scope))
 
     def _incoming_event(self, scope: Scope, services: Services) -> IncomingEvent:
-        """Authenticate the request and parse its body."""
+        """Authenticate the request; take the event's key from its body, if that can be parsed."""
         provider = self._provider
         self._check_address(scope)
-        body, arrived_at = complete_body(scope), clock.now()
-        token = scope["path_params"].get("token")
-        webhook = WebhookRequest(headers=scope["headers"], body=body, token=token, at=arrived_at)
-        notes = self._authenticate(webhook, services.auth_failures, scope)
-        payload = parse_object(body)
-        test = provider.is_test(payload)
-        return IncomingEvent(
-            provider=provider.name,
-            body=body,
-            arrived_at=arrived_at,
-            key=provider.event_key(payload),
-            test=test,
-            notes=(*notes, "the provider's test event") if test else notes,
+        webhook = _webhook(scope, complete_body(scope))
+        notes = self._authenticated(provider.authenticate, webhook, services.auth_failures, scope)
+        services.request_limits.check(provider, webhook)
+        incoming = IncomingEvent(
+            provider=provider.name, body=webhook.body, arrived_at=webhook.at, notes=notes
         )
+        try:
+            payload = parse_body(webhook.body)
+            incoming.key = provider.event_key(payload)
+            incoming.may_recur = incoming.key is None and provider.may_recur(payload)
+            if provider.is_test(payload):
+                incoming.test = True
+                incoming.notes = (*notes, "the provider's test event")
+        except MalformedPayload:
+            pass  # it is stored all the same, and the worker says why it cannot be read
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not refuse an authentic event
+            _log.error("event.key_failed", provider=provider.name, error=type(error).__name__)
+        return incoming
+
+    def _describe(self, scope: Scope) -> CompleteResponse:
+        """Say what the URL is for, to those who may know it.
+
+        Raises:
+            InvalidSignature, ProviderNotConfigured, TooManyFailures: as for a POST.
+        """
+        scope["state"]["log"]["route"] = self._provider.name
+        failures = scope["app"].state.services.auth_failures
+        self._authenticated(self._provider.authenticate_url, _webhook(scope, b""), failures, scope)
+        words = f"Webhooks of {self._provider.name} arrive here, by POST.\n"
+        return CompleteResponse.from_starlette(PlainTextResponse(words))
 
     def _reject(self, error: CodecatchError, scope: Scope) -> CompleteResponse:
-        """Build the problem response; log and record the reason, except for a 429."""
+        """Build the problem response; log and record the reason, except for a flood of guesses."""
         details: dict[str, object] = scope["state"]["log"]
         details["route"] = self._provider.name
         if not isinstance(error, TooManyFailures):
@@ -159,11 +184,16 @@ class WebhookEndpoint:
             )
         )
 
-    def _authenticate(
-        self, webhook: WebhookRequest, auth_failures: AuthFailures, scope: Scope
-    ) -> tuple[str, ...]:
+    def _authenticated(
+        self,
+        check: Callable[[WebhookRequest], _Checked],
+        webhook: WebhookRequest,
+        auth_failures: AuthFailures,
+        scope: Scope,
+    ) -> _Checked:
+        """Return what ``check`` returns; if it refuses the request, count and explain that."""
         try:
-            return self._provider.authenticate(webhook)
+            return check(webhook)
         except InvalidSignature:
             if not auth_failures.record(_client_address(scope)):
                 raise TooManyFailures("too many failed authentications") from None
@@ -171,6 +201,11 @@ class WebhookEndpoint:
             if hint is not None:
                 raise InvalidSignature(hint) from None
             raise
+
+
+def _webhook(scope: Scope, body: bytes) -> WebhookRequest:
+    token = scope["path_params"].get("token")
+    return WebhookRequest(headers=scope["headers"], body=body, token=token, at=clock.now())
 
 
 def _client_address(scope: Scope) -> Address | None:

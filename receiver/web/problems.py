@@ -17,12 +17,12 @@ from receiver.errors import (
     HeadersTooLarge,
     HeadersTooSlow,
     InvalidSignature,
-    MalformedPayload,
     MalformedRequest,
     PayloadTooLarge,
     ProviderNotConfigured,
     StoreUnavailable,
     TooManyFailures,
+    TooManyRequests,
     UnsupportedEncoding,
 )
 
@@ -40,7 +40,6 @@ _CLOSES_CONNECTION = {
 _log = structlog.get_logger(__name__)
 
 _STATUS: Mapping[type[CodecatchError], int] = {
-    MalformedPayload: 400,
     MalformedRequest: 400,
     InvalidSignature: 401,
     AddressNotAllowed: 403,
@@ -49,6 +48,7 @@ _STATUS: Mapping[type[CodecatchError], int] = {
     PayloadTooLarge: 413,
     UnsupportedEncoding: 415,
     TooManyFailures: 429,
+    TooManyRequests: 429,
     HeadersTooLarge: 431,
     ProviderNotConfigured: 503,
     StoreUnavailable: 503,
@@ -58,6 +58,7 @@ _STATUS: Mapping[type[CodecatchError], int] = {
 _PUBLIC_DETAIL: Mapping[type[CodecatchError], str] = {
     InvalidSignature: "the request could not be authenticated",
     AddressNotAllowed: "the request is not allowed",
+    TooManyRequests: "too many requests",
     ProviderNotConfigured: "this provider's webhooks cannot be verified yet",
 }
 
@@ -89,7 +90,10 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 def problem_for(error: CodecatchError) -> Response:
     """Return the response for one of our own exceptions."""
-    return problem(status_of(error), _PUBLIC_DETAIL.get(type(error), str(error)))
+    headers = (
+        {"Retry-After": str(error.retry_after)} if isinstance(error, TooManyRequests) else None
+    )
+    return problem(status_of(error), _PUBLIC_DETAIL.get(type(error), str(error)), headers)
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:

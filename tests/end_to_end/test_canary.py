@@ -175,13 +175,16 @@ def push(sender: Sender) -> None:
     assert sender.send("POST", first.path, first.body, first.headers) == 200
     other = first.json() | {"note": TEXT}
     malformed = {"type": "order.sms_received", "data": {"order_id": [PHONE], "code": {TEXT: CODE}}}
-    for document in (other, malformed):
-        webhook = webhooks.signed(webhooks.encode(document), secret=SECRET)
+    for body in (
+        webhooks.encode(other),
+        webhooks.encode(malformed),
+        webhooks.encode([CODE, TEXT, PHONE]),
+        f"{CODE} {TEXT} {PHONE}".encode(),
+    ):
+        webhook = webhooks.signed(body, secret=SECRET)
         assert sender.send("POST", webhook.path, webhook.body, webhook.headers) == 202
     refused = [
         first.with_body(first.body + b" "),
-        webhooks.signed(f"{CODE} {TEXT} {PHONE}".encode(), secret=SECRET),
-        webhooks.signed(webhooks.encode([CODE, TEXT, PHONE]), secret=SECRET),
         webhooks.signed(first.body + b" " * 70_000, secret=SECRET),
         first.with_headers(Content_Encoding="gzip"),
         first.with_headers(X_VirtualSMS_Signature=SECRET),
@@ -190,10 +193,12 @@ def push(sender: Sender) -> None:
         assert 400 <= sender.send("POST", webhook.path, webhook.body, webhook.headers) < 500
     path = f"{webhooks.DAISYSIM_PATH}/{TOKEN}"
     for method, wrong in [
-        ("GET", path), ("POST", f"{path}x"), ("POST", f"{path}/"), ("POST", f"/{TOKEN}"),
-        ("POST", f"{webhooks.DAISYSIM_PATH}?token={TOKEN}&code={CODE}"), ("POST", path),
+        ("GET", f"{path}x"), ("POST", f"{path}x"), ("POST", f"/{TOKEN}"), ("PUT", path),
+        ("POST", f"{webhooks.DAISYSIM_PATH}?token={TOKEN}&code={CODE}"),
     ]:  # fmt: skip
         assert 400 <= sender.send(method, wrong, f"{CODE} {PHONE}".encode()) < 500
+    assert sender.send("GET", path) == 200
+    assert sender.send("POST", f"/{path}/", f"{CODE} {PHONE}".encode()) == 202
 
 
 @pytest.mark.timeout(180)

@@ -36,6 +36,7 @@ def read(data: bytes) -> None:
     for provider in registry().values():
         provider.is_test(payload)
         provider.event_key(payload)
+        provider.may_recur(payload)
         try:
             provider.read(payload)
         except MalformedPayload:

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -21,9 +21,11 @@ from sqlmodel import SQLModel, col, select
 
 from receiver import clock, queue
 from receiver.database.followup import FollowUp
+from receiver.errors import MalformedPayload
 from receiver.inbox import store as inbox
 from receiver.inbox.store import InboxEvent, IncomingEvent
 from receiver.providers.registry import registry
+from receiver.providers.strict_json import parse_object
 from tests.support import webhooks
 from tests.support.http_server import HttpServer, Reply
 from tests.support.smtp_server import SmtpServer
@@ -175,14 +177,13 @@ def incoming(webhook: Webhook) -> IncomingEvent:
     """The event of an authentic webhook, before it is stored."""
     name = "virtualsms" if webhook.path == webhooks.VIRTUALSMS_PATH else "daisysim"
     provider = registry()[name]
-    payload = webhook.json()
-    return IncomingEvent(
-        provider=name,
-        body=webhook.body,
-        arrived_at=clock.now(),
-        key=provider.event_key(payload),
-        test=provider.is_test(payload),
-    )
+    event = IncomingEvent(provider=name, body=webhook.body, arrived_at=clock.now())
+    with suppress(MalformedPayload):
+        payload = parse_object(webhook.body)
+        event.key = provider.event_key(payload)
+        event.may_recur = event.key is None and provider.may_recur(payload)
+        event.test = provider.is_test(payload)
+    return event
 
 
 def receive(runtime: Runtime, *received: Webhook) -> list[str]:

@@ -18,6 +18,7 @@ from receiver.database.engine import Database, kind_of
 from receiver.errors import ConfigurationError
 from receiver.inbox.store import FAILED, PENDING
 from receiver.inbox.store import QUARANTINED as EVENT_QUARANTINED
+from receiver.providers.base import Provider
 from receiver.providers.registry import registry
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
@@ -192,6 +193,16 @@ def _rejected(session: Session, now: datetime) -> Iterator[Check]:
             f"list them: codecatch rejected list --provider {provider}"
         )
         yield Check(NOTICE, "rejected", says)
+    # Only authentic requests above a provider's rate are recorded with this status.
+    flooded = statistics.rejections_with(session, 429, now - _RECENT)
+    for name in sorted(flooded.keys() & registry().keys()):
+        requests = f"{flooded[name]} request{'' if flooded[name] == 1 else 's'} for {name}"
+        says = (
+            f"{requests} in 24 hours above {name.upper()}_RATE: somebody else may have the token; "
+            f"rotate it: add a new one to {_webhook_variable(registry()[name])}, set it at the "
+            "provider, then remove the old one"
+        )
+        yield Check(NOTICE, "rejected", says)
 
 
 def _broker() -> Check:
@@ -226,8 +237,7 @@ def _providers() -> Iterator[Check]:
         if configured:
             yield Check(FINE, name, "webhooks are verified and received")
         else:
-            variable = next(f for f in provider.settings_type.model_fields if "webhook" in f)
-            says = f"{variable.upper()} is not set; webhooks are refused with 503"
+            says = f"{_webhook_variable(provider)} is not set; webhooks are refused with 503"
             yield Check(NOTICE, name, says)
         if name in provider_apis():
             yield _api(name)
@@ -235,6 +245,11 @@ def _providers() -> Iterator[Check]:
         yield Check(
             BROKEN, "webhooks", "no provider is configured; set one of the variables named above"
         )
+
+
+def _webhook_variable(provider: type[Provider]) -> str:
+    """The variable of what authenticates the provider's webhooks."""
+    return next(each for each in provider.settings_type.model_fields if "webhook" in each).upper()
 
 
 def _api(name: str) -> Check:

@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Integer, Row, String, bindparam, select
+from sqlalchemy import Integer, Row, String, bindparam, func, select, text
 
 from receiver import logs
-from receiver.database.engine import TRANSIENT_ERRORS, persist
+from receiver.database.engine import TRANSIENT_ERRORS, UtcTime, persist
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
@@ -29,7 +29,7 @@ from worker.handling.effects import Context, EventHeader
 from worker.orders import store as orders
 from worker.outbox import leases
 from worker.outbox.leases import Claim, LeaseLost
-from worker.outbox.planner import planning
+from worker.outbox.planner import NOTICE_SECONDS, Planner, planning
 from worker.runtime.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
@@ -48,6 +48,19 @@ _ROWS: Final = (
     select(*(INBOX.c[name] for name in _READ))
     .where(INBOX.c.id.in_(bindparam("ids", expanding=True, type_=String)))
     .order_by(INBOX.c.id)
+)
+_FAILED_NOTICE: Final = "failed"
+# More than these are not counted for a notice: it must not cost more, the more events fail.
+_MOST_COUNTED: Final = 1_000
+_NEWEST_FAILED: Final = (
+    select(INBOX.c.handled_at)
+    .where(INBOX.c.state == FAILED, text("state <> 'handled'"))  # as in the partial index
+    .order_by(INBOX.c.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+    .subquery()
+)
+_FAILED_SINCE: Final = select(func.count()).where(
+    _NEWEST_FAILED.c.handled_at >= bindparam("since", type_=UtcTime)
 )
 _log = structlog.get_logger(__name__)
 
@@ -190,7 +203,9 @@ def _effects(
     _watch_orders(context, batch)
     applied = effects.apply(context, [(header, event) for _, header, event in events])
     handled = [(claimed, values) for (claimed, _, _), values in zip(events, applied, strict=True)]
-    return handled + [(each, _unread(context, each)) for each in batch if each.event is None]
+    unread = [each for each in batch if each.event is None]
+    _notify_operators(context, unread)
+    return handled + [(each, _end_of_unread(each)) for each in unread]
 
 
 def _watch_orders(context: Context, batch: Sequence[_ClaimedEvent]) -> None:
@@ -202,23 +217,48 @@ def _watch_orders(context: Context, batch: Sequence[_ClaimedEvent]) -> None:
             orders.find_or_create(context.planner.session, provider, order_id, now=now)
 
 
-def _unread(context: Context, claimed: _ClaimedEvent) -> Mapping[str, Any]:
-    """Notify the operators of an event that could not be read; return its final column values."""
-    row, operators = claimed.row, context.policy.routing.operators()
-    if row.state == QUARANTINED:
-        context.planner.plan_notice(
+def _end_of_unread(claimed: _ClaimedEvent) -> Mapping[str, Any]:
+    """The final column values of an event that was not read."""
+    if claimed.row.state == QUARANTINED:
+        return {"state": QUARANTINED, "error": claimed.row.error}
+    return {"state": FAILED, "error": claimed.failure}
+
+
+def _notify_operators(context: Context, unread: Sequence[_ClaimedEvent]) -> None:
+    """Plan a notice of the first event that is quarantined, and of the first one that failed."""
+    planner, operators = context.planner, context.policy.routing.operators()
+    quarantined = [each.row for each in unread if each.row.state == QUARANTINED]
+    if quarantined:
+        row = quarantined[0]
+        planner.plan_notice(
             operators,
             "quarantined",
             event_id=row.id,
             detail=f"An event of {row.provider} was quarantined: {row.error}. "
             "To list: codecatch events list --state quarantined",
         )
-        return {"state": QUARANTINED, "error": row.error}
-    context.planner.plan_notice(
-        operators,
-        "failed",
-        event_id=row.id,
-        detail=f"An event of {row.provider} could not be read: {claimed.failure}. It stays stored. "
-        f"To show: codecatch events show {row.id}. To replay: codecatch events replay {row.id}",
+    failed = [each for each in unread if each.row.state != QUARANTINED]
+    if failed and not planner.is_noticed(operators, _FAILED_NOTICE):
+        row = failed[0].row
+        planner.plan_notice(
+            operators,
+            _FAILED_NOTICE,
+            event_id=row.id,
+            detail=f"An event of {row.provider} could not be read: {failed[0].failure}. It stays "
+            f"stored. To show: codecatch events show {row.id}. To replay: codecatch events replay "
+            f"{row.id}{_count_of_failures(planner, len(failed))}",
+        )
+
+
+def _count_of_failures(planner: Planner, failed: int) -> str:
+    """Say how many events failed in the last minute, ``failed`` now among them; "" for one."""
+    since = planner.now - timedelta(seconds=NOTICE_SECONDS)
+    bound = {"since": since, "limit": _MOST_COUNTED}
+    earlier = planner.session.connection().scalar(_FAILED_SINCE, bound) or 0
+    if earlier + failed == 1:
+        return ""
+    least = "at least " if earlier >= _MOST_COUNTED else ""
+    return (
+        f". In the last minute, {least}{earlier + failed} events failed; to list: "
+        "codecatch events list --state failed"
     )
-    return {"state": FAILED, "error": claimed.failure}

@@ -15,8 +15,8 @@ from receiver.database.engine import Database
 from receiver.errors import MalformedPayload
 from receiver.inbox import store as inbox
 from receiver.inbox.store import FAILED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
+from receiver.providers.payload import parse_body
 from receiver.providers.plain_text import plain_text
-from receiver.providers.strict_json import parse_object
 from receiver.vault.sealing import Vault
 from worker.maintenance.retention import BATCH, NO_BODY, NO_CODE, NO_NUMBER
 from worker.queries.events import in_state
@@ -25,8 +25,9 @@ from worker.schema.models import Code, Order, OrderNumber, table_of
 
 # Events in these states may be unparsed: no column links them to an order.
 _UNPARSED_STATES: Final = (PENDING, FAILED, QUARANTINED, IGNORED)
-# In a body that cannot be parsed: a word, or what may be a phone number.
-_TOKEN: Final = re.compile(r"\+?\d[\d\s()./-]{5,30}\d|[\w.+-]+")
+# What may be a value in a body that cannot be parsed: a word, or a number with its separators.
+_WORDS: Final = re.compile(r"[^\s\"',:;{}\[\]=&<>]+")
+_NUMBERS_IN_TEXT: Final = re.compile(r"\+?\d[\d \t()./\-]+\d")
 _NO_DIGITS: Final = re.compile(r"[^0-9]")
 _CODES = table_of(Code)
 _NUMBERS = table_of(OrderNumber)
@@ -161,9 +162,10 @@ def _mentions(
 def _values_in(vault: Vault, event: InboxEvent) -> Set[str]:
     body = inbox.open_body(vault, event) or b"{}"
     try:
-        return set(_values(parse_object(body)))
+        return set(_values(parse_body(body)))
     except MalformedPayload:
-        return set(_TOKEN.findall(body.decode("utf-8", "replace")))
+        text = body.decode("utf-8", "replace")
+        return {*_WORDS.findall(text), *_NUMBERS_IN_TEXT.findall(text)}
 
 
 def _values(value: Any) -> Iterator[str]:

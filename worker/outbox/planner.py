@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Table
+from sqlalchemy import Table, func, select
 from sqlmodel import Session
 
 from receiver import queue
@@ -96,15 +96,20 @@ class Planner:
         self, destinations: Iterable[str], kind: str, *, event_id: str, detail: str
     ) -> None:
         """Plan to notify the operators, once per kind and window of :data:`NOTICE_SECONDS`."""
-        window = int(self.now.timestamp()) // NOTICE_SECONDS
-        for destination in destinations:
+        for destination, key in self._notice_keys(destinations, kind).items():
             self._plan_delivery(
-                f"{destination}|{OPERATORS}|{kind}:{window}",
+                key,
                 destination=destination,
                 type=OPERATORS,
                 event_id=event_id,
                 detail=detail,
             )
+
+    def is_noticed(self, destinations: Iterable[str], kind: str) -> bool:
+        """Whether :meth:`plan_notice` would plan nothing: the operators have one of this window."""
+        keys = set(self._notice_keys(destinations, kind).values()) - self._deliveries.keys()
+        known = select(func.count()).where(_DELIVERIES.c.key.in_(keys))
+        return not keys or self.session.connection().scalar(known) == len(keys)
 
     def write(self) -> None:
         """Insert the planned rows, except those whose key exists."""
@@ -121,6 +126,10 @@ class Planner:
         for destination, rows in self.deliveries.items():
             waker.wake(queue.DELIVER, rows, group=destination)
         waker.wake(queue.CONFIRM_ORDERS, self.confirmations)
+
+    def _notice_keys(self, destinations: Iterable[str], kind: str) -> dict[str, str]:
+        window = int(self.now.timestamp()) // NOTICE_SECONDS
+        return {each: f"{each}|{OPERATORS}|{kind}:{window}" for each in destinations}
 
     def _insert(self, table: Table, rows: Mapping[str, Mapping[str, object]]) -> set[str]:
         # Sorted: two transactions that insert equal keys in another order deadlock on PostgreSQL.

@@ -116,6 +116,16 @@ def reasons_of_rejections(session: Session, since: datetime) -> list[tuple[str, 
     return [(provider, reason, count) for provider, reason, count in session.exec(grouped)]
 
 
+def rejections_with(session: Session, status: int, since: datetime) -> dict[str, int]:
+    """Count of requests rejected with ``status`` since then, by provider."""
+    counted = (
+        select(RejectedRequest.provider, func.count())
+        .where(col(RejectedRequest.id) >= first_id(since), RejectedRequest.status == status)
+        .group_by(col(RejectedRequest.provider))
+    )
+    return dict(session.exec(counted).all())
+
+
 def _counts(
     session: Session, state: Column[str], states: Sequence[str], *, usual: str | None
 ) -> dict[str, int]:

@@ -20,6 +20,7 @@ The scope needs what Starlette would have set: ``app``, ``path_params`` and ``st
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 
@@ -31,9 +32,18 @@ from receiver.web.endpoints import WebhookEndpoint
 from receiver.web.http1.request_cycle import CompleteResponse, RequestCycle
 from receiver.web.problems import internal_error
 
+_SLASHES = re.compile("/{2,}")
+
+
+def normal_path(path: str) -> str:
+    """Return a path without doubled slashes, and without one at its end."""
+    if path[-1:] != "/" and "//" not in path:
+        return path
+    return _SLASHES.sub("/", path).removesuffix("/")
+
 
 class FastPath:
-    """Routes complete POST requests to an application's webhook endpoints, by exact path."""
+    """Routes complete POST requests to an application's webhook endpoints, by normal path."""
 
     def __init__(self, app: Starlette, endpoints: Mapping[str, WebhookEndpoint]) -> None:
         self._app = app
@@ -41,7 +51,7 @@ class FastPath:
 
     def endpoint_for(self, path: str) -> WebhookEndpoint | None:
         """Return the endpoint at ``path``, or None."""
-        return self._endpoints.get(path)
+        return self._endpoints.get(path) or self._endpoints.get(normal_path(path))
 
     def serve(self, cycle: RequestCycle, endpoint: WebhookEndpoint) -> None:
         """Respond to a POST whose body is complete, at once or after the commit."""

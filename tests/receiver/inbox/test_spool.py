@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,51 @@ def test_duplicates_are_detected_within_the_file(store: Store, spool: Spool) -> 
     (again,) = spool.store(prepared(store, "evt_1"))
     assert not first.duplicate
     assert (again.id, again.duplicate) == (first.id, True)
+
+
+DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def deposits(store: Store, *hours: float) -> list[InboxRow]:
+    """Rows of equal balance events without an id or a time, at these hours."""
+    return inbox.prepare(
+        store.vault,
+        [
+            IncomingEvent(
+                provider="virtualsms",
+                body=b'{"event": "balance.low"}',
+                arrived_at=DAY + timedelta(hours=each),
+                may_recur=True,
+            )
+            for each in hours
+        ],
+    )
+
+
+def test_equal_bodies_are_two_events_after_16_hours_in_the_spool_too(
+    store: Store, spool: Spool
+) -> None:
+    """What the file holds is told apart when it is stored, and again when it is drained."""
+    first, repeated, second = deposits(store, 0, 15, 17)
+    stored = [each for row in (first, repeated, second) for each in spool.store([row])]
+    assert [each.duplicate for each in stored] == [False, True, False]
+    assert drain(spool, store) == [first.id, second.id]
+    assert drain(spool, store) == []
+
+
+@pytest.mark.parametrize("hours", [-15, -1, 1, 15])
+def test_a_spooled_repetition_is_found_in_the_database(
+    store: Store, spool: Spool, hours: float
+) -> None:
+    """On either side of the one that is there; the id that was acknowledged leads to that one."""
+    (direct,) = deposits(store, 0)
+    with store.database.transaction() as session:
+        inbox.store(session, [direct])
+    near, far = deposits(store, hours, hours * 1.2 + (hours > 0 or -1) * 16)
+    spool.store([near])
+    spool.store([far])
+    assert drain(spool, store) == [far.id]
+    assert aliases(store) == {near.id: direct.id}
 
 
 _LEAVE = """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlmodel import select
@@ -12,7 +13,7 @@ from receiver import clock
 from receiver.database.followup import GRACE
 from receiver.inbox import store as inbox
 from receiver.inbox.group_commit import MAX_BATCH
-from receiver.inbox.store import InboxEvent, IncomingEvent, StoreResult
+from receiver.inbox.store import InboxEvent, InboxRow, IncomingEvent, StoreResult
 from receiver.vault.sealing import BrokenSeal
 from tests.support.stores import Store
 
@@ -87,6 +88,133 @@ def test_without_an_id_the_body_identifies_the_event(store: Store) -> None:
     )
     assert [stored.duplicate for stored in outcomes] == [False, False, True, False]
     assert len({stored.id for stored in outcomes}) == 3
+
+
+START = datetime(2026, 3, 2, tzinfo=UTC)  # the start of a window: see the next test
+HOURS = timedelta(hours=1)
+DEPOSIT = b'{"event":"balance.deposited","amount":"25.00"}'
+
+
+def deposit(hours: float, body: bytes = DEPOSIT, provider: str = "virtualsms") -> IncomingEvent:
+    """A balance event with neither an id nor a time, that many hours into a window."""
+    arrived_at = START + hours * HOURS
+    return IncomingEvent(provider=provider, body=body, arrived_at=arrived_at, may_recur=True)
+
+
+def test_a_window_starts_at_the_start(store: Store) -> None:
+    """The tests below know on which side of a border their events are."""
+    before, at, last, after = inbox.prepare(
+        store.vault, [deposit(-0.001), deposit(0), deposit(15.999), deposit(16)]
+    )
+    windows = [int(row.values["key"].rpartition("@")[2]) for row in (before, at, last, after)]
+    assert [each - windows[1] for each in windows] == [-1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "duplicate"),
+    [
+        (1, 1, True),
+        (1, 15.9, True),  # in one window
+        (1, 16, True),  # in the next one
+        (15.9, 31.9, True),
+        (15.9, 31.91, False),
+        (0, 16, True),
+        (0, 16.001, False),
+        (1, 24, False),
+        (1, 40, False),  # two windows on
+        (1, 24 * 365, False),
+        (16, 1, True),  # from the spool, later than it arrived
+        (31.9, 1, False),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_body_that_may_recur_is_the_same_event_for_16_hours(
+    store: Store, first: float, later: float, duplicate: bool, together: bool
+) -> None:
+    """In one transaction as in two."""
+    events = [deposit(first), deposit(later)]
+    if together:
+        one, two = store_events(store, *events)
+    else:
+        (one,), (two,) = (store_events(store, event) for event in events)
+    assert {one.duplicate, two.duplicate} == {False, duplicate}
+    assert (two.id == one.id) is duplicate
+    assert len(inbox_rows(store)) == (1 if duplicate else 2)
+
+
+def test_the_16_hours_count_from_the_first_arrival(store: Store) -> None:
+    """Repetitions do not prolong them: the next event starts its own 16 hours."""
+    arrivals = [10, 18, 25.9, 26.1, 30, 42, 42.2, 58]
+    stored = [store_events(store, deposit(hours))[0] for hours in arrivals]
+    assert [each.duplicate for each in stored] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert stored[2].id == stored[0].id
+    assert stored[5].id == stored[3].id
+    assert stored[7].id == stored[6].id
+
+
+def test_only_the_same_body_of_the_same_provider_is_a_repetition(store: Store) -> None:
+    """And an event that does not recur is the same one for ever, whatever is stored beside it."""
+    for hours in (1, 17.5, 200):
+        results = store_events(
+            store,
+            deposit(hours),
+            deposit(hours, body=DEPOSIT + b" "),
+            deposit(hours, provider="daisysim"),
+            incoming(b"{}"),
+            incoming(b"{}", "evt_1"),
+        )
+        assert [each.duplicate for each in results] == [False] * 3 + [hours > 1] * 2
+    assert len(inbox_rows(store)) == 11
+
+
+def test_what_an_earlier_version_stored_is_repeated_for_16_hours(store: Store) -> None:
+    """Its key has no window."""
+    (old,) = store_events(
+        store, IncomingEvent(provider="virtualsms", body=DEPOSIT, arrived_at=START)
+    )
+    for hours, duplicate in ((1, True), (15, True), (17, False), (20, True)):
+        (stored,) = store_events(store, deposit(hours))
+        assert stored.duplicate is duplicate
+        assert (stored.id == old.id) is (hours < 16)
+
+
+def test_storing_a_row_that_may_recur_again_changes_nothing(store: Store) -> None:
+    """A commit whose outcome is unknown is repeated."""
+    rows = inbox.prepare(store.vault, [deposit(1), deposit(30)])
+    for _ in range(2):
+        with store.database.transaction() as session:
+            results = inbox.store(session, rows)
+        assert [(each.id, each.duplicate) for each in results] == [(row.id, False) for row in rows]
+
+
+def test_copies_at_a_border_are_one_event(store: Store) -> None:
+    """Though their keys differ, the second waits for the commit of the first, and finds it."""
+    with ThreadPoolExecutor(1) as pool:
+        with store.database.transaction() as session:
+            (first,) = inbox.store_many(session, store.vault, [deposit(15.999)])
+            storing = pool.submit(store_events, store, deposit(16.001))
+            with pytest.raises(TimeoutError):
+                storing.result(0.3)
+        (second,) = storing.result(10)
+    assert (second.id, second.duplicate) == (first.id, True)
+
+
+def test_a_sender_cannot_choose_the_key_of_a_recurring_event(store: Store) -> None:
+    """Only the keyed digest of its own body makes a stored row one that may recur."""
+    (row,) = inbox.prepare(store.vault, [deposit(1)])
+    assert InboxRow.read(row.values).may_recur
+    for key in ("evt_1", "body:00@1", row.values["key"]):
+        (other,) = inbox.prepare(store.vault, [incoming(b"{}", key)])
+        assert not InboxRow.read(other.values).may_recur
 
 
 def test_a_key_made_from_the_body_reveals_nothing(store: Store) -> None:

@@ -111,6 +111,8 @@ def test_it_works_without_settings(kind: type[Provider]) -> None:
     assert not provider.configured
     with pytest.raises(ProviderNotConfigured, match=rf"\A{CASES[kind.name][0]} is empty\Z"):
         provider.authenticate(request)
+    with pytest.raises(ProviderNotConfigured):
+        provider.authenticate_url(request)
 
 
 def test_it_has_a_list_of_allowed_addresses(
@@ -136,6 +138,25 @@ def test_an_authentic_webhook_is_accepted(sender: Sender) -> None:
     """It is accepted without notes."""
     assert sender.provider.configured
     assert sender.provider.authenticate(sender.request()) == ()
+
+
+def test_a_url_with_a_token_in_it_is_a_secret(sender: Sender) -> None:
+    """Who asks what is there must know the token; any other URL tells everybody."""
+    stranger = sender.request(Webhook(f"/webhooks/{sender.provider.name}", {}, b""))
+    sender.provider.authenticate_url(sender.request())
+    if not sender.provider.path_token:
+        sender.provider.authenticate_url(stranger)
+        return
+    with pytest.raises(InvalidSignature):
+        sender.provider.authenticate_url(stranger)
+
+
+def test_limits_apply_to_a_credential(sender: Sender) -> None:
+    """A provider that has limits can say which credential a request has."""
+    if sender.provider.limits is not None:
+        assert sender.provider.credential(sender.request()) == webhooks.TOKEN.encode()
+    else:
+        assert not sender.provider.path_token, "a token in a URL may leak: give it limits"
 
 
 def test_any_configured_secret_is_accepted(
@@ -207,6 +228,7 @@ def test_no_object_crashes_a_provider(payload: dict[str, Any]) -> None:
             assert "\x00" not in key
             key.encode()
         assert kind.is_test(payload) in (True, False)
+        assert kind.may_recur(payload) in (True, False)
         assert read(kind, payload)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.errors import ConfigurationError, InvalidSignature, MalformedPayload
 from receiver.events import SmsReceived, UnknownEvent
-from receiver.providers.base import WebhookRequest
+from receiver.providers.base import Limits, WebhookRequest
 from receiver.providers.daisysim import DaisySIM, DaisySIMSettings
 from receiver.providers.strict_json import parse_object
 from receiver.settings import load
@@ -169,3 +169,22 @@ def test_a_token_that_a_url_changes_is_rejected(
     monkeypatch.setenv("DAISYSIM_WEBHOOK_TOKENS", token)
     with pytest.raises(ConfigurationError, match="DAISYSIM_WEBHOOK_TOKENS"):
         load(DaisySIMSettings)
+
+
+@pytest.mark.parametrize("name", ["DAISYSIM_RATE", "DAISYSIM_LARGEST_BODY"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast"])
+def test_a_limit_is_a_positive_number(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No value turns a limit off by accident."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=rf"\A{name}: must be a "):
+        load(DaisySIMSettings)
+
+
+def test_the_limits_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default 8 KiB and 20 a second."""
+    assert DaisySIM(load(DaisySIMSettings)).limits == Limits(largest_body=8_192, rate=20)
+    monkeypatch.setenv("DAISYSIM_RATE", "0.5")
+    monkeypatch.setenv("DAISYSIM_LARGEST_BODY", "1000")
+    assert DaisySIM(load(DaisySIMSettings)).limits == Limits(largest_body=1_000, rate=0.5)

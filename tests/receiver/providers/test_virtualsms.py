@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,14 +164,88 @@ def test_every_dialect_and_signature_style_is_the_same_event(
     assert event.at is not None
 
 
-def test_two_signature_headers_are_rejected(
+@pytest.mark.parametrize("flat", [None, "", "0" * 64, "right"])
+@pytest.mark.parametrize("documented", [None, "", "0" * 64, "right"])
+@pytest.mark.parametrize("documented_first", [True, False])
+def test_the_documented_signature_header_counts(
     monkeypatch: pytest.MonkeyPatch,
+    documented: str | None,
+    flat: str | None,
+    documented_first: bool,
 ) -> None:
-    """With the headers of two dialects neither counts."""
+    """The flat dialect's counts only where the documented one is absent."""
     webhook = webhooks.virtualsms_v2()
-    both = webhook.with_headers(X_Signature=webhook.headers["X-VirtualSMS-Signature"])
+    right = webhook.headers["X-VirtualSMS-Signature"]
+    given = {"x-virtualsms-signature": documented, "x-signature": flat}
+    headers = [
+        (name.encode(), (right if value == "right" else value).encode())
+        for name, value in given.items()
+        if value is not None
+    ]
+    sent = request(webhook)
+    sent.headers = headers if documented_first else headers[::-1]
+    if (flat if documented is None else documented) == "right":
+        assert provider(monkeypatch).authenticate(sent) == ()
+    else:
+        with pytest.raises(InvalidSignature):
+            provider(monkeypatch).authenticate(sent)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [b"x-virtualsms-signature"] * 2,
+        [b"x-signature"] * 2,
+        [b"x-virtualsms-signature", b"x-signature", b"x-signature"],
+        [b"x-signature", b"x-virtualsms-signature", b"x-virtualsms-signature"],
+    ],
+)
+def test_a_repeated_signature_header_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, names: list[bytes]
+) -> None:
+    """Though every one of them is right."""
+    webhook = webhooks.virtualsms_v2()
+    sent = request(webhook)
+    value = webhook.headers["X-VirtualSMS-Signature"].encode()
+    sent.headers = [(name, value) for name in names]
     with pytest.raises(InvalidSignature, match="more than one"):
-        provider(monkeypatch).authenticate(request(both))
+        provider(monkeypatch).authenticate(sent)
+
+
+BALANCE = {"amount": "25.00", "currency": "USD"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "recurs"),
+    [
+        ({"event": "deposit_confirmed", **BALANCE}, True),
+        ({"type": "balance.deposited", "data": BALANCE}, True),
+        ({"type": "balance.low", "data": {"balance": "1.20"}}, True),
+        ({"type": "balance.low"}, True),
+        ({"type": "balance.low", "created_at": ""}, True),
+        ({"type": "balance.deposited", "created_at": "2026-06-11T09:14:27Z"}, False),
+        ({"type": "balance.deposited", "data": {"timestamp": 1781169267}}, False),
+        ({"type": "balance.deposited", "id": "evt_1"}, False),
+        ({"type": "balance.teleported"}, False),
+        ({"type": "order.confirmed", "data": {"order_id": "1"}}, False),
+        (sms(), False),
+        (sms(order_id=None), False),
+        ({"type": 7}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_balance_event_without_id_and_time_may_recur(
+    payload: dict[str, Any], recurs: bool
+) -> None:
+    """The body of any other event is that of one event only."""
+    assert VirtualSMS.may_recur(payload) is recurs
+
+
+@pytest.mark.parametrize("path", webhooks.samples("virtualsms"), ids=lambda path: path.stem)
+def test_which_samples_may_recur(path: Path) -> None:
+    """As the documents show them, those of two dialects."""
+    expected = path.stem in {"flat_deposit_confirmed", "v2_balance_deposited"}
+    assert VirtualSMS.may_recur(parse_object(path.read_bytes())) is expected
 
 
 def test_the_secret_is_used_as_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 Start = Callable[..., Receiver]
+UNLIMITED = {"DAISYSIM_LARGEST_BODY": "65536", "DAISYSIM_RATE": "1000000"}
 
 
 @pytest.fixture
@@ -193,3 +194,9 @@ def start(
 def receiver(start: Start) -> Receiver:
     """A receiver with a secret and a token, on SQLite and with a working broker."""
     return start()
+
+
+@pytest.fixture
+def unlimited(start: Start) -> Receiver:
+    """A receiver that takes large bodies from DaisySIM as well, and at any rate."""
+    return start(**UNLIMITED)

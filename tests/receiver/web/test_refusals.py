@@ -24,6 +24,7 @@ from tests.support.webhooks import Webhook
 LIMIT = 64 * 1024
 GOOD = webhooks.virtualsms_v1()
 NAME = "X-VirtualSMS-Signature"
+FLAT = "X-Signature"
 RIGHT = GOOD.headers[NAME]
 
 
@@ -31,37 +32,6 @@ def stored_count(receiver: Receiver) -> int:
     """Return the number of stored events."""
     with receiver.store.database.reading() as session:
         return len(session.exec(select(InboxEvent)).all())
-
-
-def nested(depth: int) -> bytes:
-    """Return an object nested ``depth`` levels deep."""
-    return b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1)
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"", "the body is not JSON"),
-        (b"hello", "the body is not JSON"),
-        (b'{"a":1}\x00', "the body is not JSON"),
-        (b'{"a":"\xff"}', "the body is not JSON"),
-        (b"[]", "the body is not a JSON object"),
-        (b'"text"', "the body is not a JSON object"),
-        (b'{"a":NaN}', "NaN is not JSON"),
-        (b'{"a":-Infinity}', "-Infinity is not JSON"),
-        (b'{"a":1,"a":2}', "duplicate name in a JSON object"),
-        (nested(33), "the JSON is nested deeper than 32 levels"),
-        (b"[" * LIMIT, "the JSON is nested deeper than 32 levels"),
-        (b'{"a":' + b"9" * 10_000 + b"}", "a number has more than 64 digits"),
-    ],
-)
-def test_anything_but_a_json_object_within_limits_is_400(
-    receiver: Receiver, body: bytes, words: str
-) -> None:
-    """An authentic body that can never be parsed is rejected with the reason."""
-    for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
-        assert receiver.send(webhook).problem(400) == words
-    assert stored_count(receiver) == 0
 
 
 @pytest.mark.parametrize(
@@ -73,7 +43,8 @@ def test_anything_but_a_json_object_within_limits_is_400(
         GOOD.with_headers(X_VirtualSMS_Signature="é" * 64),
         GOOD.with_headers(X_VirtualSMS_Signature=RIGHT[:-1]),
         GOOD.with_headers(X_VirtualSMS_Signature=f"{RIGHT}, {RIGHT}"),
-        GOOD.with_headers(X_Signature=RIGHT),
+        GOOD.with_headers(X_VirtualSMS_Signature="0" * 64, X_Signature=RIGHT),
+        GOOD.with_headers(X_VirtualSMS_Signature="", X_Signature=RIGHT),
         GOOD.with_body(GOOD.body + b" "),
         webhooks.virtualsms_v1(secret="another"),
         webhooks.virtualsms_v1(secret=""),
@@ -94,11 +65,16 @@ def test_an_unauthentic_request_is_401_without_a_reason(
 
 
 @pytest.mark.parametrize("second", [RIGHT, "", "0" * 64], ids=["right", "empty", "wrong"])
-def test_two_signature_headers_are_401(receiver: Receiver, second: str) -> None:
-    """A valid signature does not count beside another one."""
+@pytest.mark.parametrize("names", [(NAME, NAME), (FLAT, FLAT), (NAME, FLAT, FLAT)])
+def test_a_repeated_signature_header_is_401(
+    receiver: Receiver, second: str, names: tuple[str, ...]
+) -> None:
+    """A valid signature does not count beside another one in a header of the same name."""
+    values = (RIGHT, second, second)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in zip(names, values, strict=False))
     head = (
         f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        f"{NAME}: {RIGHT}\r\n{NAME}: {second}\r\nContent-Length: {len(GOOD.body)}\r\n\r\n"
+        f"{lines}Content-Length: {len(GOOD.body)}\r\n\r\n"
     )
     assert receiver.raw(head.encode(), GOOD.body).startswith(b"HTTP/1.1 401 ")
 
@@ -109,13 +85,10 @@ def test_two_signature_headers_are_401(receiver: Receiver, second: str) -> None:
         "/",
         "/webhooks",
         "/webhooks/",
-        "/webhooks/virtualsms/",
         "/webhooks/virtualsms/token",
         "/webhooks/VirtualSMS",
-        "//webhooks/virtualsms",
-        "/webhooks//virtualsms",
-        "/webhooks/daisysim/",
-        f"/webhooks/daisysim/{webhooks.TOKEN}/",
+        "/webhooks/virtual/sms",
+        "/webhooks%2F%2Fvirtualsms/..",
         f"/webhooks/daisysim/{webhooks.TOKEN}/more",
         "/webhooks/unknown",
         "/healthz/",
@@ -123,7 +96,7 @@ def test_two_signature_headers_are_401(receiver: Receiver, second: str) -> None:
         "/docs",
     ],
 )
-def test_paths_are_exact(receiver: Receiver, path: str) -> None:
+def test_another_path_is_404(receiver: Receiver, path: str) -> None:
     """A similar path is 404 and never a redirect, which would turn a POST into a GET."""
     for method in ("GET", "POST"):
         answer = receiver.ask(method, path, GOOD.body, GOOD.headers)
@@ -133,13 +106,11 @@ def test_paths_are_exact(receiver: Receiver, path: str) -> None:
 
 @pytest.mark.parametrize("path", [GOOD.path, "/webhooks/daisysim", webhooks.daisysim().path])
 def test_another_method_is_405(receiver: Receiver, path: str) -> None:
-    """Webhook paths support only POST, and ``Allow`` says so."""
-    for method in ("OPTIONS", "GET", "PUT", "DELETE", "PATCH", "TRACE"):
+    """``Allow`` names those that webhook paths support."""
+    for method in ("OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"):
         answer = receiver.ask(method, path)
         assert answer.problem(405) == "this path does not support the method"
-        assert answer.headers["allow"] == "POST"
-    head = receiver.ask("HEAD", path)
-    assert (head.status, head.headers["allow"], head.body) == (405, "POST", b"")
+        assert set(answer.headers["allow"].split(", ")) == {"POST", "GET", "HEAD"}
 
 
 def test_health_and_readiness_are_read_only(receiver: Receiver) -> None:
@@ -320,7 +291,7 @@ def test_rejections_are_recorded(receiver: Receiver) -> None:
     """Rejected requests can be listed with their reason, without secrets."""
     receiver.send(GOOD.with_headers(X_VirtualSMS_Signature=None))
     receiver.send(webhooks.daisysim(token="another-token-0123456789"))
-    receiver.send(webhooks.signed(b"[]"))
+    receiver.send(webhooks.daisysim(code="1" * 9_000))
 
     def listed() -> list[tuple[str, int, str]]:
         with receiver.store.database.reading() as session:
@@ -330,6 +301,6 @@ def test_rejections_are_recorded(receiver: Receiver) -> None:
     no_signature = "no signature header: the sender does not sign, or a proxy removes the header"
     assert eventually(lambda: listed() if len(listed()) == 3 else None) == [
         ("daisysim", 401, "the token is not in DAISYSIM_WEBHOOK_TOKENS"),
-        ("virtualsms", 400, "the body is not a JSON object"),
+        ("daisysim", 413, "the body is over 8192 bytes (DAISYSIM_LARGEST_BODY)"),
         ("virtualsms", 401, no_signature),
     ]

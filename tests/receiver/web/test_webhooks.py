@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import pytest
 import redis
 from sqlmodel import select
 
+from receiver import clock
 from receiver.inbox import store as inbox
 from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.store import InboxEvent
 from receiver.inbox.writer import InboxWriter
+from receiver.providers.virtualsms import VirtualSMS
 from tests.receiver.conftest import Log
 from tests.receiver.database.locks import inbox_locked
-from tests.receiver.web.conftest import Receiver, Start, read_all
+from tests.receiver.web.conftest import UNLIMITED, Receiver, Start, read_all
 from tests.support import webhooks
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
@@ -32,7 +36,7 @@ DIALECTS = {
     "token in the path": webhooks.daisysim(),
     "token in a header": webhooks.daisysim(token_in="header"),
 }
-# JSON objects that no provider documents.
+# Bodies that no provider documents: first JSON objects.
 SHAPES = [
     b"{}",
     b" { } ",
@@ -49,6 +53,23 @@ SHAPES = [
     b'{"": ""}',
     '{"text": "\u202e\U0001f511 \u0000"}'.replace("\x00", "\\u0000").encode(),
     json.dumps({str(number): number for number in range(4_000)}).encode(),
+    # Anything but such an object.
+    b"",
+    b"code is 483921",
+    b"event=code.received&code=483921",
+    b"[]",
+    b'"text"',
+    b"null",
+    b'\xef\xbb\xbf{"code":"483921"}',
+    b'{"text":"caf\xe9"}',
+    b'{"text":"two\nlines \x00"}',
+    b'{"code":"483921"}\x00',
+    b'{"code":"4839',
+    b'{"a":NaN}',
+    b'{"a":1,"a":2}',
+    b'{"a":' * 40 + b"1" + b"}" * 40,
+    b"[" * 60_000,
+    b'{"a":' + b"9" * 10_000 + b"}",
 ]
 
 
@@ -168,11 +189,9 @@ def test_secrets_can_be_rotated_without_rejections(start: Start) -> None:
         assert receiver.send(webhooks.virtualsms_v1(secret=secret)).status == 202
 
 
-def test_an_authentic_object_is_never_rejected_for_its_content(
-    store_url: str, start: Start
-) -> None:
-    """Any object is stored first, from either provider; parsing comes later."""
-    receiver = start(store_url)
+def test_an_authentic_body_is_never_rejected_for_its_content(store_url: str, start: Start) -> None:
+    """Any body is stored first, JSON or not, from either provider; parsing comes later."""
+    receiver = start(store_url, **UNLIMITED)
     for body in SHAPES:
         for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
             assert receiver.send(webhook).status == 202, body
@@ -180,6 +199,52 @@ def test_an_authentic_object_is_never_rejected_for_its_content(
         inbox.open_body(receiver.store.vault, row) or b"" for row in stored_events(receiver)
     )
     assert bodies == sorted(SHAPES * 2)
+    assert {row.state for row in stored_events(receiver)} == {"pending"}
+
+
+@pytest.mark.parametrize("sender", [webhooks.signed, webhooks.daisysim().with_body])
+def test_a_body_that_cannot_be_parsed_is_stored_once(
+    receiver: Receiver, sender: Callable[[bytes], Webhook]
+) -> None:
+    """Its bytes are its key, since there is no id to read; a repetition is a duplicate."""
+    for body in (b"", b'{"id":"evt_1","code":"1', b"\xef\xbb\xbf{}"):
+        first, again = receiver.send(sender(body)), receiver.send(sender(body))
+        assert (first.status, again.status) == (202, 200)
+        assert again.json() == {"status": "duplicate", "event": first.json()["event"]}
+    assert all(row.key.startswith("body:") for row in stored_events(receiver))
+
+
+@pytest.mark.parametrize("broken", ["event_key", "is_test", "may_recur"])
+def test_a_bug_in_a_provider_refuses_no_event(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, log: Log, broken: str
+) -> None:
+    """It is stored under the digest of its body, and the log says what happened."""
+
+    def failing(*_: object) -> str:
+        raise RecursionError(webhooks.CODE)
+
+    monkeypatch.setattr(VirtualSMS, broken, failing)
+    answer = receiver.send(webhooks.virtualsms_v2())
+    assert answer.json()["status"] == "accepted"
+    (line,) = log.of("event.key_failed")
+    assert (line["provider"], line["error"]) == ("virtualsms", "RecursionError")
+    assert webhooks.CODE not in log.text
+
+
+def test_equal_deposits_are_two_events_after_the_providers_retries(
+    store_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25 USD on two days are two deposits; what comes within 16 hours is a repetition."""
+    receiver = start(store_url)
+    deposit = webhooks.virtualsms_v2(event="balance.deposited")
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    answers = []
+    for hours in (0, 15, 24, 24 + 15):
+        at = now + timedelta(hours=hours)
+        monkeypatch.setattr(clock, "now", lambda at=at: at)
+        answers.append(receiver.send(deposit).json())
+    assert [answer["status"] for answer in answers] == ["accepted", "duplicate"] * 2
+    assert len({answer["event"] for answer in answers}) == 2
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/xml", "a;b;;c"])

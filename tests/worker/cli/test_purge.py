@@ -13,7 +13,7 @@ from receiver.inbox import store as inbox
 from receiver.inbox.spool import Spool
 from receiver.inbox.store import InboxEvent, IncomingEvent
 from tests.support import webhooks
-from tests.support.webhooks import daisysim, virtualsms_v1, virtualsms_v2
+from tests.support.webhooks import daisysim, signed, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.conftest import Run, Terminal
 from tests.worker.support import (
     World,
@@ -124,6 +124,24 @@ def test_purge_finds_a_number_in_unparsed_events(world: World, run: Run, written
     assert run("purge", "--phone", "0044 7700 900999", "--yes").out == (
         "purged: 0 codes, 0 numbers and 2 event bodies of 0 orders\n"
     )
+
+
+@pytest.mark.parametrize("words", [("--order", "ord_9"), ("--phone", FORMER)])
+def test_purge_finds_bodies_that_are_not_json(
+    world: World, run: Run, words: tuple[str, str]
+) -> None:
+    """Cut off or in another format, they were stored as well."""
+    runtime = world.connect()
+    spaced = f"{FORMER[:3]} {FORMER[3:6]} {FORMER[6:]}"
+    meant, other = receive(
+        runtime,
+        signed(f'{{"order_id":"ord_9","phone_number":"{spaced}","code":"48'.encode()),
+        signed(b"order_id=ord_99&phone_number=%2B447700900111"),
+    )
+    assert run("purge", *words, "--yes").code == 0
+    remaining = {event.id for event in all_rows(runtime, InboxEvent) if event.body is not None}
+    assert remaining == {other}
+    assert meant != other
 
 
 def test_an_old_webhook_restores_nothing(world: World, run: Run) -> None:

@@ -14,15 +14,20 @@ from tests.support.stores import Store
 from tests.worker.cli.conftest import Run
 
 
-def _refuse(store: Store, provider: str, reason: str) -> None:
+def _refuse(store: Store, provider: str, reason: str, status: int = 401) -> None:
     row = str(ULID())
     origin = store.vault.seal("203.0.113.9", table="rejected_requests", column="origin", row=row)
     with store.database.transaction() as session:
         session.connection().execute(
             insert(REJECTED).values(
-                id=row, at=clock.now(), provider=provider, status=401, reason=reason, origin=origin
+                id=row,
+                at=clock.now(),
+                provider=provider,
+                status=status,
+                reason=reason,
+                origin=origin,
             )
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +70,24 @@ def test_doctor_reports_the_most_frequent_reason(run: Run, store: Store) -> None
 def _checks_of(run: Run) -> list[dict[str, str]]:
     checks: list[dict[str, str]] = json.loads(run("doctor", "--json").out)["checks"]
     return checks
+
+
+def test_doctor_says_to_rotate_a_token_that_is_flooded(run: Run, store: Store) -> None:
+    """Requests above the rate were authentic, so somebody else may have the token."""
+
+    def said() -> list[str]:
+        checks = json.loads(run("doctor", "--json").out)["checks"]
+        return [each["says"] for each in checks if "DAISYSIM_RATE: " in each["says"]]
+
+    _refuse(store, "daisysim", "the body is over 8192 bytes (DAISYSIM_LARGEST_BODY)", 413)
+    assert said() == []
+    for _ in range(3):
+        _refuse(
+            store, "daisysim", "more requests with one token than DAISYSIM_RATE allows", status=429
+        )
+    (says,) = said()
+    assert says == (
+        "3 requests for daisysim in 24 hours above DAISYSIM_RATE: somebody else may have the "
+        "token; rotate it: add a new one to DAISYSIM_WEBHOOK_TOKENS, set it at the provider, then "
+        "remove the old one"
+    )

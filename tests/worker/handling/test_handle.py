@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -14,13 +16,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from receiver.database.engine import Database
 from receiver.errors import MalformedPayload
-from receiver.inbox.store import INBOX, InboxEvent
+from receiver.inbox.store import INBOX, InboxEvent, open_body
 from receiver.providers.virtualsms import VirtualSMS
 from receiver.queue import CONFIRM_ORDERS, DELIVER
 from tests.support import webhooks
 from tests.support.waiting import eventually
-from tests.support.webhooks import virtualsms_v1
+from tests.support.webhooks import Webhook, virtualsms_v1
 from tests.worker.support import (
     HOUR,
     World,
@@ -162,6 +165,77 @@ UNREADABLE: dict[str, dict[str, Any]] = {
     "order_id: over 200 characters, or not printable": {"order_id": "x" * 201},
     "code or sms_code: missing, and there is no text": {"code": None, "full_text": None},
 }
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[]", "the body is not a JSON object"),
+        (b"no JSON: 483921", "the body is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("sender", [webhooks.signed, webhooks.daisysim().with_body])
+def test_a_body_that_cannot_be_parsed_waits_as_failed(
+    world: World, sender: Callable[[bytes], Webhook], body: bytes, reason: str
+) -> None:
+    """It was accepted all the same; the reason quotes nothing, and the operators are notified."""
+    runtime = world.connect(slack=True)
+    (event_id,) = handle(runtime, sender(body))
+
+    event = fetch(runtime, InboxEvent, event_id)
+    assert (event.state, event.error) == ("failed", reason)
+    assert open_body(runtime.vault, event) == body
+    (notice,) = notices(runtime)
+    assert reason in (notice.detail or "")
+    assert "In the last minute" not in (notice.detail or "")
+
+
+def unreadable(runtime: Runtime, count: int) -> list[str]:
+    """Handle that many events that cannot be read."""
+    bodies = [webhooks.signed(b"%d is no object" % next(_NUMBERS)) for _ in range(count)]
+    return handle(runtime, *bodies)
+
+
+_NUMBERS = itertools.count()
+
+
+def test_operators_learn_once_a_minute_how_many_events_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each notice counts the failures of the last minute, those of earlier batches included."""
+    runtime = world.connect(slack=True)
+    at = now(runtime).replace(second=1)
+    monkeypatch.setattr(Database, "now", lambda *_: at)
+    unreadable(runtime, 3)
+    for _ in range(4):
+        unreadable(runtime, 2)
+    first_minute = len(notices(runtime))
+    at += timedelta(seconds=59)
+    unreadable(runtime, 1)
+    at += timedelta(seconds=60, microseconds=1)
+    handle(runtime, webhooks.virtualsms_v1())
+    unreadable(runtime, 1)
+
+    said = [notice.detail or "" for notice in sorted(notices(runtime), key=lambda row: row.id)]
+    assert first_minute == 1
+    assert ["In the last minute" in each for each in said] == [True, True, False]
+    assert "In the last minute, 3 events failed; to list: codecatch events list" in said[0]
+    assert "In the last minute, 12 events failed" in said[1]
+
+
+def test_counting_failures_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among thousands of failed events a notice reads the newest."""
+    monkeypatch.setattr(handling, "_MOST_COUNTED", 3)
+    runtime = world.connect(slack=True)
+    at = now(runtime).replace(second=1)
+    monkeypatch.setattr(Database, "now", lambda *_: at)
+    unreadable(runtime, 5)
+    at += timedelta(seconds=59)
+    unreadable(runtime, 1)
+
+    (_, last) = sorted(notices(runtime), key=lambda row: row.id)
+    assert "In the last minute, at least 4 events failed" in (last.detail or "")
 
 
 @on_sqlite
