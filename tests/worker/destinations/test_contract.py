@@ -144,7 +144,8 @@ class _AppriseService(_HttpService):
         self.destination = Quick("chat", url=url, http=stub.client())
 
     def arrived(self) -> list[str]:
-        return [f"{each['title']}\n{each['message']}" for each in map(Request.json, self.stub.requests)]
+        messages = map(Request.json, self.stub.requests)
+        return [f"{each['title']}\n{each['message']}" for each in messages]
 
 
 class _EmailService(RemoteService):
