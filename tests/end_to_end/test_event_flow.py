@@ -117,46 +117,6 @@ def test_a_forged_daisysim_code_is_not_delivered(
     assert (integrations.slack_deliveries(code), integrations.mail_deliveries(code)) == (0, 0)
 
 
-def test_the_same_code_in_another_event_is_not_delivered_again(
-    installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
-) -> None:
-    """Two events about one SMS give one code, delivered and confirmed once."""
-    order, code = _new_order_and_code(request, "twice")
-    first = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    eventually(lambda: integrations.slack_deliveries(code) and integrations.confirmations(order))
-    second = installation.send(webhooks.virtualsms_v1(order=order, code=code))
-    assert second.status == 202
-    linked = installation.event(second.content["event"], "handled")
-    reported = installation.event(first.content["event"], "handled")
-    assert linked["code_id"] == reported["code_id"]
-    _check_effects_once(installation, integrations, order, code)
-
-
-def test_an_event_of_unexpected_shape_fails_with_a_reason(
-    installation: Installation, request: pytest.FixtureRequest
-) -> None:
-    """A number instead of text: 202, then failed, with a reason that does not quote the value."""
-    order, _ = _new_order_and_code(request, "shape")
-    body = webhooks.encode(
-        {"type": "order.sms_received", "data": {"order_id": order, "code": 777123}}
-    )
-    sent = installation.send(webhooks.signed(body))
-    assert sent.status == 202
-    event = installation.event(sent.content["event"], "failed")
-    assert event["error"] == "code: expected text, found a number"
-    assert installation.command("events", "replay", sent.content["event"])[0] == 0
-    assert installation.event(sent.content["event"], "failed")["attempts"] >= 1
-
-
-def test_a_rejected_request_is_recorded(installation: Installation) -> None:
-    """A wrong signature gets 401 as a problem document, and is listed with its reason."""
-    forged: Webhook = webhooks.virtualsms_v2(secret="not-the-secret")
-    answer = installation.send(forged)
-    assert (answer.status, answer.content["status"]) == (401, 401)
-    rejected = eventually(lambda: installation.json("rejected", "list"), every=0.2)
-    assert any("does not match" in each["reason"] for each in rejected)
-
-
 def test_an_events_log_lines_have_its_id(
     installation: Installation, integrations: Integrations, request: pytest.FixtureRequest
 ) -> None:

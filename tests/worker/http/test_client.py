@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import trustme
@@ -68,63 +70,56 @@ class Peer:
                     return
 
 
-class Server:
-    """A listener whose every connection follows one script."""
+class Server(socketserver.ThreadingTCPServer):
+    """A server whose every connection follows one script."""
+
+    daemon_threads = False  # so that closing waits for the scripts
+    request_queue_size = 64
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.script = script
         self.tls = tls
         self.stop = threading.Event()
         self.connections = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        self.threads = [threading.Thread(target=self._accept)]
-        self.threads[0].start()
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.server_address[1])
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
         """A URL of this server."""
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}"
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                if self.stop.is_set():
-                    connection.close()
-                    return
-                self.connections += 1
-                thread = threading.Thread(target=self._follow, args=[connection])
-                self.threads.append(thread)
-                thread.start()
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Count a connection."""
+        self.connections += 1
+        return True
 
-    def _follow(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.settimeout(20)
+    def finish_request(self, request: Any, client_address: object) -> None:
+        """Follow the script."""
+        with contextlib.suppress(OSError):
+            request.settimeout(20)
             if self.tls is None:
-                self.script(Peer(connection, self.stop))
+                self.script(Peer(request, self.stop))
             else:
-                with self.tls.wrap_socket(connection, server_side=True) as secured:
+                with self.tls.wrap_socket(request, server_side=True) as secured:
                     self.script(Peer(secured, self.stop))
-
-    def close(self) -> None:
-        """Stop the scripts, and wait until every connection is closed."""
-        self.stop.set()
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port)).close()
-        self.threads[0].join()
-        self.listener.close()
-        for thread in self.threads[1:]:
-            thread.join()
 
 
 @contextlib.contextmanager
 def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server, closed at the end of the block."""
-    server = Server(script, tls)
-    try:
-        yield server
-    finally:
-        server.close()
+    with Server(script, tls) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop.set()
+            server.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager
