@@ -114,19 +114,10 @@ TOKEN = webhooks.TOKEN
 @pytest.mark.parametrize(
     ("sent", "hint"),
     [
-        (
-            webhooks.virtualsms_v1(secret=webhooks.SECRET + "\n"),
-            "matches the secret with a trailing newline",
-        ),
-        (webhooks.virtualsms_v1().with_body(SENT.body), "does not match the body with any"),
         (SENT.with_body(SENT.body + b"\n"), "probably a proxy, rewrote it"),
-        (SENT.with_headers(X_VirtualSMS_Signature="0" * 40), "64 hex digits"),
         (SENT.with_headers(X_VirtualSMS_Signature=None), "a proxy removes the header"),
         (webhooks.daisysim(token=TOKEN.upper()), "but differs in case"),
         (webhooks.daisysim(token=TOKEN[:-2]), "but is cut off"),
-        (webhooks.daisysim(token=f'"{TOKEN}"'), "but has extra characters around it"),
-        (webhooks.daisysim(token="another-0123456789"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
-        (webhooks.daisysim(token="t"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
         (webhooks.daisysim(token=None), "no token: end the webhook URL with it"),
     ],
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,8 +29,9 @@ from worker.destinations.webhook import Webhook
 from worker.http.client import HttpClient
 from worker.messages.text import Texts
 
-SHORT = 0.4
+SHORT = 0.2
 SLACK_IN_THE_CLOCK = 3.0
+Kind = TypeVar("Kind", bound=Destination)
 KINDS = sorted(registry.discover())
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 SECRETS = (
@@ -54,6 +55,11 @@ HOSTILE = replace(
     marks=("not\tverified",),
     detail="see <https://evil.example|here>\x1b[8m",
 )
+
+
+def quick(kind: type[Kind]) -> type[Kind]:
+    """The same kind of destination with a short deadline."""
+    return type("Quick", (kind,), {"deadline": SHORT})
 
 
 class RemoteService(abc.ABC):
@@ -105,11 +111,8 @@ class _SlackService(_HttpService):
     """Slack, and an HTTP server in its place."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Slack):
-            deadline = SHORT
-
         super().__init__(stub)
-        self.destination = Quick("qa", url=stub.url, http=stub.client())
+        self.destination = quick(Slack)("qa", url=stub.url, http=stub.client())
 
     def refuse(self) -> None:
         self.stub.status, self.stub.body = 404, b"no_service"
@@ -122,11 +125,10 @@ class _WebhookService(_HttpService):
     """A signed webhook, and an HTTP server in place of its receiver."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Webhook):
-            deadline = SHORT
-
         super().__init__(stub)
-        self.destination = Quick("hook", url=stub.url, secrets=[SECRET], http=stub.client())
+        self.destination = quick(Webhook)(
+            "hook", url=stub.url, secrets=[SECRET], http=stub.client()
+        )
 
     def pause(self) -> None:
         self.stub.status, self.stub.headers = 503, {"retry-after": "7"}
@@ -136,12 +138,9 @@ class _AppriseService(_HttpService):
     """Apprise, and an HTTP server for its generic JSON."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Apprise):
-            deadline = SHORT
-
         super().__init__(stub)
         url = f"json://127.0.0.1:{stub.server.port}/webhooksecret"
-        self.destination = Quick("chat", url=url, http=stub.client())
+        self.destination = quick(Apprise)("chat", url=url, http=stub.client())
 
     def arrived(self) -> list[str]:
         messages = map(Request.json, self.stub.requests)
@@ -152,12 +151,9 @@ class _EmailService(RemoteService):
     """E-mail, and a scripted server in place of a mail server."""
 
     def __init__(self, server: ScriptedSmtp) -> None:
-        class Quick(Email):
-            deadline = SHORT
-
         self.server = server
         url = f"smtp://127.0.0.1:{server.port}"
-        self.destination = Quick(
+        self.destination = quick(Email)(
             "mail", smtp_url=url, sender="codecatch@example.org", recipients=["qa@example.org"]
         )
 
@@ -183,12 +179,9 @@ class _ConsoleService(RemoteService):
     """The console, and a pipe in place of a terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Quick(Console):
-            deadline = SHORT
-
         self.monkeypatch = monkeypatch
         self.reader, self.writer = os.pipe()
-        self.destination = Quick("terminal", descriptor=self.writer)
+        self.destination = quick(Console)("terminal", descriptor=self.writer)
 
     def refuse(self) -> None:
         os.close(self.reader)

@@ -163,7 +163,7 @@ def test_many_silent_connections(hasty: Receiver) -> None:
     """Silent and half-finished connections are all closed, and events are accepted."""
     halves = (b"", HEALTH[:20], POST + b"X: x\r\n", POST + b"Content-Length: 9\r\n\r\nhalf")
     with ExitStack() as stack:
-        silent = [stack.enter_context(hasty.connect()) for _ in range(200)]
+        silent = [stack.enter_context(hasty.connect()) for _ in range(300)]
         for number, connection in enumerate(silent):
             connection.sendall(halves[number % len(halves)])
         for _ in range(5):
