@@ -248,12 +248,12 @@ def test_the_subscription_over_http(
     (webhook,) = listed["webhooks"]
     assert webhook["url"] == f"{receiver.url}/webhooks/virtualsms"
     assert set(webhook["events"]) == set(signed_webhooks.EVENTS[VIRTUALSMS]["v1"].values())
-    statuses = {
-        401: manage(simulator, "GET", headers={}),
-        404: manage(simulator, "GET", "/wh_2"),
-        400: manage(simulator, "PATCH", "/wh_1", json={"paused": "no"}),
-    }
-    for status, answer in statuses.items():
+    for status, answer in [
+        (401, manage(simulator, "GET", headers={})),
+        (401, manage(simulator, "GET", headers={"Authorization": "Bearer another"})),
+        (404, manage(simulator, "GET", "/wh_2")),
+        (400, manage(simulator, "PATCH", "/wh_1", json={"paused": "no"})),
+    ]:
         problem: Any = answer.json()
         assert (answer.status, problem["success"]) == (status, False)
     assert manage(simulator, "GET", "/wh_1/deliveries", params={"limit": "x"}).status == 400
