@@ -15,12 +15,14 @@ from tests.support.examples import register_profiles
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
 from tests.support.smtp_server import SmtpServer, Tls
+from tests.support.uvicorn_polling import poll_often
 from tests.support.valkey import ValkeyServer
 from worker.simulator.knobs import Knobs
 from worker.simulator.server import Simulator
 from worker.simulator.webhooks import Target
 
 register_profiles()
+poll_often()
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every process that
 # they start would ignore it, too.

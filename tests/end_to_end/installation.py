@@ -196,8 +196,8 @@ class Installation:
             with error:
                 return Answer(error.code, json.load(error))
 
-    def command(self, *words: str, without: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a ``codecatch`` command in the same environment, ``without`` one variable."""
+    def terminal(self, *words: str, without: str) -> subprocess.CompletedProcess[str]:
+        """Run a ``codecatch`` command as a person does, ``without`` one variable."""
         return subprocess.run(
             [sys.executable, "-m", "worker.cli", *words],
             cwd=self.folder,
@@ -208,17 +208,23 @@ class Installation:
             check=False,
         )
 
-    def json(self, *words: str) -> Any:
-        """The output of a command with ``--json``; runs in this process, which is faster."""
+    def command(self, *words: str) -> tuple[int, str]:
+        """Exit code and output of a command, which runs in this process: that is faster."""
         printed = StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
             chdir(self.folder),
             redirect_stdout(printed),
-            suppress(SystemExit),
         ):
-            main([*words, "--json"])
-        return json.loads(printed.getvalue())
+            try:
+                main(list(words))
+            except SystemExit as exited:
+                return int(exited.code or 0), printed.getvalue()
+        return 0, printed.getvalue()
+
+    def json(self, *words: str) -> Any:
+        """The output of a command with ``--json``."""
+        return json.loads(self.command(*words, "--json")[1])
 
     def event(self, event_id: str, state: str) -> dict[str, Any]:
         """Wait until the event is in ``state``, and return it."""

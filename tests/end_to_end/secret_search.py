@@ -28,17 +28,19 @@ def encodings(secret: str) -> set[bytes]:
 
 def find_secrets(secrets: Mapping[str, str], outputs: Mapping[str, bytes]) -> list[str]:
     """The secrets found, as ``NAME in PLACE``."""
+    encoded = {name: encodings(secret) for name, secret in secrets.items()}
     return [
         f"{name} in {where}"
-        for name, secret in secrets.items()
+        for name, forms in encoded.items()
         for where, content in outputs.items()
-        if any(encoded in content for encoded in encodings(secret))
+        if any(form in content for form in forms)
     ]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The content of every file below a directory."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The content of every file below a directory, without zeros, which fill a database's log."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): path.read_bytes().replace(bytes(512), b"") for path in found}
 
 
 def broker_keys(broker_url: str) -> dict[str, bytes]:

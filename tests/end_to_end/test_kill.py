@@ -15,8 +15,8 @@ from tests.support import webhooks
 from tests.support.waiting import eventually
 from worker.configuration.destination_policy import MAX_IN_FLIGHT
 
-EVENTS = 500
-KILLED_AFTER = 200
+EVENTS = 200
+KILLED_AFTER = 80
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def integrations() -> Iterator[Integrations]:
 def test_nothing_is_lost_when_everything_is_killed(
     integrations: Integrations, tmp_path: Path
 ) -> None:
-    """A kill of all processes during 500 events: 500 codes, 500 confirmations, all delivered.
+    """A kill of all processes during 200 events: 200 codes, 200 confirmations, all delivered.
 
     Like a provider, the test repeats each webhook that was not acknowledged.
     """
@@ -73,7 +73,7 @@ def test_nothing_is_lost_when_everything_is_killed(
             done = deliveries.get("done", 0) == EVENTS == confirmations.get("done", 0)
             return bool(done and stats["acknowledged_unhandled"] == 0)
 
-        eventually(settled, within=150, every=1)
+        eventually(settled, within=150, every=0.2)
         codes = installation.json("codes", "list", "--limit", "1000", "--reveal")
         assert {code["order_id"]: code["code"] for code in codes} == expected
         assert len(codes) == EVENTS

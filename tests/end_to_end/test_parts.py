@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from tests.end_to_end.installation import Integrations
 from tests.support import webhooks
 from tests.support.ports import free_port
-from tests.support.processes import ServerProcess
+from tests.support.processes import ServerProcess, stop_all
 from tests.support.stores import ENCRYPTION_KEYS
 from tests.support.waiting import eventually
 from worker.runtime.installation import read_env
@@ -55,16 +54,16 @@ def get(url: str, **headers: str) -> bytes:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[str, dict[str, str]], ServerProcess]]:
     """Start parts that stop at the end of the test."""
-    with ExitStack() as stack:
+    running: list[ServerProcess] = []
 
-        def started(part: str, variables: dict[str, str]) -> ServerProcess:
-            folder = tmp_path / part
-            folder.mkdir()
-            process = ServerProcess([*COMMAND, "run", part], env=variables, cwd=folder)
-            stack.callback(process.stop)
-            return process
+    def started(part: str, variables: dict[str, str]) -> ServerProcess:
+        folder = tmp_path / part
+        folder.mkdir()
+        running.append(ServerProcess([*COMMAND, "run", part], env=variables, cwd=folder))
+        return running[-1]
 
-        yield started
+    yield started
+    stop_all(running)
 
 
 def test_parts_work_with_only_their_own_secrets(

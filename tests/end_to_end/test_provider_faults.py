@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Table, update
 
 from receiver import clock
 from receiver.inbox.store import InboxEvent
@@ -26,7 +26,7 @@ from tests.support.stores import ENCRYPTION_KEYS, Store, open_store
 from tests.support.waiting import eventually
 from tests.worker.support import all_rows
 from worker.reconciliation.claim import TABLE
-from worker.schema.models import Code, Confirmation, Delivery, Order, Reconciliation
+from worker.schema.models import Code, Confirmation, Delivery, Order, Reconciliation, table_of
 from worker.simulator.server import Simulator
 
 pytestmark = pytest.mark.xdist_group("installation")
@@ -80,13 +80,13 @@ class Purchases:
             self.sent_at[order] = clock.now()
             self._bought[order](order, self.codes[order])
 
-    def make_reconciliation_due(self) -> None:
-        """Make all scheduled reconciliation due now."""
+    def make_due(self, table: Table) -> None:
+        """Make all scheduled work of a table due now, instead of after its interval or pause."""
         with self.store.database.transaction() as session:
             past = self.store.database.now(session)
             session.connection().execute(
-                update(TABLE)
-                .where(TABLE.c.wake_at.is_not(None), TABLE.c.lease_until.is_(None))
+                update(table)
+                .where(table.c.wake_at.is_not(None), table.c.lease_until.is_(None))
                 .values(next_attempt_at=past, wake_at=past)
             )
 
@@ -165,7 +165,7 @@ def make_purchases(
 def check_orders(purchases: Purchases, count: int, *, hurried: bool, within: float) -> None:
     """Buy numbers, send codes with faults, and check that each effect happens once.
 
-    ``hurried``: reconcile at once, instead of at the normal intervals.
+    ``hurried``: reconcile and repeat confirmations at once, instead of after the normal pauses.
     """
     purchases.buy(count)
     eventually(lambda: len(all_rows(purchases.store, Reconciliation)) > count, within=60, every=0.2)
@@ -173,8 +173,14 @@ def check_orders(purchases: Purchases, count: int, *, hurried: bool, within: flo
     knobs.api_429, knobs.api_503, knobs.api_cut = 0.05, 0.05, 0.05
     purchases.send_codes()
     if hurried:
-        purchases.make_reconciliation_due()
-    eventually(purchases.is_finished, within=within, every=0.5)
+        purchases.make_due(TABLE)
+
+    def is_finished() -> bool:
+        if hurried:
+            purchases.make_due(table_of(Confirmation))
+        return purchases.is_finished()
+
+    eventually(is_finished, within=within, every=0.5)
 
     assert purchases.stored_codes() == {order: [code] for order, code in purchases.codes.items()}
     assert {

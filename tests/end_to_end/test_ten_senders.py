@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from tests.end_to_end.purchases import buy
 from tests.support import webhooks
 from tests.support.ports import free_port
-from tests.support.processes import ServerProcess
+from tests.support.processes import ServerProcess, stop_all
 from tests.support.stores import ENCRYPTION_KEYS, Store
 from tests.support.waiting import eventually
 from tests.worker.support import all_rows
@@ -61,12 +60,11 @@ def environment(simulator: Simulator, store: Store, broker_url: str, port: int) 
 @pytest.fixture
 def _running(environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
     """An installation with ten senders."""
-    with ExitStack() as stack:
-        for part in ["web", "worker", "beat", *["sender"] * SENDERS]:
-            command = [sys.executable, "-m", "worker.cli", "run", part]
-            process = ServerProcess(command, cwd=tmp_path, env=environment)
-            stack.callback(process.stop, within=30)
-        yield
+    command = [sys.executable, "-m", "worker.cli", "run"]
+    parts = ["web", "worker", "beat", *["sender"] * SENDERS]
+    running = [ServerProcess([*command, part], cwd=tmp_path, env=environment) for part in parts]
+    yield
+    stop_all(running, within=30)
 
 
 @pytest.mark.long

@@ -100,6 +100,7 @@ class SupervisedInstallation:
         self._closing.set()
         self._supervisor.join()
         family = psutil.Process(self._starter.pid).children(recursive=True)
+        self._starter.kill()  # or it would take a second to end
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -37,7 +37,7 @@ from worker.runtime import child_process
 PRELOADED = (celery, uvicorn, receiver.web.app, worker.tasks.tasks, registry())
 AFTER_POP = "broker.after_pop"
 POISON = "poison"
-# The lease of an event in seconds, for a test that would otherwise wait for five full leases.
+# The lease of an event in seconds, for tests that would otherwise wait for several full leases.
 EVENT_LEASE = "FAULTS_EVENT_LEASE"
 
 

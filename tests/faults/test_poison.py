@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 def test_a_poison_event_fails_and_others_are_handled(make_scenario: MakeScenario) -> None:
     """A poison event fails after five dead processes; the events of its batches are handled."""
-    scenario = make_scenario(**{EVENT_LEASE: "1"})
+    scenario = make_scenario(**{EVENT_LEASE: "0.5"})
     scenario.load.send(5)
     scenario.load.send(1, order=POISON, senders=1)
     scenario.load.send(20, senders=20)

@@ -82,18 +82,10 @@ def log(start_log: Callable[..., Log]) -> Log:
     return start_log()
 
 
-@pytest.fixture(scope="session")
-def _prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied."""
-    path = tmp_path_factory.mktemp("prepared") / "codecatch.db"
-    stores.prepare(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def sqlite_url(_prepared_sqlite: Path, tmp_path: Path) -> str:
+def sqlite_url(_migrated_file: Path, tmp_path: Path) -> str:
     """URL of a migrated SQLite database, for tests that do not depend on the server."""
-    return f"sqlite:///{shutil.copy(_prepared_sqlite, tmp_path)}"
+    return f"sqlite:///{shutil.copy(_migrated_file, tmp_path)}"
 
 
 @pytest.fixture

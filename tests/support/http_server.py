@@ -9,9 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,7 +23,6 @@ class Request:
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
-    arrived_at: datetime
     clock: float
     """time.monotonic() at its arrival, to measure pauses between requests."""
     connection: int
@@ -111,27 +108,11 @@ class HttpServer:
         path: str,
         *,
         handler: Callable[[Request], Reply] | None = None,
-        status: int = 200,
-        json: Any = None,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
-        hang: float = 0.0,
-        drip: float = 0.0,
-        cut: bool = False,
-        truncate: bool = False,
+        **reply: Any,
     ) -> None:
-        """Set the response to matching requests; a `handler` replaces all other arguments."""
-        reply = Reply(
-            status=status,
-            json=json,
-            body=body,
-            headers=headers or {},
-            hang=hang,
-            drip=drip,
-            cut=cut,
-            truncate=truncate,
-        )
-        self._add(method, path, handler or (lambda _: reply), times=None)
+        """Set the response to matching requests, as a `handler` or with the fields of `Reply`."""
+        fixed = Reply(**reply)
+        self._add(method, path, handler or (lambda _: fixed), times=None)
 
     def once(
         self,
@@ -169,12 +150,7 @@ class HttpServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         if error is not None:
             self._failures.clear()  # the test's own error is more useful
         self.close()
@@ -293,10 +269,8 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         target = urlsplit(self.path)
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            known = headers.get(name.lower())
-            headers[name.lower()] = value if known is None else f"{known}, {value}"
+        names = {name.lower() for name in self.headers}
+        headers = {name: ", ".join(self.headers.get_all(name, [])) for name in names}
         body = self._read_body()
         if body is None:  # the client disconnected within the body
             self.close_connection = True
@@ -307,7 +281,6 @@ class _Connection(BaseHTTPRequestHandler):
             query=dict(parse_qsl(target.query, keep_blank_values=True)),
             headers=headers,
             body=body,
-            arrived_at=datetime.now(UTC),
             clock=time.monotonic(),
             connection=self.client_address[1],
         )

@@ -11,17 +11,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psycopg
 from psycopg import sql
 
-from tests.support.ports import free_port
-from tests.support.processes import ServerEndedError, ServerProcess, leashed
+from tests.support.processes import Server, ServerEndedError, ServerProcess, leashed
 from tests.support.waiting import eventually
 
-_ATTEMPTS = 5
 _FOLDER = "codecatch-postgres-"
 _LOCK = "owner.lock"
 _MEMORY = Path("/dev/shm")
@@ -49,20 +46,20 @@ _SETTINGS = {
 _DURABLE = {"fsync": "on", "full_page_writes": "on", "autovacuum": "on"}
 
 
-class PostgresServer:
-    """A PostgreSQL on 127.0.0.1; it keeps its port and data when it is restarted, until close.
+class PostgresServer(Server):
+    """A PostgreSQL that keeps its data when it is restarted, until close.
 
     A ``durable`` one stores its data on a disk and flushes it at each commit, like real servers.
     """
 
+    _stopping_signal = signal.SIGINT
+
     def __init__(self, *, durable: bool = False) -> None:
+        super().__init__()
         self._durable = durable
-        self.port = free_port()
         self.password = secrets.token_urlsafe(12)
-        self._fixed_port = False
         self._folder: Path | None = None
         self._lock: int | None = None
-        self._process: ServerProcess | None = None
         self._templates: set[str] = set()
 
     @property
@@ -80,61 +77,18 @@ class PostgresServer:
         """The URL of one of its databases."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    @property
-    def running(self) -> bool:
-        """Whether the process exists, frozen or not."""
-        return self._process is not None and self._process.running
-
     def start(self) -> Self:
         """Start it, with its previous data, and wait until it answers."""
-        assert not self.running, "it is running already"
         if self._folder is None:
             self._folder = self._make_folder()
             self._make_cluster(self._folder)
-        for attempt in range(1, _ATTEMPTS + 1):
-            self._process = ServerProcess(
-                self._command(self._folder),
-                user=_SERVER_USER,
-                death_signal=signal.SIGQUIT,  # ends its children too
-                cwd=self._folder,
-                env=_environment(),
-            )
-            try:
-                self._process.wait_until(self._answers)
-            except (AssertionError, ServerEndedError):
-                self._process.kill()
-                # Another process may have taken the free port.
-                if self._fixed_port or attempt == _ATTEMPTS:
-                    raise
-                self.port = free_port()
-            else:
-                self._fixed_port = True
-                break
-        return self
-
-    def stop(self) -> None:
-        """Shut it down gracefully: open transactions are rolled back, connections closed."""
-        if self._process is not None:
-            self._process.stop(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Kill it with SIGKILL: the next start recovers from the log."""
-        if self._process is not None:
-            self._process.kill()
+        return super().start()
 
     def restart(self) -> None:
         """Stop it without a checkpoint, and start it again on the same port."""
         if self._process is not None:
             self._process.stop(signal.SIGQUIT)
         self.start()
-
-    def freeze(self) -> None:
-        """Make it hang, open sessions included: connections are accepted, nothing is answered."""
-        self._running().freeze()
-
-    def thaw(self) -> None:
-        """Resume it after `freeze`."""
-        self._running().thaw()
 
     def close(self) -> None:
         """Stop it and delete its data."""
@@ -194,37 +148,28 @@ class PostgresServer:
                 self.start()
             self.drop_database(name)
 
-    def __enter__(self) -> Self:
-        return self if self.running else self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _execute(self, *statements: sql.Composed) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
 
-    def _running(self) -> ServerProcess:
-        assert self._process is not None, "start it first"
-        return self._process
+    def _launch(self) -> ServerProcess:
+        command = [str(_programs(self.folder) / "postgres"), "-D", str(self.folder / "data")]
+        settings = {"port": str(self.port), **_SETTINGS, **(_DURABLE if self._durable else {})}
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        return ServerProcess(
+            command,
+            user=_SERVER_USER,
+            death_signal=signal.SIGQUIT,  # ends its children too
+            cwd=self.folder,
+            env=_environment(),
+        )
 
     def _answers(self) -> bool:
         # The password proves that it is this server's port, not another one's.
         with psycopg.connect(self.url, connect_timeout=2):
             return True
-
-    def _command(self, folder: Path) -> list[str]:
-        command = [str(_programs(folder) / "postgres"), "-D", str(folder / "data")]
-        settings = {"port": str(self.port), **_SETTINGS, **(_DURABLE if self._durable else {})}
-        for name, value in settings.items():
-            command += ["-c", f"{name}={value}"]
-        return command
 
     def _make_folder(self) -> Path:
         """Create the directory of the data, and lock it for the life of this object."""

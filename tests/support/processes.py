@@ -6,13 +6,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import psutil
 
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+_STARTS = 5
 
 
 def leashed(
@@ -134,3 +138,89 @@ class ServerProcess:
                 child.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
+
+
+def stop_all(processes: Sequence[ServerProcess], *, within: float = 10.0) -> None:
+    """Stop processes at the same time, as a service manager does."""
+    if processes:
+        with ThreadPoolExecutor(len(processes)) as pool:
+            list(pool.map(lambda process: process.stop(within=within), processes))
+
+
+class Server:
+    """A server on 127.0.0.1 that a test may stop, kill, freeze and start again on its port."""
+
+    _stopping_signal: int = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._has_started = False
+        self._process: ServerProcess | None = None
+
+    @property
+    def process(self) -> ServerProcess:
+        """Its process; it must have been started."""
+        assert self._process is not None, "start it first"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists, frozen or not."""
+        return self._process is not None and self._process.running
+
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+        assert not self.running, "it is running already"
+        for attempt in range(1, _STARTS + 1):
+            self._process = self._launch()
+            try:
+                self._process.wait_until(self._answers)
+            except (AssertionError, ServerEndedError):
+                self._process.kill()
+                # Another process may have taken the free port.
+                if self._has_started or attempt == _STARTS:
+                    raise
+                self.port = free_port()
+            else:
+                self._has_started = True
+                break
+        return self
+
+    def stop(self) -> None:
+        """Shut it down gracefully: its clients see their connections closed."""
+        if self._process is not None:
+            self._process.stop(self._stopping_signal)
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> None:
+        """Stop it and start it again on the same port."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Make it hang: connections are accepted by the kernel, nothing is answered."""
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        """Resume it after `freeze`."""
+        self.process.thaw()
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self.stop()
+
+    def __enter__(self) -> Self:
+        return self if self.running else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _launch(self) -> ServerProcess:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError

@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 from urllib.parse import quote
 
@@ -39,12 +38,8 @@ class Behaviour:
 
     reject_recipients: dict[str, str] = field(default_factory=dict)
     """By address, the reply to RCPT: "550 5.1.1 no such mailbox"."""
-    reply_to_data: str | None = None
-    """The reply to a message, in place of "250 OK"; after 4xx or 5xx it is not recorded."""
     drop_after_data: bool = False
     """Record the message, then close the connection without a reply."""
-    hang: float = 0.0
-    """Seconds of silence before the reply to a message."""
 
 
 class SmtpServer:
@@ -77,13 +72,6 @@ class SmtpServer:
         query = "?starttls=required" if self._tls == "starttls" else ""
         return f"{scheme}://{login}127.0.0.1:{self.port}{query}"
 
-    def client_context(self) -> ssl.SSLContext:
-        """Return a TLS context for clients that trusts this server and no other."""
-        context = ssl.create_default_context()
-        if self.ca is not None:
-            self.ca.configure_trust(context)
-        return context
-
     def mails(self) -> list[Mail]:
         """Return the messages accepted so far, oldest first."""
         with self._lock:
@@ -101,12 +89,7 @@ class SmtpServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _make_context(self) -> ssl.SSLContext | None:
@@ -217,15 +200,11 @@ class _Handler:
     async def handle_DATA(  # noqa: N802
         self, server: "_Smtp", session: Session, envelope: Envelope
     ) -> str:
-        behaviour = self._owner.behaviour
-        reply = behaviour.reply_to_data or "250 OK"
-        if reply.startswith("2"):
-            self._owner.record(_mail(server, session, envelope))
-        if behaviour.drop_after_data:
+        self._owner.record(_mail(server, session, envelope))
+        if self._owner.behaviour.drop_after_data:
             server.abort()
             await asyncio.Event().wait()  # cancelled when the connection ends
-        await asyncio.sleep(behaviour.hang)
-        return reply
+        return "250 OK"
 
 
 class _Smtp(SMTP):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from ulid import ULID
 
@@ -92,87 +92,65 @@ def iso(moment: datetime | None = None) -> str:
     return text.replace("+00:00", "Z")
 
 
+class Fields(TypedDict, total=False):
+    """What a VirtualSMS event says; ``data`` adds or replaces fields of the body."""
+
+    order: str
+    code: str | None
+    phone: str
+    service: str
+    text: str | None
+    country: str
+    received_at: str | None
+    data: Mapping[str, Any]
+
+
 def virtualsms_v2(
     *,
     event: str = "order.sms_received",
-    order: str = ORDER,
-    code: str | None = CODE,
-    phone: str = UK_PHONE,
-    service: str = "telegram",
-    text: str | None = None,
-    country: str = "GB",
-    received_at: str | None = None,
     event_id: str | None = None,
-    data: Mapping[str, Any] | None = None,
     name_key: Literal["type", "event"] = "type",
     nested: bool = True,
     secret: str = SECRET,
     style: SignatureStyle = "hex",
+    **fields: Unpack[Fields],
 ) -> Webhook:
     """Return a webhook of API v2; `nested` fields are in `data`, else beside the event's name.
 
     `name_key` is the field of the event's name. The document specifies neither fields nor an id:
-    the fields are those of the v1 envelope, and there is an id only if `event_id` is given. `data`
-    adds or replaces fields.
+    the fields are those of the v1 envelope, and there is an id only if `event_id` is given.
     """
-    fields = _virtualsms_fields(
-        event,
-        order=order,
-        code=code,
-        phone=phone,
-        service=service,
-        text=text,
-        country=country,
-        received_at=received_at,
-    )
-    fields |= dict(data or {})
+    data = _virtualsms_fields(event, **fields)
     document: dict[str, Any] = {} if event_id is None else {"id": event_id}
     document[name_key] = event
-    document |= {"data": fields} if nested else fields
+    document |= {"data": data} if nested else data
     return signed(encode(document), secret=secret, style=style)
 
 
 def virtualsms_v1(
     *,
     event: str = "sms.received",
-    order: str = ORDER,
-    code: str | None = CODE,
-    phone: str = UK_PHONE,
-    service: str = "telegram",
-    text: str | None = None,
-    country: str = "GB",
-    received_at: str | None = None,
     event_id: str | None = None,
     created_at: str | None = None,
-    data: Mapping[str, Any] | None = None,
     test: bool = False,
     secret: str = SECRET,
     style: SignatureStyle = "sha256=",
     timestamp: int | None = None,
     delivery: str | None = None,
+    **fields: Unpack[Fields],
 ) -> Webhook:
     """Return a webhook in the v1 envelope, with new ids, times and headers by default.
 
-    `timestamp` is in Unix seconds. `data` adds or replaces fields.
+    `timestamp` is in Unix seconds.
     """
-    fields = _virtualsms_fields(
-        event,
-        order=order,
-        code=code,
-        phone=phone,
-        service=service,
-        text=text,
-        country=country,
-        received_at=received_at,
-    )
-    fields |= {"test": True} if test else {}
-    fields |= dict(data or {})
+    marked: dict[str, Any] = {"test": True} if test else {}
+    fields["data"] = marked | dict(fields.get("data", {}))
     document = {
         "id": event_id or envelope_id(),
         "type": event,
         "created_at": created_at or iso(),
         "account_id": ACCOUNT,
-        "data": fields,
+        "data": _virtualsms_fields(event, **fields),
     }
     webhook = signed(encode(document), secret=secret, style=style)
     seconds = int(time.time()) if timestamp is None else timestamp
@@ -183,31 +161,13 @@ def virtualsms_v1(
 
 
 def virtualsms_flat(
-    *,
-    event: str = "sms_received",
-    order: str = ORDER,
-    code: str | None = CODE,
-    phone: str = UK_PHONE,
-    service: str = "telegram",
-    text: str | None = None,
-    received_at: str | None = None,
-    data: Mapping[str, Any] | None = None,
-    secret: str = SECRET,
-    style: SignatureStyle = "hex",
+    *, secret: str = SECRET, style: SignatureStyle = "hex", **fields: Unpack[Fields]
 ) -> Webhook:
-    """Return a webhook of the flat dialect, signed in X-Signature; `data` changes fields."""
-    document: dict[str, Any] = {"event": event}
-    if event == "deposit_confirmed":
-        document |= {"amount": "25.00", "currency": "USD"}
-    else:
-        document |= {"order_id": order, "phone_number": phone, "service": service}
-    if event in _SMS_EVENTS:
-        document |= {
-            "sms_code": code,
-            "full_text": _text(text, code, service),
-            "received_at": received_at or iso(),
-        }
-    document |= dict(data or {})
+    """Return a webhook of the flat dialect about an SMS, signed in X-Signature."""
+    document: dict[str, Any] = {"event": "sms_received"}
+    document |= _virtualsms_fields("sms_received", **fields)
+    document["sms_code"] = document.pop("code")
+    del document["country"]
     return signed(encode(document), secret=secret, style=style, header="X-Signature")
 
 
@@ -270,34 +230,30 @@ def sample(provider: str, name: str) -> bytes:
 def _virtualsms_fields(
     event: str,
     *,
-    order: str,
-    code: str | None,
-    phone: str,
-    service: str,
-    text: str | None,
-    country: str,
-    received_at: str | None,
+    order: str = ORDER,
+    code: str | None = CODE,
+    phone: str = UK_PHONE,
+    service: str = "telegram",
+    text: str | None = None,
+    country: str = "GB",
+    received_at: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    if event == "balance.deposited":
-        return {"amount": "25.00", "currency": "USD", "balance": "31.40"}
-    if event == "balance.low":
-        return {"balance": "1.20", "currency": "USD", "threshold": "5.00"}
     fields: dict[str, Any] = {
         "order_id": order,
         "phone_number": phone,
         "service": service,
         "country": country,
     }
-    if event in _SMS_EVENTS:
+    if event == "balance.deposited":
+        fields = {"amount": "25.00", "currency": "USD", "balance": "31.40"}
+    elif event == "balance.low":
+        fields = {"balance": "1.20", "currency": "USD", "threshold": "5.00"}
+    elif event in _SMS_EVENTS:
+        shown = f"Your {service} code is {code}" if code is not None else f"Hello from {service}"
         fields["code"] = code
-        fields["full_text"] = _text(text, code, service)
+        fields["full_text"] = shown if text is None else text
         fields["received_at"] = received_at or iso()
     elif event == "order.cancelled":
         fields |= {"refunded_amount": "0.18", "refund_currency": "USD", "reason": "user_cancelled"}
-    return fields
-
-
-def _text(text: str | None, code: str | None, service: str) -> str:
-    if text is not None:
-        return text
-    return f"Your {service} code is {code}" if code is not None else f"Hello from {service}"
+    return fields | dict(data or {})

@@ -193,13 +193,25 @@ def abandon(folder: Path, left: Sequence[InboxRow]) -> None:
     assert child.returncode == -signal.SIGKILL
 
 
-def test_files_of_dead_processes_are_drained(store: Store, spool: Spool, folder: Path) -> None:
-    """Another process drains the file of a killed one and removes it."""
+def test_files_of_dead_processes_are_drained(
+    store: Store, spool: Spool, folder: Path, log: Log
+) -> None:
+    """Another process drains and removes the file of a killed one, also of an earlier version.
+
+    An unreadable file is kept and logged.
+    """
+    broken = folder / "00000000000000000000000000.db"
+    broken.write_bytes(b"no database at all" * 100)
     left = prepared(store, "evt_1", "evt_2")
     abandon(folder, left)
+    (path,) = [path for path in folder.glob("*.db") if path not in (broken, spool._own_file.path)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE inbox_events DROP COLUMN notes")
     assert spool_files.depth(folder) == 2
     assert drain(spool, store) == [row.id for row in left]
-    assert len(list(folder.glob("*.db"))) == 1
+    assert {*folder.glob("*.db")} == {broken, spool._own_file.path}
+    (line,) = log.of("spool.file_broken")
+    assert broken.name in line["reason"]
 
 
 def test_the_file_of_a_live_process_is_skipped(store: Store, spool: Spool, folder: Path) -> None:
@@ -210,29 +222,6 @@ def test_the_file_of_a_live_process_is_skipped(store: Store, spool: Spool, folde
     assert spool_files.depth(folder) == 1
     assert len(drain(other, store)) == 1
     other.close()
-
-
-def test_a_file_of_an_earlier_version_is_drained(store: Store, spool: Spool, folder: Path) -> None:
-    """Missing columns are added, so an upgrade during an outage loses nothing."""
-    left = prepared(store, "evt_1")
-    abandon(folder, left)
-    (path,) = [path for path in folder.glob("*.db") if path != spool._own_file.path]
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("ALTER TABLE inbox_events DROP COLUMN notes")
-    assert drain(spool, store) == [left[0].id]
-
-
-def test_a_broken_file_does_not_block_others(
-    store: Store, spool: Spool, folder: Path, log: Log
-) -> None:
-    """An unreadable file of a dead process is kept and logged, and the others are drained."""
-    (folder / "00000000000000000000000000.db").write_bytes(b"no database at all" * 100)
-    left = prepared(store, "evt_1")
-    abandon(folder, left)
-    assert drain(spool, store) == [left[0].id]
-    (line,) = log.of("spool.file_broken")
-    assert "00000000000000000000000000.db" in line["reason"]
-    assert (folder / "00000000000000000000000000.db").exists()
 
 
 def test_an_event_that_the_database_refuses_does_not_block_others(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,17 +22,11 @@ OTHER = b"x" * 32
 
 
 @pytest.fixture
-def bare(store: Store) -> Iterator[Database]:
+def database(store: Store) -> Database:
     """A migrated database without an index key, on either server."""
     with store.database.transaction() as session:
         session.execute(delete(SQLModel.metadata.tables["vault_keys"]))
-    return iter([store.database])
-
-
-@pytest.fixture
-def database(bare: Iterator[Database]) -> Database:
-    """That database."""
-    return next(bare)
+    return store.database
 
 
 def stored(database: Database) -> list[bytes]:

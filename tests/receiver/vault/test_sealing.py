@@ -23,9 +23,10 @@ def encoded(key: bytes) -> str:
 
 
 def test_a_sealed_value_opens() -> None:
-    """Bytes and text come back unchanged, and None stays None."""
+    """Bytes, also none, and text come back unchanged, and None stays None."""
     sealer = Sealer([NEW])
-    assert sealer.open(sealer.seal(b"\x00\xff", **PLACE), **PLACE) == b"\x00\xff"
+    for value in (b"\x00\xff", b""):
+        assert sealer.open(sealer.seal(value, **PLACE), **PLACE) == value
     assert sealer.open_text(sealer.seal("483921 é \ud800", **PLACE), **PLACE) == "483921 é \ud800"
     assert sealer.open_text(None, **PLACE) is None
 
@@ -39,12 +40,6 @@ def test_the_formats_are_stable() -> None:
     assert sealing.key_id_of(sealed) == sealing.key_id(NEW)
     assert Sealer([NEW]).open_text(sealed, **PLACE) == "483921"
     assert Vault([NEW], INDEX).digest("code", "483921") == "eb568d66f9cbf17b46d972640d1390d9"
-
-
-def test_the_empty_value_can_be_sealed() -> None:
-    """An empty value can be sealed and opened."""
-    sealer = Sealer([NEW])
-    assert sealer.open(sealer.seal(b"", **PLACE), **PLACE) == b""
 
 
 def test_sealing_is_randomised() -> None:
@@ -116,11 +111,7 @@ def test_digests_are_equal_for_equal_values_of_one_purpose() -> None:
     }
     assert len(digests) == 4
     assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
-
-
-def test_any_text_has_a_digest() -> None:
-    """A lone surrogate in a code is allowed."""
-    assert Vault([NEW], INDEX).digest("code", "\ud800\x00")
+    assert ours.digest("code", "\ud800\x00")
 
 
 def test_generated_keys_are_usable_and_new() -> None:

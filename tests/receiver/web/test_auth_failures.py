@@ -94,7 +94,8 @@ def test_guessing_gets_429_and_blocks_no_webhook(
 
 
 def rejections(receiver: Receiver) -> list[tuple[int, str, str | None]]:
-    """Return status, reason and origin of every recorded rejection."""
+    """Stop the receiver, which writes them, and return status, reason and origin of rejections."""
+    receiver.finish()
     vault = receiver.store.vault
     with receiver.store.database.reading() as session:
         return [
@@ -113,19 +114,10 @@ TOKEN = webhooks.TOKEN
 @pytest.mark.parametrize(
     ("sent", "hint"),
     [
-        (
-            webhooks.virtualsms_v1(secret=webhooks.SECRET + "\n"),
-            "matches the secret with a trailing newline",
-        ),
-        (webhooks.virtualsms_v1().with_body(SENT.body), "does not match the body with any"),
         (SENT.with_body(SENT.body + b"\n"), "probably a proxy, rewrote it"),
-        (SENT.with_headers(X_VirtualSMS_Signature="0" * 40), "64 hex digits"),
         (SENT.with_headers(X_VirtualSMS_Signature=None), "a proxy removes the header"),
         (webhooks.daisysim(token=TOKEN.upper()), "but differs in case"),
         (webhooks.daisysim(token=TOKEN[:-2]), "but is cut off"),
-        (webhooks.daisysim(token=f'"{TOKEN}"'), "but has extra characters around it"),
-        (webhooks.daisysim(token="another-0123456789"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
-        (webhooks.daisysim(token="t"), "is not in DAISYSIM_WEBHOOK_TOKENS"),
         (webhooks.daisysim(token=None), "no token: end the webhook URL with it"),
     ],
 )
@@ -136,7 +128,7 @@ def test_only_the_operator_sees_the_reason(
     assert receiver.send(sent).problem(401) == "the request could not be authenticated"
     (line,) = eventually(lambda: log.of("request.answered"))
     assert hint in line["reason"]
-    ((status, reason, origin),) = eventually(lambda: rejections(receiver))
+    ((status, reason, origin),) = rejections(receiver)
     assert (status, reason, origin) == (401, line["reason"], "127.0.0.1")
     for secret in (webhooks.SECRET, TOKEN, TOKEN[:-2], TOKEN.upper()):
         assert secret not in log.text
@@ -163,21 +155,16 @@ def test_a_wrong_clock_is_reported(start: Start, log: Log) -> None:
 def test_an_address_outside_the_list_is_403(
     start: Start, variable: str, webhook: Webhook, other: Webhook
 ) -> None:
-    """Valid credentials do not help; the other provider is not affected."""
+    """Valid credentials do not help; one matching network is enough for another address."""
     receiver = start(**{variable: "192.0.2.0/24, 2001:db8::/32"})
     answer = receiver.send(webhook)
     assert answer.problem(403) == "the request is not allowed"
     assert answer.headers["connection"] == "close"
     assert receiver.send(other).status == 202
-    ((status, reason, _),) = eventually(lambda: rejections(receiver))
+    assert start(**{variable: "2001:db8::/32,127.0.0.0/8"}).send(webhook).status == 202
+    ((status, reason, _),) = rejections(receiver)
     assert status == 403
     assert reason.startswith(f"the client's address is not in {variable}")
-
-
-def test_a_listed_address_is_accepted(start: Start) -> None:
-    """One matching network is enough."""
-    receiver = start(VIRTUALSMS_ALLOWED_ADDRESSES="2001:db8::/32,127.0.0.0/8")
-    assert receiver.send(SENT).status == 202
 
 
 FORWARDED = {"X_Forwarded_For": "198.51.100.9, 192.0.2.7"}
@@ -198,7 +185,7 @@ def test_only_a_trusted_proxy_sets_the_address(
     """``X-Forwarded-For`` counts only from a proxy in FORWARDED_ALLOW_IPS."""
     receiver = start(**trusted)
     receiver.send(SENT.with_body(b"{}").with_headers(**FORWARDED))
-    ((_, _, seen),) = eventually(lambda: rejections(receiver))
+    ((_, _, seen),) = rejections(receiver)
     assert seen == origin
 
 
@@ -220,5 +207,6 @@ def test_a_malformed_forwarded_address_is_unknown(start: Start) -> None:
     receiver = start(FORWARDED_ALLOW_IPS="127.0.0.1")
     for words in ("unknown", "x" * 5_000, "é", "[::1", ", ,"):
         receiver.send(SENT.with_body(b"{}").with_headers(X_Forwarded_For=words))
-    eventually(lambda: len(rejections(receiver)) == 5)
-    assert {origin for _, _, origin in rejections(receiver)} <= {"unknown", "127.0.0.1"}
+    origins = [origin for _, _, origin in rejections(receiver)]
+    assert len(origins) == 5
+    assert {*origins} <= {"unknown", "127.0.0.1"}

@@ -1,30 +1,24 @@
-"""Remote services for destinations: an HTTP server, a scripted and a real SMTP server.
+"""Remote services for destinations: an HTTP server and a scripted SMTP server.
 
 Each listens on a free port of 127.0.0.1 for one test, and every wait has a time-out.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import socket
-import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-import trustme
-from aiosmtpd.smtp import SMTP, AuthResult
 
+from tests.support.http_server import HttpServer, Reply, Request
 from worker.destinations.base import DeliveryError
 from worker.destinations.email import Email
 from worker.destinations.smtp.url import SmtpServer
@@ -52,68 +46,51 @@ SMS = Notification(
 
 @dataclass
 class HttpStub:
-    """An HTTP server with responses set by the test."""
+    """An HTTP server with one response, set by the test."""
 
+    server: HttpServer
+    clients: ExitStack
     status: int = 200
     body: bytes = b"ok"
     headers: dict[str, str] = field(default_factory=dict)
     fault: str | None = None
-    requests: list[bytes] = field(default_factory=list)
-    received: list[dict[str, str]] = field(default_factory=list)
-    port: int = 0
-    closing: threading.Event = field(default_factory=threading.Event)
-    clients: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        self.server.on("*", "**", handler=self._answer)
+
+    def _answer(self, _: Request) -> Reply:
+        hang = LONGEST_WAIT if self.fault == HANG else 0.0
+        return Reply(
+            status=self.status,
+            body=self.body,
+            headers=self.headers,
+            hang=hang,
+            cut=self.fault is not None,
+        )
 
     @property
     def url(self) -> str:
         """A URL with a secret in it, like Slack's."""
-        return f"http://127.0.0.1:{self.port}/services/T000/B000/webhooksecret"
+        return f"{self.server.url}/services/T000/B000/webhooksecret"
 
     @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The JSON bodies of its requests."""
-        return [json.loads(body) for body in self.requests]
+    def requests(self) -> list[Request]:
+        """The requests so far."""
+        return self.server.requests()
 
     def client(self) -> HttpClient:
-        """A client that is allowed to reach it, closed with it."""
-        host = [f"127.0.0.1:{self.port}"]
+        """A client that is allowed to reach it, closed before it."""
+        host = [f"127.0.0.1:{self.server.port}"]
         client = HttpClient(allowed_hosts=host, plain_http_hosts=host)
         self.clients.callback(client.close)
         return client
 
 
 @pytest.fixture
-def slack_stub() -> Iterator[HttpStub]:
+def slack_stub(http_server: HttpServer) -> Iterator[HttpStub]:
     """A server in place of Slack or another HTTP service; it answers ``ok`` by default."""
-    stub = HttpStub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            stub.requests.append(self.rfile.read(int(self.headers["content-length"])))
-            stub.received.append({name.lower(): value for name, value in self.headers.items()})
-            if stub.fault == HANG:
-                stub.closing.wait(LONGEST_WAIT)
-            if stub.fault is not None:
-                self.close_connection = True
-                return
-            self.send_response(stub.status)
-            for name, value in {"content-length": str(len(stub.body)), **stub.headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(stub.body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        stub.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield stub
-        stub.clients.close()
-        stub.closing.set()
-        server.shutdown()
-        thread.join(LONGEST_WAIT)
+    with ExitStack() as clients:
+        yield HttpStub(http_server, clients)
 
 
 @dataclass
@@ -209,78 +186,6 @@ def scripted_smtp() -> Iterator[ScriptedSmtp]:
     # Nor does a client with an open session.
     server.hang_up()
     thread.join(LONGEST_WAIT)
-
-
-@dataclass
-class RealSmtp:
-    """A running aiosmtpd server, and the messages it accepted."""
-
-    port: int = 0
-    contents: list[bytes] = field(default_factory=list)
-    recipients: list[list[str]] = field(default_factory=list)
-    encrypted: list[bool] = field(default_factory=list)
-    logins: list[tuple[bytes, bytes]] = field(default_factory=list)
-
-    async def handle_DATA(self, _server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-        """Record a message; aiosmtpd calls this."""
-        self.contents.append(envelope.original_content)
-        self.recipients.append(envelope.rcpt_tos)
-        self.encrypted.append(session.ssl is not None)
-        return "250 taken"
-
-    def authenticate(self, _server: Any, _session: Any, _envelope: Any, _how: str, who: Any) -> Any:
-        """Accept the password ``correct horse``; aiosmtpd calls this."""
-        self.logins.append((who.login, who.password))
-        return AuthResult(success=who.password == b"correct horse", handled=False)
-
-
-@pytest.fixture
-def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's TLS context for 127.0.0.1, signed by an authority that this process trusts."""
-    authority = trustme.CA()
-    bundle = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(bundle)
-    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def start_smtp() -> Iterator[Callable[..., RealSmtp]]:
-    """Start aiosmtpd; ``implicit_tls`` is a context, other options are those of its SMTP class."""
-    with ExitStack() as stack:
-
-        def start(*, implicit_tls: ssl.SSLContext | None = None, **options: Any) -> RealSmtp:
-            real = RealSmtp()
-            loop = asyncio.new_event_loop()
-            options = {"hostname": "stub", "authenticator": real.authenticate, **options}
-            server = loop.run_until_complete(
-                loop.create_server(
-                    lambda: SMTP(real, loop=loop, **options), "127.0.0.1", 0, ssl=implicit_tls
-                )
-            )
-            real.port = server.sockets[0].getsockname()[1]
-            thread = threading.Thread(target=loop.run_forever)
-            thread.start()
-
-            async def end() -> None:
-                server.close()
-                others = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in others:
-                    task.cancel()
-                await asyncio.gather(*others, return_exceptions=True)
-
-            def stop() -> None:
-                asyncio.run_coroutine_threadsafe(end(), loop).result(LONGEST_WAIT)
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join(LONGEST_WAIT)
-                loop.close()
-
-            stack.callback(stop)
-            return real
-
-        yield start
 
 
 def email(

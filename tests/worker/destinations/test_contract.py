@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from tests.support.http_server import Request
 from tests.worker.destinations.conftest import CUT, HANG, SMS, HttpStub, ScriptedSmtp
 from worker.destinations import registry
 from worker.destinations.apprise import Apprise
@@ -29,8 +30,9 @@ from worker.destinations.webhook import Webhook
 from worker.http.client import HttpClient
 from worker.messages.text import Texts
 
-SHORT = 0.4
+SHORT = 0.2
 SLACK_IN_THE_CLOCK = 3.0
+Kind = TypeVar("Kind", bound=Destination)
 KINDS = sorted(registry.discover())
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 SECRETS = (
@@ -54,6 +56,11 @@ HOSTILE = replace(
     marks=("not\tverified",),
     detail="see <https://evil.example|here>\x1b[8m",
 )
+
+
+def quick(kind: type[Kind]) -> type[Kind]:
+    """The same kind of destination with a short deadline."""
+    return type("Quick", (kind,), {"deadline": SHORT})
 
 
 class RemoteService(abc.ABC):
@@ -98,18 +105,15 @@ class _HttpService(RemoteService):
         self.stub.fault = CUT
 
     def arrived(self) -> list[str]:
-        return ["\n".join(_strings(message)) for message in self.stub.messages]
+        return ["\n".join(_strings(message)) for message in map(Request.json, self.stub.requests)]
 
 
 class _SlackService(_HttpService):
     """Slack, and an HTTP server in its place."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Slack):
-            deadline = SHORT
-
         super().__init__(stub)
-        self.destination = Quick("qa", url=stub.url, http=stub.client())
+        self.destination = quick(Slack)("qa", url=stub.url, http=stub.client())
 
     def refuse(self) -> None:
         self.stub.status, self.stub.body = 404, b"no_service"
@@ -122,11 +126,10 @@ class _WebhookService(_HttpService):
     """A signed webhook, and an HTTP server in place of its receiver."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Webhook):
-            deadline = SHORT
-
         super().__init__(stub)
-        self.destination = Quick("hook", url=stub.url, secrets=[SECRET], http=stub.client())
+        self.destination = quick(Webhook)(
+            "hook", url=stub.url, secrets=[SECRET], http=stub.client()
+        )
 
     def pause(self) -> None:
         self.stub.status, self.stub.headers = 503, {"retry-after": "7"}
@@ -136,26 +139,21 @@ class _AppriseService(_HttpService):
     """Apprise, and an HTTP server for its generic JSON."""
 
     def __init__(self, stub: HttpStub) -> None:
-        class Quick(Apprise):
-            deadline = SHORT
-
         super().__init__(stub)
-        url = f"json://127.0.0.1:{stub.port}/webhooksecret"
-        self.destination = Quick("chat", url=url, http=stub.client())
+        url = f"json://127.0.0.1:{stub.server.port}/webhooksecret"
+        self.destination = quick(Apprise)("chat", url=url, http=stub.client())
 
     def arrived(self) -> list[str]:
-        return [f"{each['title']}\n{each['message']}" for each in self.stub.messages]
+        messages = map(Request.json, self.stub.requests)
+        return [f"{each['title']}\n{each['message']}" for each in messages]
 
 
 class _EmailService(RemoteService):
     """E-mail, and a scripted server in place of a mail server."""
 
     def __init__(self, server: ScriptedSmtp) -> None:
-        class Quick(Email):
-            deadline = SHORT
-
         self.server = server
-        self.destination = Quick(
+        self.destination = quick(Email)(
             "mail",
             server=SmtpServer("127.0.0.1", server.port),
             sender="codecatch@example.org",
@@ -184,12 +182,9 @@ class _ConsoleService(RemoteService):
     """The console, and a pipe in place of a terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Quick(Console):
-            deadline = SHORT
-
         self.monkeypatch = monkeypatch
         self.reader, self.writer = os.pipe()
-        self.destination = Quick("terminal", descriptor=self.writer)
+        self.destination = quick(Console)("terminal", descriptor=self.writer)
 
     def refuse(self) -> None:
         os.close(self.reader)
@@ -321,15 +316,6 @@ def test_several_together(remote: RemoteService) -> None:
     assert places == sorted(places)
 
 
-def test_several_hostile_ones_are_inert(remote: RemoteService) -> None:
-    """Hostile text stays inert in a message of several notifications."""
-    remote.destination.send([HOSTILE] * min(2, remote.destination.max_batch))
-
-    (arrived,) = remote.arrived()
-    bad = {c for c in arrived if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
-    assert bad <= {"\n"}
-
-
 def test_lost_answer_is_unknown(remote: RemoteService) -> None:
     """A message that may have arrived is neither a success nor a failure."""
     remote.lose_response()
@@ -341,14 +327,15 @@ def test_lost_answer_is_unknown(remote: RemoteService) -> None:
     assert not caught.value.permanent
 
 
-def test_hostile_words_arrive_inert(remote: RemoteService) -> None:
-    """No control character, terminal sequence or bidirectional mark arrives."""
-    remote.destination.send([HOSTILE])
+@pytest.mark.parametrize("number", [1, 2])
+def test_hostile_words_arrive_inert(remote: RemoteService, number: int) -> None:
+    """No control character, terminal sequence or bidirectional mark arrives, of one or several."""
+    remote.destination.send([HOSTILE] * min(number, remote.destination.max_batch))
 
     (arrived,) = remote.arrived()
     bad = {c for c in arrived if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
     assert bad <= {"\n"}
-    assert "4839`21" in arrived
+    assert number > 1 or "4839`21" in arrived
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.worker.destinations.conftest import CUT, SMS, RealSmtp, ScriptedSmtp, email, failure
+from tests.support.smtp_server import SmtpServer
+from tests.worker.destinations.conftest import CUT, SMS, ScriptedSmtp, email, failure
 from worker.destinations.base import DeliveryError
 
 PEOPLE = ("qa@example.org", "ops@example.org", "dev@example.org")
@@ -29,15 +30,6 @@ def test_refusal_at_every_step(
     assert str(code) in error.reason
     assert "483921" not in error.reason
     assert error.message_only is (permanent and step in {"DATA", "BODY"})
-
-
-@pytest.mark.parametrize("step", ["GREETING", "EHLO", "MAIL", "RCPT", "DATA"])
-def test_connection_lost_before_the_message(scripted_smtp: ScriptedSmtp, step: str) -> None:
-    """If the connection drops before the message is out, the message was not accepted."""
-    scripted_smtp.answers[step] = CUT
-    error = failure(email(scripted_smtp.port))
-
-    assert (error.permanent, error.unknown) == (False, False)
 
 
 @pytest.mark.parametrize("answer", [CUT, "gibberish", "150 strange"])
@@ -112,14 +104,12 @@ def test_success_logs_nothing(scripted_smtp: ScriptedSmtp) -> None:
     assert logs == []
 
 
-def test_lines_of_dots_survive(
-    start_smtp: Callable[..., RealSmtp], scripted_smtp: ScriptedSmtp
-) -> None:
+def test_lines_of_dots_survive(smtp_server: SmtpServer, scripted_smtp: ScriptedSmtp) -> None:
     """A line with a single dot does not end the message early."""
-    real = start_smtp()
     dotted = replace(SMS, text=".\n..\n.MAIL FROM:<x@example.org>\nend")
-    email(real.port).send([dotted])
+    email(smtp_server.port).send([dotted])
     email(scripted_smtp.port).send([dotted])
 
-    assert b"\r\n.\r\n..\r\n.MAIL FROM:<x@example.org>\r\nend\r\n" in real.contents[0]
+    (mail,) = smtp_server.mails()
+    assert b"\r\n.\r\n..\r\n.MAIL FROM:<x@example.org>\r\nend\r\n" in mail.content
     assert b"\r\n..\r\n...\r\n..MAIL" in scripted_smtp.bodies[0]

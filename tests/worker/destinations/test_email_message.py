@@ -53,22 +53,15 @@ def test_headers() -> None:
     assert message["Message-ID"] == f"<{SMS.delivery_id}@codecatch.example.org>"
 
 
-def test_message_id_is_the_same_for_every_attempt() -> None:
-    """A repeated attempt has the Message-ID of the first, and another delivery its own."""
-    first, again = arrived(SMS), arrived(replace(SMS, marks=("repeated",)))
-    other = arrived(replace(SMS, delivery_id="01JD0DELIVERY0000000000002"))
-
-    assert first["Message-ID"] == again["Message-ID"]
-    assert first["Message-ID"] != other["Message-ID"]
-
-
-def test_message_id_of_several() -> None:
-    """The same deliveries together have one Message-ID, and any others another."""
+def test_message_id_is_that_of_the_deliveries() -> None:
+    """Every attempt for the same deliveries has one Message-ID, and any others another."""
     other = replace(SMS, delivery_id="01JD0DELIVERY0000000000002")
-    together = arrived(SMS, other)["Message-ID"]
+    ids = [arrived(*each)["Message-ID"] for each in ([SMS], [other], [SMS, other], [other, SMS])]
+    repeated = replace(SMS, marks=("repeated",))
 
-    assert together == arrived(replace(SMS, marks=("repeated",)), other)["Message-ID"]
-    assert len({together, arrived(SMS)["Message-ID"], arrived(other, SMS)["Message-ID"]}) == 3
+    assert len(set(ids)) == 4
+    assert arrived(repeated)["Message-ID"] == ids[0]
+    assert arrived(repeated, other)["Message-ID"] == ids[2]
 
 
 def test_several_in_one_mail() -> None:

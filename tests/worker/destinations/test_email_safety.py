@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.worker.destinations.conftest import CUT, SMS, RealSmtp, ScriptedSmtp, email, failure
+from tests.support.smtp_server import SmtpServer, Tls
+from tests.worker.destinations.conftest import CUT, SMS, ScriptedSmtp, email, failure
 from worker.destinations.smtp import session
 
-StartSmtp = Callable[..., RealSmtp]
-PASSWORD = "correct%20horse"
+StartSmtp = Callable[..., SmtpServer]
+LOGIN, PASSWORD = ("me@example.org", "correct horse"), "me%40example.org:correct%20horse@"
+STARTTLS = {"EHLO": "250-stub\r\n250-AUTH PLAIN\r\n250 STARTTLS"}
 
 
 @pytest.fixture
@@ -20,96 +22,88 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_is_loopback", lambda _connection: False)
 
 
-def test_plain_relay_on_this_machine(start_smtp: StartSmtp) -> None:
+@pytest.fixture
+def start_trusted(
+    make_smtp_server: StartSmtp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StartSmtp:
+    """Start a server with TLS whose authority this process trusts."""
+
+    def start(tls: Tls, auth: tuple[str, str] | None = None) -> SmtpServer:
+        server = make_smtp_server(tls=tls, auth=auth)
+        assert server.ca is not None
+        server.ca.cert_pem.write_to_path(tmp_path / "authority.pem")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        return server
+
+    return start
+
+
+def test_plain_relay_on_this_machine(smtp_server: SmtpServer) -> None:
     """Without credentials and encryption, a message reaches every recipient."""
     people = ["qa@example.org", "ops@example.org"]
-    real = start_smtp()
-    email(real.port, people=people).send([SMS])
+    email(smtp_server.port, people=people).send([SMS])
 
-    assert real.recipients == [people]
-    assert real.encrypted == [False]
-
-
-def test_starttls_required(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
-    """STARTTLS with a trusted certificate encrypts the message."""
-    real = start_smtp(tls_context=certificates, require_starttls=True)
-    email(real.port, options="?starttls=required").send([SMS])
-
-    assert real.encrypted == [True]
+    (mail,) = smtp_server.mails()
+    assert (mail.recipients, mail.encrypted) == (people, False)
 
 
 @pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize("options", ["", "?starttls=required"])
+@pytest.mark.parametrize("login", ["", PASSWORD])
 def test_starttls_is_used_where_it_is_offered(
-    start_smtp: StartSmtp, certificates: ssl.SSLContext
+    start_trusted: StartSmtp, options: str, login: str
 ) -> None:
-    """STARTTLS is used without an option."""
-    real = start_smtp(tls_context=certificates)
-    email(real.port).send([SMS])
+    """With or without an option, message and credentials are sent after STARTTLS."""
+    server = start_trusted("starttls", LOGIN if login else None)
+    email(server.port, login=login, options=options).send([SMS])
 
-    assert real.encrypted == [True]
+    (mail,) = server.mails()
+    assert (mail.user, mail.encrypted) == (LOGIN[0] if login else None, True)
 
 
-def test_starttls_required_but_not_offered(start_smtp: StartSmtp) -> None:
+def test_starttls_required_but_not_offered(smtp_server: SmtpServer) -> None:
     """A server that offers no STARTTLS gets nothing where it is required."""
-    real = start_smtp()
-    error = failure(email(real.port, options="?starttls=required"))
+    error = failure(email(smtp_server.port, options="?starttls=required"))
 
     assert error.permanent
     assert "STARTTLS" in error.reason
-    assert real.contents == []
+    assert smtp_server.mails() == []
 
 
 def test_refused_starttls_is_not_skipped(scripted_smtp: ScriptedSmtp) -> None:
     """A server that offers STARTTLS and then refuses it gets no message in cleartext."""
-    scripted_smtp.answers |= {"EHLO": "250-stub\r\n250 STARTTLS", "STARTTLS": "454 not now"}
-    error = failure(email(scripted_smtp.port))
+    scripted_smtp.answers |= {**STARTTLS, "STARTTLS": "454 not now"}
+    error = failure(email(scripted_smtp.port, login=PASSWORD))
 
     assert not error.permanent
-    assert not any(command.upper().startswith("MAIL") for command in scripted_smtp.commands)
+    verbs = {command.upper().partition(" ")[0] for command in scripted_smtp.commands}
+    assert not verbs & {"MAIL", "AUTH"}
 
 
-def test_implicit_tls_and_login(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
+def test_implicit_tls_and_login(start_trusted: StartSmtp) -> None:
     """smtps:// encrypts from the first byte; credentials are percent-decoded."""
-    real = start_smtp(implicit_tls=certificates, auth_require_tls=False)
-    email(real.port, scheme="smtps", login=f"me%40example.org:{PASSWORD}@").send([SMS])
+    server = start_trusted("smtps", LOGIN)
+    email(server.port, scheme="smtps", login=PASSWORD).send([SMS])
 
-    assert real.logins == [(b"me@example.org", b"correct horse")]
-    assert len(real.contents) == 1
-
-
-@pytest.mark.usefixtures("remote")
-def test_login_after_starttls(start_smtp: StartSmtp, certificates: ssl.SSLContext) -> None:
-    """Credentials are sent after STARTTLS."""
-    real = start_smtp(tls_context=certificates)
-    email(real.port, login=f"me:{PASSWORD}@").send([SMS])
-
-    assert real.logins == [(b"me", b"correct horse")]
-    assert real.encrypted == [True]
+    (mail,) = server.mails()
+    assert (mail.user, mail.encrypted) == (LOGIN[0], True)
 
 
 @pytest.mark.usefixtures("remote")
-def test_password_is_never_sent_in_cleartext(start_smtp: StartSmtp) -> None:
+def test_password_is_never_sent_in_cleartext(scripted_smtp: ScriptedSmtp) -> None:
     """A remote server without STARTTLS does not get the password."""
-    real = start_smtp(auth_require_tls=False)
-    error = failure(email(real.port, login=f"me:{PASSWORD}@"))
-
-    assert error.permanent
-    assert real.logins == []
+    scripted_smtp.answers |= {"EHLO": "250-stub\r\n250 AUTH PLAIN"}
+    assert failure(email(scripted_smtp.port, login=PASSWORD)).permanent
+    assert not any(command.upper().startswith("AUTH") for command in scripted_smtp.commands)
 
 
-def test_password_may_be_sent_to_this_machine(start_smtp: StartSmtp) -> None:
-    """A local relay may require a password without encryption."""
-    real = start_smtp(auth_require_tls=False)
-    email(real.port, login=f"me:{PASSWORD}@").send([SMS])
+def test_password_for_this_machine(make_smtp_server: StartSmtp) -> None:
+    """A local relay may require a password without encryption; a refused one is permanent."""
+    server = make_smtp_server(auth=LOGIN)
+    email(server.port, login=PASSWORD).send([SMS])
+    assert [mail.user for mail in server.mails()] == [LOGIN[0]]
 
-    assert len(real.contents) == 1
-
-
-def test_wrong_password(start_smtp: StartSmtp) -> None:
-    """A refused login is permanent, and the error says what to correct."""
-    real = start_smtp(auth_require_tls=False)
-    error = failure(email(real.port, login="me:wrong%20horse@"))
-
+    error = failure(email(server.port, login="me:wrong%20horse@"))
     assert error.permanent
     assert "535" in error.reason
     assert "correct MAIL_URL" in error.reason
@@ -133,48 +127,32 @@ def test_login_answers(
     assert failure(email(scripted_smtp.port, login="me:pw@")).permanent is permanent
 
 
-@pytest.mark.parametrize("way", ["starttls", "smtps"])
+@pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize(
+    ("tls", "scheme", "options"),
+    [("starttls", "smtp", "?starttls=required"), ("smtps", "smtps", ""), ("starttls", "smtp", "")],
+)
 def test_untrusted_certificate(
-    start_smtp: StartSmtp,
-    certificates: ssl.SSLContext,
-    monkeypatch: pytest.MonkeyPatch,
-    way: str,
+    make_smtp_server: StartSmtp, tls: Tls, scheme: str, options: str
 ) -> None:
-    """A certificate of an unknown authority ends the session before anything is sent."""
-    monkeypatch.delenv("SSL_CERT_FILE")
-    if way == "smtps":
-        real = start_smtp(implicit_tls=certificates)
-        error = failure(email(real.port, scheme="smtps"))
-    else:
-        real = start_smtp(tls_context=certificates)
-        error = failure(email(real.port, options="?starttls=required"))
+    """A certificate of an unknown authority ends the session before anything is sent.
+
+    This holds for a remote server even if STARTTLS is optional.
+    """
+    server = make_smtp_server(tls=tls)
+    error = failure(email(server.port, scheme=scheme, options=options))
 
     assert error.permanent
     assert "certificate" in error.reason
-    assert real.contents == []
+    assert server.mails() == []
 
 
-@pytest.mark.usefixtures("certificates", "remote")
-def test_offered_encryption_is_verified(
-    start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A remote server's certificate is verified, even if STARTTLS is optional."""
-    monkeypatch.delenv("SSL_CERT_FILE")
-    real = start_smtp(tls_context=certificates)
-
-    assert failure(email(real.port)).permanent
-    assert real.contents == []
-
-
-def test_relay_on_this_machine_needs_no_authority(
-    start_smtp: StartSmtp, certificates: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relay_on_this_machine_needs_no_authority(make_smtp_server: StartSmtp) -> None:
     """A local relay may have a self-signed certificate."""
-    monkeypatch.delenv("SSL_CERT_FILE")
-    real = start_smtp(tls_context=certificates)
-    email(real.port).send([SMS])
+    server = make_smtp_server(tls="starttls")
+    email(server.port).send([SMS])
 
-    assert real.encrypted == [True]
+    assert server.mails()[0].encrypted
 
 
 def test_tls_spoken_to_a_plain_port(scripted_smtp: ScriptedSmtp) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,11 +10,9 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from tests.support.http_server import HttpServer
 from tests.worker.destinations.conftest import SMS, HttpStub
 from worker.destinations.base import DeliveryError
 from worker.destinations.webhook import Webhook, payload
-from worker.http.client import HttpClient
 
 OLD, NEW = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
 
@@ -36,7 +33,7 @@ def failure(stub: HttpStub) -> DeliveryError:
 def test_receiver_can_verify(slack_stub: HttpStub) -> None:
     """The library that receivers use accepts the signature, and rejects any change."""
     send(slack_stub)
-    headers, body = slack_stub.received[0], slack_stub.requests[0]
+    headers, body = slack_stub.requests[0].headers, slack_stub.requests[0].body
 
     assert Verifier(NEW).verify(body, headers)["data"]["code"] == "483921"
     for change in ({"webhook-id": "another"}, {"webhook-timestamp": "1700000000"}):
@@ -53,7 +50,7 @@ def test_secret_can_be_rotated(slack_stub: HttpStub) -> None:
     send(slack_stub, OLD, NEW)
 
     for secret in (OLD, NEW):
-        Verifier(secret).verify(slack_stub.requests[0], slack_stub.received[0])
+        Verifier(secret).verify(slack_stub.requests[0].body, slack_stub.requests[0].headers)
 
 
 def test_id_is_the_delivery(slack_stub: HttpStub) -> None:
@@ -62,9 +59,9 @@ def test_id_is_the_delivery(slack_stub: HttpStub) -> None:
     send(slack_stub)
     send(slack_stub, delivery_id="a.1.{}\r\nx: y")
 
-    ids = [headers["webhook-id"] for headers in slack_stub.received]
+    ids = [request.headers["webhook-id"] for request in slack_stub.requests]
     assert ids == [SMS.delivery_id, SMS.delivery_id, "a-1-----x--y"]
-    Verifier(NEW).verify(slack_stub.requests[2], slack_stub.received[2])
+    Verifier(NEW).verify(slack_stub.requests[2].body, slack_stub.requests[2].headers)
 
 
 def test_body() -> None:
@@ -97,29 +94,23 @@ def test_body() -> None:
     assert (notice["data"]["code"], notice["data"]["detail"]) == (None, "3 USD")
 
 
-@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+@pytest.mark.parametrize("status", [200, 202, 204, 299])
 def test_any_success_is_one(slack_stub: HttpStub, status: int) -> None:
     """Any 2xx status with any body is a success."""
     slack_stub.status, slack_stub.body = status, b""
     send(slack_stub)
 
 
-@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 405, 422, 500, 502, 503, 504])
-def test_other_answers_may_pass(slack_stub: HttpStub, status: int) -> None:
-    """Other statuses are temporary failures, and redirects are not followed."""
+@pytest.mark.parametrize("status", [301, 307, 400, 404, 410, 422, 500, 503])
+def test_other_answers(slack_stub: HttpStub, status: int) -> None:
+    """Only 410 is permanent, other failures are temporary, and redirects are not followed."""
     slack_stub.status = status
     slack_stub.headers = {"location": slack_stub.url}
     error = failure(slack_stub)
 
-    assert (error.permanent, error.unknown, error.retry_after) == (False, False, None)
+    assert (error.permanent, error.unknown, error.retry_after) == (status == 410, False, None)
     assert str(status) in error.reason
     assert len(slack_stub.requests) == 1
-
-
-def test_gone_is_final(slack_stub: HttpStub) -> None:
-    """Only 410 is permanent."""
-    slack_stub.status = 410
-    assert failure(slack_stub).permanent
 
 
 @pytest.mark.parametrize(
@@ -144,15 +135,10 @@ def test_pause(slack_stub: HttpStub, status: int, header: str | None, seconds: o
     assert not error.permanent
 
 
-def test_posts_share_a_connection() -> None:
-    """Twenty consecutive posts use one connection."""
-    with HttpServer() as server:
-        server.on("POST", "/hook", status=204)
-        hosts = [f"127.0.0.1:{server.port}"]
-        with closing(HttpClient(allowed_hosts=hosts, plain_http_hosts=hosts)) as http:
-            hook = Webhook("hook", url=f"{server.url}/hook", secrets=[NEW], http=http)
-            for _ in range(20):
-                hook.send([SMS])
+def test_posts_share_a_connection(slack_stub: HttpStub) -> None:
+    """Consecutive posts use one connection."""
+    hook = Webhook("hook", url=slack_stub.url, secrets=[NEW], http=slack_stub.client())
+    for _ in range(5):
+        hook.send([SMS])
 
-        assert len(server.requests()) == 20
-        assert len({request.connection for request in server.requests()}) == 1
+    assert len({request.connection for request in slack_stub.requests}) == 1

@@ -17,32 +17,19 @@ from worker.providers.errors import (
     UnknownProviderError,
     UpstreamFailed,
 )
-from worker.providers.virtualsms.api import VirtualSMS
-from worker.simulator.server import Simulator
 
 
 def test_a_cut_answer_has_its_effect(
-    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS
+    make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS, make_daisysim: MakeDaisySIM
 ) -> None:
     """The order exists and is charged, the caller gets no answer, and the log has no status."""
     simulator = make_simulator(api_cut=1.0)
-    api = make_virtualsms(simulator)
     with pytest.raises(ProviderOutcomeUnknown) as unknown:
-        api.create_order("telegram", "GB")
+        make_virtualsms(simulator).create_order("telegram", "GB")
     assert unknown.value.unknown
     assert len(simulator.virtualsms.orders) == 1
     (call,) = simulator.calls()
     assert (call.method, call.status) == ("POST", None)
-    simulator.knobs.api_cut = 0.0
-    (order,) = api.list_orders().items
-    assert order.order_id in simulator.virtualsms.orders
-
-
-def test_a_cut_answer_of_daisysim_has_its_effect(
-    make_simulator: MakeSimulator, make_daisysim: MakeDaisySIM
-) -> None:
-    """DaisySIM behaves in the same way."""
-    simulator = make_simulator(api_cut=1.0)
     with pytest.raises(ProviderOutcomeUnknown):
         make_daisysim(simulator).purchase(UK, "wa", PRICE)
     assert len(simulator.daisysim.activations) == 1
@@ -113,16 +100,6 @@ def test_latency(make_simulator: MakeSimulator, make_virtualsms: MakeVirtualSMS)
     began = time.monotonic()
     api.get_balance()
     assert time.monotonic() - began >= 0.15
-
-
-def test_knobs_may_change_while_it_runs(simulator: Simulator, virtualsms: VirtualSMS) -> None:
-    """A test can make a provider fail for a while."""
-    virtualsms.get_balance()
-    simulator.knobs.api_503 = 1.0
-    with pytest.raises(ProviderError):
-        virtualsms.get_balance()
-    simulator.knobs.api_503 = 0.0
-    virtualsms.get_balance()
 
 
 def _try(call: Callable[[], object]) -> None:

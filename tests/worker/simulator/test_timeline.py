@@ -64,5 +64,5 @@ def test_no_action_runs_after_the_end() -> None:
     """The end does not wait for scheduled actions."""
     happened = threading.Event()
     with Timeline() as timeline:
-        timeline.after(0.2, happened.set)
-    assert not happened.wait(0.4)
+        timeline.after(0.05, happened.set)
+    assert not happened.wait(0.1)

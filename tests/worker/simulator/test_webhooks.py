@@ -24,9 +24,10 @@ from tests.support.ports import free_port
 from tests.support.receiving import authentic
 from tests.support.waiting import eventually
 from tests.support.webhooks import SECRET, TOKEN
-from tests.worker.simulator.conftest import MakeSimulator
+from tests.worker.simulator.conftest import MakeSimulator, MakeVirtualSMS
 from tests.worker.simulator.test_daisysim_api import buy
 from worker.http.client import HttpClient, Response
+from worker.providers.capabilities import HasWebhookSubscriptions
 from worker.simulator import signed_webhooks, subscription_api
 from worker.simulator.knobs import Knobs
 from worker.simulator.server import VIRTUALSMS_KEY, Simulator
@@ -199,20 +200,24 @@ def manage(make_http: Callable[[Simulator], HttpClient]) -> Manage:
 
 
 def test_twenty_failures_pause_the_subscription(
-    make_simulator: MakeSimulator, receiver: HttpServer, manage: Manage
+    make_simulator: MakeSimulator,
+    receiver: HttpServer,
+    make_virtualsms: MakeVirtualSMS,
+    manage: Manage,
 ) -> None:
-    """After 20 failures in a row nothing is sent until an API call resumes the subscription."""
+    """After 20 failures in a row nothing is sent until our own client resumes it."""
     receiver.on("POST", "/webhooks/**", status=503)
     simulator = make_simulator(receiver.url)
+    api = make_virtualsms(simulator)
+    assert isinstance(api, HasWebhookSubscriptions)
     orders = [simulator.virtualsms.create("telegram", "GB").order_id for _ in range(22)]
     for count, order in enumerate(orders[:20], 1):
         assert not simulator.subscription.paused
         simulator.virtualsms.deliver(order)
         wait_for_failures(simulator, count)
-    shown: Any = manage(simulator, "GET", "/wh_1").json()
-    assert shown["webhook"]["paused"] is True
-    assert shown["webhook"]["failure_count_consecutive"] == 20
-    assert shown["webhook"]["last_error_code"] == "HTTP 503"
+    (found,) = api.subscriptions()
+    assert (found.path, found.active, found.paused) == ("/webhooks/virtualsms", True, True)
+    assert (found.failures, api.last_failure(found.id)) == (20, 503)
 
     receiver.on("POST", "/webhooks/**", status=202)
     simulator.virtualsms.deliver(orders[20])
@@ -220,9 +225,9 @@ def test_twenty_failures_pause_the_subscription(
     wait_for_deliveries(simulator)
     assert len(receiver.requests()) == 20
 
-    changed: Any = manage(simulator, "PATCH", "/wh_1", json={"paused": False}).json()
-    assert changed["webhook"]["paused"] is False
-    assert changed["webhook"]["failure_count_consecutive"] == 0
+    api.resume(found.id)
+    (found,) = api.subscriptions()
+    assert (found.paused, found.failures) == (False, 0)
     simulator.virtualsms.deliver(orders[21])
     wait_for_requests(receiver, 21)
     wait_for_deliveries(simulator)
@@ -243,12 +248,12 @@ def test_the_subscription_over_http(
     (webhook,) = listed["webhooks"]
     assert webhook["url"] == f"{receiver.url}/webhooks/virtualsms"
     assert set(webhook["events"]) == set(signed_webhooks.EVENTS[VIRTUALSMS]["v1"].values())
-    statuses = {
-        401: manage(simulator, "GET", headers={}),
-        404: manage(simulator, "GET", "/wh_2"),
-        400: manage(simulator, "PATCH", "/wh_1", json={"paused": "no"}),
-    }
-    for status, answer in statuses.items():
+    for status, answer in [
+        (401, manage(simulator, "GET", headers={})),
+        (401, manage(simulator, "GET", headers={"Authorization": "Bearer another"})),
+        (404, manage(simulator, "GET", "/wh_2")),
+        (400, manage(simulator, "PATCH", "/wh_1", json={"paused": "no"})),
+    ]:
         problem: Any = answer.json()
         assert (answer.status, problem["success"]) == (status, False)
     assert manage(simulator, "GET", "/wh_1/deliveries", params={"limit": "x"}).status == 400
@@ -319,7 +324,7 @@ def test_webhooks_are_doubled(make_simulator: MakeSimulator, receiver: HttpServe
 
 def test_webhooks_are_delayed(make_simulator: MakeSimulator, receiver: HttpServer) -> None:
     """Delays reorder the events and lose none."""
-    simulator = make_simulator(receiver.url, webhooks_delayed=1.0, webhook_delay=0.5, seed=1)
+    simulator = make_simulator(receiver.url, webhooks_delayed=1.0, webhook_delay=0.2, seed=1)
     sent = [simulator.virtualsms.create("telegram", "GB").order_id for _ in range(10)]
     for order in sent:
         simulator.virtualsms.deliver(order)

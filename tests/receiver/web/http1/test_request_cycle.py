@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -59,11 +59,6 @@ def make_cycle(recording: RecordingTransport, method: str = "POST", **more: Any)
     )
 
 
-def run(scenario: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine."""
-    return asyncio.run(scenario)
-
-
 async def respond(
     cycle: RequestCycle, *bodies: bytes, headers: tuple[tuple[bytes, bytes], ...] | None = None
 ) -> None:
@@ -83,7 +78,7 @@ async def respond(
 def test_a_complete_response_is_one_write(transport: RecordingTransport) -> None:
     """Headers and body are written together, with the server's default headers."""
     cycle = make_cycle(transport)
-    run(respond(cycle, b"{}"))
+    asyncio.run(respond(cycle, b"{}"))
     assert transport.written == [
         (
             b"HTTP/1.1 202 Accepted\r\ndate: today\r\ncontent-length: 2\r\n"
@@ -110,7 +105,7 @@ def test_other_responses_are_complete_too(
 ) -> None:
     """They may need several writes; ``connection: close`` closes the connection."""
     cycle = make_cycle(transport, **more)
-    run(respond(cycle, *bodies, headers=headers))
+    asyncio.run(respond(cycle, *bodies, headers=headers))
     sent = b"".join(transport.written)
     assert sent.endswith(b"\r\n\r\n{}end")
     ends = bool(more) or (headers is not None and b"close" in headers[0])
@@ -126,30 +121,29 @@ def test_a_response_without_a_body(transport: RecordingTransport) -> None:
         await cycle.send({"type": "http.response.start", "status": 202, "headers": headers})
         await cycle.send({"type": "http.response.body"})
 
-    run(scenario())
+    asyncio.run(scenario())
     assert b"".join(transport.written).endswith(b"content-length: 0\r\n\r\nend")
 
 
-def test_the_response_to_head_has_no_body(transport: RecordingTransport) -> None:
-    """It has the length of the body that is not sent."""
-    run(respond(make_cycle(transport, "HEAD"), b"{}"))
+def test_responses_without_their_body(transport: RecordingTransport) -> None:
+    """HEAD gets the length of the body; a disconnected client gets nothing."""
+    asyncio.run(respond(make_cycle(transport, "HEAD"), b"{}"))
     sent = b"".join(transport.written)
     assert b"content-length: 2\r\n" in sent
     assert b"{}" not in sent
-
-
-def test_nothing_is_sent_to_a_disconnected_client(transport: RecordingTransport) -> None:
-    """No header and no body is written."""
+    transport.written.clear()
     cycle = make_cycle(transport)
     cycle.disconnected = True
-    run(respond(cycle, b"{}"))
+    asyncio.run(respond(cycle, b"{}"))
     assert transport.written == []
 
 
 def test_a_wrong_content_length_is_an_error(transport: RecordingTransport) -> None:
     """The client would wait for the rest, or take it for the next response."""
     with pytest.raises(RuntimeError, match="Content-Length"):
-        run(respond(make_cycle(transport), b"{}", headers=((b"content-length", b"3"), JSON)))
+        asyncio.run(
+            respond(make_cycle(transport), b"{}", headers=((b"content-length", b"3"), JSON))
+        )
 
 
 def test_a_complete_body_is_in_the_state(transport: RecordingTransport) -> None:
@@ -174,7 +168,7 @@ def test_a_partly_received_body_is_not_in_the_state(transport: RecordingTranspor
         cycle.on_request_complete()
         return first, await cycle.receive()
 
-    first, second = run(scenario())
+    first, second = asyncio.run(scenario())
     assert cycle.scope["state"] == {}
     assert (first["body"], first["more_body"]) == (b"{", True)
     assert (second["body"], second["more_body"]) == (b"}", False)
