@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from receiver.inbox.store import InboxEvent
+from receiver.providers.base import comparable_code
 from tests.support import webhooks
 from tests.support.webhooks import Webhook
 from tests.worker.support import (
@@ -18,6 +22,7 @@ from tests.worker.support import (
     code_of,
     deliver,
     handle,
+    on_sqlite,
     only_row,
     settle,
 )
@@ -27,18 +32,31 @@ from worker.schema.models import Code, Confirmation, Delivery, Order
 from worker.schema.states import DISCARDED, READY, UNRECOGNISED
 
 UNCLEAR = "Your number is 4411 or 7722, ask our staff"
+TEXTS = Path(__file__).parents[2] / "samples" / "texts"
 FIRST = "2026-11-30T08:00:00Z"
 
 
-def _message(text: str | None, code: str | None = None, at: str | None = FIRST) -> Webhook:
-    order = {"id": webhooks.ORDER, "phone_number": webhooks.UK_PHONE, "service": "telegram"}
+def _message(
+    text: str | None,
+    code: str | None = None,
+    at: str | None = FIRST,
+    order: str = webhooks.ORDER,
+) -> Webhook:
+    about = {"id": order, "phone_number": webhooks.UK_PHONE, "service": "telegram"}
     message = {"text": text, "code": code, "received_at": at}
-    return _virtualsms({"order": order, "message": message})
+    return _virtualsms({"order": about, "message": message})
 
 
 def _virtualsms(data: dict[str, Any]) -> Webhook:
     envelope = {"id": webhooks.envelope_id(), "type": "order.sms_received", "data": data}
     return webhooks.signed(webhooks.encode(envelope))
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of at most ``size`` items."""
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
 
 
 def _states(runtime: Runtime) -> list[str]:
@@ -92,6 +110,33 @@ def test_a_code_read_from_the_text_is_confirmed_and_says_so(world: World) -> Non
     (sent,) = world.sent_to()
     assert "48392" in str(sent)
     assert "extracted" in str(sent)
+
+
+@on_sqlite
+def test_no_code_below_sure_is_ever_confirmed(world: World) -> None:
+    """Of all sample texts, only an order whose text surely tells its code is charged."""
+    runtime = world.connect(virtualsms=True, VIRTUALSMS_RATE_LIMIT="100000")
+    world.api.on("POST", CONFIRM_PATH, json={"status": "confirmed"})
+    texts = {
+        f"ord_{file.stem}_{number}": sample
+        for file in sorted(TEXTS.glob("*.json"))
+        for number, sample in enumerate(json.loads(file.read_text()))
+    }
+    assert len(texts) > 500
+    for part in batched(texts.items(), 64):
+        handle(runtime, *(_message(sample["text"], order=order) for order, sample in part))
+    settle(runtime, *all_rows(runtime, Confirmation))
+
+    charged = {request.path.split("/")[-2] for request in world.api.requests("POST")}
+    assert len(charged) > 400
+    for order, sample in texts.items():
+        assert (order in charged) <= bool(sample["codes"]), sample["text"]
+    for code in all_rows(runtime, Code):
+        assert (code.order_id in charged) == (code.state == READY)
+        if code.state == READY:
+            told = code_of(runtime, code.order_id)[0]
+            right = {comparable_code(each) for each in texts[code.order_id]["codes"]}
+            assert comparable_code(told) in right, texts[code.order_id]["text"]
 
 
 def test_a_code_that_a_person_set_replaces_the_unclear_message(world: World) -> None:
