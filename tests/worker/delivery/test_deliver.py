@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -360,45 +362,44 @@ def test_an_exception_while_sending_does_not_block_the_dispatcher(
 class ConcurrencyProbe:
     """A server that blocks requests until released, and counts concurrent ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
         self._lock = threading.Lock()
-        self.release = threading.Event()
+        self._release = threading.Event()
         self.current = 0
         self.most = 0
+        reply(world, handler=self._answer)
 
-    def answer(self, _: Request) -> Reply:
-        """Block a request."""
+    def _answer(self, _: Request) -> Reply:
         with self._lock:
             self.current += 1
             self.most = max(self.most, self.current)
-        self.release.wait(20)
+        self._release.wait(20)
         with self._lock:
             self.current -= 1
         return Reply(body=b"ok")
 
-
-def deliver_in_threads(runtime: Runtime, rows: list[Delivery]) -> list[threading.Thread]:
-    """Deliver each of the rows in a separate thread."""
-    threads = [threading.Thread(target=deliver_ids, args=(runtime, [row.id])) for row in rows]
-    for thread in threads:
-        thread.start()
-    return threads
+    @contextmanager
+    def deliver(self, runtime: Runtime, rows: list[Delivery]) -> Iterator[list[threading.Thread]]:
+        """Deliver each of the rows in a thread; release all requests at the end."""
+        threads = [threading.Thread(target=deliver_ids, args=(runtime, [row.id])) for row in rows]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: self.current == INITIAL_CONCURRENCY)
+            yield threads
+        finally:
+            self._release.set()
+            for thread in threads:
+                thread.join(20)
 
 
 def test_few_messages_to_one_destination_are_in_flight(world: World, runtime: Runtime) -> None:
     """However many tasks there are; the dispatcher claims the rest as slots become free."""
-    probe = ConcurrencyProbe()
-    reply(world, handler=probe.answer)
+    probe = ConcurrencyProbe(world)
     rows = plan_codes(runtime, 12)
-    threads = deliver_in_threads(runtime, rows[:7])
-    try:
+    with probe.deliver(runtime, rows[:7]) as threads:
         # One of the seven is the dispatcher; the others have woken it and returned.
         eventually(lambda: sum(thread.is_alive() for thread in threads) == 1)
-        eventually(lambda: probe.current == INITIAL_CONCURRENCY)
-    finally:
-        probe.release.set()
-        for thread in threads:
-            thread.join(20)
 
     assert states(runtime, rows) == ["done"] * 12
     assert probe.most == INITIAL_CONCURRENCY
@@ -407,22 +408,15 @@ def test_few_messages_to_one_destination_are_in_flight(world: World, runtime: Ru
 
 def test_a_slow_destination_delays_no_other(world: World, two_destinations: Runtime) -> None:
     """While one hangs with all its slots in use, another gets all its messages."""
-    probe = ConcurrencyProbe()
-    reply(world, handler=probe.answer)
+    probe = ConcurrencyProbe(world)
     rows = plan_codes(two_destinations, 6)
     slow = [row for row in rows if row.destination == "slack"]
     fast = [row for row in rows if row.destination == "other"]
-    threads = deliver_in_threads(two_destinations, slow[:4])
-    try:
-        eventually(lambda: probe.current == INITIAL_CONCURRENCY)
+    with probe.deliver(two_destinations, slow[:4]):
         deliver_ids(two_destinations, [slow[4].id])
         deliver(two_destinations, *fast)
         assert states(two_destinations, fast) == ["done"] * 6
         assert len(world.sent_to()) == INITIAL_CONCURRENCY
-    finally:
-        probe.release.set()
-        for thread in threads:
-            thread.join(20)
     assert states(two_destinations, slow) == ["done"] * 6
 
 

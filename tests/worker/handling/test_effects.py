@@ -105,38 +105,6 @@ def test_the_same_code_under_another_event_is_linked(runtime: Runtime) -> None:
     assert only_row(runtime, Confirmation).action == "confirm"
 
 
-def test_nothing_is_planned_that_cannot_be_done(world: World) -> None:
-    """Without an API key and without a destination, a code is only stored."""
-    runtime = world.connect()
-    handle(runtime, webhooks.virtualsms_v1(), webhooks.daisysim())
-
-    assert len(all_rows(runtime, Code)) == 2
-    assert {code.state for code in all_rows(runtime, Code)} == {"ready"}
-    assert all_rows(runtime, Confirmation) == []
-    assert all_rows(runtime, Delivery) == []
-
-
-@on_sqlite
-@pytest.mark.parametrize(
-    ("setting", "service", "expected"),
-    [
-        ("on", "telegram", True),
-        ("off", "telegram", False),
-        ("telegram, whatsapp", "telegram", True),
-        ("whatsapp", "telegram", False),
-        ("WhatsApp", "whatsapp", True),
-    ],
-)
-def test_auto_confirm_selects_services(
-    world: World, setting: str, service: str, expected: bool
-) -> None:
-    """Every service, none, or the listed ones."""
-    runtime = world.connect(virtualsms=True, AUTO_CONFIRM=setting)
-    handle(runtime, webhooks.virtualsms_v1(service=service))
-
-    assert bool(all_rows(runtime, Confirmation)) is expected
-
-
 def test_auto_confirm_matches_either_name_of_a_service(world: World) -> None:
     """The order was bought as ``tg``; its webhook says ``telegram``."""
     for setting in ("tg", "telegram"):
@@ -156,21 +124,36 @@ def test_a_confirmed_order_is_not_confirmed_again(runtime: Runtime) -> None:
     assert len(all_rows(runtime, Delivery)) == 1
 
 
+VIRTUALSMS, DAISYSIM = webhooks.virtualsms_v1(service="telegram"), webhooks.daisysim()
+# A webhook, what is configured, the code's state, and what is planned for the order.
+PLANS: list[tuple[Webhook, dict[str, Any], str, list[str]]] = [
+    # Without an API key a code is only stored.
+    (VIRTUALSMS, {}, "ready", []),
+    (DAISYSIM, {}, "ready", []),
+    (VIRTUALSMS, {"virtualsms": True, "AUTO_CONFIRM": "on"}, "ready", ["confirm"]),
+    (VIRTUALSMS, {"virtualsms": True, "AUTO_CONFIRM": "off"}, "ready", []),
+    (VIRTUALSMS, {"virtualsms": True, "AUTO_CONFIRM": "a, telegram"}, "ready", ["confirm"]),
+    (VIRTUALSMS, {"virtualsms": True, "AUTO_CONFIRM": "whatsapp"}, "ready", []),
+    # An unsigned code is held until it is verified, if that is on.
+    (DAISYSIM, {"daisysim": True, "DAISYSIM_VERIFY_BACK": "auto"}, "held", ["verify"]),
+    (DAISYSIM, {"daisysim": True, "DAISYSIM_VERIFY_BACK": "on"}, "held", ["verify"]),
+    (DAISYSIM, {"daisysim": True, "DAISYSIM_VERIFY_BACK": "off"}, "ready", []),
+]
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("verify_back", "state", "action"),
-    [("auto", "held", "verify"), ("on", "held", "verify"), ("off", "ready", None)],
-)
-def test_an_unsigned_code_is_held_until_it_is_verified(
-    world: World, verify_back: str, state: str, action: str | None
+@pytest.mark.parametrize(("webhook", "connected", "state", "actions"), PLANS)
+def test_the_settings_decide_what_is_planned(
+    world: World, webhook: Webhook, connected: dict[str, Any], state: str, actions: list[str]
 ) -> None:
-    """If verification is on; else it is delivered at once."""
-    runtime = world.connect(daisysim=True, slack=True, DAISYSIM_VERIFY_BACK=verify_back)
-    handle(runtime, webhooks.daisysim())
+    """Confirmations and verifications; a delivery only if there is a destination."""
+    slack = bool(connected)
+    runtime = world.connect(slack=slack, **connected)
+    handle(runtime, webhook)
 
     assert only_row(runtime, Code).state == state
-    assert [row.action for row in all_rows(runtime, Confirmation)] == ([action] if action else [])
-    assert len(all_rows(runtime, Delivery)) == (0 if action else 1)
+    assert [row.action for row in all_rows(runtime, Confirmation)] == actions
+    assert len(all_rows(runtime, Delivery)) == (slack and state == "ready")
 
 
 @pytest.mark.parametrize("state", ["quarantined", "discarded"])

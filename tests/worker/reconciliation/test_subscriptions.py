@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from receiver.errors import ConfigurationError
 from tests.support.http_server import Reply, Request
 from tests.worker.reconciliation.reconciling import ask, listing, plan
 from tests.worker.support import (
@@ -193,12 +192,3 @@ def test_it_is_off_by_default(world: World) -> None:
     runtime = world.connect(virtualsms=True, VIRTUALSMS_WEBHOOK_CARE="on")
     assert check(runtime).wake_at is not None
     assert len(world.api.requests()) == calls + 1
-
-
-@on_sqlite
-def test_an_impossible_setting_is_an_error(world: World) -> None:
-    """The message names the variable and what to set."""
-    with pytest.raises(ConfigurationError, match=r"^VIRTUALSMS_WEBHOOK_CARE: .*_API_KEY"):
-        world.connect(VIRTUALSMS_WEBHOOK_CARE="on")
-    with pytest.raises(ConfigurationError, match=r"^DAISYSIM_WEBHOOK_CARE: must be off"):
-        world.connect(daisysim=True, VIRTUALSMS_WEBHOOK_CARE="off", DAISYSIM_WEBHOOK_CARE="on")

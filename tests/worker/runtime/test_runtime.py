@@ -76,6 +76,11 @@ REFUSED: list[tuple[dict[str, str], str]] = [
         {"DAISYSIM_VERIFY_BACK": "on", "DAISYSIM_API_KEY": ""},
         "DAISYSIM_VERIFY_BACK: .*DAISYSIM_API_KEY",
     ),
+    ({"VIRTUALSMS_WEBHOOK_CARE": "on"}, "VIRTUALSMS_WEBHOOK_CARE: .*_API_KEY"),
+    (
+        {"DAISYSIM_WEBHOOK_CARE": "on", "DAISYSIM_API_KEY": "a-key"},
+        "DAISYSIM_WEBHOOK_CARE: must be off",
+    ),
     ({"SMTP_URL": "mail.example.com"}, "SMTP_URL: "),
     ({**MAIL, "EMAIL_FROM": ""}, "SMTP_URL: .*EMAIL_FROM"),
     ({**MAIL, "EMAIL_TO": ""}, "SMTP_URL: .*EMAIL_TO"),
