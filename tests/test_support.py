@@ -7,6 +7,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from unittest import mock
 
 import psutil
 import pytest
@@ -39,20 +41,16 @@ def test_a_handlers_error_reaches_the_test() -> None:
         server.close()
 
 
-def test_a_developers_variables_are_removed(pytestconfig: pytest.Config) -> None:
-    """A variable in pytest's environment is absent in a test."""
-    test = f"{__file__}::test_is_clean"
-    options = ["-p", "no:xdist", "-o", "addopts=", "-q", "--rootdir", str(pytestconfig.rootpath)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, test], check=False, capture_output=True,
-        text=True, timeout=60, cwd=pytestconfig.rootpath,
-        env={**os.environ, "DATABASE_URL": "developer", "HOST": "developer"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def _developers_variables() -> Iterator[None]:
+    """Set variables before the fixtures of a single test, as a developer's shell does."""
+    with mock.patch.dict(os.environ, {"DATABASE_URL": "developer", "HOST": "developer"}):
+        yield
 
 
-def test_is_clean() -> None:
-    """The variables are absent here."""
+@pytest.mark.usefixtures("_developers_variables")
+def test_a_developers_variables_are_removed() -> None:
+    """A developer's own values must not change a test."""
     assert not {"DATABASE_URL", "HOST"} & set(os.environ)
 
 
