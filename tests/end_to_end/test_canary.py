@@ -174,7 +174,7 @@ def push(sender: Sender) -> None:
     first = good[0]
     assert sender.send("POST", first.path, first.body, first.headers) == 200
     other = first.json() | {"note": TEXT}
-    malformed = {"type": "order.sms_received", "data": {"order_id": [PHONE], "code": {TEXT: CODE}}}
+    malformed = {"type": "order.sms_received", "data": {"order_id": {TEXT: PHONE}, "code": CODE}}
     for body in (
         webhooks.encode(other),
         webhooks.encode(malformed),

@@ -130,9 +130,8 @@ def is_named(pattern: str, *columns: ColumnElement[Any] | Mapped[Any]) -> Column
     if _GLOB.search(pattern):
         regex = _regex_of(pattern)
         return or_(false(), *(each.regexp_match(regex) for each in columns if regex))
-    # SQLite's lower() leaves all but ASCII as it is.
-    names = sorted({pattern, pattern.lower()})
-    return or_(*(func.lower(each).in_(names) for each in columns))
+    # A database's lower() may leave all but ASCII as it is.
+    return or_(*(or_(each == pattern, func.lower(each) == pattern.lower()) for each in columns))
 
 
 def _regex_of(pattern: str) -> str | None:

@@ -87,7 +87,7 @@ FIELDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         name: f"{value}\r\n" if isinstance(value, str) else value for name, value in data.items()
     },
     "invisible": lambda data: {
-        **data, "code": f"{INVISIBLE}483{INVISIBLE}921", "order_id": f"\ufeff{data['order_id']}",
+        **data, "code": f"{INVISIBLE}483{INVISIBLE}921", "order_id": "\ufeff90310001",
     },
     "full width": lambda data: {**data, "code": "４８３９２１"},
     "arabic digits": lambda data: {**data, "code": "٤٨٣٩٢١"},

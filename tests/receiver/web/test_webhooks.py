@@ -42,7 +42,7 @@ SHAPES = [
     b" { } ",
     b'{"type": 7, "data": []}',
     b'{"type": null, "event": {}, "data": {"order_id": []}}',
-    b'{"id": ["evt"], "data": {"test": "yes"}}',
+    b'{"id": ["evt"], "data": {"test": "perhaps"}}',
     b'{"id": "a\\u0000b"}',
     b'{"id": "\\ud800", "type": "\\udfff"}',
     b'{"id": ""}',

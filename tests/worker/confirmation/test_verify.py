@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +45,6 @@ from worker.confirmation.confirm import settle as settle_ids
 from worker.handling.ready_codes import release
 from worker.orders import codes
 from worker.outbox.planner import Planner
-from worker.providers.daisysim.api import DaisySIM
 from worker.runtime.runtime import Runtime
 from worker.schema.models import (
     Budget,
@@ -463,15 +464,13 @@ def test_a_flood_about_many_activations_only_delays_genuine_codes(world: World) 
     assert pairs == [{"bought", "000"}, {"001", "002"}, {"003", ACTIVATION}]
 
 
-def test_an_api_that_cannot_verify_ends_the_row(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_api_that_cannot_verify_ends_the_row(runtime: Runtime) -> None:
     """As dead: no later attempt could succeed."""
-    runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
     row = planned(runtime, SMS)
-    for name in ("check", "find_order"):
-        monkeypatch.delattr(DaisySIM, name)
-    settle(runtime, row)
+    client: Any = SimpleNamespace(calls={}, limits={})
+    api = replace(runtime.integrations.apis["daisysim"], client=client)
+    integrations = replace(runtime.integrations, apis={"daisysim": api})
+    settle(replace(runtime, integrations=integrations), row)
 
     assert reload(runtime, row).state == "dead"
 

@@ -18,6 +18,7 @@ from receiver.events import (
     OrderExpired,
     OrderSwapped,
     SmsReceived,
+    UnknownEvent,
 )
 from tests.support.http_server import HttpServer, Request
 from tests.support.ports import free_port
@@ -263,7 +264,7 @@ def test_the_subscription_over_http(
     assert request.json()["data"]["test"] is True
     assert request.json()["id"] == tested["event_id"]
     assert request.headers["x-virtualsms-delivery"] == tested["delivery_id"]
-    assert authentic(request).type == SmsReceived.type
+    assert authentic(request).type == UnknownEvent.type  # never read as a code
     manage(simulator, "PATCH", "/wh_1", json={"paused": True})
     assert manage(simulator, "POST", "/wh_1/test").status == 400
 
