@@ -8,7 +8,6 @@ __all__ = [
     "plain_text",
     "registry",
     "signatures",
-    "strict_json",
     "times",
     "virtualsms",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,9 +42,10 @@ from tests.worker.support import (
 from worker.confirmation import fair_queue
 from worker.confirmation.confirm import settle as settle_ids
 from worker.handling.ready_codes import release
+from worker.http.client import Response
 from worker.orders import codes
 from worker.outbox.planner import Planner
-from worker.providers.daisysim.api import DaisySIM
+from worker.providers.base import ProviderApi, Refusal
 from worker.runtime.runtime import Runtime
 from worker.schema.models import (
     Budget,
@@ -463,15 +465,25 @@ def test_a_flood_about_many_activations_only_delays_genuine_codes(world: World) 
     assert pairs == [{"bought", "000"}, {"001", "002"}, {"003", ACTIVATION}]
 
 
-def test_an_api_that_cannot_verify_ends_the_row(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class WithoutCalls(ProviderApi):
+    """An API without any call."""
+
+    name, default_url, can_confirm, limits = "daisysim", "", False, {}
+
+    def read_error(self, response: Response) -> Refusal | None:
+        """Unused: there are no calls."""
+        raise NotImplementedError
+
+
+def test_an_api_that_cannot_verify_ends_the_row(world: World) -> None:
     """As dead: no later attempt could succeed."""
     runtime = world.connect(virtualsms=True, daisysim=True, slack=True)
     row = planned(runtime, SMS)
-    for name in ("check", "find_order"):
-        monkeypatch.delattr(DaisySIM, name)
-    settle(runtime, row)
+    integrations = runtime.integrations
+    client = WithoutCalls(integrations.provider_http, base_url="", api_key="key")
+    api = replace(integrations.apis["daisysim"], client=client)
+    without = replace(runtime, integrations=replace(integrations, apis={"daisysim": api}))
+    settle(without, row)
 
     assert reload(runtime, row).state == "dead"
 
