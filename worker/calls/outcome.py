@@ -97,14 +97,14 @@ def _unknown_since(
     database: Database, provider: str, listed: Iterable[ReportedOrder], since: datetime
 ) -> tuple[ReportedOrder, ...]:
     """The listed orders that were created since and are unknown here; undated ones are left out."""
+    recent = [
+        reported
+        for reported in listed
+        if reported.created_at is not None and reported.created_at >= since - _CLOCK_SKEW
+    ]
     with database.reading() as session:
-        return tuple(
-            reported
-            for reported in listed
-            if reported.created_at is not None
-            and reported.created_at >= since - _CLOCK_SKEW
-            and orders.find(session, provider, reported.order_id) is None
-        )
+        known = orders.find(session, provider, [reported.order_id for reported in recent])
+    return tuple(reported for reported in recent if reported.order_id not in known)
 
 
 def _proves(
@@ -112,7 +112,7 @@ def _proves(
 ) -> bool:
     """Whether only ``call`` can have brought the order to its reported state."""
     if call.swaps:
-        known = orders.find(session, provider, reported.order_id)
+        known = orders.find(session, provider, [reported.order_id]).get(reported.order_id)
         if known is None or known.phone_digest is None or reported.phone_number is None:
             return False
         return known.phone_digest != vault.digest("phone", reported.phone_number)

@@ -19,7 +19,13 @@ from receiver.errors import CodecatchError
 from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from worker.configuration.routing import Routing
 from worker.confirmation import fair_queue
-from worker.confirmation.attempt import Outcome, Task, after_error, release_row
+from worker.confirmation.attempt import (
+    Outcome,
+    Task,
+    after_error,
+    mark_confirmed,
+    release_row,
+)
 from worker.handling import ready_codes
 from worker.orders import codes
 from worker.orders import store as orders
@@ -35,7 +41,7 @@ from worker.providers.errors import (
 )
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation
-from worker.schema.states import CODE_QUARANTINED, CONFIRMED, DEAD, DONE, HELD, READY
+from worker.schema.states import CODE_QUARANTINED, DEAD, DONE, HELD, READY
 
 # How long the provider may answer "not yet", or not at all.
 TIMEOUT = timedelta(seconds=30)
@@ -154,7 +160,7 @@ def _outcome(task: Task, verdict: _Verdict, judge: _Judge | None = None) -> Outc
 
 def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verdict) -> None:
     if verdict.verified:
-        _mark_confirmed(planner, row)
+        mark_confirmed(row, "verified", planner)
     code = planner.session.get(Code, row.code_id, with_for_update=True)
     if code is None or code.state != HELD:  # a person decided while the provider was asked
         return
@@ -164,15 +170,6 @@ def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verd
     elif verdict.state == CODE_QUARANTINED:
         code.state = CODE_QUARANTINED
         _quarantine_event(planner, routing, row, verdict.reason)
-
-
-def _mark_confirmed(planner: Planner, row: Confirmation) -> None:
-    order = orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
-    orders.advance(
-        planner.session, order, CONFIRMED,
-        kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
-    )  # fmt: skip
-    order.updated_at = planner.now
 
 
 def _quarantine_event(

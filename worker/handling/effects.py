@@ -26,8 +26,9 @@ from worker.configuration.routing import Subject
 from worker.handling import ready_codes
 from worker.orders import batch as order_batch
 from worker.orders import codes
-from worker.orders.batch import Report, Snapshot
+from worker.orders.batch import Report
 from worker.orders.codes import KnownCode, ReportedCode
+from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.schema.states import CODE_QUARANTINED, HELD, READY, VERIFY
 
@@ -65,7 +66,7 @@ class BatchRows:
     ``orders`` holds each order as it stood right after the event.
     """
 
-    orders: Mapping[str, Snapshot]
+    orders: Mapping[str, OrderRow]
     codes: Mapping[str, KnownCode]
 
 
@@ -145,7 +146,7 @@ def _order_changed(
     # An order can be swapped many times; every other event is delivered once per order.
     order_ref = None if isinstance(event, OrderSwapped) else order.id
     context.planner.plan_deliveries(
-        context.policy.routing.of(ready_codes.subject(order, event.type)),
+        context.policy.routing.of(ready_codes.subject(context.vault, order, event.type)),
         event.type,
         event_id=header.id,
         order_ref=order_ref,
@@ -176,6 +177,6 @@ def _sms_received(context: Context, rows: BatchRows, header: EventHeader) -> Kno
             code_id=code.id,
         )
     elif code.state == READY:
-        ready_codes.plan_deliveries(planner, policy.routing, code, order)
+        ready_codes.plan_deliveries(planner, context.vault, policy.routing, code, order)
         ready_codes.plan_confirmation(planner, policy, code, order)
     return code

@@ -11,31 +11,31 @@ from worker.configuration.event_policy import EventPolicy
 from worker.configuration.routing import Routing, Subject
 from worker.orders import codes
 from worker.orders import store as orders
-from worker.orders.batch import Snapshot
 from worker.orders.codes import KnownCode
+from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.schema.models import Code
 from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, READY
 
 
-def subject(order: Snapshot, event_type: str) -> Subject:
+def subject(vault: Vault, order: OrderRow, event_type: str) -> Subject:
     """What routes match on, for an event of this type about the order."""
     return Subject(
         type=event_type,
         provider=order.provider,
         service=order.service,
         country=order.country,
-        phone_number=order.phone_number,
+        phone_number=order.open_number(vault),
         order_state=order.status,
     )
 
 
 def plan_deliveries(
-    planner: Planner, routing: Routing, code: KnownCode | Code, order: Snapshot
+    planner: Planner, vault: Vault, routing: Routing, code: KnownCode | Code, order: OrderRow
 ) -> None:
     """Plan the deliveries of a ready code."""
     planner.plan_deliveries(
-        routing.of(subject(order, SmsReceived.type)),
+        routing.of(subject(vault, order, SmsReceived.type)),
         SmsReceived.type,
         event_id=code.event_id,
         code_id=code.id,
@@ -44,7 +44,7 @@ def plan_deliveries(
 
 
 def plan_confirmation(
-    planner: Planner, policy: EventPolicy, code: KnownCode, order: Snapshot
+    planner: Planner, policy: EventPolicy, code: KnownCode, order: OrderRow
 ) -> None:
     """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
     if order.status == CONFIRMED or not policy.confirms(order.provider, order.service):
@@ -68,7 +68,7 @@ def release(
         return
     code.state, code.verified = READY, verified
     order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan_deliveries(planner, routing, code, Snapshot.of(order, vault))
+    plan_deliveries(planner, vault, routing, code, order)
 
 
 def release_verified(planner: Planner, vault: Vault, routing: Routing, code_id: str) -> None:

@@ -1,3 +1,3 @@
 """Orders and their codes: the state machine, and how reports are merged into what is known."""
 
-__all__ = ["batch", "codes", "state_machine", "store"]
+__all__ = ["batch", "codes", "merge", "state_machine", "store"]

@@ -15,14 +15,13 @@ from receiver.database.row_values import OneOf
 from receiver.events import SmsReceived
 from receiver.ids import endless_ids
 from receiver.vault.sealing import Vault
-from worker.orders.batch import Snapshot
-from worker.schema.models import Code, Order, table_of
+from worker.orders.store import OrderRow
+from worker.schema.models import Code, table_of
 
 # How long a code is assumed to be valid if the provider does not say.
 DEFAULT_VALIDITY = timedelta(minutes=20)
 _CODES = table_of(Code)
 _Key = tuple[str, str, str]  # provider, order id, digest: the unique key of a code
-# Built once: building a statement costs more than running it.
 _KEYS: Final = OneOf("keys", _CODES.c.provider, _CODES.c.order_id, _CODES.c.code_digest)
 _READ: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
 _EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _READ)).where(
@@ -127,6 +126,6 @@ def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> st
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
-def stale_at(code: Code | KnownCode, order: Order | Snapshot) -> datetime:
+def stale_at(code: Code | KnownCode, order: OrderRow) -> datetime:
     """When delivering a code stops being urgent: the order's end, or the default validity."""
     return order.expires_at or (code.received_at or code.stored_at) + DEFAULT_VALIDITY

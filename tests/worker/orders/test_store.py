@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -204,8 +204,11 @@ def test_an_order_can_be_looked_up(store: Store) -> None:
     """By provider and id; looking up an unknown order does not create it."""
     order = report(store, SMS, "E1")
     with store.database.reading() as session:
-        assert orders.find(session, "virtualsms", "ord_1") == order
-        assert orders.find(session, "daisysim", "ord_1") is None
+        found = orders.find(session, "virtualsms", ["ord_1", "ord_2"])
+        assert {key: asdict(row) for key, row in found.items()} == {
+            "ord_1": {**order.model_dump(), "number": None}
+        }
+        assert orders.find(session, "daisysim", ["ord_1"]) == {}
     assert len(all_rows(store, Order)) == 1
 
 
@@ -224,7 +227,7 @@ def test_a_batch_of_reports_equals_single_reports(store: Store) -> None:
     for known in (False, True):
         with store.database.transaction() as session:
             snapshots = order_batch.write(session, store.vault, reports, now=now(store))
-            subjects = [subject(each, "sms.received") for each in snapshots]
+            subjects = [subject(store.vault, each, "sms.received") for each in snapshots]
         rows = {order.order_id: order for order in all_rows(store, Order)}
         assert [rows[event.order_id].id for event in events] == [each.id for each in snapshots]
         found = {name: (order.status, number(store, order)) for name, order in rows.items()}
