@@ -120,7 +120,7 @@ def _step(
     ]:
         with LockedDestination.open(runtime, destination) as locked:
             recorded = outcomes.record(locked, [(each.message, each.error) for each in finished])
-            if (request.has_time or request.waited) and request.free_slots > 0:
+            if request.has_time and request.free_slots > 0:
                 claim = partial(claims.claim_messages, locked, request)
                 return (
                     recorded,

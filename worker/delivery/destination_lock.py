@@ -24,10 +24,6 @@ from worker.schema.models import Delivery, DestinationState, table_of
 
 _STATES = table_of(DestinationState)
 _DELIVERIES = table_of(Delivery)
-# Built once: building a statement costs more than running it.
-_OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
-_LOCKED: Final = sql.select(_STATES).where(_OF_NAME).with_for_update()
-_CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 @dataclass(slots=True)
@@ -40,7 +36,12 @@ class LockedState:
     failures_in_row: int
     spent_until: datetime | None
     blocked_until: datetime | None
-    awaited_until: datetime | None
+
+
+_OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
+_READ: Final = sql.select(*(_STATES.c[name] for name in LockedState.__dataclass_fields__))
+_LOCKED: Final = _READ.where(_OF_NAME).with_for_update()
+_CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 def lock(session: Session, name: str) -> LockedState:
