@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final, Self
 
 from sqlalchemy import String, bindparam, sql, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from receiver.database.engine import insert_once
@@ -111,22 +110,6 @@ class LockedDestination:
             planner.write()
             if state != found:
                 save(session, state)
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Run a block in a savepoint: its failure does not roll back what was written before.
-
-        Raises:
-            SQLAlchemyError: the block failed.
-        """
-        found = asdict(self.state)
-        try:
-            with self.session.connection().begin_nested():
-                yield
-        except SQLAlchemyError:
-            for name, value in found.items():
-                setattr(self.state, name, value)
-            raise
 
     @property
     def session(self) -> Session:

@@ -58,9 +58,9 @@ class ClaimRequest:
             this dispatcher will claim them.
     """
 
-    has_time: bool = True
-    free_slots: int = INITIAL_CONCURRENCY
-    postpone_rest: bool = False
+    has_time: bool
+    free_slots: int
+    postpone_rest: bool
 
 
 # Sends one message. It must not raise: its dispatcher would wait for ever.
@@ -221,4 +221,4 @@ def _record_remaining(
             finished.append(one)
             in_flight -= 1
     if finished:
-        step(finished, ClaimRequest(has_time=False))
+        step(finished, ClaimRequest(has_time=False, free_slots=0, postpone_rest=False))

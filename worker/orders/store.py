@@ -26,7 +26,7 @@ Key = tuple[str, str]
 class OrderRow:
     """A row of ``orders`` as plain values: see :class:`Order`.
 
-    An ORM object would cost half as much as handling its event. ``number`` is the plain phone
+    Making an ORM object costs a fifth of handling an event. ``number`` is the plain phone
     number if a report set it; it is not read from the database.
     """
 

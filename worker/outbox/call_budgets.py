@@ -23,7 +23,6 @@ _LATENCY = timedelta(seconds=2)
 RATE_LIMIT_PAUSE: Final = 10.0
 WINDOW = timedelta(seconds=60) + _LATENCY
 _BUDGETS = table_of(Budget)
-# Built once: building a statement costs more than running it.
 _LOCKED: Final = (
     select(Budget).where(col(Budget.key) == bindparam("budget", type_=String)).with_for_update()
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any, Self
 
 import pytest
@@ -39,9 +40,10 @@ from tests.worker.support import (
     with_policy,
     woken,
 )
-from worker.delivery import recipients, sender_pool
+from worker.delivery import claim, recipients, sender_pool
+from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.outcome import MAX_ATTEMPTS
-from worker.delivery.sender_pool import INITIAL_CONCURRENCY
+from worker.delivery.sender_pool import INITIAL_CONCURRENCY, ClaimRequest
 from worker.destinations.base import DeliveryError, Destination, DestinationContext
 from worker.messages.text import Notification
 from worker.outbox import leases
@@ -578,6 +580,25 @@ def test_a_code_that_cannot_be_decrypted_is_dead(world: World, runtime: Runtime)
 
     assert states(runtime, rows) == ["dead", "done"]
     assert "sealed with key deadbeef" in (reload(runtime, rows[0]).error or "")
+    assert len(world.sent_to()) == 1
+
+
+def test_an_error_while_claiming_loses_no_outcome(
+    world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent before is recorded, and not sent again."""
+    row = plan_one(runtime)
+    claim_messages, requests = claim.claim_messages, count()
+
+    def fail_once_sent(locked: LockedDestination, request: ClaimRequest) -> Any:
+        if next(requests):
+            raise ValueError("a bug")
+        return claim_messages(locked, request)
+
+    monkeypatch.setattr(claim, "claim_messages", fail_once_sent)
+    with pytest.raises(ValueError, match="a bug"):
+        deliver_ids(runtime, [row.id])
+    assert reload(runtime, row).state == "done"
     assert len(world.sent_to()) == 1
 
 
