@@ -101,17 +101,18 @@ def _unknown_since(
 
     An open order without a date may be the one: a purchase that nobody knows of costs its price.
     """
-    with database.reading() as session:
-        return tuple(
-            reported
-            for reported in listed
-            if (
-                reported.status in OPEN_STATES
-                if reported.created_at is None
-                else reported.created_at >= since - _CLOCK_SKEW
-            )
-            and orders.find(session, provider, reported.order_id) is None
+    candidates = [
+        reported
+        for reported in listed
+        if (
+            reported.status in OPEN_STATES
+            if reported.created_at is None
+            else reported.created_at >= since - _CLOCK_SKEW
         )
+    ]
+    with database.reading() as session:
+        known = orders.find(session, provider, [reported.order_id for reported in candidates])
+    return tuple(reported for reported in candidates if reported.order_id not in known)
 
 
 def _proves(
@@ -119,7 +120,7 @@ def _proves(
 ) -> bool:
     """Whether only ``call`` can have brought the order to its reported state."""
     if call.swaps:
-        known = orders.find(session, provider, reported.order_id)
+        known = orders.find(session, provider, [reported.order_id]).get(reported.order_id)
         if known is None or known.phone_number is None or reported.phone_number is None:
             return False
         return not orders.has_number(vault, known, reported.phone_number)

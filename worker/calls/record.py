@@ -9,6 +9,7 @@ from ulid import ULID
 
 from receiver.vault.sealing import Vault
 from worker.orders import store as orders
+from worker.orders.merge import Merge
 from worker.providers.base import Call, ProviderApi
 from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation.merge import Query, merge_reported
@@ -34,18 +35,17 @@ def record(
     )
     if call.spends:
         order = orders.find_or_create(session, client.name, reported.order_id, now=now)
+        merge = Merge(session, order, now)
         if call.state is not None:
-            orders.advance(
-                session, order, call.state,
-                kind=query.kind, event_id=None, at=asked_at, now=now, swapped=call.swaps,
-            )  # fmt: skip
+            merge.advance(
+                call.state, kind=query.kind, event_id=None, at=asked_at, swapped=call.swaps
+            )
             order.updated_at = now
-        orders.merge_names(order, reported.service, reported.country)
+        merge.merge_names(reported.service, reported.country)
         if call.swaps and reported.phone_number is not None:
-            rank = (True, asked_at, str(ULID()))
-            orders.merge_number(session, vault, order, reported.phone_number, rank)
-        session.flush()
-    elif orders.find(session, client.name, reported.order_id) is None:
+            merge.merge_number(vault, reported.phone_number, (True, asked_at, str(ULID())))
+        merge.write()
+    elif not orders.find(session, client.name, [reported.order_id]):
         return False
     merge_reported(session, vault, query, [reported], now=now)
     return True

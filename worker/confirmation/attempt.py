@@ -16,6 +16,8 @@ import structlog
 
 from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.failpoints import reach
+from worker.orders import store as orders
+from worker.orders.merge import Merge
 from worker.orders.store import OrderStatus
 from worker.outbox import backoff, call_budgets, leases
 from worker.outbox.call_budgets import budget_key
@@ -25,7 +27,7 @@ from worker.providers.errors import ProviderError, RateLimited
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation, table_of
-from worker.schema.states import DEAD, PENDING, UNKNOWN
+from worker.schema.states import CONFIRMED, DEAD, PENDING, UNKNOWN
 
 MAX_ATTEMPTS = 15
 _TABLE = table_of(Confirmation)
@@ -174,6 +176,15 @@ def release_row(
         leases.finish(session, _TABLE, claim, state=state, error=error, done_at=now)
         return
     leases.postpone(session, _TABLE, claim, now + delay, state=PENDING, error=error, unsure=unsure)
+
+
+def mark_confirmed(row: Confirmation, kind: str, planner: Planner) -> None:
+    """Record that the row's order is confirmed; ``kind`` says how that is known."""
+    session, now = planner.session, planner.now
+    merge = Merge(session, orders.find_or_create(session, row.provider, row.order_id, now=now), now)
+    merge.advance(CONFIRMED, kind=kind, event_id=row.event_id, at=now)
+    merge.order.updated_at = now
+    merge.write()
 
 
 def after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:

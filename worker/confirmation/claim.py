@@ -29,7 +29,6 @@ from worker.schema.states import SENDING
 _MAX_WINDOWS = 10
 _NO_API_DELAY = timedelta(seconds=60)
 _TABLE = table_of(Confirmation)
-# Built once: building a statement costs more than running it.
 _IDS: Final = bindparam("ids", expanding=True, type_=String)
 _ROWS: Final = select(Confirmation).where(col(Confirmation.id).in_(_IDS))
 _CLAIMABLE: Final = _ROWS.where(leases.claimable(_TABLE)).order_by(

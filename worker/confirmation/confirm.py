@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -18,7 +19,6 @@ from worker.confirmation import attempt as attempts
 from worker.confirmation.attempt import MAX_ATTEMPTS, Outcome, Task, WriteEffects, no_effects
 from worker.confirmation.claim import claim
 from worker.confirmation.verify import verify
-from worker.orders import store as orders
 from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
 from worker.outbox.planner import Planner
@@ -30,7 +30,7 @@ from worker.providers.errors import (
     Unauthorized,
 )
 from worker.runtime.runtime import Runtime
-from worker.schema.models import Confirmation, Order
+from worker.schema.models import Confirmation
 from worker.schema.states import CONFIRMED, DEAD, DONE, UNKNOWN, UNPAID_ENDS, VERIFY
 
 # Errors that an operator can fix in the provider's dashboard.
@@ -157,14 +157,4 @@ def _notify_operators(task: Task, error: ProviderError) -> WriteEffects:
 
 
 def _mark_confirmed(row: Confirmation) -> WriteEffects:
-    def write(planner: Planner) -> None:
-        order: Order = orders.find_or_create(
-            planner.session, row.provider, row.order_id, now=planner.now
-        )
-        orders.advance(
-            planner.session, order, CONFIRMED,
-            kind="confirmed by us", event_id=row.event_id, at=planner.now, now=planner.now,
-        )  # fmt: skip
-        order.updated_at = planner.now
-
-    return write
+    return partial(attempts.mark_confirmed, row, "confirmed by us")

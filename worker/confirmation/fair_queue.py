@@ -32,8 +32,6 @@ _TABLE = table_of(Confirmation)
 _ORDERS = table_of(Order)
 # What a claim writes to ``asked_since``: the time of the first claim stays.
 ASKED_SINCE: Final = func.coalesce(_TABLE.c.asked_since, leases.NOW)
-
-# Built once: building a statement costs more than running it.
 _ROW: Final = bindparam("row", type_=String)
 _ORDER: Final = bindparam("order", type_=String)
 _SOME_ORDERS: Final = bindparam("orders", expanding=True, type_=String)
@@ -54,13 +52,12 @@ _HEADS: Final = (
     .order_by(_OLDEST)
     .limit(_LIMIT)
 )
-# Orders that are being asked about, were just now, or will be again soon. Times further off were
-# written under a clock that has jumped, or for another reason.
+# Orders that are being asked about, were just now, or will be again soon.
 _ASKED: Final = select(_TABLE.c.order_id).where(
     _SAME_QUEUE,
     _TABLE.c.order_id.in_(_SOME_ORDERS),
     or_(
-        _TABLE.c.lease_until.between(leases.NOW, leases.AHEAD),
+        leases.held(_TABLE),
         and_(
             _TABLE.c.wake_at.is_not(None),
             _TABLE.c.attempt > 0,

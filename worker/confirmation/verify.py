@@ -20,7 +20,13 @@ from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from receiver.providers.base import comparable_code, normal_code
 from worker.configuration.routing import Routing
 from worker.confirmation import fair_queue
-from worker.confirmation.attempt import Outcome, Task, after_error, release_row
+from worker.confirmation.attempt import (
+    Outcome,
+    Task,
+    after_error,
+    mark_confirmed,
+    release_row,
+)
 from worker.handling import ready_codes
 from worker.orders import codes
 from worker.orders import store as orders
@@ -40,7 +46,6 @@ from worker.schema.models import Code, Confirmation
 from worker.schema.states import (
     CODE_QUARANTINED,
     CODE_STATES,
-    CONFIRMED,
     DEAD,
     DONE,
     HELD,
@@ -195,7 +200,7 @@ def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verd
     # DaisySIM's word for a code ends its order; VirtualSMS charges it by a call of its own.
     ends_order = isinstance(runtime.integrations.apis[row.provider].client, VerifiesCodes)
     if verdict.verified and ends_order:
-        _mark_confirmed(planner, row)
+        mark_confirmed(row, "verified", planner)
     code = planner.session.get(Code, row.code_id, with_for_update=True)
     if code is None or code.state != HELD:  # a person decided while the provider was asked
         return
@@ -205,19 +210,10 @@ def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verd
             codes.complete(runtime.vault, code, normal_code(verdict.code))
         ready_codes.release(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
         if not ends_order:
-            ready_codes.plan_confirmation_of(planner, runtime.vault, runtime.policy, code)
+            ready_codes.plan_confirmation_of(planner, runtime.policy, code)
     elif verdict.state == CODE_QUARANTINED:
         code.state = CODE_QUARANTINED
         _quarantine_event(planner, routing, row, verdict.reason)
-
-
-def _mark_confirmed(planner: Planner, row: Confirmation) -> None:
-    order = orders.find_or_create(planner.session, row.provider, row.order_id, now=planner.now)
-    orders.advance(
-        planner.session, order, CONFIRMED,
-        kind="verified", event_id=row.event_id, at=planner.now, now=planner.now,
-    )  # fmt: skip
-    order.updated_at = planner.now
 
 
 def _quarantine_event(

@@ -27,9 +27,9 @@ from worker.schema.models import Delivery, table_of
 from worker.schema.states import SENDING
 
 # A dispatcher waits this long at most until the pace allows a message; otherwise the sweep wakes
-# the rows.
+# the rows. Without a wait, a pace faster than ``burst`` messages between two sweeps is not reached.
 _MAX_WAIT = timedelta(seconds=1)
-# A dispatcher that has not returned this long after its wait is taken for lost.
+# This long after the wait the sweep wakes the rows: their dispatcher is taken for lost.
 _WAIT_GRACE = timedelta(seconds=2)
 # How long the rows of a disabled destination are postponed; enabling it wakes them.
 _DISABLED_RECHECK = timedelta(minutes=10)
@@ -71,8 +71,6 @@ def claim_messages(
 ) -> Sequence[Message] | Throttled:
     """Claim as many messages as may be sent now, or return when the pace allows the next one."""
     state = locked.state
-    if request.waited:
-        state.awaited_until = None
     if state.disabled_at is not None:
         _handle_disabled(locked)
         return ()
@@ -104,7 +102,7 @@ def claim_messages(
     tokens = pace.available(state.spent_until, locked.now)
     if tokens is not None and tokens < 1:
         allowed_at = pace.next_allowed_at(state.spent_until, locked.now)
-        return _throttle(locked, allowed_at, may_wait=request.has_time)
+        return _throttle(locked, allowed_at)
     messages = _batch(locked, waiting, free_slots if tokens is None else min(free_slots, tokens))
     for _ in messages:
         state.spent_until = pace.spend(state.spent_until, locked.now)
@@ -196,18 +194,10 @@ def _handle_quiet_hours(locked: LockedDestination, until: datetime) -> None:
     deferral.postpone(locked.session, locked.name, locked.now, until, OTHERS)
 
 
-def _throttle(
-    locked: LockedDestination, allowed_at: datetime, *, may_wait: bool
-) -> Sequence[Message] | Throttled:
-    """Postpone the rows; let one dispatcher wait for them if ``allowed_at`` is soon."""
-    awaited = locked.state.awaited_until
-    # A time further ahead was written before the clock was set back.
-    is_awaited = awaited is not None and (
-        locked.now < awaited <= locked.now + _MAX_WAIT + _WAIT_GRACE
-    )
-    waits = may_wait and not is_awaited and allowed_at - locked.now <= _MAX_WAIT
-    if waits:
-        locked.state.awaited_until = allowed_at + _WAIT_GRACE
-    later = allowed_at + _WAIT_GRACE if waits or is_awaited else allowed_at
+def _throttle(locked: LockedDestination, allowed_at: datetime) -> Sequence[Message] | Throttled:
+    """Postpone the rows; let the dispatcher wait for them if ``allowed_at`` is soon."""
+    wait = allowed_at - locked.now
+    waits = wait <= _MAX_WAIT
+    later = allowed_at + _WAIT_GRACE if waits else allowed_at
     deferral.postpone(locked.session, locked.name, locked.now, later)
-    return Throttled((allowed_at - locked.now).total_seconds()) if waits else ()
+    return Throttled(wait.total_seconds()) if waits else ()

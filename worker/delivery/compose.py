@@ -91,7 +91,6 @@ _CONTENT = (
     *(_CODES.c[name] for name in ("verified", "extracted", "state", "received_at")),
     *(_ORDERS.c[name] for name in ("id", "phone_number", "service", "country", "expires_at")),
 )
-# Built once: building a statement costs more than running it.
 _READ: Final = (
     select(*_ROW_COLUMNS, *_CONTENT)
     .select_from(

@@ -57,7 +57,7 @@ def postpone(
         session.connection().execute(statement, bound)
 
 
-@cache  # building a statement costs more than running it; there are few conditions
+@cache
 def _postponements(which: ColumnElement[bool]) -> tuple[Update, Update]:
     until, rest, soon = (bindparam(name, type_=UtcTime) for name in ("until", "rest", "soon"))
     waiting = and_(

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import structlog
 from sqlalchemy import String, bindparam, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import logs, queue
 from receiver.database.engine import persist
@@ -25,6 +24,7 @@ from worker.delivery.claim import ClaimedDelivery, Message
 from worker.delivery.deferral import ANY
 from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.outcome import Outcome
+from worker.delivery.selection import Candidate
 from worker.delivery.sender_pool import ClaimRequest, FinishedSend, SenderPool, Throttled
 from worker.destinations.base import DeliveryError, Destination
 from worker.messages.text import Notification
@@ -116,42 +116,25 @@ def _step(
     """Record finished messages and claim the next ones, in one transaction."""
 
     def record_and_claim() -> tuple[
-        list[_Outcomes], Planner, Sequence[Message] | Throttled, list[str]
+        list[_Outcomes], Planner, Sequence[Message] | Throttled, list[Candidate]
     ]:
+        claimed: Sequence[Message] | Throttled = ()
+        left: list[Candidate] = []
         with LockedDestination.open(runtime, destination) as locked:
             recorded = outcomes.record(locked, [(each.message, each.error) for each in finished])
-            if (request.has_time or request.waited) and request.free_slots > 0:
-                claim = partial(claims.claim_messages, locked, request)
-                return (
-                    recorded,
-                    locked.planner,
-                    _claim_guarded(locked, claim) if finished else claim(),
-                    [],
-                )
-            if request.has_time:
-                return recorded, locked.planner, (), []
-            left = selection.candidates(locked.session, destination.name, locked.now, 1, ANY)
-            return recorded, locked.planner, (), [each.id for each in left]
+            if not request.has_time:
+                left = selection.candidates(locked.session, destination.name, locked.now, 1, ANY)
+            elif request.free_slots > 0:
+                claimed = claims.claim_messages(locked, request)
+        return recorded, locked.planner, claimed, left
 
     recorded, planner, claimed, left = persist(record_and_claim) if finished else record_and_claim()
     if finished:
         reach("deliveries.after_record")
     planner.wake(runtime.waker)
-    runtime.waker.wake(queue.DELIVER, left, group=destination.name)
+    runtime.waker.wake(queue.DELIVER, [each.id for each in left], group=destination.name)
     _log_outcomes(destination, [each.message for each in finished], recorded)
     return claimed
-
-
-def _claim_guarded(
-    locked: LockedDestination, claim: Callable[[], Sequence[Message] | Throttled]
-) -> Sequence[Message] | Throttled:
-    # An error while claiming must not roll back the outcomes recorded before it.
-    try:
-        with locked.savepoint():
-            return claim()
-    except SQLAlchemyError as error:
-        _log.warning("delivery.claim_failed", error=type(error).__name__)
-        return ()
 
 
 def _log_outcomes(

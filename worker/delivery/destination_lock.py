@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final, Self
 
 from sqlalchemy import String, bindparam, sql, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from receiver.database.engine import insert_once
@@ -24,10 +23,6 @@ from worker.schema.models import Delivery, DestinationState, table_of
 
 _STATES = table_of(DestinationState)
 _DELIVERIES = table_of(Delivery)
-# Built once: building a statement costs more than running it.
-_OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
-_LOCKED: Final = sql.select(_STATES).where(_OF_NAME).with_for_update()
-_CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 @dataclass(slots=True)
@@ -40,7 +35,12 @@ class LockedState:
     failures_in_row: int
     spent_until: datetime | None
     blocked_until: datetime | None
-    awaited_until: datetime | None
+
+
+_OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)
+_READ: Final = sql.select(*(_STATES.c[name] for name in LockedState.__dataclass_fields__))
+_LOCKED: Final = _READ.where(_OF_NAME).with_for_update()
+_CHANGED: Final = update(_STATES).where(_OF_NAME)
 
 
 def lock(session: Session, name: str) -> LockedState:
@@ -110,22 +110,6 @@ class LockedDestination:
             planner.write()
             if state != found:
                 save(session, state)
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Run a block in a savepoint: its failure does not roll back what was written before.
-
-        Raises:
-            SQLAlchemyError: the block failed.
-        """
-        found = asdict(self.state)
-        try:
-            with self.session.connection().begin_nested():
-                yield
-        except SQLAlchemyError:
-            for name, value in found.items():
-                setattr(self.state, name, value)
-            raise
 
     @property
     def session(self) -> Session:

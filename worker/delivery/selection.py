@@ -33,9 +33,7 @@ _IS_FRESH: Final = or_(_TABLE.c.stale_at.is_(None), _TABLE.c.stale_at > leases.N
 _IN_FLIGHT: Final = select(func.count(distinct(_TABLE.c.message))).where(
     _TABLE.c.destination == _DESTINATION,
     _TABLE.c.state == SENDING,
-    # Written this way so that an index answers it.
-    _TABLE.c.lease_until > leases.NOW,
-    _TABLE.c.lease_until <= leases.AHEAD,
+    leases.held(_TABLE),
 )
 
 
@@ -100,7 +98,7 @@ def _candidates(
     ]
 
 
-@cache  # building a statement costs more than running it; there are few conditions
+@cache
 def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select[Any]:
     stale = case((_IS_STALE, 1), else_=0)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)

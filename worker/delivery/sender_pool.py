@@ -42,7 +42,7 @@ class FinishedSend(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """The pace allows the next message in ``seconds``. This dispatcher waits; no other does."""
+    """The pace allows the next message in ``seconds``, so soon that the dispatcher waits."""
 
     seconds: float
 
@@ -52,17 +52,15 @@ class ClaimRequest:
     """What a dispatcher asks for when it claims messages.
 
     Attributes:
-        has_time: the dispatcher's time is not over.
+        has_time: the dispatcher's time is not over, or it waits for the pace.
         free_slots: how many messages it may add to those in flight.
-        waited: the dispatcher has waited because it was :class:`Throttled`.
         postpone_rest: postpone the rows that stay behind, so that the sweep leaves them alone;
             this dispatcher will claim them.
     """
 
-    has_time: bool = True
-    free_slots: int = INITIAL_CONCURRENCY
-    waited: bool = False
-    postpone_rest: bool = False
+    has_time: bool
+    free_slots: int
+    postpone_rest: bool
 
 
 # Sends one message. It must not raise: its dispatcher would wait for ever.
@@ -157,7 +155,7 @@ def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
     postpone_at = step_seconds = 0.0
     in_flight = 0
     finished: list[FinishedSend[M]] = []
-    waited = False
+    throttled: Throttled | None = None
 
     def send_one(message: M) -> None:
         senders.results.put(FinishedSend(message, send(message)))
@@ -165,13 +163,13 @@ def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
     try:
         while True:
             now = time.monotonic()
-            has_time = ends_at is None or now < ends_at
+            has_time = ends_at is None or now < ends_at or throttled is not None
             ends_at = ends_at or now + MAX_DISPATCH_SECONDS
             free_slots = senders.concurrency - in_flight
             throttled = None
-            if finished or ((has_time or waited) and free_slots > 0):
+            if finished or (has_time and free_slots > 0):
                 postpone_rest = now >= postpone_at
-                claimed = step(finished, ClaimRequest(has_time, free_slots, waited, postpone_rest))
+                claimed = step(finished, ClaimRequest(has_time, free_slots, postpone_rest))
                 finished, step_seconds = [], time.monotonic() - now
                 postpone_at = now + _POSTPONE_EVERY_SECONDS if postpone_rest else postpone_at
                 throttled = claimed if isinstance(claimed, Throttled) else None
@@ -182,7 +180,6 @@ def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
                 return
             linger = min(step_seconds, _MAX_LINGER_SECONDS)
             finished = _next_finished(senders, in_flight, throttled, linger)
-            waited = throttled is not None
             in_flight -= len(finished)
             senders.adapt_concurrency(finished)
     except BaseException:
@@ -224,4 +221,4 @@ def _record_remaining(
             finished.append(one)
             in_flight -= 1
     if finished:
-        step(finished, ClaimRequest(has_time=False))
+        step(finished, ClaimRequest(has_time=False, free_slots=0, postpone_rest=False))

@@ -26,8 +26,9 @@ from worker.configuration.routing import Subject
 from worker.handling import ready_codes
 from worker.orders import batch as order_batch
 from worker.orders import codes
-from worker.orders.batch import Report, Snapshot
+from worker.orders.batch import Report
 from worker.orders.codes import KnownCode, ReportedCode
+from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.schema.states import CODE_QUARANTINED, HELD, READY, UNRECOGNISED, VERIFY
 
@@ -65,7 +66,7 @@ class BatchRows:
     ``orders`` holds each order as it stood right after the event.
     """
 
-    orders: Mapping[str, Snapshot]
+    orders: Mapping[str, OrderRow]
     codes: Mapping[str, KnownCode]
 
 
@@ -100,7 +101,7 @@ def apply(context: Context, events: Sequence[tuple[EventHeader, Event]]) -> list
 
 
 def _reported_code(
-    context: Context, header: EventHeader, event: SmsReceived, order: Snapshot
+    context: Context, header: EventHeader, event: SmsReceived, order: OrderRow
 ) -> ReportedCode:
     # A reconciled code is the provider's own answer: it needs no verification call.
     verified = header.source == RECONCILED
@@ -151,7 +152,7 @@ def _order_changed(
     # An order can be swapped many times; every other event is delivered once per order.
     order_ref = None if isinstance(event, OrderSwapped) else order.id
     context.planner.plan_deliveries(
-        context.policy.routing.of(ready_codes.subject(order, event.type)),
+        context.policy.routing.of(ready_codes.subject(context.vault, order, event.type)),
         event.type,
         event_id=header.id,
         order_ref=order_ref,
@@ -185,13 +186,19 @@ def _sms_received(
         )
     elif code.state == READY:
         ready_codes.plan_deliveries(
-            planner, policy.routing, code, order, time_is_certain=event.at_certain
+            planner,
+            context.vault,
+            policy.routing,
+            code,
+            order,
+            time_is_certain=event.at_certain,
         )
         ready_codes.plan_confirmation(planner, policy, code, order)
     elif code.state == UNRECOGNISED:
         # The text may hold the code: only who may see all of it gets it, and nothing is charged.
         ready_codes.plan_deliveries(
             planner,
+            context.vault,
             policy.routing,
             code,
             order,

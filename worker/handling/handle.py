@@ -36,7 +36,6 @@ LEASE = timedelta(seconds=9)
 # Events in one transaction. A larger batch costs less per event, but blocks a receiver that writes
 # to the same SQLite file for longer.
 MAX_BATCH: Final = 64
-# Built once: building a statement costs more than running it.
 _NEXT: Final = (
     select(INBOX.c.id)
     .where(leases.claimable(INBOX), INBOX.c.lease_until.is_(None))

@@ -14,14 +14,14 @@ from worker.configuration.event_policy import EventPolicy
 from worker.configuration.routing import Routing, Subject
 from worker.orders import codes
 from worker.orders import store as orders
-from worker.orders.batch import Snapshot
 from worker.orders.codes import KnownCode
+from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.schema.models import Code
 from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, READY
 
 
-def subject(order: Snapshot, event_type: str) -> Subject:
+def subject(vault: Vault, order: OrderRow, event_type: str) -> Subject:
     """What routes match on, for an event of this type about the order."""
     return Subject(
         type=event_type,
@@ -30,22 +30,23 @@ def subject(order: Snapshot, event_type: str) -> Subject:
         country=order.country,
         service_alias=order.service_alias,
         country_alias=order.country_alias,
-        phone_number=order.phone_number,
+        phone_number=order.open_number(vault),
         order_state=order.status,
     )
 
 
 def plan_deliveries(
     planner: Planner,
+    vault: Vault,
     routing: Routing,
     code: KnownCode | Code,
-    order: Snapshot,
+    order: OrderRow,
     *,
     time_is_certain: bool = True,
     only: Collection[str] | None = None,
 ) -> None:
     """Plan the deliveries of a ready code, to the destinations ``only`` if given."""
-    names = routing.of(subject(order, SmsReceived.type))
+    names = routing.of(subject(vault, order, SmsReceived.type))
     planner.plan_deliveries(
         names if only is None else [name for name in names if name in only],
         SmsReceived.type,
@@ -56,7 +57,7 @@ def plan_deliveries(
 
 
 def plan_confirmation(
-    planner: Planner, policy: EventPolicy, code: KnownCode | Code, order: Snapshot
+    planner: Planner, policy: EventPolicy, code: KnownCode | Code, order: OrderRow
 ) -> None:
     """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
     if order.status == CONFIRMED or not policy.confirms(
@@ -73,10 +74,10 @@ def plan_confirmation(
     )
 
 
-def plan_confirmation_of(planner: Planner, vault: Vault, policy: EventPolicy, code: Code) -> None:
+def plan_confirmation_of(planner: Planner, policy: EventPolicy, code: Code) -> None:
     """The same for a code that was released after its event was handled."""
     order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan_confirmation(planner, policy, code, Snapshot.of(order, vault))
+    plan_confirmation(planner, policy, code, order)
 
 
 def set_code(planner: Planner, vault: Vault, policy: EventPolicy, message: Code, text: str) -> None:
@@ -86,9 +87,8 @@ def set_code(planner: Planner, vault: Vault, policy: EventPolicy, message: Code,
     )
     code = codes.set_code(planner.session, vault, message, normal_code(text), now=planner.now)
     if code is not None:
-        snapshot = Snapshot.of(order, vault)
-        plan_deliveries(planner, policy.routing, code, snapshot)
-        plan_confirmation(planner, policy, code, snapshot)
+        plan_deliveries(planner, vault, policy.routing, code, order)
+        plan_confirmation(planner, policy, code, order)
 
 
 def release(
@@ -100,7 +100,7 @@ def release(
         return
     code.state, code.verified = READY, verified
     order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan_deliveries(planner, routing, code, Snapshot.of(order, vault))
+    plan_deliveries(planner, vault, routing, code, order)
 
 
 def release_verified(planner: Planner, vault: Vault, routing: Routing, code_id: str) -> None:

@@ -1,3 +1,3 @@
 """Orders and their codes: the state machine, and how reports are merged into what is known."""
 
-__all__ = ["batch", "codes", "numbers", "state_machine", "store"]
+__all__ = ["batch", "codes", "merge", "numbers", "state_machine", "store"]

@@ -18,8 +18,8 @@ from receiver.providers.base import comparable_code
 from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
 from worker.orders import numbers
-from worker.orders.batch import Snapshot
-from worker.schema.models import Code, Order, table_of
+from worker.orders.store import OrderRow
+from worker.schema.models import Code, table_of
 from worker.schema.states import DISCARDED, READY
 
 # How long a code is assumed to be valid if the provider does not say.
@@ -32,7 +32,6 @@ _RESENT: Final = "@"
 _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 _CODES = table_of(Code)
 _Key = tuple[str, str, str]  # provider, order id, digest: the unique key of a code
-# Built once: building a statement costs more than running it.
 _ORDERS_OF: Final = OneOf("orders", _CODES.c.provider, _CODES.c.order_id)
 _READ: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
 _EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _READ)).where(
@@ -236,9 +235,7 @@ def open_sealed(vault: Vault, row: str, column: str, sealed: bytes | None) -> st
     return vault.open_text(sealed, table=_CODES.name, column=column, row=row)
 
 
-def stale_at(
-    code: Code | KnownCode, order: Order | Snapshot, *, time_is_certain: bool = True
-) -> datetime:
+def stale_at(code: Code | KnownCode, order: OrderRow, *, time_is_certain: bool = True) -> datetime:
     """When delivering a code stops being urgent: the order's end, or the default validity.
 
     A provider's time without a zone, or over a day from ours, makes nothing late.

@@ -21,7 +21,6 @@ from worker.schema.models import Budget, table_of
 _LATENCY = timedelta(seconds=2)
 WINDOW = timedelta(seconds=60) + _LATENCY
 _BUDGETS = table_of(Budget)
-# Built once: building a statement costs more than running it.
 _LOCKED: Final = (
     select(Budget).where(col(Budget.key) == bindparam("budget", type_=String)).with_for_update()
 )

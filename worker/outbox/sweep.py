@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import (
@@ -33,22 +32,14 @@ from worker.schema.models import Confirmation, Delivery, Reconciliation, table_o
 BATCH: Final = 1_000
 # How long a woken row may stay unclaimed before it is woken again.
 REWAKE_AFTER: Final = timedelta(seconds=5)
-_NOW: Final = bindparam("now", type_=UtcTime)
-# No time is ever written further ahead: a later one comes from a clock that has jumped since.
-_AHEAD: Final = bindparam("ahead", type_=UtcTime)
 _REWAKE_AT: Final = bindparam("rewake_at", type_=UtcTime)
 _BATCH: Final = bindparam("batch", type_=Integer)
 
 
-def _times(now: datetime) -> Mapping[str, datetime]:
-    return {"now": now, "ahead": now + leases.LONGEST_LEASE, "rewake_at": now + REWAKE_AFTER}
-
-
 def _is_due(table: Table) -> ColumnElement[bool]:
-    new_from_the_future = and_(
-        table.c.wake_at > _AHEAD, table.c.attempt == 0, table.c.next_attempt_at > _AHEAD
-    )
-    return or_(table.c.wake_at <= _NOW, table.c.lease_until > _AHEAD, new_from_the_future)
+    ahead = leases.AHEAD  # no new row and no lease is written further ahead
+    new = and_(table.c.wake_at > ahead, table.c.attempt == 0, table.c.next_attempt_at > ahead)
+    return or_(table.c.wake_at <= leases.NOW, table.c.lease_until > ahead, new)
 
 
 def _claim(table: Table, group: ColumnElement[str], *, only_expired: bool = False) -> Update:
@@ -75,8 +66,7 @@ def _claim(table: Table, group: ColumnElement[str], *, only_expired: bool = Fals
 
 
 # Each kind of work, and what groups its messages, so that rows of one destination, or of one
-# provider, do not wait behind another's. Built once: building a statement costs more than running
-# it.
+# provider, do not wait behind another's.
 _WORK: Final = tuple(
     (table, task, _claim(table, group), _claim(table, group, only_expired=True))
     for table, task, group in (
@@ -98,7 +88,7 @@ def sweep(database: Database, waker: Waker) -> int:
     with database.transaction() as session:  # one for both: round trips are most of a sweep's cost
         now = database.now(session)
         heartbeats.beat(session, "worker", now)
-        due = session.connection().execute(_ANY_DUE, _times(now)).one()
+        due = session.connection().execute(_ANY_DUE, leases.times(now)).one()
     return sum(
         # In a backlog, rows stay due while their message waits: waking them again would only
         # lengthen the queue. A row with an expired lease has no message there.
@@ -111,8 +101,9 @@ def sweep(database: Database, waker: Waker) -> int:
 def _wake(database: Database, waker: Waker, task: str, claim: Update) -> int:
     """Wake the due rows of one kind; return how many."""
     with database.transaction() as session:
-        times = _times(database.now(session))
-        rows = session.connection().execute(claim, {**times, "batch": BATCH}).all()
+        now = database.now(session)
+        bound = {**leases.times(now), "rewake_at": now + REWAKE_AFTER, "batch": BATCH}
+        rows = session.connection().execute(claim, bound).all()
     if rows:
         reach("sweep.after_claim")
     groups: dict[str, list[str]] = {}

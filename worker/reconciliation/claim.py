@@ -252,9 +252,9 @@ def _is_urgent_waiting(
 
 def _count_in_flight(session: Session, provider: str, now: datetime) -> int:
     leased = select(func.count()).where(
-        col(Reconciliation.provider) == provider, col(Reconciliation.lease_until) > now
+        col(Reconciliation.provider) == provider, leases.held(TABLE)
     )
-    return session.exec(leased).one()
+    return session.exec(leased, params=leases.times(now)).one()
 
 
 def _most_urgent(session: Session, row: Reconciliation, now: datetime) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from worker.orders import store as orders
 from worker.outbox.planner import Planner
 from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation.claim import (
@@ -25,7 +26,6 @@ from worker.reconciliation.claim import (
 )
 from worker.reconciliation.merge import (
     adds_information,
-    find_orders,
     is_code_missing,
     merge_reported,
 )
@@ -78,7 +78,7 @@ def _relevant(task: Task, page: Sequence[ReportedOrder], planner: Planner) -> li
     """The orders that add to a known order, and the unknown ones that are new and useful."""
     session, vault, row = planner.session, task.runtime.vault, task.row
     ids = [reported.order_id for reported in page]
-    known = find_orders(session, row.provider, ids)
+    known = orders.find(session, row.provider, ids)
     newer = ids[: ids.index(row.place)] if row.place in ids else ids
     return [
         reported

@@ -24,9 +24,11 @@ from receiver.vault.sealing import Vault
 from worker.orders import state_machine
 from worker.orders import store as orders
 from worker.orders.codes import digest_of
+from worker.orders.merge import Merge
+from worker.orders.store import OrderRow
 from worker.providers.capabilities import ReportsOrders
 from worker.providers.reported_order import ReportedOrder
-from worker.schema.models import Code, Order
+from worker.schema.models import Code
 from worker.schema.states import (
     CODE_STATES,
     DISCARDED,
@@ -82,15 +84,9 @@ def merge_reported(
     return [each.id for each in stored if not each.duplicate]
 
 
-def find_orders(session: Session, provider: str, order_ids: Sequence[str]) -> dict[str, Order]:
-    """The known orders among ``order_ids``, by the provider's id."""
-    chosen = select(Order).where(
-        col(Order.provider) == provider, col(Order.order_id).in_(order_ids)
-    )
-    return {order.order_id: order for order in session.exec(chosen)}
-
-
-def adds_information(session: Session, vault: Vault, order: Order, reported: ReportedOrder) -> bool:
+def adds_information(
+    session: Session, vault: Vault, order: OrderRow, reported: ReportedOrder
+) -> bool:
     """Whether the report says anything new about the order; most reports do not."""
     if reported.code and not _is_final(session, vault, order, reported.code, reported.text):
         return True
@@ -115,7 +111,7 @@ def is_code_missing(session: Session, provider: str, reported: ReportedOrder) ->
 
 
 def _is_final(
-    session: Session, vault: Vault, order: Order, code: str | None, text: str | None
+    session: Session, vault: Vault, order: OrderRow, code: str | None, text: str | None
 ) -> bool:
     final = select(Code.id).where(
         col(Code.provider) == order.provider,
@@ -129,30 +125,30 @@ def _is_final(
 def _merge(
     session: Session,
     vault: Vault,
-    order: Order,
+    order: OrderRow,
     reported: ReportedOrder,
     query: Query,
     *,
     now: datetime,
 ) -> None:
-    # Before any change: a query flushes the session, and is_modified below would not see it.
+    found, merge = replace(order), Merge(session, order, now)
     state = _target_state(session, order, reported)
-    orders.merge_names(order, reported.service, reported.country)
-    orders.merge_names(order, reported.service_alias, None)
+    merge.merge_names(reported.service, reported.country)
+    merge.merge_names(reported.service_alias, None)
     if reported.phone_number:
-        _merge_number(session, vault, order, reported.phone_number, query, now=now)
+        _merge_number(vault, merge, reported.phone_number, query)
     if state is not None and state_machine.furthest(order.status, state) != order.status:
         at = reported.confirmed_at or query.asked_at
-        orders.advance(session, order, state, kind=query.kind, event_id=None, at=at, now=now)
+        merge.advance(state, kind=query.kind, event_id=None, at=at)
     if order.price is None and reported.price is not None:
         order.price = format(reported.price, "f")
     order.expires_at = reported.expires_at or order.expires_at
-    if session.is_modified(order):
+    if order != found:
         order.updated_at = now
-    session.flush()
+    merge.write()
 
 
-def _target_state(session: Session, order: Order, reported: ReportedOrder) -> str | None:
+def _target_state(session: Session, order: OrderRow, reported: ReportedOrder) -> str | None:
     """The state that the report brings the order to.
 
     An order whose code is missing stays open, so that it is polled until the code is there. A
@@ -167,37 +163,32 @@ def _target_state(session: Session, order: Order, reported: ReportedOrder) -> st
     )
 
 
-def _merge_number(
-    session: Session, vault: Vault, order: Order, number: str, query: Query, *, now: datetime
-) -> None:
+def _merge_number(vault: Vault, merge: Merge, number: str, query: Query) -> None:
     """Merge the number that the provider reports; a number other than ours means a swap."""
+    order = merge.order
     has_one = order.phone_number is not None
     if orders.has_number(vault, order, number) or (has_one and order.status not in OPEN_STATES):
         return
     # A swap that was reported after the query was sent is the later one.
     rank = (has_one, query.asked_at, "")
     before = order.phone_digest
-    orders.merge_number(session, vault, order, number, rank)
+    merge.merge_number(vault, number, rank)
     if before is not None and order.phone_digest != before:
-        orders.advance(
-            session, order, WAITING,
-            kind="swapped", event_id=None, at=query.asked_at, now=now, swapped=True,
-        )  # fmt: skip
+        merge.advance(WAITING, kind="swapped", event_id=None, at=query.asked_at, swapped=True)
 
 
-def _completed(vault: Vault, order: Order, reported: ReportedOrder) -> ReportedOrder:
+def _completed(vault: Vault, order: OrderRow, reported: ReportedOrder) -> ReportedOrder:
     """The report with the known number, service and country, which notifications show."""
     return replace(
         reported,
-        phone_number=reported.phone_number
-        or orders.open_number(vault, order.phone_number, order=order.id),
+        phone_number=reported.phone_number or order.open_number(vault),
         service=reported.service or order.service,
         country=reported.country or order.country,
     )
 
 
 def _incoming_events(
-    session: Session, vault: Vault, order: Order, payload: Payload
+    session: Session, vault: Vault, order: OrderRow, payload: Payload
 ) -> list[IncomingEvent]:
     """The event that the missing webhook would have been; none if its code is final."""
     try:

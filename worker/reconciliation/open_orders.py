@@ -7,12 +7,13 @@ from functools import partial
 from typing import Final
 
 from worker.orders import store as orders
+from worker.orders.merge import Merge
+from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.providers.errors import InvalidRequest, NotFound, OrderExpired
 from worker.providers.reported_order import ReportedOrder
 from worker.reconciliation.claim import AttemptResult, Task, WriteResult, poll_interval, succeeded
 from worker.reconciliation.merge import merge_reported
-from worker.schema.models import Order
 from worker.schema.states import CODE_STATES, EXPIRED, OPEN_STATES
 
 # An order is polled once more this long after its end, in case clocks differ.
@@ -63,7 +64,7 @@ def _write(
     return _poll_again(task, planner, order, error)
 
 
-def _poll_again(task: Task, planner: Planner, order: Order, error: str | None) -> AttemptResult:
+def _poll_again(task: Task, planner: Planner, order: OrderRow, error: str | None) -> AttemptResult:
     deadline, now = _deadline(task, order), planner.now
     if is_given_up(deadline, now):
         return succeeded(planner, None, error=error or "the provider reports no end of the order")
@@ -73,19 +74,17 @@ def _poll_again(task: Task, planner: Planner, order: Order, error: str | None) -
     return succeeded(planner, delay, deadline=deadline, error=error)
 
 
-def _deadline(task: Task, order: Order) -> datetime:
+def _deadline(task: Task, order: OrderRow) -> datetime:
     return order.expires_at or order.created_at + task.client.polling_policy().lifetime
 
 
-def _has_expired(task: Task, order: Order, now: datetime) -> bool:
+def _has_expired(task: Task, order: OrderRow, now: datetime) -> bool:
     """Whether the order is over although the provider reports no end of it."""
     return task.client.polling_policy().expires_silently and now >= _deadline(task, order) + GRACE
 
 
-def _expire(planner: Planner, order: Order, *, at: datetime) -> None:
-    orders.advance(
-        planner.session, order, EXPIRED,
-        kind="reconciled", event_id=None, at=at, now=planner.now,
-    )  # fmt: skip
+def _expire(planner: Planner, order: OrderRow, *, at: datetime) -> None:
+    merge = Merge(planner.session, order, planner.now)
+    merge.advance(EXPIRED, kind="reconciled", event_id=None, at=at)
     order.updated_at = planner.now
-    planner.session.flush()
+    merge.write()

@@ -222,8 +222,7 @@ class DestinationState(SQLModel, table=True):
     ``disabled_at`` and ``reason`` are set while it is disabled. ``failures_in_row`` counts the
     permanent refusals since the last accepted message. ``spent_until`` is its token bucket: when
     the messages sent so far would end if they were sent evenly at the configured rate.
-    ``blocked_until`` is the end of a pause that the destination asked for. ``awaited_until`` is set
-    while a sender waits for the next token.
+    ``blocked_until`` is the end of a pause that the destination asked for.
     """
 
     __tablename__ = "destination_states"
@@ -234,7 +233,7 @@ class DestinationState(SQLModel, table=True):
     failures_in_row: int = Field(default=0)
     spent_until: datetime | None = Field(default=None, sa_type=UtcTime)
     blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
-    awaited_until: datetime | None = Field(default=None, sa_type=UtcTime)
+    awaited_until: datetime | None = Field(default=None, sa_type=UtcTime)  # older versions only
 
 
 class Reconciliation(FollowUp, table=True):

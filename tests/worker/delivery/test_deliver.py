@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +44,10 @@ from tests.worker.support import (
     with_policy,
     woken,
 )
-from worker.delivery import recipients, sender_pool
+from worker.delivery import claim, recipients, sender_pool
+from worker.delivery.destination_lock import LockedDestination
 from worker.delivery.outcome import MAX_ATTEMPTS
-from worker.delivery.sender_pool import INITIAL_CONCURRENCY
+from worker.delivery.sender_pool import INITIAL_CONCURRENCY, ClaimRequest
 from worker.destinations.base import DeliveryError
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Delivery, DestinationState
@@ -429,6 +431,25 @@ def test_leases_from_the_future_are_not_in_flight(runtime: Runtime) -> None:
     deliver_ids(runtime, [rows[4].id])
 
     assert states(runtime, rows[4:]) == ["done"]
+
+
+def test_an_error_while_claiming_loses_no_outcome(
+    world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent before is recorded, and not sent again."""
+    row = plan_one(runtime)
+    claim_messages, requests = claim.claim_messages, itertools.count()
+
+    def fail_once_sent(locked: LockedDestination, request: ClaimRequest) -> Any:
+        if next(requests):
+            raise ValueError("a bug")
+        return claim_messages(locked, request)
+
+    monkeypatch.setattr(claim, "claim_messages", fail_once_sent)
+    with pytest.raises(ValueError, match="a bug"):
+        deliver_ids(runtime, [row.id])
+    assert reload(runtime, row).state == "done"
+    assert len(world.sent_to()) == 1
 
 
 def test_no_transaction_is_open_while_a_message_is_sent(world: World, runtime: Runtime) -> None:

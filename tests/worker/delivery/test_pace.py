@@ -18,7 +18,6 @@ from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.waiting import eventually
 from tests.worker.delivery.senders import deliver_ids, sending
 from tests.worker.support import (
-    HOUR,
     OTHER_PATH,
     SECOND,
     SLACK_PATH,
@@ -151,9 +150,10 @@ def test_senders_share_one_pace(world: World, runtime: Runtime) -> None:
         world.slack, 20, 6
     )  # twice our burst: messages do not all travel alike
     fast = with_policy(runtime, per_second=20.0, coalesce=False)
+    other = with_policy(world.connect(slack=True), per_second=20.0, coalesce=False)
     rows = plan(fast, 30)
     started = time.monotonic()
-    with sending(fast, every=0.5) as one, sending(fast, every=0.5) as two:
+    with sending(fast, every=0.5) as one, sending(other, every=0.5) as two:
         one.wake("codecatch.deliver", [row.id for row in rows])
         two.wake("codecatch.deliver", [row.id for row in reversed(rows)])
         eventually(lambda: states(runtime, rows) == {"done": 30}, within=60, every=0.1)
@@ -343,30 +343,25 @@ def test_rows_of_a_lost_lease_are_repeated_together_once(world: World, runtime: 
     assert sorted(sent(world)[-3:]) == [[code] for code in codes(3, 6)]
 
 
-def test_a_lost_waiting_dispatcher_is_replaced(world: World, runtime: Runtime) -> None:
-    """When the dispatcher that waited for the pace is gone, another continues in seconds."""
-    rows = plan(runtime, 1)
+@pytest.mark.parametrize(("allowed_in", "sweeps_in"), [(0.9, 2.9), (1.5, 1.5)])
+def test_rows_over_the_pace_are_swept_soon(
+    world: World, runtime: Runtime, allowed_in: float, sweeps_in: float
+) -> None:
+    """At their time, or after the wait of a dispatcher, in case it is lost meanwhile."""
+    slow = with_policy(runtime, per_second=0.5, burst=1)
+    (row,) = plan(slow, 1)
     with runtime.database.transaction() as session:
         at = runtime.database.now(session)
-        session.add(
-            DestinationState(
-                name="slack", spent_until=at + 3.5 * SECOND, awaited_until=at + 1.2 * SECOND
-            )
-        )
-    deliver_ids(runtime, [rows[0].id])
+        session.add(DestinationState(name="slack", spent_until=at + allowed_in * SECOND))
+    dispatcher = threading.Thread(target=deliver_ids, args=(slow, [row.id]))
+    dispatcher.start()
+    eventually(lambda: reload(runtime, row).wake_at != row.wake_at)
+    wake_at = reload(runtime, row).wake_at
     assert sent(world) == []
-    row = reload(runtime, rows[0])
-    assert row.wake_at is not None
-    assert row.wake_at - now(runtime) < 4 * SECOND
-    with runtime.database.transaction() as session:
-        session.get_one(DestinationState, "slack").awaited_until = now(runtime) + HOUR
-    deliver_ids(runtime, [rows[0].id])  # a time written by a wrong clock is ignored
-    assert sent(world) == codes_of(rows)
-
-
-def codes_of(rows: list[Delivery]) -> list[list[str]]:
-    """The first codes, each in its own message."""
-    return [[code] for code in codes(len(rows))]
+    dispatcher.join(20)
+    assert wake_at is not None
+    assert abs(wake_at - at - sweeps_in * SECOND) < timedelta(milliseconds=1)
+    assert sent(world) == ([[each] for each in codes(1)] if allowed_in <= 1 else [])
 
 
 @pytest.mark.long

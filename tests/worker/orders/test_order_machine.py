@@ -38,7 +38,6 @@ from tests.worker.support import (
 )
 from worker.handling import handle as handling
 from worker.maintenance import operator_actions
-from worker.orders import store as orders
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery, Order, OrderNumber, OrderTransition
 
@@ -252,9 +251,7 @@ class OrderMachine(RuleBasedStateMachine):
 
     def _order(self) -> Order:
         with self.runtime.database.reading() as session:
-            order = orders.find(session, "virtualsms", self.order)
-        assert order is not None
-        return order
+            return session.exec(select(Order).where(col(Order.order_id) == self.order)).one()
 
     def _confirmations(self) -> list[Confirmation]:
         chosen = select(Confirmation).where(col(Confirmation.order_id) == self.order)

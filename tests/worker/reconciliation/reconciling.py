@@ -13,6 +13,7 @@ from tests.support.webhooks import ACTIVATION, CODE, ORDER, UK_PHONE, US_PHONE, 
 from tests.worker.support import all_rows, make_due, now, reload
 from worker.handling.handle import handle as handle_ids
 from worker.orders import store as orders
+from worker.orders.merge import Merge
 from worker.reconciliation import schedule
 from worker.reconciliation.reconcile import reconcile
 from worker.runtime.runtime import Runtime
@@ -37,11 +38,14 @@ def buy(
     with runtime.database.transaction() as session:
         at = runtime.database.now(session)
         order = orders.find_or_create(session, provider, order_id, now=at)
-        orders.advance(session, order, WAITING, kind="bought", event_id=None, at=at, now=at)
-        orders.merge_number(session, runtime.vault, order, phone, (False, at - age, ""))
-        order.created_at = at - age
+        merge = Merge(session, order, at)
+        merge.advance(WAITING, kind="bought", event_id=None, at=at)
+        merge.merge_number(runtime.vault, phone, (False, at - age, ""))
         order.expires_at = None if left is None else at + left
-    return order
+        merge.write()
+        bought = session.get_one(Order, order.id)
+        bought.created_at = at - age
+    return bought
 
 
 def plan(runtime: Runtime) -> None:
