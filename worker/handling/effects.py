@@ -162,7 +162,7 @@ def _order_changed(
 
 def _balance_detail(event: BalanceLow | BalanceDeposited) -> str:
     amount = event.balance if isinstance(event, BalanceLow) else event.amount
-    text = " ".join(filter(None, (amount, event.currency))) or "not reported"
+    text = " ".join(filter(None, (amount, event.currency))) if amount else "not reported"
     return f"Balance: {text}." if isinstance(event, BalanceLow) else f"Amount: {text}."
 
 

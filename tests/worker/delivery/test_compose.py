@@ -144,6 +144,7 @@ EVENTS: list[tuple[str, dict[str, Any], str]] = [
     ("balance.low", {"balance": "1.20", "currency": "USD"}, "Balance: 1.20 USD."),
     ("balance.low", {"balance": "1.20", "currency": None}, "Balance: 1.20."),
     ("balance.low", {"balance": None, "currency": None}, "not reported"),
+    ("balance.low", {"balance": None, "currency": "USD"}, "Balance: not reported."),
 ]
 
 
