@@ -16,8 +16,6 @@ _UNHANDLED_ERROR_STATUS = 503
 _QUIET_ROUTES = {"healthz", "readyz"}
 # Endless guessing must not fill the disk; the first failures of each minute are logged.
 _QUIET_STATUS = 429
-# The details of a stored webhook, whose line has a faster writer.
-_STORED_DETAILS = {"event_id"}
 
 
 class AccessLog:
@@ -64,11 +62,8 @@ def write_line(method: str, status: int, started_at: float, details: dict[str, o
     if (route in _QUIET_ROUTES and success) or status == _QUIET_STATUS:
         return
     ms = round((time.monotonic() - started_at) * 1000, 1)
-    if (
-        success
-        and details.keys() == _STORED_DETAILS
-        and logs.write_stored(method, route, status, ms, details["event_id"])
-    ):
-        return
-    log = _log.info if success else _log.warning
-    log("request.answered", method=method, route=route, status=status, ms=ms, **details)
+    line = {"method": method, "route": route, "status": status, "ms": ms, **details}
+    if success:
+        logs.info_all(_log, "request.answered", [line], batched=True)
+    else:
+        _log.warning("request.answered", **line)

@@ -231,49 +231,35 @@ def test_the_line_of_an_accepted_webhook_respects_the_level(
     assert len(log.lines) == (level == "info")
 
 
-def test_the_lines_of_handled_events_equal_structlogs(
-    start_log: Callable[..., Log],
-) -> None:
-    """Each fast line has the same content as structlog's, and none of many is lost."""
-    log = start_log(log_format="json")
-    events = [(f"01J{number}", "sms.received") for number in range(40)]
-    assert logs.write_handled(events)
-    structlog.get_logger("receiver.test").info(
-        "event.handled", event_id="01J", state="handled", type="sms.received", reason=None
-    )
+def test_many_lines_equal_structlogs(log: Log) -> None:
+    """Each has the same content as structlog's, whatever its values are, and none is lost."""
+    logger = structlog.get_logger("receiver.test")
+    values = {"name": 'the "desk" ключ\n', "attempt": 3, "reason": None, "odd": object}
+    logs.info_all(logger, "thing.done", [{**values, "number": each} for each in range(40)])
+    logger.info("thing.done", **values, number=0)
     *ours, usual = log.lines
-    assert [line["event_id"] for line in ours] == [event for event, _ in events]
+    assert [line.pop("number") for line in ours] == [*range(40)]
+    assert usual.pop("number") == 0
     for line in (usual, *ours):
         assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
-        line.pop("event_id")
         assert line == usual
 
 
-def test_the_lines_of_deliveries_equal_structlogs(start_log: Callable[..., Log]) -> None:
-    """Even if the destination's name needs escaping."""
-    log = start_log(log_format="json")
-    assert logs.write_delivered('the "desk"', [("01J1", "01J2", 3), ("01J3", "01J4", 1)])
-    structlog.get_logger("receiver.test").info(
-        "delivery.attempted", delivery_id="01J1", event_id="01J2", destination='the "desk"',
-        state="done", attempt=3, reason=None,
-    )  # fmt: skip
-    first, other, usual = log.lines
-    assert (other["delivery_id"], other["event_id"], other["attempt"]) == ("01J3", "01J4", 1)
-    assert {**first, "timestamp": ""} == {**usual, "timestamp": ""}
-
-
-@pytest.mark.parametrize("options", [{"log_level": "warning"}, {"log_format": "console"}])
-def test_fast_lines_need_json_and_the_info_level(
-    start_log: Callable[..., Log], options: dict[str, str]
+@pytest.mark.parametrize(
+    ("options", "count"), [({"log_level": "warning"}, 0), ({"log_format": "console"}, 2)]
+)
+def test_many_lines_respect_level_and_format(
+    start_log: Callable[..., Log], options: dict[str, str], count: int
 ) -> None:
-    """Otherwise the functions return False and write nothing."""
+    """Lines for a terminal are structlog's; below the level there is none."""
     log = start_log(**options)
-    assert not logs.write_handled([("01J", "sms.received")])
-    assert not logs.write_delivered("slack", [("01J", "01J", 1)])
-    assert log.text == ""
+    lines = [{"event_id": "01J1"}, {"event_id": "01J2"}]
+    logs.info_all(structlog.get_logger("receiver.test"), "thing.done", lines)
+    assert log.text.count("event_id=01J") == count
+    assert len(log.text.splitlines()) == count
 
 
-def test_unusual_access_lines_are_written_by_structlog(log: Log) -> None:
+def test_unusual_access_lines_are_complete(log: Log) -> None:
     """A line with an additional field, and a warning, keep all their data."""
 
     async def write() -> None:

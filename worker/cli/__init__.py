@@ -6,11 +6,9 @@ The module's name is the command's first word, so the command starts without imp
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
 import typer
 
@@ -32,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_completion=False,
     )
     app.callback()(_root)
-    for module in _import_modules(_module_names(words)):
-        module.register(app)
+    for name in _module_names(words):
+        importlib.import_module(f"{__name__}.{name}").register(app)
     try:
         app(words, prog_name="codecatch")
     except CodecatchError as error:
@@ -53,15 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _root() -> None:
     """Keep every one-time code that SMS number providers send."""
-
-
-def _import_modules(names: Iterable[str]) -> list[ModuleType]:
-    """Import the modules with garbage collection off: it finds hardly any garbage in an import."""
-    gc.disable()
-    try:
-        return [importlib.import_module(f"{__name__}.{name}") for name in names]
-    finally:
-        gc.enable()
 
 
 def _module_names(words: Sequence[str]) -> list[str]:

@@ -7,9 +7,9 @@ the destination's owner set ``on_unknown`` to ``hold``: a duplicate is better th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from sqlalchemy import String, bindparam, select
@@ -33,7 +33,7 @@ from worker.outbox.leases import MARGIN
 from worker.outbox.planner import Planner
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Delivery, table_of
-from worker.schema.states import DEAD, DONE, PENDING
+from worker.schema.states import DEAD, PENDING
 
 _TABLE = table_of(Delivery)
 # By the time a queue message is read, most of its rows are done or claimed.
@@ -141,20 +141,12 @@ def _log_outcomes(
     destination: Destination, messages: Sequence[Message], recorded: Sequence[_Outcomes]
 ) -> None:
     """Log each attempt, and each row whose lease was lost."""
-    delivered = [
-        delivery for rows in recorded for delivery, outcome in rows if outcome.state == DONE
-    ]
-    written = logs.write_delivered(
-        destination.name,
-        [
-            (delivery.row.id, delivery.row.event_id, delivery.claimed.attempt)
-            for delivery in delivered
-        ],
-    )
+    lines = [_line(destination, each, outcome) for rows in recorded for each, outcome in rows]
+    logs.info_all(_log, "delivery.attempted", [line for line in lines if line["reason"] is None])
+    for line in lines:
+        if line["reason"] is not None:
+            _log.warning("delivery.attempted", **line)
     for message, rows in zip(messages, recorded, strict=True):
-        for delivery, outcome in rows:
-            if not (written and outcome.state == DONE):
-                _log_outcome(destination, delivery, outcome)
         still_leased = {delivery.row.id for delivery, _ in rows}
         for delivery in message.deliveries:
             if delivery.row.id not in still_leased:
@@ -165,17 +157,17 @@ def _log_outcomes(
                 )
 
 
-def _log_outcome(destination: Destination, delivery: ClaimedDelivery, outcome: Outcome) -> None:
-    log: Callable[..., Any] = _log.info if outcome.error is None else _log.warning
-    log(
-        "delivery.attempted",
-        delivery_id=delivery.row.id,
-        event_id=delivery.row.event_id,
-        destination=destination.name,
-        state=outcome.state or PENDING,
-        attempt=delivery.claimed.attempt,
-        reason=outcome.reason,
-    )
+def _line(
+    destination: Destination, delivery: ClaimedDelivery, outcome: Outcome
+) -> dict[str, object]:
+    return {
+        "delivery_id": delivery.row.id,
+        "event_id": delivery.row.event_id,
+        "destination": destination.name,
+        "state": outcome.state or PENDING,
+        "attempt": delivery.claimed.attempt,
+        "reason": outcome.reason,
+    }
 
 
 def _fail_unconfigured(runtime: Runtime, ids: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ it waits until it is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -21,7 +21,7 @@ from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
 from receiver.inbox import store as inbox
-from receiver.inbox.store import FAILED, HANDLED, INBOX, QUARANTINED
+from receiver.inbox.store import FAILED, INBOX, QUARANTINED
 from receiver.providers.payload import parse_body
 from receiver.providers.registry import registry
 from worker.handling import effects
@@ -61,6 +61,7 @@ _NEWEST_FAILED: Final = (
 _FAILED_SINCE: Final = select(func.count()).where(
     _NEWEST_FAILED.c.handled_at >= bindparam("since", type_=UtcTime)
 )
+_FAILURES: Final = {FAILED, QUARANTINED}
 _log = structlog.get_logger(__name__)
 
 
@@ -173,21 +174,19 @@ def _commit(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
 
 def _log_handled(handled: Sequence[tuple[_ClaimedEvent, Mapping[str, Any]]]) -> None:
     """Write one line per event."""
-    usual = [(each.row.id, v["type"]) for each, v in handled if v["state"] == HANDLED]
-    written = logs.write_handled(usual)
-    for claimed, values in handled:
-        if written and values["state"] == HANDLED:
-            continue
-        log: Callable[..., Any] = (
-            _log.warning if values["state"] in {FAILED, QUARANTINED} else _log.info
-        )
-        log(
-            "event.handled",
-            event_id=claimed.row.id,
-            state=values["state"],
-            type=values.get("type"),
-            reason=values.get("error"),
-        )
+    lines = [
+        {
+            "event_id": claimed.row.id,
+            "state": values["state"],
+            "type": values.get("type"),
+            "reason": values.get("error"),
+        }
+        for claimed, values in handled
+    ]
+    logs.info_all(_log, "event.handled", [line for line in lines if line["state"] not in _FAILURES])
+    for line in lines:
+        if line["state"] in _FAILURES:
+            _log.warning("event.handled", **line)
 
 
 def _effects(

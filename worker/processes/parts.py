@@ -38,13 +38,10 @@ _LAZY_IMPORTS: Final = (
 
 def load_all() -> None:
     """Import the modules of all parts, so that forked children share their memory."""
-    gc.disable()  # imported modules are never freed, so collections would find nothing
-    try:
-        for name in (*(f"worker.processes.{part}" for part in PARTS), *_LAZY_IMPORTS):
-            importlib.import_module(name)
-    finally:
-        gc.enable()
-    gc.freeze()  # else a collection in a child would copy the shared memory pages
+    for name in (*(f"worker.processes.{part}" for part in PARTS), *_LAZY_IMPORTS):
+        importlib.import_module(name)
+    # Else a collection in a child would copy shared memory pages: 373 MiB instead of 278.
+    gc.freeze()
 
 
 def run(part: str) -> None:
