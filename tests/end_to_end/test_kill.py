@@ -30,7 +30,7 @@ def integrations() -> Iterator[Integrations]:
 def test_nothing_is_lost_when_everything_is_killed(
     integrations: Integrations, tmp_path: Path
 ) -> None:
-    """A kill of all processes during 200 events: 200 codes, 200 confirmations, all delivered.
+    """The supervisor, and so every process, is killed during 200 events: all codes are delivered.
 
     Like a provider, the test repeats each webhook that was not acknowledged.
     """
