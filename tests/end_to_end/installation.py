@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import ExitStack, chdir, redirect_stdout, suppress
+from contextlib import ExitStack, chdir, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -163,15 +163,15 @@ class Installation:
         return self.output.count(READY)
 
     def kill(self) -> None:
-        """Kill the supervisor and all its descendants with SIGKILL."""
+        """Kill the supervisor with SIGKILL; the kernel ends all its descendants."""
         assert self._process is not None
         family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
+        if sys.platform != "linux":
+            for member in family:
                 member.kill()
         self._process.wait()
-        psutil.wait_procs(family, timeout=10)
+        assert psutil.wait_procs(family, timeout=10)[1] == []
 
     def stop(self) -> int:
         """Stop it with SIGTERM, as systemd does; returns its exit code."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import metadata
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_the_printed_commands_work_in_another_terminal(installation: Installatio
         done = installation.terminal(*words.split()[1:], without="PORT")
         assert done.returncode == 0, done.stderr
     assert done.stdout.strip().isdigit()
+    assert installation.command("version") == (0, f"{metadata.version('codecatch')}\n")
 
 
 def test_a_virtualsms_code_is_delivered_once(

@@ -172,12 +172,10 @@ def check_orders(purchases: Purchases, count: int, *, hurried: bool, within: flo
     knobs = purchases.simulator.knobs
     knobs.api_429, knobs.api_503, knobs.api_cut = 0.05, 0.05, 0.05
     purchases.send_codes()
-    if hurried:
-        purchases.make_due(TABLE)
 
     def is_finished() -> bool:
-        if hurried:
-            purchases.make_due(table_of(Confirmation))
+        for table in (TABLE, table_of(Confirmation)) if hurried else ():
+            purchases.make_due(table)
         return purchases.is_finished()
 
     eventually(is_finished, within=within, every=0.5)

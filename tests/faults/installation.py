@@ -100,7 +100,7 @@ class SupervisedInstallation:
         self._closing.set()
         self._supervisor.join()
         family = psutil.Process(self._starter.pid).children(recursive=True)
-        self._starter.kill()  # or it would take a second to end
+        self._starter.terminate()  # to end by itself takes it a second
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -244,6 +244,9 @@ def test_lists_are_paginated(simulator: Simulator, virtualsms: VirtualSMS) -> No
     ledger = virtualsms.list_transactions(limit=1)
     assert (ledger.items[0].order_id, ledger.items[0].amount) == (made[-1], Decimal("-0.18"))
     assert virtualsms.list_orders(limit=1000).per_page == 100
+    confirmed(simulator)
+    confirmed(simulator)
+    assert virtualsms.get_stats().lifetime_spend == Decimal("0.36")
 
 
 @pytest.mark.parametrize(
