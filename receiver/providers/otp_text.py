@@ -1,8 +1,7 @@
 """Finds the one-time code in the text of an SMS.
 
-Everything with the shape of a code is a candidate. Dates, times, amounts, phone numbers, card
-tails, addresses and the like are ruled out; the rest is scored by the words around it
-(:mod:`receiver.providers.otp_words`) and by its shape. A result is *sure* if one candidate is well
+The candidates (:mod:`receiver.providers.otp_candidates`) are scored by their shape and by the words
+around them (:mod:`receiver.providers.otp_words`). A result is *sure* if one candidate is well
 supported and clearly ahead of the others: only then may a program act on it.
 
 Time is linear in the text, of which the first :data:`MAX_TEXT` characters are read.
@@ -17,6 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from receiver.providers.otp_candidates import (
+    Candidate,
+    candidates,
+    covers,
+    digits_of,
+    ruled_out,
+)
 from receiver.providers.otp_words import (
     ACCOUNT_PURPOSE,
     CHINESE,
@@ -24,9 +30,7 @@ from receiver.providers.otp_words import (
     CODE_PHRASES,
     CODE_WORDS,
     CONTACT_WORDS,
-    CURRENCY,
     MAYBE_WORDS,
-    MONTH,
     NEVER,
     NEW,
     NO_LONGER,
@@ -38,18 +42,17 @@ from receiver.providers.otp_words import (
     OTHER_CODE_WORDS,
     OTHER_CODES,
     OTHER_PURPOSE,
-    SIGN,
-    UNIT,
     VERB_PHRASES,
     VERB_WORDS,
     VIETNAMESE,
-    compile_folded,
 )
 from receiver.providers.plain_text import fold, plain_text
 
 MAX_TEXT: Final = 2_000
-# A text with more numbers than this is no message with a code; the rest is not looked at.
+# A text with more candidates than this is no message with a code; what follows the last one within
+# the reach of a word is read, the rest is not.
 _MAX_CANDIDATES: Final = 40
+_REACH: Final = 120
 # A score of this much is sure, with this lead over the next candidate;
 _ENOUGH, _LEAD = 4.0, 1.5
 # and this much, if a word for a code stands in the candidate's sentence.
@@ -73,83 +76,15 @@ def find_code(text: str, *, other_numbers: Iterable[str] = ()) -> FoundCode | No
     bound = _WEB_OTP.search(readable)
     if bound is not None and readable.count(bound["code"]) > 1:
         return FoundCode(bound["code"], sure=True)
-    return _best(_scored(readable, [_digits_of(each) for each in other_numbers]))
+    return _best(_scored(readable, [digits_of(each) for each in other_numbers]))
 
 
-def _digits_of(text: str) -> str:
-    return "".join(filter(str.isdecimal, text))
-
-
-# What is no code.
-_YEAR: Final = (
-    r"(?<!\d)(?:19|20)\d\d ?(?:年|г\b|г\.|р\b|р\.|년|m\.)"
-    r"(?: ?\d{1,2} ?[月월](?: ?\d{1,2} ?[日일])?)?"
-)
-_CARD: Final = (
-    r"(?:\bcard|\bkarte|\bcarte|\btarjeta|\bcarta|\bcartao|карт\w{1,3})"
-    r" ?[#*]? ?\d{1,4}[- ]\d{2,4}"
-)
-_NO_CODES: Final = tuple(
-    compile_folded(pattern)
-    for pattern in (
-        r"(?:https?://|www\.)[^\s<>]{1,400}",
-        r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,32}){1,4}",
-        r"(?<![\w.])[a-z][\w-]{0,40}(?:\.[a-z][\w-]{1,20}){1,3}/[^\s]{0,200}",
-        r"\+\d[\d ().-]{5,20}\d",
-        r"\(\d{2,5}\) ?\d{2,4}[ -]?\d{2,4}(?:[ -]?\d{2,4})?",
-        r"(?<![\d-])(?:1[ -])?\d{3}[ .-]\d{3}[ .-]\d{4}(?!\d)",
-        r"(?<!\d)0\d{9,10}(?!\d)",
-        # groups of digits that are phone numbers by their length, or begin like one
-        r"(?<![\d-])(?:0\d{1,4}|8|1)[ .-]\d{2,4}(?:[ .-]\d{2,4}){1,4}(?!\d)",
-        r"(?<![\d-])\d{2,4}(?:[ .-]\d{2,4}){2,5}(?!\d)(?<=\d.\d\d\d.\d\d\d)(?!\d)",
-        r"(?<![\d-])\d{3,4}[ .-]\d{3}[ .-]\d{3,4}(?!\d)",
-        r"\d{1,3}(?:[.,' ]\d{3}){1,4}[.,]\d{1,2}(?!\d)",
-        r"\d{1,6}[*•×✱]{2,9}\d{1,6}",
-        r"(?<![\d/])\d{2,6}/\d{3,9}(?![\d/])",
-        r"(?<!\d)(?:[01]?\d|2[0-3])[:.h][0-5]\d(?::[0-5]\d)?(?!\d)(?: ?[ap]\.?m\b)?",
-        r"(?<![\d.,])\d{1,3}(?:[.,' ]\d{3}){1,4}(?:[.,]\d{1,2})?(?= ?" + CURRENCY + r"\b)",
-        r"(?:" + SIGN + r") ?-?\d[\d.,' ]{0,14}",
-        r"(?<![a-z\d])\d[\d.,']{0,14} ?(?:" + CURRENCY + r"(?![a-z\d])|[$€£¥₹₽₴₺₩₫₪฿₱])",
-        r"(?<![\d.,])\d{1,9}[.,]\d{1,2}(?![\d.,]*\d)",
-        r"\d{1,6}(?:[.,]\d{1,3})? ?[%٪‰]",
-        r"(?<![\w-])\d{1,4}(?: ?|-)" + UNIT + r"(?![a-z])",
-        _YEAR,
-        r"(?<!\d)\d{1,2} ?[月월] ?\d{1,2} ?[日일]?",
-        r"(?<!\d)\d{1,2}(?:st|nd|rd|th|er|\.)?(?: de| of)? ?"
-        + MONTH
-        + r"(?:,? (?:de )?(?:19|20)\d\d)?",
-        MONTH + r" \d{1,2}(?:st|nd|rd|th)?(?:,? (?:19|20)\d\d)?(?!\d)",
-        MONTH + r",? (?:de )?(?:19|20)\d\d(?!\d)",
-        r"(?:[*•×✱…]{1,16}|x{2,16}|\.{2,16})[ -]?\d{2,6}(?![\d*])",
-        _CARD,
-    )
-)
-_DATE: Final = re.compile(r"(?<!\d)(\d{1,4})([./-])(\d{1,2})\2(\d{1,4})(?!\d)")
-# The hash by which Android hands a message to its app stands alone on the last line.
-_APP_HASH: Final = re.compile(r"\n\s*([A-Za-z0-9+/]{11})\s*\Z")
 # A code bound to a website (wicg.github.io/sms-one-time-codes).
 _WEB_OTP: Final = re.compile(
     r"^@[\w.-]{3,80} #(?P<code>[A-Za-z0-9]{3,12})(?: %[\w.-]+| @[\w.-]+)?$", re.MULTILINE
 )
 
 
-_SHAPES: Final = re.compile(
-    # letters, hyphen and digits: G-204815, ABX-9417
-    r"(?<![A-Za-z0-9-])(?P<prefix>[A-Z]{1,5})-(?P<suffix>\d{4,8})(?![A-Za-z0-9-])"
-    # one digit after the other: 4 8 1 9 2 2
-    r"|(?<![A-Za-z0-9-])(?<!\d[.,:/])(?P<spaced>\d(?P<by>[ .-]|, ?)\d(?:(?P=by)\d){2,10})"
-    r"(?![\w-]|[.,:/]\d)"
-    # groups of digits: 572-904, 481 220, 12-34-56
-    r"|(?<![A-Za-z0-9-])(?<!\d[.,:/])"
-    r"(?P<groups>\d{2,4}(?P<sep>[ -])\d{2,4}(?:(?P=sep)\d{2,4}){0,2})"
-    r"(?![A-Za-z0-9-]|[.,:/ ]\d)"
-    # groups of letters and digits: X7K-9QP
-    r"|(?<![A-Za-z0-9-])(?P<mixed>(?=[A-Z-]{0,20}\d)(?=[\d-]{0,20}[A-Z])"
-    r"[A-Z0-9]{2,6}(?:-[A-Z0-9]{2,6}){1,2})"
-    r"(?![A-Za-z0-9-])"
-    # digits, or letters and digits
-    r"|(?<![A-Za-z0-9])(?P<token>[A-Za-z0-9]{3,24})(?![A-Za-z0-9])"
-)
 _WORDS: Final = re.compile(r"[^\W\d_]+")
 _GAP: Final = re.compile(
     r"\W{0,4}(?:(?:is|es|ist|est|e|er|ar|on|jest|je|la|lautet|lauten|sera|to|это|este|this|adalah|ialah|είναι|ειναι|number|:)\W{0,4})?"
@@ -157,61 +92,12 @@ _GAP: Final = re.compile(
 
 
 @dataclass(slots=True)
-class _Candidate:
+class _Scored:
     code: str
-    start: int
+    score: float
+    named: bool  # a word for a code speaks for it
     end: int
-    shape: float
-    needs_word: bool = False
-    named: bool = False
     either: bool = False  # the text offers another one instead: "4411 or 7722"
-    score: float = 0.0
-
-
-def _candidates(text: str) -> Iterator[_Candidate]:
-    for found in _SHAPES.finditer(text):
-        start, end = found.span()
-        if found["prefix"]:
-            whole, single = found.group(), len(found["prefix"]) == 1
-            yield _Candidate(
-                found["suffix"] if single else whole, start, end, 2.0 if single else 1.0
-            )
-        elif found["spaced"] or found["groups"]:
-            digits = _digits_of(found.group())
-            if 4 <= len(digits) <= 12:
-                yield _Candidate(digits, start, end, _shape(digits) - 0.25 * (found["sep"] == " "))
-        elif found["mixed"]:
-            yield _Candidate(found["mixed"], start, end, 1.0)
-        else:
-            yield from _token(found["token"], start, end)
-
-
-def _token(token: str, start: int, end: int) -> Iterator[_Candidate]:
-    if token.isdigit():
-        if len(token) <= 12:
-            yield _Candidate(token, start, end, _shape(token))
-        return
-    digits = _digits_of(token)
-    if not digits:
-        return
-    stuck = re.fullmatch(r"(?i)(?:code|otp|pin|is|kod)?(\d{4,8})(?:is|ist|est|code)?", token)
-    if stuck is not None:
-        yield _Candidate(stuck[1], start, end, _shape(stuck[1]) - 0.5)
-    elif len(token) <= 12 and token == token.upper():
-        if re.fullmatch(r"[A-Z]{4,}\d{1,4}", token):  # a name with a number: MOEBELWELT24
-            yield _Candidate(token, start, end, 0.0, needs_word=True)
-            return
-        shape = 0.0 if len(token) < 4 else 1.5 if 5 <= len(token) <= 8 else 1.0
-        yield _Candidate(token, start, end, shape, needs_word=len(token) < 4)
-    elif len(token) <= 12 and len(token) >= 4:
-        yield _Candidate(token, start, end, 0.0, needs_word=True)
-
-
-def _shape(digits: str) -> float:
-    size = len(digits)
-    if size == 4 and digits[:2] in {"19", "20"}:
-        return 0.5
-    return {3: 0.5, 6: 2.0, 9: 0.5, 10: 0.0, 11: -1.0, 12: -1.0}.get(size, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,102 +143,106 @@ def _spans(text: str, phrases: Sequence[str]) -> Iterator[tuple[int, int]]:
             at = text.find(phrase, at + len(phrase))
 
 
-def _words(folded: str) -> tuple[_Spots, _Spots, _Spots, _Spots]:
+@dataclass(frozen=True, slots=True)
+class _Words:
     """Where words for a code are, words that may be ones, words of doing, and words for no code."""
-    nouns = list(_spans(folded, CODE_PHRASES)) if not folded.isascii() else []
-    verbs = list(_spans(folded, VERB_PHRASES)) if not folded.isascii() else []
-    nouns += [found.span() for found in VIETNAMESE.finditer(folded)]
-    nouns += [found.span() for found in CHINESE.finditer(folded)]
-    maybe, no_codes = [], []
-    previous = ""
-    for found in _WORDS.finditer(folded):
-        word = found.group()
-        if word in OTHER_CODE_WORDS:
-            no_codes.append(found.span())
-        elif word in CODE_WORDS or word.endswith(CODE_ENDINGS):
-            other = previous in OTHER_CODES or OTHER_CODE_AFTER.match(folded, found.end())
-            (no_codes if other else nouns).append(found.span())
-        elif word in MAYBE_WORDS:
-            maybe.append(found.span())
-        elif word in VERB_WORDS:
-            verbs.append(found.span())
-        previous = word
-    return _Spots.of(nouns), _Spots.of(maybe), _Spots.of(verbs), _Spots.of(no_codes)
+
+    nouns: _Spots
+    maybe: _Spots
+    verbs: _Spots
+    no_codes: _Spots
+
+    @classmethod
+    def of(cls, folded: str) -> _Words:
+        nouns = list(_spans(folded, CODE_PHRASES)) if not folded.isascii() else []
+        verbs = list(_spans(folded, VERB_PHRASES)) if not folded.isascii() else []
+        nouns += [found.span() for found in VIETNAMESE.finditer(folded)]
+        nouns += [found.span() for found in CHINESE.finditer(folded)]
+        maybe, no_codes = [], []
+        previous = ""
+        for found in _WORDS.finditer(folded):
+            word = found.group()
+            if word in OTHER_CODE_WORDS:
+                no_codes.append(found.span())
+            elif word in CODE_WORDS or word.endswith(CODE_ENDINGS):
+                other = previous in OTHER_CODES or OTHER_CODE_AFTER.match(folded, found.end())
+                (no_codes if other else nouns).append(found.span())
+            elif word in MAYBE_WORDS:
+                maybe.append(found.span())
+            elif word in VERB_WORDS:
+                verbs.append(found.span())
+            previous = word
+        return cls(_Spots.of(nouns), _Spots.of(maybe), _Spots.of(verbs), _Spots.of(no_codes))
 
 
-def _ruled_out(text: str, folded: str) -> list[tuple[int, int]]:
-    spans = [found.span() for pattern in _NO_CODES for found in pattern.finditer(folded)]
-    spans += [found.span() for found in _DATE.finditer(folded) if _is_date(found)]
-    app_hash = _APP_HASH.search(text)
-    if app_hash is not None:
-        spans.append(app_hash.span(1))
-    return sorted(spans)
-
-
-def _is_date(found: re.Match[str]) -> bool:
-    first, middle, last = found[1], int(found[3]), found[4]
-    if len(first) == 4:
-        return 1 <= middle <= 12 and 1 <= int(last) <= 31
-    one = int(first)
-    return (1 <= one <= 31 and 1 <= middle <= 12) or (1 <= one <= 12 and 1 <= middle <= 31)
-
-
-def _scored(text: str, others: Sequence[str]) -> list[_Candidate]:
+def _scored(text: str, others: Sequence[str]) -> list[_Scored]:
+    found = list(islice(candidates(text), _MAX_CANDIDATES))
+    if len(found) == _MAX_CANDIDATES:
+        text = text[: found[-1].end + _REACH]
     folded = fold(text)
-    nouns, maybe, verbs, no_codes = _words(folded)
+    words = _Words.of(folded)
     sentences = _Sentences(folded)
     other_purpose = bool(OTHER_PURPOSE.search(folded)) and not ACCOUNT_PURPOSE.search(folded)
-    excluded = _ruled_out(text, folded)
-    kept: list[_Candidate] = []
+    excluded = ruled_out(text, folded)
+    kept: list[_Scored] = []
     place = 0
     furthest = 0  # of the excluded spans before
-    for one in islice(_candidates(text), _MAX_CANDIDATES):
+    for one in found:
         while place < len(excluded) and excluded[place][0] < one.end:
             furthest = max(furthest, excluded[place][1])
             place += 1
-        direct = _follows_directly(folded, nouns, one.start)
-        if furthest > one.start and not (direct and _covers(text, excluded[:place], one)):
+        direct = _follows_directly(folded, words.nouns, one.start)
+        if furthest > one.start and not (direct and covers(text, excluded[:place], one)):
             continue
-        alone = _is_alone(text, one)
-        before, after = nouns.before(one.start), nouns.after(one.end)
-        noun = max(
-            _worth(before, _BEFORE)
-            * sentences.factor(one.start - (before or 0) - 1, one.start, alone, direct),
-            _worth(after, _AFTER)
-            * sentences.factor(one.start, one.end + (after or 0), alone, direct),
-        )
-        weak = (
-            max(_worth(maybe.before(one.start), _BEFORE), _worth(maybe.after(one.end), _AFTER)) - 2
-        )
-        verb = max(
-            _worth(verbs.before(one.start), _VERB_BEFORE), _worth(verbs.after(one.end), _VERB_AFTER)
-        )
-        support = max(noun, weak, 0.0) + verb * (1.0 if noun < 4 else 0.25)
+        noun = _named(text, one, words.nouns, sentences, direct)
         if one.needs_word and noun < 4:
             continue
-        one.named = noun > 0
-        if noun and not direct and _CONNECTED.search(folded[max(0, one.start - 10) : one.start]):
-            support += 1.0
-        one.score = (
-            one.shape + support + _standing(text, one) + _against(folded, one, others, direct)
+        score = (
+            one.shape
+            + _supported(folded, one, words, noun, direct)
+            + _standing(text, one)
+            + _against(folded, one, others, direct)
         )
-        other_code = max(
-            _worth(no_codes.before(one.start), _BEFORE), _worth(no_codes.after(one.end), _AFTER)
-        )
-        if other_code >= 4 and not direct:
-            one.score -= 5
+        if not direct and _near(words.no_codes, one, _BEFORE, _BEFORE) >= 4:
+            score -= 5
         if other_purpose:
-            one.score -= 6
+            score -= 6
+        scored = _Scored(one.code, score, named=noun > 0, end=one.end)
         if kept and _OR.fullmatch(folded[kept[-1].end : one.start]):
-            one.either = kept[-1].either = kept[-1].code != one.code
-        kept.append(one)
+            scored.either = kept[-1].either = kept[-1].code != one.code
+        kept.append(scored)
     return kept
 
 
-def _covers(text: str, excluded: Sequence[tuple[int, int]], one: _Candidate) -> bool:
-    """Whether what rules a candidate out has no digits besides its own: 9RMB, but not 482.000 d."""
-    over = [span for span in excluded[-12:] if span[1] > one.start and span[0] < one.end]
-    return all(_digits_of(text[start:end]) == _digits_of(one.code) for start, end in over)
+def _near(
+    spots: _Spots,
+    one: Candidate,
+    before: Sequence[tuple[int, float]],
+    after: Sequence[tuple[int, float]],
+) -> float:
+    """What the nearest word of a kind is worth, before or after the candidate."""
+    return max(_worth(spots.before(one.start), before), _worth(spots.after(one.end), after))
+
+
+def _named(text: str, one: Candidate, nouns: _Spots, sentences: _Sentences, direct: bool) -> float:
+    """What words for a code say for the candidate, by where they and it stand."""
+    alone = _is_alone(text, one)
+    before, after = nouns.before(one.start), nouns.after(one.end)
+    return max(
+        _worth(before, _BEFORE)
+        * sentences.factor(one.start - (before or 0) - 1, one.start, alone, direct),
+        _worth(after, _AFTER) * sentences.factor(one.start, one.end + (after or 0), alone, direct),
+    )
+
+
+def _supported(folded: str, one: Candidate, words: _Words, noun: float, direct: bool) -> float:
+    """What all words together say for the candidate."""
+    weak = _near(words.maybe, one, _BEFORE, _AFTER) - 2
+    verb = _near(words.verbs, one, _VERB_BEFORE, _VERB_AFTER)
+    support = max(noun, weak, 0.0) + verb * (1.0 if noun < 4 else 0.25)
+    if noun and not direct and _CONNECTED.search(folded[max(0, one.start - 10) : one.start]):
+        support += 1.0
+    return support
 
 
 def _follows_directly(folded: str, nouns: _Spots, start: int) -> bool:
@@ -397,7 +287,7 @@ _CLAUSE_END: Final = re.compile(r"[!?。！？।؟\n,，、،;；:：]|\.(?=\s|
 _SENTENCE_END: Final = re.compile(r"[!?。！？।؟\n]|\.(?=\s|$)")
 
 
-def _is_alone(text: str, one: _Candidate) -> bool:
+def _is_alone(text: str, one: Candidate) -> bool:
     """Whether it stands in a line, a sentence or brackets by itself."""
     before, after = (
         text[max(0, one.start - 4) : one.start].rstrip(" "),
@@ -408,7 +298,7 @@ def _is_alone(text: str, one: _Candidate) -> bool:
     )
 
 
-def _standing(text: str, one: _Candidate) -> float:
+def _standing(text: str, one: Candidate) -> float:
     """What its place in the text says for a candidate."""
     before, after = text[: one.start].rstrip(" "), text[one.end :].lstrip(" ")
     bracketed = (not before or before[-1] in "\n([<«\"'“„【「*") and (
@@ -442,7 +332,7 @@ _NUMBER_SIGN: Final = re.compile(r"(?:№|n[º°o]\.?|#) ?$")
 _LAST_SENTENCE: Final = re.compile(r"[^.!?。！？\n]*\Z")
 
 
-def _against(folded: str, one: _Candidate, others: Sequence[str], direct: bool) -> float:
+def _against(folded: str, one: Candidate, others: Sequence[str], direct: bool) -> float:
     """What speaks against a candidate, as a negative score."""
     left = folded[max(0, one.start - 48) : one.start]
     words = _WORDS.findall(left)
@@ -453,7 +343,7 @@ def _against(folded: str, one: _Candidate, others: Sequence[str], direct: bool) 
         score -= 5
     elif NEW.search(left):
         score += 2
-    return score + _is_known(_digits_of(one.code), others)
+    return score + _is_known(digits_of(one.code), others)
 
 
 def _names_another_number(left: str, words: Sequence[str]) -> float:
@@ -476,7 +366,7 @@ def _names_another_number(left: str, words: Sequence[str]) -> float:
     return score
 
 
-def _is_revoked(folded: str, one: _Candidate, left: str) -> bool:
+def _is_revoked(folded: str, one: Candidate, left: str) -> bool:
     """Whether its sentence says that the code is not valid any more."""
     rest = folded[one.end : one.end + 48]
     end = _SENTENCE_END.search(rest)
@@ -501,8 +391,8 @@ def _is_contact(last: Sequence[str]) -> bool:
     )
 
 
-def _best(candidates: Sequence[_Candidate]) -> FoundCode | None:
-    ranked = sorted(candidates, key=lambda one: -one.score)
+def _best(scored: Sequence[_Scored]) -> FoundCode | None:
+    ranked = sorted(scored, key=lambda one: -one.score)
     if not ranked or ranked[0].score < 2.0:
         return None
     first = ranked[0]

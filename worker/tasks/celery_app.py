@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from datetime import UTC, datetime
@@ -91,6 +92,10 @@ def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
         loglevel="INFO",
         quiet=True,
     )
+    # Else every collection of the oldest generation scans all that was imported, which stops the
+    # process for 60 to 170 ms; frozen, for less than 10.
+    gc.collect()
+    gc.freeze()
     worker.start()
     sys.exit(worker.exitcode)
 

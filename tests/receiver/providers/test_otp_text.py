@@ -91,17 +91,31 @@ def test_only_the_beginning_of_a_text_is_read() -> None:
         *("1", "1 ", "12-", "code ", "code 123456 ", "A1-", "a@", "a.", "http://", "+1 ", "1.1."),
         *("1,", "aB1", "\U0001f5101", "&#49;", "验证码123456", "jan 1 ", "1 min ", "*", "(", "ab."),
         *(" ", "+1-", "(12) 12", "1999 ", "100001 ", "old code 123456 was cancelled ", "№ 12345 "),
+        *(
+            "\n",
+            " 6",
+            "12:",
+            "€1",
+            "-a12",
+            "1/1/",
+            "0",
+            "12代码年123",
+            "*2mã k or ",
+            "1 или ",
+            "www.a ",
+        ),
         *("never ", "новый код ", "\u0301", "\u200b", "\ud800", "x1y2z3 "),
     ],
 )
-def test_time_is_linear(unit: str) -> None:
-    """A hostile text costs at most a few times what the same length of words costs."""
+def test_a_hostile_text_takes_at_most_5_ms(unit: str) -> None:
+    """Nor more than twice what plain words of that length take, where the machine is slower."""
 
     def seconds(text: str) -> float:
         began = time.process_time()
         find_code(text)
         return time.process_time() - began
 
-    text = (unit * MAX_TEXT)[:MAX_TEXT]
-    words = ("one two three " * MAX_TEXT)[:MAX_TEXT]
-    assert min(seconds(text) for _ in range(3)) < 0.02 + 10 * min(seconds(words) for _ in range(3))
+    text, words = unit * 2 * MAX_TEXT, "one two three " * MAX_TEXT
+    # Noise only adds time: one measurement within the bound shows that the text keeps it.
+    spent = ((seconds(text), seconds(words)) for _ in range(40))
+    assert any(hostile < 0.005 or hostile < 2 * plain for hostile, plain in spent)
