@@ -144,7 +144,7 @@ class Waker:
                 self._ready.notify()
 
     def is_busy(self, task: str) -> bool:
-        """Whether the queue of ``task`` has so many messages that none should be added.
+        """Whether the queue of ``task`` is too long to add a message.
 
         False if the broker does not answer within a few seconds. With 2,000 deliveries and no
         sender for a minute, the queue has 244 messages with this check and 635 without, which take

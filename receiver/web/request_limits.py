@@ -1,8 +1,8 @@
 """Bounds what one credential may send, so that a leaked token cannot fill the disk.
 
-A token in a URL is easily leaked: to a proxy's log, to a screenshot. Whoever has it passes
-authentication, and DaisySIM's real webhooks are few and small. The count is this process's, in its
-memory: with several receiver processes each allows as much.
+A token in a URL leaks easily: to a proxy's log, to a screenshot. Anybody who has it passes
+authentication, but DaisySIM's real webhooks are few and small. Each receiver process counts in its
+own memory, and allows the whole rate.
 """
 
 from __future__ import annotations

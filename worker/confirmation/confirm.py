@@ -112,14 +112,14 @@ def _confirm(task: Task) -> Outcome:
         return Outcome(None, str(spent), delay=_time_until(task, spent), unsure=False)
     except ProviderError as error:
         return _after_error(task, error, unsure=unsure)
-    return Outcome(DONE, write_effects=_mark_confirmed(task.row))
+    return Outcome(DONE, write_effects=_confirmed_by_us(task.row))
 
 
 def _ask_before_charging(task: Task, client: ConfirmsOrders) -> Outcome | None:
     """Ask for the state of an order that may be charged or over; None if it can be confirmed."""
     state = client.get_order(task.row.order_id).status
     if state == CONFIRMED:
-        return Outcome(DONE, write_effects=_mark_confirmed(task.row))
+        return Outcome(DONE, write_effects=_confirmed_by_us(task.row))
     if state in UNPAID_ENDS:
         return Outcome(DEAD, f"the order is {state}")
     task.debit_call()
@@ -128,7 +128,7 @@ def _ask_before_charging(task: Task, client: ConfirmsOrders) -> Outcome | None:
 
 def _after_error(task: Task, error: ProviderError, *, unsure: bool) -> Outcome:
     if isinstance(error, OrderAlreadyConfirmed):
-        return Outcome(DONE, write_effects=_mark_confirmed(task.row))
+        return Outcome(DONE, write_effects=_confirmed_by_us(task.row))
     if isinstance(error, _FIXABLE):
         if task.claim.attempt >= MAX_ATTEMPTS:
             return Outcome(DEAD, f"{error}; given up")
@@ -156,5 +156,5 @@ def _notify_operators(task: Task, error: ProviderError) -> WriteEffects:
     return write
 
 
-def _mark_confirmed(row: Confirmation) -> WriteEffects:
+def _confirmed_by_us(row: Confirmation) -> WriteEffects:
     return partial(attempts.mark_confirmed, row, "confirmed by us")

@@ -1,6 +1,6 @@
 """Lists of allowed hosts, and the classification of addresses.
 
-Allowing a name is not enough: whoever controls its DNS records can point it at a service on our
+Allowing a name is not enough: the owner of its DNS records can point it at a service on our
 own network that trusts every client (server-side request forgery). So the address that a name
 resolves to is checked as well.
 """

@@ -1,4 +1,4 @@
-"""How reports change an order, whoever makes them: webhooks, our own calls, or polling.
+"""How reports of webhooks, our own calls and polling change an order.
 
 Merging gives the same order in whatever sequence the reports come: the state is a maximum, the
 number is that of the latest report, and descriptive fields keep their first value.
