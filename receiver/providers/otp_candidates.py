@@ -22,7 +22,8 @@ class Candidate:
     """A part of the text with the shape of a code, from ``start`` to before ``end``.
 
     ``code`` is its normal form. ``shape`` is a score: how much it looks like a code by itself.
-    ``needs_word`` is True where only a word for a code beside it can make it one.
+    ``needs_word`` is True where only a word for a code beside it can make it one. ``voucher`` is
+    True for a word with a number (``HIVER15``), which is more often a voucher than a code.
     """
 
     code: str
@@ -30,6 +31,7 @@ class Candidate:
     end: int
     shape: float
     needs_word: bool = False
+    voucher: bool = False
 
 
 def digits_of(text: str) -> str:
@@ -134,8 +136,8 @@ def _token(token: str, start: int, end: int) -> Iterator[Candidate]:
     if stuck is not None:
         yield Candidate(stuck[1], start, end, _shape(stuck[1]) - 0.5)
     elif len(token) <= 12 and token == token.upper():
-        if re.fullmatch(r"[A-Z]{4,}\d{1,4}", token):  # a name with a number: MOEBELWELT24
-            yield Candidate(token, start, end, 0.0, needs_word=True)
+        if re.fullmatch(r"[A-Z]{4,}\d{1,4}", token):
+            yield Candidate(token, start, end, 0.0, needs_word=True, voucher=True)
             return
         shape = 0.0 if len(token) < 4 else 1.5 if 5 <= len(token) <= 8 else 1.0
         yield Candidate(token, start, end, shape, needs_word=len(token) < 4)

@@ -97,7 +97,7 @@ class _Scored:
     score: float
     named: bool  # a word for a code speaks for it
     end: int
-    either: bool = False  # the text offers another one instead: "4411 or 7722"
+    doubtful: bool = False  # a voucher, or the text offers another one: "4411 or 7722"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +207,10 @@ def _scored(text: str, others: Sequence[str]) -> list[_Scored]:
             score -= 5
         if other_purpose:
             score -= 6
-        scored = _Scored(one.code, score, named=noun > 0, end=one.end)
-        if kept and _OR.fullmatch(folded[kept[-1].end : one.start]):
-            scored.either = kept[-1].either = kept[-1].code != one.code
+        scored = _Scored(one.code, score, noun > 0, one.end, one.voucher)
+        last = kept[-1] if kept else scored
+        if last.code != one.code and _OR.fullmatch(folded[last.end : one.start]):
+            scored.doubtful = last.doubtful = True
         kept.append(scored)
     return kept
 
@@ -401,4 +402,4 @@ def _best(scored: Sequence[_Scored]) -> FoundCode | None:
     sure = (first.score >= _ENOUGH and lead >= _LEAD) or (
         first.named and first.score >= _ENOUGH_NAMED and lead >= _LEAD_NAMED
     )
-    return FoundCode(first.code, sure=sure and not first.either)
+    return FoundCode(first.code, sure=sure and not first.doubtful)

@@ -162,6 +162,7 @@ NUMBER_OF_PHRASES: Final = (
     "للإلغاء", "לדיווח", "להסרה", "电话", "電話", "客服", "热线", "熱線", "咨询", "房间",
     "注文番号", "会員", "電話番号", "お問い合わせ", "口座", "カード", "末尾", "下4桁", "주문번호",
     "계좌", "카드", "문의", "고객센터", "전화", "끝자리", "운송장", "رقم الطلب", "رقم الحساب",
+    "تنتهي", "المنتهية",
     "الحساب", "بطاقة", "اتصل", "هاتف", "رقم", "הזמנה", "חשבון", "כרטיס", "טלפון", "מספר", "บัญชี",
     "โทร", "บัตร", "คำสั่งซื้อ", "खाता", "कार्ड", "नंबर",
 )  # fmt: skip
@@ -220,12 +221,16 @@ NEVER: Final = compile_folded(
 # Messages about discounts, parcels and doors: their codes open no account.
 OTHER_PURPOSE: Final = compile_folded(
     r"\d ?% ?(?:off|rabat|de |auf|su |на |kedv|indirim|sleva|korting|taniej|znizk|reduc|zniz|"
-    r"alen|rabatt|descuent|descont|hos )|-\d\d ?%|\b2x1\b|\b(?:discount|voucher|coupon|"
+    r"alen|rabatt|descuent|descont|hos )|-\d{1,3} ?[%€$£]|\b2x1\b|\bstop au \d|"
+    r"\b(?:discount|voucher|coupon|"
     r"promo\w*|cashback offer|sale ends|soldes|remise|rabatt?\w{0,6}|gutschein\w*|descuento|"
     r"cupon\w*|desconto|cupom|sconto|buono|korting\w*|kupon\w*|znizk\w*|slev[ayu]|"
     r"kedvezmeny\w*|reducere\w*|indirim\w*|скидк\w*|промокод\w*|купон\w*|знижк\w*|отстъпк\w*|"
-    r"alennus\w*|diskon|khuyen mai|giam gia|ma giam|εκπτωσ\w*|popust\w*|zlav\w*|nuolaid\w*)\b|"
-    r"\bgiam \d|折扣|優惠|优惠|現折|满减|滿減|促销|割引|クーポン|할인|쿠폰|تخفیف|خصم|كوبون|"
+    r"alennus\w*|diskon|khuyen mai|giam gia|ma giam|εκπτωσ\w*|popust\w*|zlav\w*|nuolaid\w*|"
+    r"tickets?|booking (?:confirmed|code|ref\w*|no)|at the door|"
+    r"(?:new|neuen?|nouvelle|nueva|nuova|nova|nieuwe|nye|нов\w{2,3}) (?:card|karte|carte|"
+    r"tarjeta|carta|kaart|kort|карт\w{1,2}))\b|\bgiam \d|"
+    r"折扣|優惠|优惠|現折|满减|滿減|促销|割引|クーポン|할인|쿠폰|تخفیف|خصم|كوبون|"
     r"הנחה|קופון|छूट|पार्सल|पिन कोड|ส่วนลด|ছাড়|\b(?:pick-?up|locker|parcel|collect your|"
     r"colis|point relais|retrait|paczk\w*|paczkom\w*|skrytk\w*|odbior\w*|постамат\w*|"
     r"получени\w*|посылк\w*|посилк\w*|пункт выдачи|pakke\w{0,3}|pakk|afhentning\w*|hentekode|"
@@ -263,7 +268,7 @@ CURRENCY: Final = (
     r"zlotych|kc|kr|ft|tl|lira|руб(?:\w{0,4})|р\.|грн|тг|тенге|лв|rs|rp|rm|дин|dong|vnd|d\b|"
     r"元|円|圓|원|บาท|درهم|ريال|جنيه|usdt|btc|eth|rsd|mxn|gel|amd|azn|uzs|kgs|mdl|isk|hrk|bam|"
     r"mkd|all|pkr|bdt|lkr|npr|egp|mad|tnd|dzd|jod|kwd|bhd|omr|qar|iqd|irr|lbp|ghs|tzs|ugx|etb|"
-    r"xof|mmk|khr|lak|mnt|ton|tenge|туман|تومان|ریال|سوم|so'm|som|manat|ден|ksh|sh|tk|taka)"
+    r"xof|mmk|khr|lak|mnt|ton|tenge|ש\"?ח|שקל\w{0,3}|туман|تومان|ریال|سوم|so'm|som|manat|ден|ksh|sh|tk|taka)"
 )
 SIGN: Final = r"[$€£¥₹₽₴₺₩₫₪₦฿₱﷼₸]|r\$|us\$|rs\.?|inr|usd|eur|gbp|rp\.?|rm|zl"
 UNIT: Final = (

@@ -39,6 +39,8 @@ def _plain(character: str) -> str:
         return str(digit)
     if category == "Pd" or character in "−⁃":
         return "-"
+    if character in "\u066b\u066c":  # the decimal and the thousands separator of Arabic
+        return ".,"["\u066b\u066c".index(character)]
     if character in "＃＠" or 0xFF21 <= point <= 0xFF5A or 0x1D400 <= point <= 0x1D7FF:
         return unicodedata.normalize("NFKC", character)  # full-width and mathematical letters
     return character

@@ -13,8 +13,16 @@ from receiver.providers.otp_text import MAX_TEXT, FoundCode, find_code
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "texts"
 # Texts that nobody could be sure about, or that are worded as no other sender does. Those in
-# unseen.json were written when the extractor was finished: 112 of its 120 came out right.
-_MAX_UNSURE = {"reported.json": 0, "adversarial.json": 9, "everyday.json": 2, "unseen.json": 8}
+# unseen.json were written when the extractor was finished: 112 of its 120 came out right. Those in
+# later.json were written after that: 101 of 110 came out right and 5 wrong codes as sure, before
+# those kinds were mended.
+_MAX_UNSURE = {
+    "reported.json": 0,
+    "adversarial.json": 9,
+    "everyday.json": 2,
+    "unseen.json": 8,
+    "later.json": 3,
+}
 
 
 def sample(name: str) -> list[dict[str, Any]]:
