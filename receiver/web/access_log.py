@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import logs
 
-_log = structlog.get_logger(logs.ACCESS)
+_log = structlog.get_logger(__name__)
 # Starlette answers an unhandled exception outside of all middleware, so its status is unseen here.
 _UNHANDLED_ERROR_STATUS = 503
 # Monitoring polls these every few seconds: only failures are worth a line.
@@ -64,6 +64,6 @@ def write_line(method: str, status: int, started_at: float, details: dict[str, o
     ms = round((time.monotonic() - started_at) * 1000, 1)
     line = {"method": method, "route": route, "status": status, "ms": ms, **details}
     if success:
-        logs.info_all(_log, "request.answered", [line], batched=True)
+        logs.info_all(_log, "request.answered", [line])
     else:
         _log.warning("request.answered", **line)

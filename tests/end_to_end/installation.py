@@ -120,12 +120,19 @@ def _confirmed(request: Request) -> Reply:
 class Installation:
     """``codecatch up`` in its own directory; :meth:`start` returns when it is ready."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str],
+        port: int | None = None,
+        stderr: int | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.folder = folder
         self._settings = {"PORT": str(self.port), "LOG_FORMAT": "json", **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "up.log"
+        self._stderr = stderr
 
     def __enter__(self) -> Self:
         self.start()
@@ -152,7 +159,7 @@ class Installation:
             self._process = subprocess.Popen(
                 leashed([sys.executable, "-P", "-m", "worker.cli", "up"]),
                 cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
+                stdout=log, stderr=self._stderr or log, start_new_session=True,
             )  # fmt: skip
         before = self.output.count(READY)
         eventually(lambda: self._ready_count() > before, within=60)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -90,6 +92,27 @@ def test_every_part_runs_and_stops(integrations: Integrations, tmp_path: Path) -
         assert psutil.wait_procs(family, timeout=10)[1] == []
         assert "broker_away" not in installation.output
         assert "Connection refused" not in installation.output
+
+
+@pytest.mark.timeout(180)
+def test_nobody_waits_for_a_reader_of_the_log(integrations: Integrations, tmp_path: Path) -> None:
+    """With standard error full and unread, codes arrive, a dead part is replaced, up ends."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    settings = {**integrations.environment(), "LOG_LEVEL": "DEBUG"}
+    with Installation(tmp_path, settings, stderr=writer) as installation:
+        os.close(writer)
+        assert delivers(installation, integrations, "ord-full", "604032")
+        before = parts(installation)["sender"]
+        before.kill()
+        eventually(lambda: parts(installation).get("sender", before) != before, within=30)
+        assert delivers(installation, integrations, "ord-full-2", "604033")
+        assert installation.stop() == 0
+    os.close(reader)
 
 
 @pytest.mark.timeout(180)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
@@ -21,13 +20,15 @@ from tests.support import stores
 class Log:
     """The log lines of this process since the test began."""
 
-    def __init__(self) -> None:
-        self.stream = io.StringIO()
+    def __init__(self, file: Path) -> None:
+        self.stream = file.open("w+")
 
     @property
     def text(self) -> str:
         """The log as text."""
-        return self.stream.getvalue()
+        logs.flush()
+        self.stream.seek(0)
+        return self.stream.read()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -40,9 +41,11 @@ class Log:
 
 
 @pytest.fixture
-def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
-    """Start the real log pipeline, writing to memory; the old configuration is restored later."""
+def start_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Log]]:
+    """Start the real log pipeline, writing to a file; the old configuration is restored later."""
     root = logging.getLogger()
+    started: list[Log] = []
+    writer = logs._writer, logs._fast_fields
     before = structlog.get_config()
     handlers, level = root.handlers[:], root.level
     loggers = [
@@ -55,7 +58,9 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
     root.handlers = []
 
     def start(**settings: Any) -> Log:
-        log = Log()
+        logs.flush()
+        log = Log(tmp_path / f"log-{len(started)}")
+        started.append(log)
         with monkeypatch.context() as patch:
             patch.setattr("sys.stderr", log.stream)
             logs.configure(LogSettings(**{"log_format": "json", **settings}), part="web")
@@ -63,9 +68,11 @@ def start_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Log]]:
         structlog.configure(cache_logger_on_first_use=False)
         return log
 
-    fast = logs._fast
     yield start
-    logs._fast = fast
+    logs.flush()
+    logs._writer, logs._fast_fields = writer
+    for log in started:
+        log.stream.close()
     structlog.configure(**before)
     logging.captureWarnings(capture=False)
     root.handlers = handlers

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 import structlog
 
-from receiver import clock, logs
+from receiver import logs
 from receiver.web.access_log import write_line
 from tests.receiver.conftest import Log
 
@@ -143,39 +142,6 @@ def test_the_console_format_is_plain_text(start_log: Callable[..., Log]) -> None
     assert not log.text.startswith("{")
 
 
-def test_access_lines_of_one_loop_iteration_share_a_write(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many lines take one write, and the last ones are not lost."""
-    written: list[str] = []
-    monkeypatch.setattr(log.stream, "write", written.append)
-    structlog.configure(cache_logger_on_first_use=True)
-
-    async def serve() -> None:
-        access = structlog.get_logger("receiver.access")
-        for number in range(3):
-            access.info("request.answered", number=number)
-        await asyncio.sleep(0)
-        access.warning("request.answered", number=3)
-
-    asyncio.run(serve())
-    lines = [[json.loads(line)["number"] for line in text.splitlines()] for text in written]
-    assert lines == [[0, 1, 2], [3]]
-
-
-@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
-def test_a_failing_log_stream_is_ignored(
-    log: Log, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    """A broken pipe or a closed file does not fail the work."""
-
-    def broken(_: str) -> None:
-        raise error
-
-    monkeypatch.setattr(log.stream, "write", broken)
-    structlog.get_logger("receiver.test").info("thing.done")
-
-
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_the_line_of_an_accepted_webhook_equals_structlogs(
     start_log: Callable[..., Log], log_format: str
@@ -198,23 +164,6 @@ def test_the_line_of_an_accepted_webhook_equals_structlogs(
         assert datetime.fromisoformat(line.pop("timestamp")).tzinfo is not None
         assert isinstance(line.pop("ms"), float)
     assert first == second
-
-
-def test_lines_of_one_loop_iteration_share_a_timestamp(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The clock is read once for each iteration with accepted webhooks."""
-    times = iter(datetime(2026, 6, 11, 9, 14, second, 1, tzinfo=UTC) for second in range(9))
-    monkeypatch.setattr(clock, "now", lambda: next(times))
-
-    async def write() -> None:
-        for count in (2, 1):
-            for _ in range(count):
-                write_line("POST", 202, 0.0, {"route": "daisysim", "event_id": "01J"})
-            await asyncio.sleep(0)
-
-    asyncio.run(write())
-    assert [datetime.fromisoformat(line["timestamp"]).second for line in log.lines] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("level", ["info", "warning"])

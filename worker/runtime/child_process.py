@@ -16,6 +16,8 @@ from typing import Any, Final, Protocol
 
 import setproctitle
 
+from receiver import log_writer, logs
+
 # From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
 # Loaded at import: loading a library between fork and exec is not safe.
@@ -79,9 +81,10 @@ def can_fork() -> bool:
     """Whether this process can be forked without an exec.
 
     Locks held by other threads would stay locked in the child for ever; on systems other than
-    Linux, the system libraries start such threads.
+    Linux, the system libraries start such threads. That of the log is safe.
     """
-    return sys.platform.startswith("linux") and threading.active_count() == 1
+    threads = {each.name for each in threading.enumerate()}
+    return sys.platform.startswith("linux") and threads <= {"MainThread", log_writer.THREAD_NAME}
 
 
 def fork(run: Callable[[], object], name: str) -> Process:
@@ -135,4 +138,7 @@ def _run_child(run: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     die_with_parent()
-    run()
+    try:
+        run()
+    finally:
+        logs.flush()  # such a process does not run the functions registered for its exit

@@ -81,6 +81,9 @@ def work(pool: str, concurrency: int, queues: tuple[str, ...]) -> None:
     Not Celery's command line: it would import a shell, a prompt and all of its commands.
     """
     os.nice(_NICENESS)
+    # Celery's signal handlers write "Warm shutdown" and the like to it, and would wait for ever for
+    # a reader of a full pipe. The log has the same lines.
+    sys.__stdout__ = None  # type: ignore[misc]
     worker = make_app().Worker(
         hostname=host_format(default_nodename(f"{os.environ[PART]}@%h")),
         pool_cls=pool,
@@ -123,3 +126,4 @@ def _after_fork(**_: Any) -> None:
 @signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
     process.close()
+    logs.flush()
