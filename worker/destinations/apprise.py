@@ -83,10 +83,7 @@ class Apprise(Destination):
         raise ValueError(failure)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Send one message in a thread, and stop waiting for it at the deadline.
 

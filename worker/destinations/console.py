@@ -44,10 +44,7 @@ class Console(Destination):
         return cls(name, texts=context.texts)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Write the line, unless the pipe stays full until the deadline."""
         (notification,) = notifications

@@ -117,10 +117,7 @@ class Email(Destination):
         )
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Submit the message within ``deadline`` seconds."""
         deadline = Deadline(self.deadline)

@@ -83,10 +83,7 @@ class Slack(Destination):
         return cls(name, url=url, http=context.http, texts=context.texts)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Post one message; success is status 200 with the body ``ok``."""
         message = payload(notifications, self.texts)

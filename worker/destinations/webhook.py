@@ -85,10 +85,7 @@ class Webhook(Destination):
             ) from None
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Post one notification; a 2xx response is success."""
         (notification,) = notifications
