@@ -20,13 +20,7 @@ from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from receiver.providers.base import comparable_code, normal_code
 from worker.configuration.routing import Routing
 from worker.confirmation import fair_queue
-from worker.confirmation.attempt import (
-    Outcome,
-    Task,
-    after_error,
-    mark_confirmed,
-    release_row,
-)
+from worker.confirmation.attempt import Outcome, Task, after_error, mark_confirmed, release_row
 from worker.handling import ready_codes
 from worker.orders import codes
 from worker.orders import store as orders

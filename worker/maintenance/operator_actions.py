@@ -102,7 +102,9 @@ def discard(session: Session, event_id: str, now: datetime) -> None:
     code = _quarantined_code(session, event)
     if code is not None:
         code.state = DISCARDED
-    _finish(event, IGNORED, DISCARDED_BY_OPERATOR, now)
+    event.state, event.error = IGNORED, DISCARDED_BY_OPERATOR
+    event.handled_at = event.handled_at or now
+    event.wake_at = None
 
 
 def retry(session: Session, delivery_id: str, now: datetime) -> str | None:
@@ -174,9 +176,3 @@ def _requeue_confirmations(session: Session, event_id: str, now: datetime) -> No
     )
     ids = list(session.exec(given_up))
     leases.requeue(session, _CONFIRMATIONS, ids, now=now, state=PENDING, error=None)
-
-
-def _finish(event: InboxEvent, state: str, error: str | None, now: datetime) -> None:
-    event.state, event.error = state, error
-    event.handled_at = event.handled_at or now
-    event.wake_at = None
