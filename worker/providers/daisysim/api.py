@@ -42,7 +42,7 @@ from worker.providers.errors import (
 )
 from worker.providers.fields import Fields
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
+from worker.providers.results import Page, Rows, read_page, reported_orders
 from worker.schema.states import CANCELLED, WAITING
 
 _BY_CODE: dict[str, type[ProviderError]] = {
@@ -95,20 +95,12 @@ class DaisySIM(ProviderApi):
     @call(budget=None)
     def countries(self) -> Rows[Country]:
         """List all countries that numbers are sold in."""
-        return self._request(
-            "countries", lambda got: read_list(got, "countries", Country.read), "GET", "countries"
-        )
+        return self._list("countries", "countries", Country.read, "countries")
 
     @call(budget=None)
     def services(self, country_id: int) -> Rows[Service]:
         """List all services that a country's numbers are sold for."""
-        return self._request(
-            "services",
-            lambda got: read_list(got, "services", Service.read),
-            "GET",
-            "services",
-            str(country_id),
-        )
+        return self._list("services", "services", Service.read, "services", str(country_id))
 
     @call(budget="prices")
     def prices(self, country: int, service: str) -> Prices:
