@@ -49,7 +49,6 @@ class Apprise(Destination):
     """One target at one service.
 
     Args:
-        name: unique among the configured destinations.
         url: the service's URL as Apprise documents it; it holds secrets.
         http: decides which hosts are allowed; Apprise uses its own client.
 

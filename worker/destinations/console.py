@@ -25,7 +25,6 @@ class Console(Destination):
     object that copies lines to the log, and codes must never be logged.
 
     Args:
-        name: unique among the configured destinations.
         descriptor: an open file descriptor to write to; standard output by default.
     """
 

@@ -55,9 +55,7 @@ class Slack(Destination):
     """One channel, behind one incoming webhook.
 
     Args:
-        name: unique among the configured destinations.
         url: the webhook's URL; it is a secret, as it suffices to post.
-        http: the client for its requests.
     """
 
     kind: ClassVar[str] = "slack"
