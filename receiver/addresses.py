@@ -29,7 +29,6 @@ def within(address: Address | None, networks: Sequence[Network]) -> bool:
 def sender_of(address: Address | None) -> int:
     """A number that identifies the subscriber: an IPv6 subscriber has a whole /64 network."""
     if isinstance(address, IPv6Address):
-        return (
-            -(int(address) >> _SUBSCRIBER_BITS) - 1
-        )  # negative, so never equal to an IPv4 address
+        # Negative, so never equal to an IPv4 address.
+        return -(int(address) >> _SUBSCRIBER_BITS) - 1
     return int(address) if address is not None else 0

@@ -96,9 +96,9 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 
 
-def celery_app(broker_url: str, name: str = "codecatch") -> Celery:
+def celery_app(broker_url: str) -> Celery:
     """A Celery application that sends to this broker; it has no tasks."""
-    app = Celery(name, broker=broker_url, set_as_current=False)
+    app = Celery("codecatch", broker=broker_url, set_as_current=False)
     app.conf.update(SETTINGS)
     return app
 

@@ -106,6 +106,13 @@ class BrokerSettings(BaseSettings):
         chosen = self.celery_broker_url or self.redis_url
         return chosen.get_secret_value() if chosen else None
 
+    @property
+    def required_url(self) -> str:
+        """The broker's URL; raises ConfigurationError if there is none."""
+        if self.broker_url is None:
+            raise ConfigurationError("REDIS_URL: is required")
+        return self.broker_url
+
 
 class WebSettings(BaseSettings):
     """The public receiver.

@@ -16,15 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    Dialect,
-    Table,
-    TypeDecorator,
-    create_engine,
-    text,
-)
+from sqlalchemy import BigInteger, DateTime, Dialect, Table, TypeDecorator, create_engine, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, make_url

@@ -262,8 +262,7 @@ def code_of(
 ) -> ReadCode:
     """Return the code of the fields ``names``, or else the one that ``text`` surely tells.
 
-    A code that came as a number is completed from the text if that
-    shows it with leading zeros.
+    A code that came as a number is completed from the text if that shows it with leading zeros.
 
     Raises:
         MalformedPayload: the code is too long or not printable.

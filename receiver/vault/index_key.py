@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import LargeBinary, inspect
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Field, Session, SQLModel
+from sqlmodel import Field, SQLModel
 from ulid import ULID
 
 from receiver import clock
@@ -37,10 +37,7 @@ class VaultKey(SQLModel, table=True):
 
 def exists(database: Database) -> bool:
     """Whether the database has an index key, and so needs the keys that it was sealed with."""
-    with database.reading() as session:
-        if not inspect(session.connection()).has_table(VaultKey.__tablename__):
-            return False
-        return session.get(VaultKey, _ROW) is not None
+    return _find(database) is not None
 
 
 def ensure(database: Database, keys: Sequence[bytes]) -> None:
@@ -70,8 +67,12 @@ def sealed(database: Database) -> bytes:
     Raises:
         ConfigurationError: the database is not migrated.
     """
-    with database.reading() as session:
-        return _stored(session).value
+    value = _find(database)
+    if value is None:
+        raise ConfigurationError(
+            "DATABASE_URL: the database is not migrated; run codecatch migrate"
+        )
+    return value
 
 
 def unseal(value: bytes, keys: Sequence[bytes]) -> Vault:
@@ -113,13 +114,9 @@ def load_copy(folder: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def _stored(session: Session) -> VaultKey:
-    missing = ConfigurationError(
-        "DATABASE_URL: the database is not migrated; run codecatch migrate"
-    )
-    if not inspect(session.connection()).has_table(VaultKey.__tablename__):
-        raise missing
-    row = session.get(VaultKey, _ROW)
-    if row is None:
-        raise missing
-    return row
+def _find(database: Database) -> bytes | None:
+    with database.reading() as session:
+        if not inspect(session.connection()).has_table(VaultKey.__tablename__):
+            return None
+        row = session.get(VaultKey, _ROW)
+        return None if row is None else row.value

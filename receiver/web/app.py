@@ -16,7 +16,6 @@ from starlette.types import Scope
 
 from receiver import queue
 from receiver.database.engine import TRANSIENT_ERRORS, Database
-from receiver.errors import ConfigurationError
 from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.rejections import Rejections
 from receiver.inbox.spool import Spool
@@ -46,9 +45,7 @@ def create_app() -> Starlette:
         ConfigurationError: a variable is missing or invalid, or the database is not migrated or
             was encrypted with other keys.
     """
-    store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
-    if broker_url is None:
-        raise ConfigurationError("REDIS_URL: is required")
+    store, broker_url = load(StoreSettings), load(BrokerSettings).required_url
     providers = [provider(load(provider.settings_type)) for provider in registry().values()]
     database, spool_dir = Database(store.url), load(SpoolSettings).spool_dir
     try:

@@ -32,11 +32,10 @@ def of(method: Callable[..., object]) -> list[inspect.Parameter]:
     ]
 
 
-def option(name: str, annotation: Any, default: object = False) -> inspect.Parameter:
-    """An additional option that the method does not have."""
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+def option(name: str, annotation: Any) -> inspect.Parameter:
+    """An additional flag that the method does not have."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=False, annotation=annotation)
 
 
 def _annotated(parameter: inspect.Parameter, hint: Any) -> Any:

@@ -22,7 +22,7 @@ from worker.cli import _call_parameters, _output
 from worker.cli._advice import explain
 from worker.cli._call_answers import listed, show
 from worker.cli._call_parameters import option
-from worker.cli._output import Output, write, write_error
+from worker.cli._output import Output, fail, write, write_error
 from worker.cli._store import Store, open_store
 from worker.cli.wait import TIMED_OUT
 from worker.outbox.call_budgets import OutOfBudget
@@ -95,22 +95,20 @@ class _Invocation:
             if self.call.spends:
                 # Do not buy what cannot be recorded.
                 if not schema.is_current(store.database):
-                    write_error(
+                    fail(
                         "DATABASE_URL: the database schema does not match this version; "
                         "run codecatch migrate"
                     )
-                    raise typer.Exit(1)
                 if not yes:
                     self._confirm()
             caller = Caller(store.database, api, self._report_wait)
             try:
                 caller.debit(self.call)
             except OutOfBudget as spent:
-                write_error(
+                fail(
                     f"{self._name}: the call budget is used up; "
                     f"try again after {clock.iso(spent.until, 'seconds')}"
                 )
-                raise typer.Exit(1) from None
             asked_at = clock.now()
             try:
                 answer = caller.make(self.call, self.arguments)
@@ -139,11 +137,10 @@ class _Invocation:
         return f"check before you retry: {shlex.join([*words, *map(str, asked.values())])}"
 
     def _confirm(self) -> None:
-        warning = "this can cost money"
         given = [f"{name} {value}" for name, value in self.arguments.items() if value is not None]
         _output.confirm(
-            f"{self._name}: {warning}",
-            f"{', '.join([self._name, *given])}: {warning}. Continue?",
+            f"{self._name}: this can cost money",
+            f"{', '.join([self._name, *given])}: this can cost money. Continue?",
             declined="cancelled; the provider was not called",
         )
 
@@ -165,11 +162,10 @@ class _Invocation:
         else:
             show(answer, listed(getattr(self.provider, self.call.name)), self.output)
         if recording_error is not None:
-            write_error(
+            fail(
                 f"{self._name}: the call succeeded, but its result cannot be recorded "
                 f"({recording_error}); keep the output above"
             )
-            raise typer.Exit(1)
         if self.call.long_poll and not (
             getattr(answer, "code", None) or getattr(answer, "text", None)
         ):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
 
 import typer
 from sqlmodel import Session
@@ -13,16 +12,9 @@ from worker.cli._output import write, write_error
 from worker.cli._store import open_store, open_waker
 from worker.maintenance.operator_actions import ActionRefused
 
-
-class Change(Protocol):
-    """An operator action on one row."""
-
-    def __call__(self, session: Session, row_id: str, /, *, now: datetime) -> str | None:
-        """Change the row; returns a message that replaces the default one, or None.
-
-        Raises:
-            ActionRefused: the action is not allowed on this row.
-        """
+# An action of ``worker.maintenance.operator_actions`` on the row with this id, at this time; it may
+# return a message that replaces the default one.
+Change = Callable[[Session, str, datetime], str | None]
 
 
 def change_each(ids: Sequence[str], task: str | None, change: Change, *, done: str) -> None:
@@ -32,7 +24,7 @@ def change_each(ids: Sequence[str], task: str | None, change: Change, *, done: s
         for row_id in dict.fromkeys(ids):
             try:
                 with store.database.transaction() as session:
-                    message = change(session, row_id, now=store.database.now(session))
+                    message = change(session, row_id, store.database.now(session))
             except ActionRefused as error:
                 write_error(str(error))
                 refused = True

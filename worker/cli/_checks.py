@@ -29,7 +29,8 @@ from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
 from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
-from worker.queries import orders, statistics
+from worker.queries import statistics
+from worker.queries.filters import SERVICE, newest_names
 from worker.reconciliation import claim as claims
 from worker.runtime.integrations import Integrations, connect_integrations
 from worker.schema import migrate as schema
@@ -107,7 +108,7 @@ def _confirmed_services(session: Session) -> Iterator[Check]:
     confirmed = load(ConfirmationSettings).auto_confirm
     if not confirmed or EVERY_SERVICE in confirmed:
         return
-    seen = orders.services(session)
+    seen = newest_names(session, *SERVICE)
     unseen = [each for each in confirmed if not any(matches_service(each, name) for name in seen)]
     if unseen:
         says = (

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -98,8 +98,7 @@ def confirm(warning: str, question: str, *, declined: str) -> None:
         write_error(f"{warning}. Pass --yes to run without a prompt.")
         raise typer.Exit(_WRONG_USAGE)
     if not typer.confirm(question, err=True):
-        write_error(declined)
-        raise typer.Exit(1)
+        fail(declined)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -117,6 +116,12 @@ def write(text: str) -> None:
 def write_error(text: str) -> None:
     """Write a line to standard error."""
     typer.echo(f"codecatch: {plain(text)}", err=True)
+
+
+def fail(text: str) -> NoReturn:
+    """Write a line to standard error, and end the command with exit code 1."""
+    write_error(text)
+    raise typer.Exit(1)
 
 
 def _json(value: Any, indent: int | None = 2) -> str:

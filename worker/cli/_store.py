@@ -24,13 +24,6 @@ from receiver.vault.sealing import Vault
 from worker.runtime.installation import adopt
 
 
-class DatabaseFailed(CodecatchError):
-    """A database error; the message names only the kind of error."""
-
-    def __init__(self, error: SQLAlchemyError) -> None:
-        super().__init__(f"database error ({kind_of(error)}); run codecatch doctor for details")
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """An open database and the vault for its sealed values."""
@@ -71,7 +64,10 @@ def open_database() -> Iterator[tuple[Database, list[bytes]]]:
     try:
         yield database, settings.keys
     except SQLAlchemyError as error:
-        raise DatabaseFailed(error) from None
+        # Only the kind: the whole message may quote values.
+        raise CodecatchError(
+            f"database error ({kind_of(error)}); run codecatch doctor for details"
+        ) from None
     finally:
         database.dispose()
 

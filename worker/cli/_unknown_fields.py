@@ -25,20 +25,10 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CODES = frozenset({"otp", "pin", "passcode"})
 # A code of one of these is no secret.
 _PUBLIC_CODES = frozenset(
-    {
-        *(
-            "area",
-            "calling",
-            "country",
-            "currency",
-            "dial",
-            "error",
-            "language",
-            "locale",
-            "operator",
-        ),
-        *("postal", "region", "service", "status", "zip"),
-    }
+    (
+        *("area", "calling", "country", "currency", "dial", "error", "language", "locale"),
+        *("operator", "postal", "region", "service", "status", "zip"),
+    )
 )
 _NUMBERS = frozenset({"number", "numbers"})
 _WHOSE = frozenset(
@@ -76,11 +66,8 @@ def _shown(
     plain = format(value, "f") if isinstance(value, Decimal) else value
     if reveal or (hide is _message and isinstance(value, int) and value < _LEAST_CODE):
         return plain
-    return (hide or _mask_for(str(plain), secrets) or _unchanged)(plain)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
+    mask_ = hide or _mask_for(str(plain), secrets)
+    return plain if mask_ is None else mask_(plain)
 
 
 def _mask_of(name: str) -> _Mask | None:

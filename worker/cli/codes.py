@@ -83,8 +83,7 @@ def show(
     with open_store() as store, store.database.reading() as session:
         row = codes.one(session, store.vault, code_id)
     if row is None:
-        _output.write_error(f"there is no code {code_id}")
-        raise typer.Exit(1)
+        _output.fail(f"there is no code {code_id}")
     output.record(row)
 
 
@@ -98,11 +97,9 @@ def set_code(
         with planning(store.database) as planner:
             message = planner.session.get(Code, code_id, with_for_update=True)
             if message is None:
-                _output.write_error(f"there is no code {code_id}")
-                raise typer.Exit(1)
+                _output.fail(f"there is no code {code_id}")
             if message.state != UNRECOGNISED or message.text is None:
-                _output.write_error(f"code {code_id} is {message.state}; nothing to set")
-                raise typer.Exit(1)
+                _output.fail(f"code {code_id} is {message.state}; nothing to set")
             ready_codes.set_code(planner, store.vault, policy, message, code)
         if waker is not None:
             planner.wake(waker)

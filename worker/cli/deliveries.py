@@ -14,19 +14,9 @@ from worker.maintenance import operator_actions
 from worker.queries import followups
 from worker.queries.filters import DEFAULT_LIMIT, Filters
 
-KEYS = (
-    *("id", "event", "destination", "state", "attempts"),
-    *("next_attempt_at", "sent_at", "error"),
-)
+KEYS = ("id", "event", "destination", "state", "attempts", "next_attempt_at", "sent_at", "error")
 _COLUMNS = (
-    "id",
-    "destination",
-    "state",
-    "attempts",
-    "next_attempt_at",
-    "sent_at",
-    "event",
-    "error",
+    *("id", "destination", "state", "attempts", "next_attempt_at", "sent_at", "event", "error"),
 )
 State = Annotated[
     Literal["pending", "sending", "done", "dead", "unknown"] | None,

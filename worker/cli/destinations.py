@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from typing import Annotated
 
@@ -42,10 +43,12 @@ def register(app: typer.Typer) -> None:
 def list_destinations(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> None:
     """List configured destinations, and removed ones with pending deliveries."""
     output = Output(as_json, as_csv)
-    with open_store() as store, store.database.reading() as session:
-        integrations = connect_integrations()
+    with (
+        open_store() as store,
+        store.database.reading() as session,
+        closing(connect_integrations()) as integrations,
+    ):
         rows = destinations.listed(session, integrations.policies)
-        integrations.close()
     output.rows(KEYS, _COLUMNS, rows)
 
 
@@ -53,16 +56,15 @@ def send_test(name: Name) -> None:
     """Send a marked test message the way a code is sent; exit code 1 if it fails."""
     with open_store():
         integrations = connect_integrations()
-    try:
+    with closing(integrations):
         _check_name(integrations, name)
-        integrations.destinations[name].send([_sample(integrations.policies[name].reveal)])
-    except DeliveryError as failed:
-        write_error(f"{name}: {failed.reason}")
-        for recipient, error in failed.failed.items():
-            write_error(f"{name}: {recipient}: {error.reason}")
-        raise typer.Exit(1) from None
-    finally:
-        integrations.close()
+        try:
+            integrations.destinations[name].send([_sample(integrations.policies[name].reveal)])
+        except DeliveryError as failed:
+            write_error(f"{name}: {failed.reason}")
+            for recipient, error in failed.failed.items():
+                write_error(f"{name}: {recipient}: {error.reason}")
+            raise typer.Exit(1) from None
     write(f"{name}: test message sent")
 
 
@@ -87,11 +89,8 @@ def disable(name: Name) -> None:
 
 
 def _check(name: str) -> None:
-    integrations = connect_integrations()
-    try:
+    with closing(connect_integrations()) as integrations:
         _check_name(integrations, name)
-    finally:
-        integrations.close()
 
 
 def _check_name(integrations: Integrations, name: str) -> None:

@@ -78,8 +78,7 @@ def show(
     with open_store() as store, store.database.reading() as session:
         row = events.one(session, store.vault, event_id)
     if row is None:
-        _output.write_error(f"there is no event {event_id}")
-        raise typer.Exit(1)
+        _output.fail(f"there is no event {event_id}")
     output.record(row)
 
 

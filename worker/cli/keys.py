@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -109,8 +110,6 @@ def _missing(rows: Iterable[dict[str, Any]]) -> bool:
 
 def _shown(steps: Iterator[Any]) -> Iterator[Any]:
     """Pass on the steps, and show a bar on a terminal or else one line for each column."""
-    import sys  # noqa: PLC0415 - used only here
-
     if not sys.stdout.isatty():
         for step in steps:
             if step.done == step.total:

@@ -69,12 +69,10 @@ def show(
     with open_store() as store, store.database.reading() as session:
         found = orders.matching(session, store.vault, filters)
     if not found:
-        _output.write_error(f"there is no order {order}")
-        raise typer.Exit(1)
+        _output.fail(f"there is no order {order}")
     if len(found) > 1:
         names = ", ".join(sorted(row["provider"] for row in found))
-        _output.write_error(
+        _output.fail(
             f"several providers have an order {order}; pass --provider NAME, one of: {names}"
         )
-        raise typer.Exit(1)
     output.record(found[0])

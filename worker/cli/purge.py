@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from worker.cli import _filters, _output
-from worker.cli._output import counted, write, write_error
+from worker.cli._output import counted, fail, write, write_error
 from worker.cli._store import count_spooled, open_store
 from worker.maintenance import erasure
 from worker.maintenance.erasure import ErasureTargets
@@ -38,8 +38,7 @@ def purge(
         filters = Filters(provider=provider, order=order, phone=phone)
         targets = erasure.find(store.database, store.vault, filters)
         if not (targets.orders or targets.events):
-            write_error("no order or event matches; nothing was purged")
-            raise typer.Exit(1)
+            fail("no order or event matches; nothing was purged")
         if not yes:
             _confirm(targets)
         erased = erasure.erase(store.database, targets)

@@ -46,11 +46,3 @@ class EventPolicy:
             for pattern in self.confirmed_services
             for service in services
         )
-
-    def asks(self, provider: str) -> bool:
-        """Whether the provider can be asked about an order whose report is incomplete."""
-        return provider in self.asking
-
-    def verifies(self, provider: str) -> bool:
-        """Whether a code is delivered only after the provider has verified it."""
-        return provider in self.verifying

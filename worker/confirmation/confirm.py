@@ -117,7 +117,7 @@ def _confirm(task: Task) -> Outcome:
 
 def _ask_before_charging(task: Task, client: ConfirmsOrders) -> Outcome | None:
     """Ask for the state of an order that may be charged or over; None if it can be confirmed."""
-    state = client.get_order(task.row.order_id).status
+    state = client.find_order(task.row.order_id).status
     if state == CONFIRMED:
         return Outcome(DONE, write_effects=_confirmed_by_us(task.row))
     if state in UNPAID_ENDS:

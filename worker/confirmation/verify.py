@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -20,19 +20,13 @@ from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from receiver.providers.base import comparable_code, normal_code
 from worker.configuration.routing import Routing
 from worker.confirmation import fair_queue
-from worker.confirmation.attempt import (
-    Outcome,
-    Task,
-    after_error,
-    mark_confirmed,
-    release_row,
-)
+from worker.confirmation.attempt import Outcome, Task, after_error, mark_confirmed, release_row
 from worker.handling import ready_codes
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.outbox.leases import CALL_LEASE
 from worker.outbox.planner import Planner
-from worker.providers.capabilities import ActivationStatus, ReportsOrders, VerifiesCodes
+from worker.providers.capabilities import ReportsOrders, VerifiesCodes
 from worker.providers.errors import (
     InvalidRequest,
     NotFound,
@@ -40,7 +34,7 @@ from worker.providers.errors import (
     RateLimited,
     UnknownProviderError,
 )
-from worker.providers.reported_order import order_state
+from worker.providers.reported_order import ReportedOrder
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation
 from worker.schema.states import (
@@ -79,7 +73,7 @@ _UNVERIFIED = _Verdict(READY, "delivered unverified: the provider gave no answer
 def verify(task: Task) -> Outcome:
     """Ask the provider once about the order of a claimed row; the answer settles all its codes."""
     client = task.api.client
-    if not isinstance(client, VerifiesCodes | ReportsOrders):
+    if not isinstance(client, ReportsOrders):
         return Outcome(DEAD, f"the API of {task.row.provider} cannot verify codes")
     with task.runtime.database.reading() as session:
         now = task.runtime.database.now(session)
@@ -104,8 +98,8 @@ def verify(task: Task) -> Outcome:
     return _outcome(task, verdict or unanswered, judge)
 
 
-def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _Verdict:
-    if order_state(answer.status) not in CODE_STATES:
+def _judge_answer(answer: ReportedOrder, expected: str, timed_out: bool) -> _Verdict:
+    if answer.status not in CODE_STATES:
         if timed_out:
             return _Verdict(CODE_QUARANTINED, "the provider still waits for a code")
         return _Verdict(None, "the provider has no code yet")
@@ -116,20 +110,12 @@ def _judge_answer(answer: ActivationStatus, expected: str, timed_out: bool) -> _
     return _Verdict(CODE_QUARANTINED, "the provider reports another code")
 
 
-def _ask(client: VerifiesCodes | ReportsOrders, order_id: str) -> ActivationStatus:
-    """How the order stands and which code it has, by whichever call the API has for that."""
-    if isinstance(client, VerifiesCodes):
-        return client.check(order_id)
+def _ask(client: ReportsOrders, order_id: str) -> ReportedOrder:
+    """How the order stands and which code it has; without a code it waits for one."""
     reported = client.find_order(order_id)
-    status = RECEIVED if reported.code else WAITING
-    return _OrderStatus(status, reported.code, reported.code_is_number)
-
-
-@dataclass(frozen=True, slots=True)
-class _OrderStatus:
-    status: str
-    code: str | None = field(repr=False)
-    code_is_number: bool
+    if isinstance(client, VerifiesCodes):
+        return reported
+    return replace(reported, status=RECEIVED if reported.code else WAITING)
 
 
 def _judge_error(error: ProviderError, _: str, timed_out: bool) -> _Verdict:
@@ -145,7 +131,7 @@ def _is_denial(error: ProviderError) -> bool:
     return isinstance(error, NotFound | InvalidRequest)
 
 
-def _equal(answer: ActivationStatus, expected: str) -> bool:
+def _equal(answer: ReportedOrder, expected: str) -> bool:
     both = (comparable_code(text or "") for text in (answer.code, expected))
     if answer.code_is_number:
         both = (code.lstrip("0") for code in both)

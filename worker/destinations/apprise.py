@@ -49,7 +49,6 @@ class Apprise(Destination):
     """One target at one service.
 
     Args:
-        name: unique among the configured destinations.
         url: the service's URL as Apprise documents it; it holds secrets.
         http: decides which hosts are allowed; Apprise uses its own client.
 
@@ -83,10 +82,7 @@ class Apprise(Destination):
         raise ValueError(failure)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Send one message in a thread, and stop waiting for it at the deadline.
 

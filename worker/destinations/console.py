@@ -25,7 +25,6 @@ class Console(Destination):
     object that copies lines to the log, and codes must never be logged.
 
     Args:
-        name: unique among the configured destinations.
         descriptor: an open file descriptor to write to; standard output by default.
     """
 
@@ -44,10 +43,7 @@ class Console(Destination):
         return cls(name, texts=context.texts)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Write the line, unless the pipe stays full until the deadline."""
         (notification,) = notifications

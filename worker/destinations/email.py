@@ -68,7 +68,6 @@ class Email(Destination):
     :meth:`send` names the others, each with whether a retry can help.
 
     Args:
-        name: unique among the configured destinations.
         server: the mail server that it submits to.
         sender: an address, ``codecatch@example.com`` or ``Codecatch <codecatch@example.com>``.
         recipients: one address or more.
@@ -117,10 +116,7 @@ class Email(Destination):
         )
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Submit the message within ``deadline`` seconds."""
         deadline = Deadline(self.deadline)

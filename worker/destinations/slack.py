@@ -55,9 +55,7 @@ class Slack(Destination):
     """One channel, behind one incoming webhook.
 
     Args:
-        name: unique among the configured destinations.
         url: the webhook's URL; it is a secret, as it suffices to post.
-        http: the client for its requests.
     """
 
     kind: ClassVar[str] = "slack"
@@ -83,10 +81,7 @@ class Slack(Destination):
         return cls(name, url=url, http=context.http, texts=context.texts)
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Post one message; success is status 200 with the body ``ok``."""
         message = payload(notifications, self.texts)

@@ -40,10 +40,8 @@ class Webhook(Destination):
     deployed may answer 404 or 401 for a while; only 410 is permanent.
 
     Args:
-        name: unique among the configured destinations.
         url: the endpoint; it may hold a secret.
         secrets: ``whsec_`` and base64 each; every one signs, so that a receiver can rotate them.
-        http: the client for its requests.
 
     Raises:
         ValueError: a secret is malformed; the text does not show it.
@@ -85,10 +83,7 @@ class Webhook(Destination):
             ) from None
 
     def send(
-        self,
-        notifications: Sequence[Notification],
-        *,
-        only: Collection[str] | None = None,
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Post one notification; a 2xx response is success."""
         (notification,) = notifications

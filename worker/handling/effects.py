@@ -106,8 +106,8 @@ def _reported_code(
     # A reconciled code is the provider's own answer: it needs no verification call.
     verified = header.source == RECONCILED
     policy = context.policy
-    incomplete = event.may_lack_zeros and policy.asks(event.provider)
-    must_verify = not verified and (policy.verifies(event.provider) or incomplete)
+    incomplete = event.may_lack_zeros and event.provider in policy.asking
+    must_verify = not verified and (event.provider in policy.verifying or incomplete)
     state = UNRECOGNISED if event.code is None else HELD if must_verify else READY
     return ReportedCode(event, header.id, state, True if verified else None, order.country)
 
@@ -184,7 +184,9 @@ def _sms_received(
             event_id=code.event_id,
             code_id=code.id,
         )
-    elif code.state == READY:
+    elif code.state in {READY, UNRECOGNISED}:
+        # An unrecognised text may hold the code: only who may see all of it gets it, and nothing
+        # is charged.
         ready_codes.plan_deliveries(
             planner,
             context.vault,
@@ -192,17 +194,8 @@ def _sms_received(
             code,
             order,
             time_is_certain=event.at_certain,
+            only=policy.full_reveal if code.state == UNRECOGNISED else None,
         )
-        ready_codes.plan_confirmation(planner, policy, code, order)
-    elif code.state == UNRECOGNISED:
-        # The text may hold the code: only who may see all of it gets it, and nothing is charged.
-        ready_codes.plan_deliveries(
-            planner,
-            context.vault,
-            policy.routing,
-            code,
-            order,
-            time_is_certain=event.at_certain,
-            only=policy.full_reveal,
-        )
+        if code.state == READY:
+            ready_codes.plan_confirmation(planner, policy, code, order)
     return code

@@ -210,7 +210,7 @@ def _watch_orders(context: Context, batch: Sequence[_ClaimedEvent]) -> None:
     """Make the orders known that unreadable events name: reconciliation asks about open orders."""
     named = {(each.row.provider, each.order_id) for each in batch if each.order_id is not None}
     for provider, order_id in sorted(named):
-        if context.policy.asks(provider):
+        if provider in context.policy.asking:
             now = context.planner.now
             orders.find_or_create(context.planner.session, provider, order_id, now=now)
 

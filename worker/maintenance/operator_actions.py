@@ -31,7 +31,7 @@ class ActionRefused(CodecatchError):
     """The action is not allowed on this row; the message says why and what to do instead."""
 
 
-def replay(session: Session, event_id: str, *, now: datetime) -> None:
+def replay(session: Session, event_id: str, now: datetime) -> None:
     """Make an event due again, and its confirmations that are dead or unknown.
 
     Raises:
@@ -73,7 +73,7 @@ def replay_failed(session: Session, filters: Filters, *, after: str, now: dateti
     return _requeue(session, list(session.exec(oldest.with_for_update(skip_locked=True))), now)
 
 
-def release(session: Session, event_id: str, *, now: datetime) -> None:
+def release(session: Session, event_id: str, now: datetime) -> None:
     """End the quarantine of a genuine event and make it due again.
 
     A code that failed verification becomes ready with ``verified=False`` and is delivered. An
@@ -92,7 +92,7 @@ def release(session: Session, event_id: str, *, now: datetime) -> None:
     _requeue(session, [event_id], now)
 
 
-def discard(session: Session, event_id: str, *, now: datetime) -> None:
+def discard(session: Session, event_id: str, now: datetime) -> None:
     """End the quarantine of a bad event: its code is discarded and never delivered.
 
     Raises:
@@ -102,10 +102,12 @@ def discard(session: Session, event_id: str, *, now: datetime) -> None:
     code = _quarantined_code(session, event)
     if code is not None:
         code.state = DISCARDED
-    _finish(event, IGNORED, DISCARDED_BY_OPERATOR, now)
+    event.state, event.error = IGNORED, DISCARDED_BY_OPERATOR
+    event.handled_at = event.handled_at or now
+    event.wake_at = None
 
 
-def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
+def retry(session: Session, delivery_id: str, now: datetime) -> str | None:
     """Make a delivery due again, with its failure count reset.
 
     Returns a message for the operator if the destination is disabled, else None.
@@ -174,9 +176,3 @@ def _requeue_confirmations(session: Session, event_id: str, now: datetime) -> No
     )
     ids = list(session.exec(given_up))
     leases.requeue(session, _CONFIRMATIONS, ids, now=now, state=PENDING, error=None)
-
-
-def _finish(event: InboxEvent, state: str, error: str | None, now: datetime) -> None:
-    event.state, event.error = state, error
-    event.handled_at = event.handled_at or now
-    event.wake_at = None

@@ -24,6 +24,7 @@ from worker.providers.errors import (
     UnknownProviderError,
 )
 from worker.providers.fields import MissingFieldError
+from worker.providers.results import Rows, read_list
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -166,6 +167,10 @@ class ProviderApi(abc.ABC):
         except ValueError:
             reason = "not JSON"
         raise UnexpectedAnswer(f"{about}: {reason}", status=response.status)
+
+    def _list(self, name: str, field: str, read: Callable[[object], T], *path: str) -> Rows[T]:
+        """GET a list, whose rows ``read`` reads; :meth:`_request` with :func:`read_list`."""
+        return self._request(name, lambda got: read_list(got, field, read), "GET", *path)
 
     def _send(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
@@ -15,52 +16,9 @@ CONFIRMATION_CALLS: Final = {CONFIRM: "confirm_order", VERIFY: "check"}
 
 def confirmation_call(client: object, action: str) -> str:
     """The name of the call that a confirmation of this action makes; its budget pays for it."""
-    if action != VERIFY or isinstance(client, VerifiesCodes):
-        return CONFIRMATION_CALLS[action]
-    return client.polling_policy().order_call if isinstance(client, ReportsOrders) else "check"
-
-
-class OrderState(Protocol):
-    """The state of an order, in the words of :mod:`worker.orders.state_machine`."""
-
-    @property
-    def status(self) -> str | None:
-        """The state, or None if the provider's word is unknown."""
-
-
-class ActivationStatus(Protocol):
-    """The status of an activation; ``Completed`` comes with its code."""
-
-    @property
-    def status(self) -> str:
-        """``Waiting``, ``Completed`` or another word."""
-
-    @property
-    def code(self) -> str | None:
-        """The code, once there is one."""
-
-    @property
-    def code_is_number(self) -> bool:
-        """The code came as a number, so zeros may be missing at its beginning."""
-
-
-@runtime_checkable
-class ConfirmsOrders(Protocol):
-    """A call completes and charges orders."""
-
-    def get_order(self, order_id: str) -> OrderState:
-        """Return the state of the order."""
-
-    def confirm_order(self, order_id: str) -> object:
-        """Complete and charge the order."""
-
-
-@runtime_checkable
-class VerifiesCodes(Protocol):
-    """A call returns the code of an activation, to verify the one that a webhook reported."""
-
-    def check(self, activation_id: str) -> ActivationStatus:
-        """Return the status of the activation."""
+    if action == VERIFY and isinstance(client, ReportsOrders):
+        return client.polling_policy().order_call
+    return CONFIRMATION_CALLS[action]
 
 
 @runtime_checkable
@@ -80,28 +38,35 @@ class ReportsOrders(Protocol):
         """Return the body of the webhook that reports the order's code."""
 
 
-class Subscription(Protocol):
-    """A webhook subscription and its state."""
+@runtime_checkable
+class ConfirmsOrders(ReportsOrders, Protocol):
+    """A call completes and charges orders."""
 
-    @property
-    def id(self) -> str:
-        """The provider's id of the subscription."""
+    def confirm_order(self, order_id: str) -> object:
+        """Complete and charge the order."""
 
-    @property
-    def path(self) -> str:
-        """The path of the target URL."""
 
-    @property
-    def active(self) -> bool:
-        """Whether the account has it enabled."""
+@runtime_checkable
+class VerifiesCodes(ReportsOrders, Protocol):
+    """A call returns the code of an activation, to verify the one that a webhook reported."""
 
-    @property
-    def paused(self) -> bool:
-        """Whether deliveries are paused."""
+    def check(self, activation_id: str) -> object:
+        """Return the status of the activation."""
 
-    @property
-    def failures(self) -> int:
-        """The number of consecutive failed deliveries."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A webhook subscription.
+
+    ``path`` is that of the target URL; ``active``: the account has it enabled; ``paused``: the
+    provider sends nothing to it; ``failures`` counts consecutive failed deliveries.
+    """
+
+    id: str
+    path: str
+    active: bool
+    paused: bool
+    failures: int
 
 
 @runtime_checkable

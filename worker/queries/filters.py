@@ -29,8 +29,8 @@ _LAST_MILLISECOND = 2**48 - 1
 _RANDOM_BYTES = 10
 # A number has few orders; if it has more, only the newest ones are searched.
 _MAX_ORDERS = 1_000
-# Orders whose countries a number without a calling code is read for: the newest ones.
-_MAX_COUNTRIES_OF = 100_000
+# How many of the newest orders are read for the names of their services or countries.
+_MAX_NAMED_ORDERS = 100_000
 
 _GLOB = re.compile(r"[*?\[]")
 # The names that an order's service and country have.
@@ -197,15 +197,15 @@ def phone_digests(session: Session, vault: Vault, phone: str) -> Sequence[str]:
 
 
 def _countries(session: Session) -> list[str]:
-    newest_orders = (
-        select(Order.country, Order.country_alias)
-        .order_by(col(Order.id).desc())
-        .limit(_MAX_COUNTRIES_OF)
-        .subquery()
-    )
-    pairs = session.exec(select(newest_orders.c.country, newest_orders.c.country_alias).distinct())
-    names = {name.upper() for pair in pairs for name in pair if name}
+    names = {name.upper() for name in newest_names(session, *COUNTRY)}
     return sorted(filter(numbers.is_region, names))
+
+
+def newest_names(session: Session, name: Mapped[Any], alias: Mapped[Any]) -> set[str]:
+    """The names that the newest orders have in these columns."""
+    newest_orders = select(name, alias).order_by(col(Order.id).desc()).limit(_MAX_NAMED_ORDERS)
+    pairs = session.exec(select(*newest_orders.subquery().c).distinct())
+    return {each for pair in pairs for each in pair if each}
 
 
 def _comes_from(provider: str, name: str) -> ColumnElement[bool]:

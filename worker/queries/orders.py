@@ -13,8 +13,6 @@ from worker.schema.states import CONFIRM
 
 _ORDERS = table_of(Order).name
 _NUMBERS = table_of(OrderNumber).name
-# How many of the newest orders are read for the names of their services.
-_RECENT = 100_000
 
 
 def listed(session: Session, vault: Vault, filters: Filters) -> list[Row]:
@@ -36,18 +34,6 @@ def matching(session: Session, vault: Vault, filters: Filters) -> list[Row]:
     """Orders with the id in ``filters``, at most one for each provider, with their history."""
     statement = select(Order).where(*of_order(Order.provider, Order.order_id, filters))
     return [_with_history(session, vault, order) for order in session.exec(statement).all()]
-
-
-def services(session: Session) -> set[str]:
-    """The names of the services of the newest orders."""
-    newest_orders = (
-        select(Order.service, Order.service_alias)
-        .order_by(col(Order.id).desc())
-        .limit(_RECENT)
-        .subquery()
-    )
-    pairs = session.exec(select(newest_orders.c.service, newest_orders.c.service_alias).distinct())
-    return {name for pair in pairs for name in pair if name}
 
 
 def _with_history(session: Session, vault: Vault, order: Order) -> Row:

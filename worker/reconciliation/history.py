@@ -24,11 +24,7 @@ from worker.reconciliation.claim import (
     postpone_orders,
     succeeded,
 )
-from worker.reconciliation.merge import (
-    adds_information,
-    is_code_missing,
-    merge_reported,
-)
+from worker.reconciliation.merge import adds_information, is_code_missing, merge_reported
 from worker.schema.models import Reconciliation
 from worker.schema.states import CODE_STATES, OPEN_STATES
 

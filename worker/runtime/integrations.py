@@ -80,12 +80,12 @@ def connect_integrations() -> Integrations:
     provider_http = _provider_http(settings)
     destination_http = _destination_http(load(DestinationSettings))
     apis = {
-        name: Api(_client(name, provider_http, api_settings), api_settings)
+        name: _api(name, provider_http, api_settings)
         for name, api_settings in settings.items()
         if api_settings.api_key is not None
     }
     for name, api_settings in settings.items():
-        _check_api(name, api_settings, apis)
+        _check_api(name, api_settings)
     policy = EventPolicy(
         confirming=frozenset(n for n, api in apis.items() if api.client.can_confirm),
         verifying=frozenset(
@@ -126,32 +126,28 @@ def connected_api(name: str) -> Iterator[Api]:
         raise ConfigurationError(f"{name.upper()}_API_KEY: is required")
     http = _provider_http(settings)
     try:
-        apis = {name: Api(_client(name, http, settings[name]), settings[name])}
-        _check_api(name, settings[name], apis)
-        yield apis[name]
+        api = _api(name, http, settings[name])
+        _check_api(name, settings[name])
+        yield api
     finally:
         http.close()
 
 
-def _check_api(name: str, settings: ApiSettings, apis: Mapping[str, Api]) -> None:
-    prefix, limits = name.upper(), provider_apis()[name].limits
-    if settings.verify_back == "on":
-        if not issubclass(provider_apis()[name], VerifiesCodes):
-            raise ConfigurationError(
-                f"{prefix}_VERIFY_BACK: must be off; this API cannot verify codes"
-            )
-        if name not in apis:
-            raise ConfigurationError(f"{prefix}_VERIFY_BACK: requires {prefix}_API_KEY; set it")
-    if settings.webhook_care == "on":
-        if not issubclass(provider_apis()[name], HasWebhookSubscriptions):
-            raise ConfigurationError(
-                f"{prefix}_WEBHOOK_CARE: must be off; this API has no webhook subscriptions"
-            )
-        if name not in apis:
-            raise ConfigurationError(f"{prefix}_WEBHOOK_CARE: requires {prefix}_API_KEY; set it")
-    if not settings.rate_limits.keys() <= limits.keys():
+def _check_api(name: str, settings: ApiSettings) -> None:
+    api, prefix = provider_apis()[name], name.upper()
+    if settings.verify_back == "on" and not issubclass(api, VerifiesCodes):
+        raise ConfigurationError(f"{prefix}_VERIFY_BACK: must be off; this API cannot verify codes")
+    if settings.webhook_care == "on" and not issubclass(api, HasWebhookSubscriptions):
         raise ConfigurationError(
-            f"{prefix}_RATE_LIMITS: unknown class of calls; use {', '.join(limits)}"
+            f"{prefix}_WEBHOOK_CARE: must be off; this API has no webhook subscriptions"
+        )
+    options = {"VERIFY_BACK": settings.verify_back, "WEBHOOK_CARE": settings.webhook_care}
+    for variable, value in options.items():
+        if value == "on" and settings.api_key is None:
+            raise ConfigurationError(f"{prefix}_{variable}: requires {prefix}_API_KEY; set it")
+    if not settings.rate_limits.keys() <= api.limits.keys():
+        raise ConfigurationError(
+            f"{prefix}_RATE_LIMITS: unknown class of calls; use {', '.join(api.limits)}"
         )
 
 
@@ -180,11 +176,12 @@ def _destination_http(settings: DestinationSettings) -> HttpClient:
         raise ConfigurationError(f"DESTINATION_ALLOWED_HOSTS: {error}") from None
 
 
-def _client(name: str, http: HttpClient, settings: ApiSettings) -> ProviderApi:
+def _api(name: str, http: HttpClient, settings: ApiSettings) -> Api:
     api = provider_apis()[name]
     key = settings.api_key.get_secret_value() if settings.api_key else ""
     try:
-        return api(http, base_url=settings.api_url or api.default_url, api_key=key)
+        client = api(http, base_url=settings.api_url or api.default_url, api_key=key)
+        return Api(client, settings)
     except ValueError as error:
         raise ConfigurationError(f"{name.upper()}_API_KEY: {error}") from None
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from receiver import queue
 from receiver.database.engine import Database
-from receiver.errors import ConfigurationError
 from receiver.queue import Waker
 from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
@@ -49,9 +48,7 @@ def connect() -> Runtime:
         ConfigurationError: a variable is missing or invalid, or the database is not prepared for
             these keys.
     """
-    store, broker_url = load(StoreSettings), load(BrokerSettings).broker_url
-    if broker_url is None:
-        raise ConfigurationError("REDIS_URL: is required")
+    store, broker_url = load(StoreSettings), load(BrokerSettings).required_url
     retention = load(RetentionSettings)
     integrations = connect_integrations()
     database = Database(store.url)

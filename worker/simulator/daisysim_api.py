@@ -13,13 +13,12 @@ from typing import Any, Final
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.clock import iso
 from worker.http.client import encode_json
 from worker.simulator import paging
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
 from worker.simulator.daisysim import CANCELLED, COMPLETED, WAITING, DaisySIM
 from worker.simulator.errors import ApiError
-from worker.simulator.gate import ApiConventions, ApiRequest, Gate
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate, iso
 
 PATH: Final = "/api/v1/virtual"
 LIMITS: Final = {"prices": 30, "purchase": 10, "check": 60, "cancel": 10}

@@ -12,12 +12,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver import clock
 from worker.http.client import encode_json
 from worker.simulator.call_log import ApiCall, CallLog
 from worker.simulator.errors import ApiError
@@ -162,6 +164,11 @@ class Gate:
         if fault is Fault.BROKEN_AFTER:
             raise ApiError(conventions.broken, "Something broke")
         return Response(encode_json(payload), status, media_type="application/json")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """A time as the APIs write it."""
+    return None if moment is None else clock.iso(moment)
 
 
 async def _result(handler: Handler, request: ApiRequest) -> object:

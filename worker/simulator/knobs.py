@@ -17,7 +17,6 @@ class Knobs:
     Attributes:
         seed: the same seed and the same sequence of calls give the same decisions, ids and codes.
         balance: the balance of each account at the start.
-        low_balance: VirtualSMS reports a balance that falls to this value.
         activation: how long an order stays ``created`` before its number waits for messages.
         order_lifetime: how long a number waits for a message.
         sms_after: delay of the message after the number starts to wait; None: messages come only
@@ -41,7 +40,6 @@ class Knobs:
 
     seed: int = 0
     balance: Decimal = Decimal(100)
-    low_balance: Decimal = Decimal(5)
     activation: float = 0.0
     order_lifetime: float = 1200.0
     sms_after: float | None = None

@@ -30,14 +30,17 @@ def cut(items: Sequence[T], query: Mapping[str, str], *, size: str, invalid: str
     Raises:
         ApiError: with the code ``invalid``, if one of them is not a whole number from 1.
     """
-    number = _positive(query, "page", 1, invalid)
-    length = min(_positive(query, size, _DEFAULT_SIZE, invalid), _LARGEST_SIZE)
+    number = whole_number(query, "page", 1, least=1, invalid=invalid)
+    length = min(whole_number(query, size, _DEFAULT_SIZE, least=1, invalid=invalid), _LARGEST_SIZE)
     start = (number - 1) * length
     return Page(items[start : start + length], number, length, len(items))
 
 
-def _positive(query: Mapping[str, str], name: str, default: int, invalid: str) -> int:
+def whole_number(
+    query: Mapping[str, str], name: str, default: int, *, least: int, invalid: str
+) -> int:
+    """The parameter ``name`` of the query, or ``default``; raises ApiError as :func:`cut`."""
     text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
-        raise ApiError(invalid, f"{name} must be a whole number from 1")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise ApiError(invalid, f"{name} must be a whole number from {least}")
     return int(text)

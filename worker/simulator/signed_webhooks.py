@@ -172,7 +172,8 @@ def webhook(
 
 def encode_body(provider: str, dialect: str, name: str, event: str, details: EventDetails) -> bytes:
     """The body for ``event``, which the dialect calls ``name``; deterministic."""
-    return _encode(_DOCUMENTS[provider, dialect](name, event, details))
+    document = _DOCUMENTS[provider, dialect](name, event, details)
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def build_request(
@@ -253,7 +254,3 @@ def _fields(event: str, details: EventDetails) -> dict[str, Any]:
         text = f"Your {details.service} code is {details.code}"
         fields |= {"code": details.code, "full_text": text, "received_at": clock.iso(details.at)}
     return {**fields, **details.extra}
-
-
-def _encode(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

@@ -7,18 +7,18 @@ simulated account has one subscription or none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.clock import iso
 from worker.http.client import encode_json
 from worker.simulator import signed_webhooks
 from worker.simulator.errors import ApiError
-from worker.simulator.gate import ApiConventions, ApiRequest, Gate
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate, iso
+from worker.simulator.paging import whole_number
 from worker.simulator.signed_webhooks import VIRTUALSMS
 from worker.simulator.subscription import Delivery, Subscription
 from worker.simulator.timeline import Timeline
@@ -111,8 +111,9 @@ class _Calls:
 
     def deliveries(self, request: ApiRequest) -> object:
         self._find(request)
-        limit = min(_number(request, "limit", _DEFAULT_DELIVERIES), _MOST_DELIVERIES)
-        offset = _number(request, "offset", 0)
+        number = partial(whole_number, request.query, least=0, invalid="invalid_request")
+        limit = min(number("limit", _DEFAULT_DELIVERIES), _MOST_DELIVERIES)
+        offset = number("offset", 0)
         found = self._subscription.deliveries()[offset : offset + limit]
         return {
             "success": True,
@@ -151,19 +152,12 @@ class _Calls:
             "paused": subscription.paused,
             "threshold": None,
             "failure_count_consecutive": subscription.failures,
-            "last_delivered_at": _iso(subscription.last_delivered_at),
-            "last_error_at": _iso(subscription.last_error_at),
+            "last_delivered_at": iso(subscription.last_delivered_at),
+            "last_error_at": iso(subscription.last_error_at),
             "last_error_code": subscription.last_error,
             "created_at": iso(subscription.created_at),
             "updated_at": iso(subscription.updated_at),
         }
-
-
-def _number(request: ApiRequest, name: str, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ApiError("invalid_request", f"{name} must be a whole number")
-    return int(text)
 
 
 def _delivery(delivery: Delivery) -> Mapping[str, object]:
@@ -175,12 +169,8 @@ def _delivery(delivery: Delivery) -> Mapping[str, object]:
         "status": delivery.status,
         "response_status": delivery.response_status,
         "response_body": None,
-        "scheduled_for": _iso(delivery.scheduled_for),
-        "delivered_at": _iso(delivery.delivered_at),
+        "scheduled_for": iso(delivery.scheduled_for),
+        "delivered_at": iso(delivery.delivered_at),
         "error_message": delivery.error,
         "created_at": iso(delivery.created_at),
     }
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else iso(moment)

@@ -41,6 +41,8 @@ from worker.simulator.virtualsms_orders import (
 )
 from worker.simulator.wallet import Wallet
 
+# A balance that falls to this value is reported.
+_LOW_BALANCE = Decimal(5)
 _HOLD = timedelta(seconds=120)
 _LONGEST_RENTAL_HOURS = 720
 
@@ -226,9 +228,8 @@ class VirtualSMS:
             raise ApiError(
                 "insufficient-balance", f"Balance ${before} < required ${amount}"
             ) from None
-        if self.wallet.balance <= self._knobs.low_balance < before:
-            threshold = str(self._knobs.low_balance)
-            self._report_balance(BalanceLow.type, threshold=threshold)
+        if self.wallet.balance <= _LOW_BALANCE < before:
+            self._report_balance(BalanceLow.type, threshold=str(_LOW_BALANCE))
 
     def _refund(self, order: Order) -> None:
         self.wallet.book("refund", order.price, order.order_id, self._timeline.now())

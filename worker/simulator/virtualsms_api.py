@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.clock import iso
 from worker.http.client import encode_json
 from worker.simulator import paging
 from worker.simulator.catalogue import COUNTRIES, SERVICES, Country, Service
 from worker.simulator.errors import ApiError
-from worker.simulator.gate import ApiConventions, ApiRequest, Gate
+from worker.simulator.gate import ApiConventions, ApiRequest, Gate, iso
 from worker.simulator.knobs import Knobs
 from worker.simulator.virtualsms import VirtualSMS
 from worker.simulator.virtualsms_orders import CONFIRMED, EXPIRED, Order, find_country, find_service
@@ -268,7 +266,7 @@ def _order(order: Order) -> dict[str, Any]:
         "price": order.price,
         "created_at": iso(order.created_at),
         "expires_at": iso(order.expires_at),
-        "confirmed_at": _iso(order.confirmed_at),
+        "confirmed_at": iso(order.confirmed_at),
         **_newest_message(order),
         "messages": [
             {"code": m.code, "full_text": m.text, "received_at": iso(m.received_at)}
@@ -290,7 +288,3 @@ def _newest_message(order: Order) -> dict[str, str | None]:
 
 def _page_fields(page: paging.Page[Any]) -> dict[str, int]:
     return {"page": page.number, "limit": page.size, "total": page.total}
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else iso(moment)

@@ -148,10 +148,7 @@ class WebhookSender:
 
     def _schedule(self, seconds: float, send: Callable[[], None]) -> None:
         """Send later, in a thread that may block on the receiver."""
-        self._timeline.after(seconds, lambda: self._submit(send))
-
-    def _submit(self, send: Callable[[], None]) -> None:
-        self._threads.submit(send)
+        self._timeline.after(seconds, lambda: self._threads.submit(send))
 
     def _attempt(self, delivery: Delivery) -> None:
         """Make an attempt of a VirtualSMS delivery, and schedule the next one if it fails."""
@@ -176,7 +173,7 @@ class WebhookSender:
         retry_at = None if pause is None else now + pause * self._knobs.retry_factor
         self._subscription.failed(delivery, status, error or "no answer", now, retry_at)
         if retry_at is not None:
-            self._timeline.at(retry_at, lambda: self._submit(partial(self._attempt, delivery)))
+            self._timeline.at(retry_at, lambda: self._threads.submit(self._attempt, delivery))
 
     def _attempt_once(self, body: bytes) -> None:
         """Make the only attempt of a DaisySIM webhook."""

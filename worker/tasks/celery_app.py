@@ -13,7 +13,6 @@ from celery.utils.nodenames import default_nodename, host_format
 
 from receiver import logs, queue
 from receiver.database.engine import Database
-from receiver.errors import ConfigurationError
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
 from worker.runtime import child_process
 from worker.runtime.child_process import PART
@@ -32,9 +31,7 @@ def make_app() -> Celery:
     Raises:
         ConfigurationError: no broker is configured.
     """
-    broker_url = load(BrokerSettings).broker_url
-    if broker_url is None:
-        raise ConfigurationError("REDIS_URL: is required")
+    broker_url = load(BrokerSettings).required_url
     kombu_patches.install_transport()
     app = queue.celery_app(broker_url)
     kombu_patches.install_connection(app)

@@ -5,9 +5,9 @@ An activation completes by itself when its code arrives; there is nothing to con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from worker.http.client import Response
 from worker.providers.base import ProviderApi, Refusal, call
@@ -40,12 +40,10 @@ from worker.providers.errors import (
     Unauthorized,
     UpstreamFailed,
 )
-from worker.providers.fields import Fields, MissingFieldError, sole
+from worker.providers.fields import Fields
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
+from worker.providers.results import Page, Rows, read_page, reported_orders
 from worker.schema.states import CANCELLED, WAITING
-
-T = TypeVar("T")
 
 _BY_CODE: dict[str, type[ProviderError]] = {
     "MISSING_TOKEN": MissingToken,
@@ -97,20 +95,12 @@ class DaisySIM(ProviderApi):
     @call(budget=None)
     def countries(self) -> Rows[Country]:
         """List all countries that numbers are sold in."""
-        return self._request(
-            "countries", lambda got: read_list(got, "countries", Country.read), "GET", "countries"
-        )
+        return self._list("countries", "countries", Country.read, "countries")
 
     @call(budget=None)
     def services(self, country_id: int) -> Rows[Service]:
         """List all services that a country's numbers are sold for."""
-        return self._request(
-            "services",
-            lambda got: read_list(got, "services", Service.read),
-            "GET",
-            "services",
-            str(country_id),
-        )
+        return self._list("services", "services", Service.read, "services", str(country_id))
 
     @call(budget="prices")
     def prices(self, country: int, service: str) -> Prices:
@@ -152,7 +142,7 @@ class DaisySIM(ProviderApi):
         """Cancel an activation that is over a minute old and has no code; it is refunded."""
         return self._request(
             "cancel",
-            _answer(lambda got: Cancellation.read(got, activation_id)),
+            lambda got: Cancellation.read(got, activation_id),
             "POST",
             "cancel",
             activation_id,
@@ -190,14 +180,3 @@ class DaisySIM(ProviderApi):
     def webhook(self, reported: ReportedOrder) -> dict[str, object]:
         """Return the body of the webhook that reports the activation's code."""
         return polling.webhook(reported)
-
-
-def _answer(read: Callable[[object], T]) -> Callable[[object], T]:
-    """Return a function that applies ``read`` to an envelope; any other answer has no data."""
-
-    def read_answer(payload: object) -> T:
-        if not isinstance(sole(payload), Mapping):
-            raise MissingFieldError("no data")
-        return read(payload)
-
-    return read_answer

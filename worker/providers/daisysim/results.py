@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from worker.providers.fields import Fields, required
+from worker.providers.fields import Fields, MissingFieldError, required, sole
 from worker.providers.reported_order import ReportedOrder, order_state
 from worker.providers.results import Result, Rows, read_list
 from worker.providers.sms import read_code
@@ -219,7 +219,13 @@ class Cancellation(Result):
 
     @classmethod
     def read(cls, payload: object, activation_id: str) -> Cancellation:
-        """Parse it; if the response has no id, ``activation_id`` is used."""
+        """Parse it; if the response has no id, ``activation_id`` is used.
+
+        Raises:
+            MissingFieldError: the response is no object.
+        """
+        if not isinstance(sole(payload), Mapping):
+            raise MissingFieldError("no data")
         item = Fields(payload).unwrapped("activation_id", "refund")
         return cls(
             activation_id=item.text("activation_id") or activation_id,

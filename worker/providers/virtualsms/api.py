@@ -27,7 +27,7 @@ from worker.providers.errors import (
 )
 from worker.providers.fields import Fields
 from worker.providers.reported_order import PollingPolicy, ReportedOrder
-from worker.providers.results import Page, Rows, read_list, read_page, reported_orders
+from worker.providers.results import Page, Rows, read_page, reported_orders
 from worker.providers.virtualsms import polling
 from worker.providers.virtualsms.orders import Order, Sms
 from worker.providers.virtualsms.results import (
@@ -95,19 +95,12 @@ class VirtualSMS(SubscriptionCalls):
     @call(budget=_CALLS)
     def list_services(self) -> Rows[Service]:
         """List all services that numbers are sold for."""
-        return self._request(
-            "list_services", lambda got: read_list(got, "services", Service.read), "GET", "services"
-        )
+        return self._list("list_services", "services", Service.read, "services")
 
     @call(budget=_CALLS)
     def list_countries(self) -> Rows[Country]:
         """List all countries that numbers are sold in."""
-        return self._request(
-            "list_countries",
-            lambda got: read_list(got, "countries", Country.read),
-            "GET",
-            "countries",
-        )
+        return self._list("list_countries", "countries", Country.read, "countries")
 
     @call(budget=_CALLS)
     def find_cheapest(self, service: str) -> Offer:
@@ -117,25 +110,13 @@ class VirtualSMS(SubscriptionCalls):
     @call(budget=_CALLS)
     def country_pricing(self, country: str) -> Rows[Offer]:
         """List the prices of all services in a country (ISO 3166-1 alpha-2, two letters)."""
-        return self._request(
-            "country_pricing",
-            lambda got: read_list(got, "pricing", Offer.read),
-            "GET",
-            "countries",
-            country,
-            "pricing",
-        )
+        return self._list("country_pricing", "pricing", Offer.read, "countries", country, "pricing")
 
     @call(budget=_CALLS)
     def service_availability(self, service: str) -> Rows[Offer]:
         """List the prices of a service in all countries that have it."""
-        return self._request(
-            "service_availability",
-            lambda got: read_list(got, "availability", Offer.read),
-            "GET",
-            "services",
-            service,
-            "availability",
+        return self._list(
+            "service_availability", "availability", Offer.read, "services", service, "availability"
         )
 
     @call(budget=_CALLS)

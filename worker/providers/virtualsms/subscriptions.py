@@ -7,41 +7,17 @@ subscription after 20 consecutive failures, until the customer resumes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from worker.providers.base import ProviderApi
+from worker.providers.capabilities import Subscription
 from worker.providers.fields import Fields, required
-from worker.providers.results import Result, Rows, read_list
+from worker.providers.results import Rows, read_list
 
 T = TypeVar("T")
 
 _PATH = "/api/v1/customer/webhooks"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription(Result):
-    """A webhook subscription; ``failures`` counts consecutive failed deliveries."""
-
-    id: str
-    path: str
-    active: bool
-    paused: bool
-    failures: int
-
-    @classmethod
-    def read(cls, payload: object) -> Subscription:
-        """Parse one; raises MissingFieldError without an id."""
-        item = Fields(payload)
-        return cls(
-            id=required(item.text("id"), "id"),
-            path=_path_of(item.text("url") or ""),
-            active=item.flag("active") is not False,
-            paused=item.flag("paused") is True,
-            failures=item.integer("failure_count_consecutive") or 0,
-            extra=item.rest(),
-        )
 
 
 class SubscriptionCalls(ProviderApi):
@@ -50,7 +26,7 @@ class SubscriptionCalls(ProviderApi):
     def subscriptions(self) -> Rows[Subscription]:
         """Return every subscription of the account."""
         return self._request_customer_api(
-            "subscriptions", lambda got: read_list(got, "webhooks", Subscription.read), "GET"
+            "subscriptions", lambda got: read_list(got, "webhooks", _subscription), "GET"
         )
 
     def last_failure(self, subscription_id: str) -> int | None:
@@ -90,6 +66,17 @@ class SubscriptionCalls(ProviderApi):
             base_url=f"{origin.scheme}://{origin.netloc}{_PATH}",
             key_header="X-API-Key",
         )
+
+
+def _subscription(payload: object) -> Subscription:
+    item = Fields(payload)
+    return Subscription(
+        id=required(item.text("id"), "id"),
+        path=_path_of(item.text("url") or ""),
+        active=item.flag("active") is not False,
+        paused=item.flag("paused") is True,
+        failures=item.integer("failure_count_consecutive") or 0,
+    )
 
 
 def _last_failure(payload: object) -> int | None:
