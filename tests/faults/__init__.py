@@ -46,6 +46,7 @@ process to be killed, and is tested beside the code.
                                               receiver/inbox/test_spool
 34  every sequence of an order's events       worker/orders/test_store,
                                               worker/orders/test_order_machine
+54  a batch that is too slow                  worker/handling/test_handle
 59  standard error that nobody reads          end_to_end/test_up, receiver/test_log_writer
 47  memory after a million events             test_soak
 """

@@ -7,16 +7,20 @@ it waits until it is replayed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Integer, Row, String, bindparam, func, select, text
 
 from receiver import logs
 from receiver.database.engine import TRANSIENT_ERRORS, UtcTime, persist
+from receiver.database.followup import GRACE
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
@@ -62,6 +66,10 @@ _FAILED_SINCE: Final = select(func.count()).where(
     _NEWEST_FAILED.c.handled_at >= bindparam("since", type_=UtcTime)
 )
 _FAILURES: Final = {FAILED, QUARANTINED}
+# A batch that takes longer is made smaller next time, long before its lease is over.
+_SLOW_SECONDS: Final = LEASE.total_seconds() / 3
+# No fault of an event: the database is in trouble, or the task has no time left.
+_NOT_THE_EVENTS: Final = (*TRANSIENT_ERRORS, SoftTimeLimitExceeded)
 _log = structlog.get_logger(__name__)
 
 
@@ -79,29 +87,72 @@ class _ClaimedEvent:
     order_id: str | None = None
 
 
+@dataclass(slots=True)
+class BatchSize:
+    """How many events share a transaction in this process: fewer while the database is slow."""
+
+    value: int = MAX_BATCH
+
+    def adapt(self, seconds: float | None) -> None:
+        """Note how long a batch took; None if it had to be given up."""
+        if seconds is None or seconds > _SLOW_SECONDS:
+            self.value = max(self.value // 2, 1)
+        else:
+            self.value = min(self.value + 1, MAX_BATCH)
+
+
+_batch_size = BatchSize()
+
+
 def handle(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Handle those of the stored events ``ids`` that are due and not leased."""
-    for start in range(0, len(ids), MAX_BATCH):
-        _handle_batch(runtime, ids[start : start + MAX_BATCH])
+    """Handle those of the stored events ``ids`` that are due and not leased.
+
+    Raises:
+        OperationalError, InterfaceError, TimeoutError: of SQLAlchemy; the database is in trouble.
+        SoftTimeLimitExceeded: of Celery; the task has no time left. After either, the events that
+            are not handled wait for the next attempt.
+    """
+    left = list(ids)
+    while left:
+        size = _batch_size.value
+        _handle_batch(runtime, left[:size], size)
+        del left[:size]
 
 
-def _handle_batch(runtime: Runtime, ids: Sequence[str]) -> None:
-    batch = [_read(runtime, claim, row) for claim, row in _claim(runtime, ids)]
+def _handle_batch(runtime: Runtime, ids: Sequence[str], size: int) -> None:
+    batch = [_read(runtime, claim, row) for claim, row in _claim(runtime, ids, size)]
     if not batch:
         return
     reach("events.after_claim")
+    began = time.monotonic()
+    try:
+        _commit_batch(runtime, batch)
+    except _NOT_THE_EVENTS:
+        _batch_size.adapt(None)
+        _give_back(runtime, [each.claim for each in batch])
+        raise
+    _batch_size.adapt(time.monotonic() - began)
+
+
+def _commit_batch(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
     try:
         persist(lambda: _commit(runtime, batch))
-    except TRANSIENT_ERRORS:
-        raise  # the database fails, not the events: they are claimed again once their leases expire
+    except _NOT_THE_EVENTS:
+        raise
     except Exception as error:  # noqa: BLE001 - a bug in one handler must not fail the whole batch
         _log.warning("events.batch_failed", events=len(batch), error=type(error).__name__)
         for claimed in batch:
             _handle_alone(runtime, claimed)
 
 
-def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]:
-    """Claim those of ``ids`` that are free, and fill the batch up with other due events.
+def _give_back(runtime: Runtime, claims: Sequence[Claim]) -> None:
+    """Release the claims that still hold: an expired lease would count as a crash of its holder."""
+    with suppress(*_NOT_THE_EVENTS), runtime.database.transaction() as session:
+        leases.release(session, INBOX, claims, runtime.database.now(session) + GRACE)
+
+
+def _claim(runtime: Runtime, ids: Sequence[str], size: int) -> list[tuple[Claim, Row[Any]]]:
+    """Claim those of ``ids`` that are free, and fill the batch up to ``size`` with other due ones.
 
     One more event in a batch costs little.
     """
@@ -109,8 +160,8 @@ def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]
         now = runtime.database.now(session)
         claimed = leases.claim(session, INBOX, ids, now=now, lease=LEASE)
         # An event that crashed a worker is handled alone.
-        if len(claimed) < MAX_BATCH and not any(each.vanished for each in claimed):
-            bound = {**leases.times(now), "limit": MAX_BATCH - len(claimed)}
+        if len(claimed) < size and not any(each.vanished for each in claimed):
+            bound = {**leases.times(now), "limit": size - len(claimed)}
             others = session.connection().scalars(_NEXT, bound).all()
             if others:
                 claimed += leases.claim(session, INBOX, others, now=now, lease=LEASE)
@@ -149,7 +200,7 @@ def _handle_alone(runtime: Runtime, claimed: _ClaimedEvent) -> None:
     try:
         try:
             _commit(runtime, [claimed])
-        except (LeaseLost, *TRANSIENT_ERRORS):
+        except (LeaseLost, *_NOT_THE_EVENTS):
             raise
         except Exception as error:  # noqa: BLE001 - a bug in a handler: the event waits for a fix
             _log.exception("event.handling_failed", event_id=claimed.row.id)

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task, signals
 
 from receiver import queue
@@ -31,10 +32,10 @@ _Work = Callable[..., None]
 
 
 def _task(name: str) -> Callable[[_Work], Any]:
-    """Register a function as a task that logs database failures and ends normally.
+    """Register a function as a task that logs failures of the database, and the end of its time.
 
-    The sweep later wakes the rows that such a task leaves. One log line replaces the traceback:
-    an outage produces one per message, which would fill the disk.
+    It ends normally then; the sweep later wakes the rows that it leaves. One log line replaces the
+    traceback: an outage produces one per message, which would fill the disk.
     """
 
     def register(work: _Work) -> Any:
@@ -45,6 +46,8 @@ def _task(name: str) -> Callable[[_Work], Any]:
                 work(*args)
             except TRANSIENT_ERRORS as error:
                 _log.warning("task.database_away", task=name, error=kind_of(error))
+            except SoftTimeLimitExceeded:
+                _log.warning("task.too_slow", task=name)
 
         return task
 

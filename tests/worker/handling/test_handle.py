@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -53,8 +54,24 @@ from worker.outbox import leases
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery, Order
 
+# A statement that inserts more rows than 4 is cancelled, as one that takes too long.
+_TIMES_OUT_ABOVE_4_ROWS = """
+CREATE FUNCTION time_out() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT count(*) FROM added) > 4 THEN RAISE EXCEPTION USING ERRCODE = '57014'; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER time_out AFTER INSERT ON codes REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT EXECUTE FUNCTION time_out()
+"""
 Effects = Callable[..., Mapping[str, Any]]
 apply: Effects = effects.apply_one
+
+
+@pytest.fixture(autouse=True)
+def batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has not met a slow database."""
+    monkeypatch.setattr(handling, "_batch_size", handling.BatchSize())
 
 
 def break_on(monkeypatch: pytest.MonkeyPatch, event_id: str, error: Exception) -> None:
@@ -346,26 +363,65 @@ def test_a_poison_event_fails(runtime: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [OperationalError("COMMIT", None, Exception()), PoolTimeout("no connection")]
+    "trouble",
+    [
+        OperationalError("COMMIT", None, Exception()),
+        PoolTimeout("no connection"),
+        SoftTimeLimitExceeded(50),
+    ],
 )
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_database_failure_fails_no_event(
+def test_trouble_fails_no_event(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, trouble: Exception, batch: int
 ) -> None:
-    """The error is raised, the leases expire, and the events are handled later."""
+    """However often the database fails or the time is over, the events are handled later."""
     ids = receive_orders(runtime, batch)
     with monkeypatch.context() as patch:
         patch.setattr("receiver.database.engine._RETRY_SECONDS", (0.0,))
         break_on(patch, ids[-1], trouble)
-        with pytest.raises(type(trouble)):
-            handling.handle(runtime, ids)
+        for _ in range(leases.MAX_LOST_LEASES + 1):
+            with pytest.raises(type(trouble)):
+                handling.handle(runtime, ids)
+            for event in all_rows(runtime, InboxEvent):
+                make_due(runtime, event)
     assert event_states(runtime, ids) == ["pending"] * batch
     assert all_rows(runtime, Delivery) == []
 
-    for event in all_rows(runtime, InboxEvent):
-        expire_lease(runtime, event)
-        handling.handle(runtime, [event.id])
+    handling.handle(runtime, ids)
     assert event_states(runtime, ids) == ["handled"] * batch
+
+
+@pytest.mark.both_databases
+@on_postgresql
+def test_a_batch_that_is_too_slow_is_made_smaller(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is halved until the database manages it in time; no event fails, all are handled."""
+    monkeypatch.setattr("receiver.database.engine._RETRY_SECONDS", (0.0,))
+    with runtime.database.transaction() as session:
+        session.execute(text(_TIMES_OUT_ABOVE_4_ROWS))
+    ids = receive_orders(runtime, 40)
+    given_up = 0
+    while "pending" in event_states(runtime, ids):
+        try:
+            handling.handle(runtime, ids)
+        except OperationalError:
+            given_up += 1
+            for event in all_rows(runtime, InboxEvent):
+                if event.state == "pending":
+                    make_due(runtime, event)
+    assert set(event_states(runtime, ids)) == {"handled"}
+    assert 0 < given_up <= 10
+
+
+def test_the_size_of_a_batch_follows_the_database() -> None:
+    """Slow and abandoned batches halve it, quick ones add one, between 1 and the maximum."""
+    size = handling.BatchSize()
+    sizes = []
+    for seconds in (0.1, 4.0, None, None, None, None, None, None, 0.1, 0.1):
+        size.adapt(seconds)
+        sizes.append(size.value)
+    assert sizes == [64, 32, 16, 8, 4, 2, 1, 1, 2, 3]
 
 
 def test_a_database_failure_while_events_are_handled_one_by_one(
