@@ -190,16 +190,15 @@ def _apply(planner: Planner, runtime: Runtime, row: Confirmation, verdict: _Verd
     code = planner.session.get(Code, row.code_id, with_for_update=True)
     if code is None or code.state != HELD:  # a person decided while the provider was asked
         return
-    routing = runtime.policy.routing
     if verdict.state == READY:
         if verdict.code is not None:
             codes.complete(runtime.vault, code, normal_code(verdict.code))
-        ready_codes.release(planner, runtime.vault, routing, row.code_id, verified=verdict.verified)
-        if not ends_order:
-            ready_codes.plan_confirmation_of(planner, runtime.policy, code)
+        ready_codes.release(
+            planner, runtime.vault, runtime.policy, code.id, verified=verdict.verified
+        )
     elif verdict.state == CODE_QUARANTINED:
         code.state = CODE_QUARANTINED
-        _quarantine_event(planner, routing, row, verdict.reason)
+        _quarantine_event(planner, runtime.policy.routing, row, verdict.reason)
 
 
 def _quarantine_event(

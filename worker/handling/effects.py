@@ -173,7 +173,7 @@ def _sms_received(
     order, code = rows.orders[header.id], rows.codes[header.id]
     if code.event_id != header.id:  # a repeated report: linked to the code, not delivered again
         if header.source == RECONCILED:
-            ready_codes.release_verified(planner, context.vault, policy.routing, code.id)
+            ready_codes.release_verified(planner, context.vault, policy, code.id)
         return code
     if code.state == HELD:
         planner.plan_confirmation(
@@ -185,17 +185,7 @@ def _sms_received(
             code_id=code.id,
         )
     elif code.state in {READY, UNRECOGNISED}:
-        # An unrecognised text may hold the code: only who may see all of it gets it, and nothing
-        # is charged.
-        ready_codes.plan_deliveries(
-            planner,
-            context.vault,
-            policy.routing,
-            code,
-            order,
-            time_is_certain=event.at_certain,
-            only=policy.full_reveal if code.state == UNRECOGNISED else None,
+        ready_codes.plan_follow_ups(
+            planner, context.vault, policy, code, order, time_is_certain=event.at_certain
         )
-        if code.state == READY:
-            ready_codes.plan_confirmation(planner, policy, code, order)
     return code

@@ -1,8 +1,6 @@
-"""Decides that a code may be delivered. No other module does."""
+"""Decides that a code may be delivered, and that its order is confirmed. No other module does."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 from sqlalchemy import update
 
@@ -11,14 +9,14 @@ from receiver.inbox.store import HANDLED, INBOX, QUARANTINED
 from receiver.providers.base import normal_code
 from receiver.vault.sealing import Vault
 from worker.configuration.event_policy import EventPolicy
-from worker.configuration.routing import Routing, Subject
+from worker.configuration.routing import Subject
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.orders.codes import KnownCode
 from worker.orders.store import OrderRow
 from worker.outbox.planner import Planner
 from worker.schema.models import Code
-from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, READY
+from worker.schema.states import CODE_QUARANTINED, CONFIRM, CONFIRMED, HELD, READY, UNRECOGNISED
 
 
 def subject(vault: Vault, order: OrderRow, event_type: str) -> Subject:
@@ -35,75 +33,64 @@ def subject(vault: Vault, order: OrderRow, event_type: str) -> Subject:
     )
 
 
-def plan_deliveries(
+def plan_follow_ups(
     planner: Planner,
     vault: Vault,
-    routing: Routing,
+    policy: EventPolicy,
     code: KnownCode | Code,
     order: OrderRow,
     *,
     time_is_certain: bool = True,
-    only: Collection[str] | None = None,
 ) -> None:
-    """Plan the deliveries of a ready code, to the destinations ``only`` if given."""
-    names = routing.of(subject(vault, order, SmsReceived.type))
+    """Plan the deliveries of a ready code or an unrecognised text, and confirm a code's order.
+
+    A text may hold the code: only destinations that may see all of it get it, and nothing is
+    charged. An order that is confirmed already, or that the policy leaves alone, is not confirmed.
+    """
+    is_code = code.state != UNRECOGNISED
+    names = policy.routing.of(subject(vault, order, SmsReceived.type))
     planner.plan_deliveries(
-        names if only is None else [name for name in names if name in only],
+        [name for name in names if is_code or name in policy.full_reveal],
         SmsReceived.type,
         event_id=code.event_id,
         code_id=code.id,
         stale_at=codes.stale_at(code, order, time_is_certain=time_is_certain),
     )
-
-
-def plan_confirmation(
-    planner: Planner, policy: EventPolicy, code: KnownCode | Code, order: OrderRow
-) -> None:
-    """Plan to confirm the code's order, unless it is confirmed or the policy says no."""
-    if order.status == CONFIRMED or not policy.confirms(
-        order.provider, order.service, order.service_alias
-    ):
-        return
-    planner.plan_confirmation(
-        CONFIRM,
-        order.id,
-        provider=code.provider,
-        order_id=code.order_id,
-        event_id=code.event_id,
-        code_id=code.id,
-    )
-
-
-def plan_confirmation_of(planner: Planner, policy: EventPolicy, code: Code) -> None:
-    """The same for a code that was released after its event was handled."""
-    order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan_confirmation(planner, policy, code, order)
+    confirms = policy.confirms(order.provider, order.service, order.service_alias)
+    if is_code and confirms and order.status != CONFIRMED:
+        planner.plan_confirmation(
+            CONFIRM,
+            order.id,
+            provider=code.provider,
+            order_id=code.order_id,
+            event_id=code.event_id,
+            code_id=code.id,
+        )
 
 
 def set_code(planner: Planner, vault: Vault, policy: EventPolicy, message: Code, text: str) -> None:
-    """Store the code that a person read in a message, and plan its deliveries and confirmation."""
+    """Store the code that a person read in a message, and plan what follows."""
     order = orders.find_or_create(
         planner.session, message.provider, message.order_id, now=planner.now
     )
     code = codes.set_code(planner.session, vault, message, normal_code(text), now=planner.now)
     if code is not None:
-        plan_deliveries(planner, vault, policy.routing, code, order)
-        plan_confirmation(planner, policy, code, order)
+        plan_follow_ups(planner, vault, policy, code, order)
 
 
 def release(
-    planner: Planner, vault: Vault, routing: Routing, code_id: str, *, verified: bool
+    planner: Planner, vault: Vault, policy: EventPolicy, code_id: str, *, verified: bool
 ) -> None:
-    """Make a held or quarantined code ready, and plan its deliveries."""
+    """Make a held or quarantined code ready, and plan what follows."""
     code = planner.session.get(Code, code_id)
     if code is None:
         return
     code.state, code.verified = READY, verified
     order = orders.find_or_create(planner.session, code.provider, code.order_id, now=planner.now)
-    plan_deliveries(planner, vault, routing, code, order)
+    plan_follow_ups(planner, vault, policy, code, order)
 
 
-def release_verified(planner: Planner, vault: Vault, routing: Routing, code_id: str) -> None:
+def release_verified(planner: Planner, vault: Vault, policy: EventPolicy, code_id: str) -> None:
     """Release a held or quarantined code: the provider itself reported it, which verifies it.
 
     A code that a person discarded stays discarded, and a purged one cannot be delivered.
@@ -111,7 +98,7 @@ def release_verified(planner: Planner, vault: Vault, routing: Routing, code_id: 
     locked = planner.session.get(Code, code_id, with_for_update=True, populate_existing=True)
     if locked is None or locked.code is None or locked.state not in {HELD, CODE_QUARANTINED}:
         return
-    release(planner, vault, routing, locked.id, verified=True)
+    release(planner, vault, policy, locked.id, verified=True)
     planner.session.connection().execute(
         update(INBOX)
         .where(INBOX.c.id == locked.event_id, INBOX.c.state == QUARANTINED)

@@ -38,8 +38,10 @@ def make_app() -> Celery:
     app.set_default()
     app.conf.update(
         task_routes={task: {"queue": name} for task, name in queue.QUEUE_OF.items()},
-        # The broker redelivers a task whose process died; the row's lease decides whether there is
-        # work left.
+        # A message is acknowledged when its task has ended, so the broker sends those of a dead
+        # worker again. It is acknowledged as well if only a pool process died: sent again, a task
+        # that crashes processes would do so without end. Its rows' leases expire, and the sweep
+        # wakes them.
         task_acks_late=True,
         task_reject_on_worker_lost=False,
         # A prefetched message would wait behind a slow task while other processes are idle.

@@ -480,7 +480,7 @@ def test_a_deleted_code_is_not_delivered(runtime: Runtime) -> None:
 
     def release_unknown(session: Session) -> Any:
         planner = Planner(session, now(runtime))
-        release(planner, runtime.vault, runtime.policy.routing, "nobody", verified=True)
+        release(planner, runtime.vault, runtime.policy, "nobody", verified=True)
         return [*planner.deliveries]
 
     with runtime.database.transaction() as session:

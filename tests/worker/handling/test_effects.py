@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from tests.worker.support import (
     on_sqlite,
     only_row,
 )
-from worker.handling import effects
+from worker.handling import effects, ready_codes
 from worker.handling.effects import Context, EventHeader
-from worker.outbox.planner import Planner
+from worker.outbox.planner import Planner, planning
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery, Order, OrderTransition
 
@@ -200,3 +201,25 @@ def test_every_documented_sample_is_handled(world: World) -> None:
     event = fetch(runtime, InboxEvent, tested)
     assert (event.state, event.attempt, event.wake_at) == ("ignored", 0, None)
     assert len(all_rows(runtime, Code)) == codes
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_code_that_was_held_is_delivered_and_confirmed(runtime: Runtime, verified: bool) -> None:
+    """Verified or not: the order of a code that is released is confirmed as any other."""
+    with runtime.database.transaction() as session:
+        planner = Planner(session, now(runtime))
+        policy = replace(runtime.policy, verifying=frozenset({"virtualsms"}))
+        context = Context(planner, runtime.vault, policy)
+        effects.apply(context, [(EventHeader("E1", planner.now), SMS)])
+        planner.write()
+    (held,) = all_rows(runtime, Code)
+    assert [row.action for row in all_rows(runtime, Confirmation)] == ["verify"]
+    assert all_rows(runtime, Delivery) == []
+
+    with planning(runtime.database) as planner:
+        if verified:
+            ready_codes.release_verified(planner, runtime.vault, policy, held.id)
+        else:
+            ready_codes.release(planner, runtime.vault, policy, held.id, verified=False)
+    assert sorted(row.action for row in all_rows(runtime, Confirmation)) == ["confirm", "verify"]
+    assert [row.code_id for row in all_rows(runtime, Delivery)] == [held.id]
