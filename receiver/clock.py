@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
+
+_BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now() -> datetime:
     """The host's time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def boottime() -> float:
+    """Seconds of a clock that never goes back and also runs while the machine is suspended.
+
+    For deadlines that others rely on, such as a lease. Where the system has no such clock
+    (``CLOCK_BOOTTIME`` is Linux's), it stands still in suspension.
+    """
+    return time.clock_gettime(_BOOTTIME)
 
 
 def iso(

@@ -55,7 +55,7 @@ WORKER: Mapping[str, str] = {
     "handling": "configuration orders outbox runtime schema",
     "delivery": "configuration destinations messages orders outbox runtime schema",
     "reconciliation": "orders outbox providers runtime schema",
-    "confirmation": "configuration handling orders outbox providers runtime schema",
+    "confirmation": "configuration handling http orders outbox providers runtime schema",
     "calls": "orders outbox providers reconciliation runtime schema",
     "tasks": "confirmation delivery handling maintenance outbox reconciliation runtime",
     "processes": "admin http maintenance runtime schema tasks",

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from receiver import clock
 from receiver.database.engine import TRANSIENT_ERRORS, persist
 from receiver.failpoints import reach
 from worker.orders import store as orders
@@ -21,7 +22,7 @@ from worker.orders.merge import Merge
 from worker.orders.store import OrderStatus
 from worker.outbox import backoff, call_budgets, leases
 from worker.outbox.call_budgets import budget_key
-from worker.outbox.leases import CALL_LEASE, Claim, LeaseLost
+from worker.outbox.leases import CALL_LEASE, CALL_SECONDS, Claim, LeaseLost
 from worker.outbox.planner import Planner, planning
 from worker.providers.errors import ProviderError, RateLimited
 from worker.runtime.integrations import Api
@@ -57,15 +58,20 @@ class Outcome:
     write_effects: WriteEffects = no_effects
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Task:
-    """A claimed row, its provider's API, and its order's status at the time of the claim."""
+    """A claimed row, its provider's API, and its order's status at the time of the claim.
+
+    ``call_until`` is when its call must be over, in seconds of :func:`receiver.clock.boottime`.
+    After the lease another process makes the call, and two of them could charge twice.
+    """
 
     runtime: Runtime
     api: Api
     budget: str
     row: Confirmation
     claim: Claim
+    call_until: float
     order_status: OrderStatus | None = None
 
     @property
@@ -81,9 +87,11 @@ class Task:
             LeaseLost: the claim no longer holds.
         """
         database, key = self.runtime.database, budget_key(self.row.provider, self.budget)
+        began = clock.boottime()
         with database.transaction() as session:
             now = call_budgets.pay(session, database, key, self.api.limit(self.budget))
             leases.renew(session, _TABLE, self.claim, now=now, lease=CALL_LEASE)
+        self.call_until = began + CALL_SECONDS
 
 
 def record(runtime: Runtime, outcomes: Sequence[tuple[Task, Outcome]]) -> None:

@@ -11,13 +11,14 @@ from typing import Final
 from sqlalchemy import String, bindparam, update
 from sqlmodel import Session, col, select
 
+from receiver import clock
 from receiver.database.engine import UtcTime
 from worker.confirmation import fair_queue
 from worker.confirmation.attempt import Task
 from worker.orders import store as orders
 from worker.outbox import call_budgets, leases
 from worker.outbox.call_budgets import budget_key
-from worker.outbox.leases import CALL_LEASE
+from worker.outbox.leases import CALL_LEASE, CALL_SECONDS
 from worker.providers.capabilities import confirmation_call
 from worker.runtime.integrations import Api
 from worker.runtime.runtime import Runtime
@@ -71,7 +72,7 @@ def _claim(
             _defer(session, row, runtime.database.now(session) + _NO_API_DELAY)
         return []
     budget_class = api.budget_of(confirmation_call(api.client, action))
-    claims = _claim_affordable(runtime, session, api, budget_class, rows)
+    claims, call_until = _claim_affordable(runtime, session, api, budget_class, rows)
     claimed_rows = session.exec(
         _ROWS,
         params={"ids": [each.id for each in claims]},
@@ -84,7 +85,7 @@ def _claim(
     for each in claims:
         row = by_id[each.id]
         status = statuses.get(row.order_id)
-        tasks.append(Task(runtime, api, budget_class, row, each, status))
+        tasks.append(Task(runtime, api, budget_class, row, each, call_until, status))
     return tasks
 
 
@@ -94,10 +95,14 @@ def _claim_affordable(
     api: Api,
     budget_class: str,
     rows: Sequence[Confirmation],
-) -> list[leases.Claim]:
-    """Claim up to ``len(rows)`` rows of their queue, as far as the budget allows."""
+) -> tuple[list[leases.Claim], float]:
+    """Claim up to ``len(rows)`` rows of their queue, as far as the budget allows.
+
+    Also returns when their calls must be over, see :class:`Task`.
+    """
     limit = api.limit(budget_class)
     budget = call_budgets.lock(session, budget_key(rows[0].provider, budget_class))
+    call_until = clock.boottime() + CALL_SECONDS
     now = runtime.database.now(session)  # after the lock: a call counts when it is made
     affordable = min(call_budgets.room(budget, limit, now), len(rows))
     heads = fair_queue.next_rows(session, rows, now)[:affordable] if affordable else []
@@ -114,7 +119,7 @@ def _claim_affordable(
         else:
             _defer(session, row, now + fair_queue.ANSWER_FRESH)
     session.flush()
-    return claims
+    return claims, call_until
 
 
 def _defer(session: Session, row: Confirmation, until: datetime) -> None:

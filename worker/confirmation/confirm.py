@@ -19,6 +19,7 @@ from worker.confirmation import attempt as attempts
 from worker.confirmation.attempt import MAX_ATTEMPTS, Outcome, Task, WriteEffects, no_effects
 from worker.confirmation.claim import claim
 from worker.confirmation.verify import verify
+from worker.http.client import not_after
 from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
 from worker.outbox.planner import Planner
@@ -106,7 +107,9 @@ def _confirm(task: Task) -> Outcome:
         if ended is not None:
             return ended
         unsure = False  # nothing is charged so far: the provider has just said so
-        client.confirm_order(task.row.order_id)
+        reach("confirmations.before_call")
+        with not_after(task.call_until):
+            client.confirm_order(task.row.order_id)
     except OutOfBudget as spent:
         # The answer that nothing is charged still holds: only the second call was not made.
         return Outcome(None, str(spent), delay=_time_until(task, spent), unsure=False)

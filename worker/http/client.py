@@ -12,10 +12,11 @@ httpx2 parses URLs and encodes headers; the connection pool is used directly, be
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import ssl
-import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal
@@ -124,6 +125,22 @@ def _encode_json(value: object) -> str:
             raise ValueError("a JSON number must be finite")
         return format(value, "f")
     return jsonlib.dumps(value, allow_nan=False)
+
+
+_not_after: Final = ContextVar("not_after", default=math.inf)
+
+
+@contextmanager
+def not_after(end: float) -> Iterator[None]:
+    """Within the block, this thread sends nothing after ``end`` of :func:`receiver.clock.boottime`.
+
+    A process that the system suspended (a closed laptop, a paused machine) drops its request then.
+    """
+    token = _not_after.set(end)
+    try:
+        yield
+    finally:
+        _not_after.reset(token)
 
 
 @cache
@@ -237,8 +254,10 @@ class HttpClient:
         content: bytes | None,
         total: float,
     ) -> Response | HttpError:
-        now = time.monotonic()
-        end = now + total
+        now = clock.boottime()
+        end = min(now + total, _not_after.get())
+        if now >= end:
+            return NotSent(f"{url.host}: its time was over before it could be sent")
         # Deadlines instead of timeouts: see NetworkBackend.
         deadlines = {"connect": min(now + self._connect_timeout, end), "read": end, "write": end}
         address = httpcore2.URL(

@@ -7,11 +7,11 @@ are allowed, never to the name, which could resolve differently the next time (D
 from __future__ import annotations
 
 import ssl
-import time
 from typing import Any
 
 import httpcore2
 
+from receiver import clock
 from worker.http import hosts
 from worker.http.blocking import resolve
 from worker.http.hosts import Hosts
@@ -25,7 +25,7 @@ class AddressNotAllowed(httpcore2.ConnectError):
 
 
 class NetworkBackend(httpcore2.NetworkBackend):
-    """Treats the ``timeout`` of every operation as a deadline (``time.monotonic``).
+    """Treats the ``timeout`` of every operation as a deadline (:func:`receiver.clock.boottime`).
 
     The pool passes the same value to each read of a response. As a duration it would restart with
     every byte that a slow server sends; as a deadline it does not.
@@ -112,7 +112,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore2.NetworkStream:
         # Start the handshake even after the deadline: its failure is what closes the socket.
-        left = max((timeout or 0.0) - time.monotonic(), 0.001)
+        left = max((timeout or 0.0) - clock.boottime(), 0.001)
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
@@ -121,7 +121,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
 
 def _left(deadline: float | None, error: type[httpcore2.TimeoutException]) -> float:
     """Seconds until the deadline; raises ``error`` if it has passed."""
-    left = (deadline or 0.0) - time.monotonic()
+    left = (deadline or 0.0) - clock.boottime()
     if left <= 0:
         raise error
     return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from receiver import clock
 from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
@@ -51,11 +53,13 @@ from tests.worker.support import (
 )
 from worker.confirmation import attempt as attempts
 from worker.confirmation import claim as claims
+from worker.confirmation import confirm as confirming
 from worker.confirmation.confirm import settle as settle_ids
 from worker.handling.handle import handle as handle_ids
 from worker.http.client import HttpClient
 from worker.orders import codes
 from worker.outbox import call_budgets
+from worker.outbox.leases import CALL_LEASE
 from worker.outbox.planner import Planner
 from worker.providers.virtualsms.api import VirtualSMS
 from worker.runtime.integrations import Api
@@ -587,6 +591,30 @@ def test_a_late_answer_is_not_recorded(world: World, runtime: Runtime, during: s
     assert (done.state, done.attempt) == ("done", 2)
     assert len(posts(world)) == (during == "confirmation")
     assert "confirmation.lease_lost" in {line["event"] for line in lines}
+
+
+@pytest.mark.parametrize("point", ["confirmations.after_claim", "confirmations.before_call"])
+def test_a_suspended_process_charges_nothing(
+    world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Suspended between claim and call for longer than its lease, it finds its time over."""
+    row = planned(runtime, SMS)
+    order_state(world, "waiting")
+    asleep, running = 0.0, time.clock_gettime
+    monkeypatch.setattr(clock, "boottime", lambda: running(time.CLOCK_MONOTONIC) + asleep)
+
+    def suspend(name: str) -> None:
+        nonlocal asleep
+        if name == point and not asleep:
+            asleep = CALL_LEASE.total_seconds()
+            expire_lease(runtime, row)
+            settle_ids(runtime, [row.id])  # by the next holder
+
+    monkeypatch.setattr(confirming, "reach", suspend)
+    settle_ids(runtime, [row.id])
+
+    assert (len(posts(world)), len(gets(world))) == (1, 1)
+    assert reload(runtime, row).state == "done"
 
 
 def test_an_internal_error_counts_as_an_unknown_outcome(
