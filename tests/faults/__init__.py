@@ -48,6 +48,7 @@ process to be killed, and is tested beside the code.
                                               worker/orders/test_order_machine
 54  a batch that is too slow                  worker/handling/test_handle
 59  standard error that nobody reads          end_to_end/test_up, receiver/test_log_writer
+61  the clock set ahead, and back             worker/outbox/test_clock_jumps
 62  suspended between claim and call          worker/confirmation/test_confirm
 47  memory after a million events             test_soak
 """

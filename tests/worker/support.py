@@ -39,7 +39,7 @@ from worker.confirmation.confirm import settle as settle_ids
 from worker.destinations.base import Destination
 from worker.destinations.slack import Slack
 from worker.handling.handle import handle as handle_ids
-from worker.outbox import leases
+from worker.outbox import clock_jumps, leases
 from worker.runtime.runtime import Runtime, connect
 from worker.schema.models import Budget, Code, Confirmation, Delivery, table_of
 from worker.schema.states import OPERATORS
@@ -274,6 +274,12 @@ def make_due(runtime: Runtime | Store, row: FollowUp) -> None:
     """Make the row's next attempt due."""
     past = now(runtime) - SECOND
     change(runtime, row, next_attempt_at=past, wake_at=past)
+
+
+def sweep_now(runtime: Runtime | Store) -> None:
+    """Note the time, as every sweep does: only a steady clock lets anything be given up."""
+    with runtime.database.transaction() as session:
+        clock_jumps.note(session, runtime.database.now(session))
 
 
 def expire_lease(runtime: Runtime | Store, row: FollowUp) -> None:

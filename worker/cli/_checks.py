@@ -27,6 +27,7 @@ from worker.cli._store import check_exists, count_spooled
 from worker.configuration.event_policy import EVERY_SERVICE, matches_service
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
+from worker.outbox import clock_jumps
 from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
 from worker.queries import statistics
@@ -97,7 +98,9 @@ def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
         more = f"; {len(keys)} keys, the first encrypts new values" if len(keys) > 1 else ""
         yield Check(FINE, "encryption", says + more)
     with database.reading() as session:
-        yield from _parts(session, database)
+        now = database.now(session)
+        yield from _parts(session, now)
+        yield from _clock(session, now)
         yield from _reconciliation(session)
         yield from _attention(session, database)
         yield from _confirmed_services(session)
@@ -126,8 +129,7 @@ def _spool() -> Iterator[Check]:
         yield Check(NOTICE, "spool", says)
 
 
-def _parts(session: Session, database: Database) -> Iterator[Check]:
-    now = database.now(session)
+def _parts(session: Session, now: datetime) -> Iterator[Check]:
     tasks = {"worker": "handles events", "sender": "confirms orders and delivers messages"}
     for part, task in tasks.items():
         if heartbeats.alive(session, part, now):
@@ -135,6 +137,16 @@ def _parts(session: Session, database: Database) -> Iterator[Check]:
         else:
             says = f"no recent heartbeat; no process {task}; start one: codecatch run {part}"
             yield Check(BROKEN, part, says)
+
+
+def _clock(session: Session, now: datetime) -> Iterator[Check]:
+    until = clock_jumps.held_until(session, now)
+    if until is not None:
+        says = (
+            "the clock was set, or codecatch was stopped for long; check the time: nothing is "
+            f"erased or given up for its age before {iso(until, 'seconds')}"
+        )
+        yield Check(NOTICE, "clock", says)
 
 
 def _reconciliation(session: Session) -> Iterator[Check]:

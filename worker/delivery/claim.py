@@ -179,8 +179,9 @@ def _handle_disabled(locked: LockedDestination) -> None:
         locked.planner, locked.name, fallback, reason
     ):
         return  # the sweep wakes the rest soon
-    too_old = locked.now - deferral.MAX_AGE
-    deferral.expire(locked.session, locked.name, too_old, f"{reason} and has been for a day")
+    if locked.clock_is_steady:
+        too_old = locked.now - deferral.MAX_AGE
+        deferral.expire(locked.session, locked.name, too_old, f"{reason} and has been for a day")
     deferral.postpone(locked.session, locked.name, locked.now, locked.now + _DISABLED_RECHECK)
 
 

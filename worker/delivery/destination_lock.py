@@ -17,6 +17,7 @@ from sqlmodel import Session
 from receiver.database.engine import insert_once
 from worker.configuration.destination_policy import DestinationPolicy
 from worker.destinations.base import Destination
+from worker.outbox import clock_jumps
 from worker.outbox.planner import Planner
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Delivery, DestinationState, table_of
@@ -130,3 +131,8 @@ class LockedDestination:
     def policy(self) -> DestinationPolicy:
         """The settings that its owner chose."""
         return self.runtime.integrations.policies[self.name]
+
+    @property
+    def clock_is_steady(self) -> bool:
+        """Whether a message may be given up because it is old."""
+        return clock_jumps.is_steady(self.session, self.now)

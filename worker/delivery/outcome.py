@@ -65,7 +65,7 @@ def decide(
     if error.permanent:
         return Outcome(DEAD, error)
     if error.retry_after is not None:
-        over = locked.now - row.created_at > _LONGEST_PAUSED
+        over = locked.now - row.created_at > _LONGEST_PAUSED and locked.clock_is_steady
         return Outcome(DEAD if over else None, error)
     return Outcome(DEAD if row.failures + 1 >= MAX_ATTEMPTS else None, error)
 

@@ -46,6 +46,6 @@ class TokenBucket:
         return self._interval * self.burst
 
     def _ahead(self, spent_until: datetime | None, now: datetime) -> timedelta:
-        # At most a full burst: anything beyond was written under another clock or pace.
+        # More than a full burst was written under another clock or pace, and says nothing.
         ahead = (spent_until or now) - now
-        return min(max(ahead, timedelta()), self._max_ahead)
+        return ahead if timedelta() < ahead <= self._max_ahead else timedelta()

@@ -1,3 +1,3 @@
 """Work left to do, as rows: planned, claimed under a lease, swept, limited by call budgets."""
 
-__all__ = ["backoff", "call_budgets", "leases", "planner", "sweep"]
+__all__ = ["backoff", "call_budgets", "clock_jumps", "leases", "planner", "sweep"]

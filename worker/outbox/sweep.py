@@ -26,7 +26,7 @@ from receiver.database.engine import Database, UtcTime
 from receiver.failpoints import reach
 from receiver.inbox.store import INBOX
 from receiver.queue import Waker
-from worker.outbox import leases
+from worker.outbox import clock_jumps, leases
 from worker.schema.models import Confirmation, Delivery, Reconciliation, table_of
 
 BATCH: Final = 1_000
@@ -88,6 +88,7 @@ def sweep(database: Database, waker: Waker) -> int:
     with database.transaction() as session:  # one for both: round trips are most of a sweep's cost
         now = database.now(session)
         heartbeats.beat(session, "worker", now)
+        clock_jumps.note(session, now)
         due = session.connection().execute(_ANY_DUE, leases.times(now)).one()
     return sum(
         # In a backlog, rows stay due while their message waits: waking them again would only

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from celery import Celery, signals
+from celery.schedules import schedule
 from celery.utils.nodenames import default_nodename, host_format
 
-from receiver import logs, queue
+from receiver import clock, logs, queue
 from receiver.database.engine import Database
 from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, load
 from worker.runtime import child_process
@@ -23,6 +24,21 @@ from worker.tasks import kombu_patches, watchdog
 _NICENESS: Final = 5
 # Due when beat starts, not one interval later: `codecatch up` waits for these tasks.
 _DUE_NOW: Final = {"last_run_at": datetime(1970, 1, 1, tzinfo=UTC)}
+
+
+def _steady_now() -> datetime:
+    """A time that only ever advances, for the schedule.
+
+    With the host's time, a clock that is set back by hours would stop the periodic tasks for hours.
+    """
+    return datetime.fromtimestamp(clock.boottime(), UTC)
+
+
+def _every(seconds: int, *, expires: int) -> dict[str, Any]:
+    return {
+        "schedule": schedule(seconds, nowfun=_steady_now),
+        "options": {"expires": expires},
+    }
 
 
 def make_app() -> Celery:
@@ -63,10 +79,10 @@ def make_app() -> Celery:
         # Periodic messages expire, so that they do not accumulate while no worker runs. The expiry
         # leaves room for hosts whose clocks differ by seconds.
         beat_schedule={
-            "sweep": {"task": queue.SWEEP, "schedule": 1.0, "options": {"expires": 10}, **_DUE_NOW},
-            "watch": {"task": queue.WATCH, "schedule": 5.0, "options": {"expires": 10}},
-            "purge": {"task": queue.PURGE, "schedule": 60.0, "options": {"expires": 60}},
-            "pulse": {"task": queue.PULSE, "schedule": 2.0, "options": {"expires": 10}, **_DUE_NOW},
+            "sweep": {"task": queue.SWEEP, **_every(1, expires=10), **_DUE_NOW},
+            "watch": {"task": queue.WATCH, **_every(5, expires=10)},
+            "purge": {"task": queue.PURGE, **_every(60, expires=60)},
+            "pulse": {"task": queue.PULSE, **_every(2, expires=10), **_DUE_NOW},
         },
     )
     app.conf.include = ["worker.tasks.tasks"]

@@ -18,6 +18,7 @@ from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
 from worker.handling.handle import handle
 from worker.maintenance import retention, stored_numbers
+from worker.outbox import clock_jumps
 from worker.outbox.sweep import sweep as sweep_rows
 from worker.reconciliation import schedule
 from worker.reconciliation.reconcile import reconcile as reconcile_rows
@@ -95,9 +96,15 @@ def sweep() -> None:
 def purge() -> None:
     """Erase what has reached the end of its retention period, and rewrite old phone numbers."""
     runtime = process.get()
-    retention.purge(runtime.database, runtime.retention)
-    if stored_numbers.is_due(runtime.database):
-        stored_numbers.rewrite(runtime.database, runtime.vault, seconds=_REWRITE_SECONDS)
+    database = runtime.database
+    with database.reading() as session:
+        is_steady = clock_jumps.is_steady(session, database.now(session))
+    if is_steady:
+        retention.purge(database, runtime.retention)
+    else:
+        _log.warning("retention.held", reason="the clock was set, or nothing ran for an hour")
+    if stored_numbers.is_due(database):
+        stored_numbers.rewrite(database, runtime.vault, seconds=_REWRITE_SECONDS)
 
 
 @_task(queue.PULSE)

@@ -65,8 +65,10 @@ def test_without_a_limit_nothing_is_counted() -> None:
 
 
 def test_a_clock_set_back_does_not_block_a_destination() -> None:
-    """A time from the other clock counts as a full burst, no more."""
+    """A time that is further ahead than a full burst was written under the other clock."""
     pace = TokenBucket(1.0, 3)
     ahead = NOON + timedelta(hours=1)
-    assert pace.available(ahead, NOON) == 0
-    assert pace.next_allowed_at(ahead, NOON) == NOON + SECOND
+    assert pace.available(ahead, NOON) == 3
+    assert pace.next_allowed_at(ahead, NOON) == NOON
+    assert pace.spend(ahead, NOON) == NOON + SECOND
+    assert pace.available(NOON + 3 * SECOND, NOON) == 0

@@ -28,6 +28,7 @@ from tests.worker.support import (
     on_sqlite,
     only_row,
     receive,
+    sweep_now,
 )
 from worker.configuration.settings import RetentionSettings
 from worker.maintenance import retention
@@ -302,6 +303,7 @@ def test_the_scheduled_task_purges(runtime: Runtime) -> None:
     handle(runtime, virtualsms_v1())
     finish_work(runtime)
     age(runtime, DAY + SECOND)
+    sweep_now(runtime)
     try:
         tasks.purge()
     finally:
