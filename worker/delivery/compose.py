@@ -66,6 +66,7 @@ class DeliveryContent:
     code: bytes | None
     text: bytes | None
     phone_number: bytes | None
+    phone_digest: str | None
     service: str | None
     country: str | None
     verified: bool | None
@@ -74,6 +75,8 @@ class DeliveryContent:
     received_at: datetime | None
     order_row: str | None
     order_phone_number: bytes | None
+    order_phone_digest: str | None
+    order_swapped: bool | None
     order_service: str | None
     order_country: str | None
     expires_at: datetime | None
@@ -87,9 +90,11 @@ _CONTENT = (
     _ORDER_ID,
     # Only one column of the event: its body may be long.
     INBOX.c.source,
-    *(_CODES.c[name] for name in ("id", "code", "text", "phone_number", "service", "country")),
-    *(_CODES.c[name] for name in ("verified", "extracted", "state", "received_at")),
-    *(_ORDERS.c[name] for name in ("id", "phone_number", "service", "country", "expires_at")),
+    *(_CODES.c[name] for name in ("id", "code", "text", "phone_number", "phone_digest")),
+    *(_CODES.c[name] for name in ("service", "country", "verified", "extracted", "state")),
+    _CODES.c.received_at,
+    *(_ORDERS.c[name] for name in ("id", "phone_number", "phone_digest", "number_swapped")),
+    *(_ORDERS.c[name] for name in ("service", "country", "expires_at")),
 )
 _READ: Final = (
     select(*_ROW_COLUMNS, *_CONTENT)
@@ -175,6 +180,9 @@ def _marks(row: DeliveryRow, content: DeliveryContent, now: datetime) -> Iterato
         yield "extracted"
     if content.state == UNRECOGNISED:
         yield NO_CODE
+    swapped, codes_number = content.order_swapped, content.phone_digest
+    if swapped and codes_number is not None and codes_number != content.order_phone_digest:
+        yield "for a number that was swapped away"
 
 
 def _secrets(vault: Vault, content: DeliveryContent, reveal: Reveal) -> dict[str, str | None]:

@@ -20,12 +20,13 @@ from receiver.events import (
     UnknownEvent,
 )
 from receiver.inbox.store import HANDLED, IGNORED, QUARANTINED, RECONCILED, WEBHOOK
+from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
 from worker.configuration.event_policy import EventPolicy
 from worker.configuration.routing import Subject
 from worker.handling import ready_codes
 from worker.orders import batch as order_batch
-from worker.orders import codes
+from worker.orders import codes, numbers
 from worker.orders.batch import Report
 from worker.orders.codes import KnownCode, ReportedCode
 from worker.orders.store import OrderRow
@@ -107,9 +108,18 @@ def _reported_code(
     verified = header.source == RECONCILED
     policy = context.policy
     incomplete = event.may_lack_zeros and event.provider in policy.asking
-    must_verify = not verified and (event.provider in policy.verifying or incomplete)
+    late = event.provider in policy.asking and _is_for_former_number(context.vault, event, order)
+    must_verify = not verified and (event.provider in policy.verifying or incomplete or late)
     state = UNRECOGNISED if event.code is None else HELD if must_verify else READY
     return ReportedCode(event, header.id, state, True if verified else None, order.country)
+
+
+def _is_for_former_number(vault: Vault, event: SmsReceived, order: OrderRow) -> bool:
+    """Whether the code came to a number that was swapped away; the provider is asked first."""
+    if not (order.number_swapped and event.phone_number):
+        return False
+    number = normal_number(event.phone_number, order.country or event.country)
+    return order.is_former(numbers.digest(vault, number))
 
 
 def apply_one(

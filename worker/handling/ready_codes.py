@@ -45,7 +45,8 @@ def plan_follow_ups(
     """Plan the deliveries of a ready code or an unrecognised text, and confirm a code's order.
 
     A text may hold the code: only destinations that may see all of it get it, and nothing is
-    charged. An order that is confirmed already, or that the policy leaves alone, is not confirmed.
+    charged. Nor is an order whose code came to a number that was swapped away, one that is
+    confirmed already, or one that the policy leaves alone.
     """
     is_code = code.state != UNRECOGNISED
     names = policy.routing.of(subject(vault, order, SmsReceived.type))
@@ -57,7 +58,8 @@ def plan_follow_ups(
         stale_at=codes.stale_at(code, order, time_is_certain=time_is_certain),
     )
     confirms = policy.confirms(order.provider, order.service, order.service_alias)
-    if is_code and confirms and order.status != CONFIRMED:
+    is_former = order.is_former(code.phone_digest)
+    if is_code and confirms and not is_former and order.status != CONFIRMED:
         planner.plan_confirmation(
             CONFIRM,
             order.id,

@@ -33,10 +33,6 @@ _MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 _CODES = table_of(Code)
 _Key = tuple[str, str, str]  # provider, order id, digest: the unique key of a code
 _ORDERS_OF: Final = OneOf("orders", _CODES.c.provider, _CODES.c.order_id)
-_READ: Final = ("id", "provider", "order_id", "event_id", "state", "received_at", "stored_at")
-_EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _READ)).where(
-    _ORDERS_OF.condition
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +60,13 @@ class KnownCode:
     state: str
     received_at: datetime | None
     stored_at: datetime
+    phone_digest: str | None
+
+
+_READ: Final = tuple(KnownCode.__dataclass_fields__)
+_EXISTING: Final = select(_CODES.c.code_digest, *(_CODES.c[name] for name in _READ)).where(
+    _ORDERS_OF.condition
+)
 
 
 def insert_or_find(

@@ -57,6 +57,10 @@ class OrderRow:
         """Provider and the provider's order id: the unique key."""
         return self.provider, self.order_id
 
+    def is_former(self, phone_digest: str | None) -> bool:
+        """Whether the number with this digest was swapped away."""
+        return self.number_swapped and phone_digest not in {None, self.phone_digest}
+
     def open_number(self, vault: Vault) -> str | None:
         """The plain phone number."""
         return self.number or open_number(vault, self.phone_number, order=self.id)
