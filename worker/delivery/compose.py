@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import String, and_, bindparam, func, select
+from sqlalchemy import String, and_, bindparam, exists, func, or_, select
 from sqlmodel import Session
 
 from receiver.errors import CodecatchError
@@ -25,11 +25,12 @@ from worker.messages.text import NO_CODE, Notification
 from worker.orders import codes
 from worker.orders import store as orders
 from worker.outbox.leases import Claim
-from worker.schema.models import Code, Delivery, Order, table_of
+from worker.schema.models import Code, Delivery, Order, OrderNumber, table_of
 from worker.schema.states import OPERATORS, UNRECOGNISED
 
 _DELIVERIES = table_of(Delivery)
 _CODES = table_of(Code)
+_NUMBERS = table_of(OrderNumber)
 _ORDERS = table_of(Order)
 
 
@@ -66,7 +67,6 @@ class DeliveryContent:
     code: bytes | None
     text: bytes | None
     phone_number: bytes | None
-    phone_digest: str | None
     service: str | None
     country: str | None
     verified: bool | None
@@ -75,11 +75,10 @@ class DeliveryContent:
     received_at: datetime | None
     order_row: str | None
     order_phone_number: bytes | None
-    order_phone_digest: str | None
-    order_swapped: bool | None
     order_service: str | None
     order_country: str | None
     expires_at: datetime | None
+    came_after_swap: bool | None
 
 
 _PROVIDER = func.coalesce(_CODES.c.provider, INBOX.c.provider)
@@ -90,11 +89,21 @@ _CONTENT = (
     _ORDER_ID,
     # Only one column of the event: its body may be long.
     INBOX.c.source,
-    *(_CODES.c[name] for name in ("id", "code", "text", "phone_number", "phone_digest")),
+    *(_CODES.c[name] for name in ("id", "code", "text", "phone_number")),
     *(_CODES.c[name] for name in ("service", "country", "verified", "extracted", "state")),
     _CODES.c.received_at,
-    *(_ORDERS.c[name] for name in ("id", "phone_number", "phone_digest", "number_swapped")),
-    *(_ORDERS.c[name] for name in ("service", "country", "expires_at")),
+    *(_ORDERS.c[name] for name in ("id", "phone_number", "service", "country", "expires_at")),
+    # As came_after_swap() of the orders' store.
+    and_(
+        _ORDERS.c.number_swapped,
+        _CODES.c.phone_digest != _ORDERS.c.phone_digest,
+        or_(_CODES.c.received_at.is_(None), _CODES.c.received_at > _ORDERS.c.number_at),
+        exists().where(
+            _NUMBERS.c.order_ref == _ORDERS.c.id,
+            _NUMBERS.c.phone_digest == _CODES.c.phone_digest,
+            _NUMBERS.c.since <= _ORDERS.c.number_at,
+        ),
+    ),
 )
 _READ: Final = (
     select(*_ROW_COLUMNS, *_CONTENT)
@@ -180,8 +189,7 @@ def _marks(row: DeliveryRow, content: DeliveryContent, now: datetime) -> Iterato
         yield "extracted"
     if content.state == UNRECOGNISED:
         yield NO_CODE
-    swapped, codes_number = content.order_swapped, content.phone_digest
-    if swapped and codes_number is not None and codes_number != content.order_phone_digest:
+    if content.came_after_swap:
         yield "for a number that was swapped away"
 
 

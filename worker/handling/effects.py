@@ -27,6 +27,7 @@ from worker.configuration.routing import Subject
 from worker.handling import ready_codes
 from worker.orders import batch as order_batch
 from worker.orders import codes, numbers
+from worker.orders import store as orders
 from worker.orders.batch import Report
 from worker.orders.codes import KnownCode, ReportedCode
 from worker.orders.store import OrderRow
@@ -108,18 +109,19 @@ def _reported_code(
     verified = header.source == RECONCILED
     policy = context.policy
     incomplete = event.may_lack_zeros and event.provider in policy.asking
-    late = event.provider in policy.asking and _is_for_former_number(context.vault, event, order)
+    late = event.provider in policy.asking and _came_after_swap(context, event, order)
     must_verify = not verified and (event.provider in policy.verifying or incomplete or late)
     state = UNRECOGNISED if event.code is None else HELD if must_verify else READY
     return ReportedCode(event, header.id, state, True if verified else None, order.country)
 
 
-def _is_for_former_number(vault: Vault, event: SmsReceived, order: OrderRow) -> bool:
+def _came_after_swap(context: Context, event: SmsReceived, order: OrderRow) -> bool:
     """Whether the code came to a number that was swapped away; the provider is asked first."""
     if not (order.number_swapped and event.phone_number):
         return False
     number = normal_number(event.phone_number, order.country or event.country)
-    return order.is_former(numbers.digest(vault, number))
+    digest = numbers.digest(context.vault, number)
+    return orders.came_after_swap(context.planner.session, order, digest, event.at)
 
 
 def apply_one(

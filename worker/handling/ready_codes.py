@@ -58,8 +58,9 @@ def plan_follow_ups(
         stale_at=codes.stale_at(code, order, time_is_certain=time_is_certain),
     )
     confirms = policy.confirms(order.provider, order.service, order.service_alias)
-    is_former = order.is_former(code.phone_digest)
-    if is_code and confirms and not is_former and order.status != CONFIRMED:
+    if not is_code or not confirms or order.status == CONFIRMED:
+        return
+    if not orders.came_after_swap(planner.session, order, code.phone_digest, code.received_at):
         planner.plan_confirmation(
             CONFIRM,
             order.id,

@@ -12,14 +12,16 @@ from sqlmodel import Session
 from ulid import ULID
 
 from receiver.database import bulk
+from receiver.database.engine import UtcTime
 from receiver.database.row_values import OneOf
 from receiver.providers.phone_numbers import normal_number
 from receiver.vault.sealing import Vault
-from worker.schema.models import Order, OrderTransition, table_of
+from worker.schema.models import Order, OrderNumber, OrderTransition, table_of
 from worker.schema.states import CREATED, UNPAID_ENDS
 
 _ORDERS = table_of(Order)
 _TRANSITIONS = table_of(OrderTransition)
+_NUMBERS = table_of(OrderNumber)
 Key = tuple[str, str]
 
 
@@ -57,10 +59,6 @@ class OrderRow:
         """Provider and the provider's order id: the unique key."""
         return self.provider, self.order_id
 
-    def is_former(self, phone_digest: str | None) -> bool:
-        """Whether the number with this digest was swapped away."""
-        return self.number_swapped and phone_digest not in {None, self.phone_digest}
-
     def open_number(self, vault: Vault) -> str | None:
         """The plain phone number."""
         return self.number or open_number(vault, self.phone_number, order=self.id)
@@ -78,6 +76,11 @@ _RECORDED: Final = select(_TRANSITIONS.c.id).where(
     _TRANSITIONS.c.order_ref == bindparam("order", type_=String),
     _TRANSITIONS.c.event_id == bindparam("event", type_=String),
 )
+_FORMER: Final = select(_NUMBERS.c.id).where(
+    _NUMBERS.c.order_ref == bindparam("order", type_=String),
+    _NUMBERS.c.phone_digest == bindparam("digest", type_=String),
+    _NUMBERS.c.since <= bindparam("swapped", type_=UtcTime),
+)
 _UNPAID: Final = sorted(UNPAID_ENDS)
 _STATUSES: Final = select(
     _ORDERS.c.order_id,
@@ -90,6 +93,17 @@ _STATUSES: Final = select(
     _ORDERS.c.provider == bindparam("provider", type_=String),
     _ORDERS.c.order_id.in_(bindparam("orders", expanding=True, type_=String)),
 )
+
+
+def came_after_swap(
+    session: Session, order: OrderRow, phone_digest: str | None, at: datetime | None
+) -> bool:
+    """Whether a code that came at this time came to a number that was swapped away before."""
+    if not order.number_swapped or phone_digest in {None, order.phone_digest}:
+        return False
+    bound = {"order": order.id, "digest": phone_digest, "swapped": order.number_at}
+    is_later = at is None or order.number_at is None or at > order.number_at
+    return is_later and session.connection().execute(_FORMER, bound).first() is not None
 
 
 def find(session: Session, provider: str, order_ids: Iterable[str]) -> dict[str, OrderRow]:

@@ -8,6 +8,7 @@ from tests.support import webhooks
 from tests.worker.support import (
     CONFIRM_PATH,
     ORDER_PATH,
+    SECOND,
     World,
     all_rows,
     change,
@@ -19,6 +20,8 @@ from tests.worker.support import (
 from worker.confirmation.verify import TIMEOUT
 from worker.delivery import compose
 from worker.messages.text import Notification
+from worker.orders import store as orders
+from worker.orders.merge import Merge
 from worker.outbox.leases import Claim
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Code, Confirmation, Delivery
@@ -33,11 +36,18 @@ def runtime(world: World) -> Runtime:
 
 
 def late_code(runtime: Runtime) -> Code:
-    """An order is swapped, then a code comes to its former number."""
+    """An order is bought, then swapped; then a code comes to its former number."""
+    began = now(runtime) - 3 * SECOND
+    with runtime.database.transaction() as session:
+        order = orders.find_or_create(session, "virtualsms", webhooks.ORDER, now=began)
+        merge = Merge(session, order, began)
+        merge.merge_number(runtime.vault, FORMER, (False, began, ""))
+        merge.write()
+    at = [webhooks.iso(began + each * SECOND) for each in (1, 2)]
     handle(
         runtime,
-        webhooks.virtualsms_v1(event="order.swapped", phone=CURRENT),
-        webhooks.virtualsms_v1(phone=FORMER, code="482913"),
+        webhooks.virtualsms_v1(event="order.swapped", phone=CURRENT, created_at=at[0]),
+        webhooks.virtualsms_v1(phone=FORMER, code="482913", received_at=at[1]),
     )
     return only_row(runtime, Code)
 
