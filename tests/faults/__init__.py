@@ -47,4 +47,5 @@ process to be killed, and is tested beside the code.
 34  every sequence of an order's events       worker/orders/test_store,
                                               worker/orders/test_order_machine
 47  memory after a million events             test_soak
+49  one refused item among many               worker/delivery/test_splitting
 """

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from ulid import ULID
 
-from worker.delivery import compose, deferral, selection
+from worker.delivery import compose, deferral, selection, splitting
 from worker.delivery.compose import DeliveryRow
 from worker.delivery.deferral import ANY, CODES, NOTICES, OTHERS
 from worker.delivery.destination_lock import LockedDestination
@@ -65,6 +65,11 @@ class Message:
         """The digest of its only recipient; None if it is for all of them."""
         return self.deliveries[0].row.recipient
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the repetition, as plain text, of a message that was refused."""
+        return splitting.is_plain(self.deliveries[0].row)
+
 
 def claim_messages(
     locked: LockedDestination, request: ClaimRequest
@@ -116,13 +121,14 @@ def _batch(
 ) -> list[Message]:
     """Claim waiting rows in at most ``max_messages`` messages; rows share one only if they must.
 
-    They must where there are more rows than messages, or where they may have been sent together.
+    They must where there are more rows than messages, where they may have been sent together, and
+    where they are a part of a refused message.
     """
     crowded = locked.policy.coalesce and len(waiting) > max_messages
     left = list(waiting)
     batches: list[list[str]] = []
     while left and len(batches) < max_messages:
-        shared = crowded or left[0].maybe_sent
+        shared = crowded or left[0].has_company
         ids = selection.next_batch(left, locked.destination.max_batch if shared else 1)
         left = [each for each in left if each.id not in ids]
         batches.append(ids)

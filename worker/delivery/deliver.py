@@ -100,7 +100,9 @@ def _send(runtime: Runtime, destination: Destination, message: Message) -> Deliv
             return recipients.RECIPIENT_REMOVED
         only = [address]
     try:
-        if notifications:
+        if notifications and message.is_plain and destination.has_plain_text:
+            destination.send_plain(notifications, only=only)
+        elif notifications:
             destination.send(notifications, only=only)
     except DeliveryError as refused:
         return refused

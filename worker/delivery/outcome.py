@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from worker.delivery import deferral, recipients
+from worker.delivery import deferral, recipients, splitting
 from worker.delivery.claim import ClaimedDelivery, Message
 from worker.delivery.compose import DeliveryRow
 from worker.delivery.destination_lock import LockedDestination
@@ -97,8 +97,14 @@ def _record_message(
             delivery
         )
     written: list[tuple[ClaimedDelivery, Outcome]] = []
-    for outcome, group in groups.items():
-        ours = done if outcome == _DONE and error is None else _write(locked, outcome, group)
+    for decided, group in groups.items():
+        outcome, ours = decided, _split(locked, message, decided, group)
+        if ours is not None:
+            outcome = Outcome(None, decided.error)
+        elif decided == _DONE and error is None:
+            ours = done
+        else:
+            ours = _write(locked, decided, group)
         still_ours = [delivery for delivery in group if delivery.claimed in ours]
         written += [(delivery, outcome) for delivery in still_ours]
         if outcome.error is not recipients.ALL_RECIPIENTS_FAILED:
@@ -109,6 +115,22 @@ def _record_message(
     if any(delivery.problem is None for delivery in message.deliveries):
         _update_health(locked, message, row_error)
     return written
+
+
+def _split(
+    locked: LockedDestination,
+    message: Message,
+    outcome: Outcome,
+    group: Sequence[ClaimedDelivery],
+) -> Collection[Claim] | None:
+    """Plan parts of a message that was refused for its content; None if it was not, or is alone."""
+    error = outcome.error
+    if outcome.state != DEAD or error is None or not error.message_only:
+        return None
+    if recipients.are_named_by(error) or group[0].problem is not None:
+        return None
+    rows = [(each.row, each.claimed) for each in group]
+    return splitting.split(locked, message.id, rows, error)
 
 
 def _write(
@@ -144,6 +166,8 @@ def _update_health(
     """Count permanent refusals in a row, and disable the destination when there are too many."""
     if error is None:
         locked.state.failures_in_row = 0
+    elif message.deliveries[0].row.split_from is not None:
+        return  # an extra message, of which there may be several
     elif error.permanent and not error.unknown and not error.message_only:
         locked.state.failures_in_row += 1
         if locked.state.failures_in_row >= MAX_REFUSALS:

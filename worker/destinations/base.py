@@ -124,6 +124,9 @@ class Destination(abc.ABC):
         deadline: the maximum duration of :meth:`send`, in seconds. The lease of a delivery is this
             plus ``worker.outbox.leases.MARGIN``.
         max_batch: the maximum number of notifications in one message.
+        max_extra_sends: how many more messages a refused one may lead to, while the notification
+            that is the reason is looked for.
+        has_plain_text: whether :meth:`send_plain` is defined.
         per_second, burst: its default pace: messages a second (None: no limit), and at once.
         options_type: the options of its table.
         name: unique among the configured destinations.
@@ -133,6 +136,8 @@ class Destination(abc.ABC):
     kind: ClassVar[str]
     deadline: ClassVar[float]
     max_batch: ClassVar[int] = 1
+    max_extra_sends: ClassVar[int] = 12
+    has_plain_text: ClassVar[bool] = False
     per_second: ClassVar[float | None] = None
     burst: ClassVar[int] = 1
     options_type: ClassVar[type[Options]] = Options
@@ -164,3 +169,15 @@ class Destination(abc.ABC):
         Raises:
             DeliveryError: the message was not accepted, or the outcome is unknown.
         """
+
+    def send_plain(
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
+    ) -> None:
+        """Like :meth:`send`, as plain text: after the remote service refused the message.
+
+        By default there is no plainer form.
+
+        Raises:
+            DeliveryError: as :meth:`send`.
+        """
+        raise NotImplementedError

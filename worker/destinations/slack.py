@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Self
 
 from worker.destinations._http import post, requested_pause
-from worker.destinations._slack_blocks import payload
+from worker.destinations._slack_blocks import payload, plain_payload
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response
 from worker.messages.text import Notification, Texts
@@ -63,6 +63,7 @@ class Slack(Destination):
     kind: ClassVar[str] = "slack"
     deadline: ClassVar[float] = 7.0
     max_batch: ClassVar[int] = 40
+    has_plain_text: ClassVar[bool] = True
     # https://docs.slack.dev/apis/web-api/rate-limits: one a second, with short bursts beyond.
     per_second: ClassVar[float | None] = 1.0
     burst: ClassVar[int] = 3
@@ -89,7 +90,17 @@ class Slack(Destination):
         only: Collection[str] | None = None,
     ) -> None:
         """Post one message; success is status 200 with the body ``ok``."""
-        message = payload(notifications, self.texts)
+        self._post(payload(notifications, self.texts))
+
+    def send_plain(  # noqa: D102
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._post(plain_payload(notifications, self.texts))
+
+    def _post(self, message: Mapping[str, object]) -> None:
         _check(post(self._http, self._url, who="Slack", json=message, timeout=self.deadline))
 
 

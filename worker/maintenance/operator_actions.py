@@ -127,8 +127,9 @@ def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
             f"delivery {delivery_id}: its code was purged, so there is nothing to send"
         )
     leases.requeue(
-        session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None, failures=0
-    )
+        session, _DELIVERIES, [delivery_id], now=now,
+        state=PENDING, error=None, failures=0, split_from=None, extra_sends=0,
+    )  # fmt: skip
     destination = session.get(DestinationState, row.destination)
     if destination is None or destination.disabled_at is None:
         return None
