@@ -48,4 +48,6 @@ process to be killed, and is tested beside the code.
                                               worker/orders/test_order_machine
 47  memory after a million events             test_soak
 49  one refused item among many               worker/delivery/test_splitting
+50  an answer of something else               worker/delivery/test_foreign_answers,
+                                              worker/destinations/test_slack
 """

@@ -34,6 +34,8 @@ class DeliveryError(Exception):
         retry_after: seconds to pause, if the remote service asked for a pause.
         unknown: the outcome is unknown: the service may have accepted the message.
         message_only: a permanent refusal of this message, not of the destination.
+        foreign: something else answered in place of the remote service, such as a proxy with a
+            page of its own; such an answer is never permanent.
         failed: if a message has several recipients, those who did not get it, with their
             errors; the other recipients have it.
     """
@@ -46,6 +48,7 @@ class DeliveryError(Exception):
         retry_after: float | None = None,
         unknown: bool = False,
         message_only: bool = False,
+        foreign: bool = False,
         failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
@@ -54,6 +57,7 @@ class DeliveryError(Exception):
         self.retry_after = retry_after
         self.unknown = unknown
         self.message_only = message_only
+        self.foreign = foreign
         self.failed = failed or {}
 
 

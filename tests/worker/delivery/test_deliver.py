@@ -123,7 +123,7 @@ REFUSALS = {
     "no_service": Reply(status=404, body=b"no_service"),
     "channel_is_archived": Reply(status=410, body=b"channel_is_archived"),
     "invalid_payload": Reply(status=400, body=b"invalid_payload"),
-    "status 403": Reply(status=403),
+    "action_prohibited": Reply(status=403, body=b"action_prohibited"),
 }
 
 

@@ -191,17 +191,32 @@ def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 410, 413])
-def test_other_refusals_are_final_and_not_repeated(slack_stub: HttpStub, status: int) -> None:
-    """A response with an unknown body is permanent, and the error does not quote it."""
+def test_only_slacks_own_words_are_final(slack_stub: HttpStub, status: int) -> None:
+    """An unknown body is not Slack's: temporary, and the error does not quote it."""
     slack_stub.status, slack_stub.body = status, b"\xff you said 483921 <b>"
     slack_stub.headers = {"location": slack_stub.url}
 
     error = failure(slack_stub)
 
-    assert error.permanent
+    assert (error.permanent, error.unknown, error.foreign) == (False, False, True)
     assert str(status) in error.reason
     assert "483921" not in error.reason
     assert len(slack_stub.requests) == 1
+
+
+PAGES = [b"<!DOCTYPE html><html>no_service</html>", b"\xef\xbb\xbf\n <HTML lang=en>", b"no_service"]
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 407, 502, 511])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_not_slacks_answer(slack_stub: HttpStub, page: bytes, status: int) -> None:
+    """By its start or its type, whatever the status and the words; a success has no known end."""
+    slack_stub.status, slack_stub.body = status, page
+    if page == b"no_service":
+        slack_stub.headers = {"content-type": "Text/HTML; charset=utf-8"}
+    error = failure(slack_stub)
+
+    assert (error.permanent, error.foreign, error.unknown) == (False, True, status == 200)
 
 
 @pytest.mark.parametrize("body", [b"rollup_error", b"no_service", b""])
