@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from worker.delivery import deferral, recipients, splitting
+from worker.delivery import diversion, recipients, splitting
 from worker.delivery.claim import ClaimedDelivery, Message
 from worker.delivery.compose import DeliveryRow
 from worker.delivery.destination_lock import LockedDestination
@@ -239,7 +239,7 @@ def _follow_up(locked: LockedDestination, outcome: Outcome, rows: Sequence[Deliv
         return
     fallback = locked.policy.fallback if outcome.state == DEAD else None
     if fallback is not None:
-        deferral.plan_fallback_deliveries(
+        diversion.plan_copies(
             locked.planner, fallback, [asdict(row) for row in rows if row.recipient is None]
         )
     # A failed notice must not cause another notice.

@@ -17,7 +17,7 @@ from worker.outbox import leases
 from worker.queries.events import in_state
 from worker.queries.filters import Conditions, Filters, of_order, span
 from worker.schema.models import Code, Confirmation, Delivery, DestinationState, table_of
-from worker.schema.states import CODE_QUARANTINED, DEAD, DISCARDED, HELD, READY, UNKNOWN
+from worker.schema.states import CODE_QUARANTINED, DEAD, DISCARDED, DIVERTED, HELD, READY, UNKNOWN
 
 DISCARDED_BY_OPERATOR = "discarded by an operator"
 BATCH = 1_000
@@ -120,6 +120,8 @@ def retry(session: Session, delivery_id: str, *, now: datetime) -> str | None:
         raise ActionRefused(f"there is no delivery {delivery_id}")
     if row.state not in _RETRYABLE or row.lease_until is not None:
         why = "is being sent right now" if row.lease_until else f"is already {row.state}"
+        if row.state == DIVERTED:
+            why += f" ({row.error}); look for the delivery of that destination"
         raise ActionRefused(f"delivery {delivery_id} {why}")
     code = session.get(Code, row.code_id) if row.code_id else None
     if code is not None and code.code is None:

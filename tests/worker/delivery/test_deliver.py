@@ -315,7 +315,7 @@ def test_a_destination_that_crashes_stops_no_other(world: World, runtime: Runtim
     assert by_name["broken"].error == "the destination crashed: KeyError"
 
 
-def test_rows_of_a_removed_destination_are_dead(world: World, runtime: Runtime) -> None:
+def test_rows_of_a_removed_destination_wait(world: World, runtime: Runtime) -> None:
     """With the reason; but a sender with the older configuration may still be sending one."""
     row, sending = plan_codes(runtime, 2)
     change(runtime, sending, state="sending", attempt=1, lease_until=now(runtime) + 9 * SECOND)
@@ -323,9 +323,8 @@ def test_rows_of_a_removed_destination_are_dead(world: World, runtime: Runtime) 
     for _ in range(2):
         deliver_ids(without, [row.id, sending.id])
 
-    dead = reload(runtime, row)
-    assert (dead.state, dead.wake_at) == ("dead", None)
-    assert "no such destination" in (dead.error or "")
+    waiting = reload(runtime, row)
+    assert (waiting.state, waiting.error) == ("pending", "slack is not configured")
     assert states(runtime, [sending]) == ["sending"]
     assert world.sent_to() == []
 
