@@ -8,6 +8,7 @@ the destination's owner set ``on_unknown`` to ``hold``: a duplicate is better th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final
 
@@ -44,22 +45,28 @@ _Outcomes = list[tuple[ClaimedDelivery, Outcome]]
 _log = structlog.get_logger(__name__)
 
 
-def deliver(runtime: Runtime, ids: Sequence[str], senders: SenderPool) -> None:
-    """Deliver what waits for each destination of the deliveries ``ids`` that are available."""
+def deliver(runtime: Runtime, ids: Sequence[str], senders: SenderPool) -> list[Future[None]]:
+    """Deliver what waits for each destination of the deliveries ``ids`` that are available.
+
+    Each destination has threads of its own: this does not wait for them, and returns their ends.
+    """
     with runtime.database.reading() as session:
         bound = {**leases.times(runtime.database.now(session)), "ids": ids}
         rows = session.connection().execute(_AVAILABLE, bound).all()
+    dispatched = []
     for name in dict.fromkeys(row.destination for row in rows):
         destination = runtime.integrations.destinations.get(name)
         if destination is None:
             _keep(runtime, name, [row for row in rows if row.destination == name])
         else:
-            senders.dispatch(
+            end = senders.dispatch(
                 name,
                 runtime.integrations.policies[name].max_in_flight,
                 partial(_send_guarded, runtime, destination),
                 partial(_step, runtime, destination),
             )
+            dispatched.append(end)
+    return dispatched
 
 
 def _send_guarded(
