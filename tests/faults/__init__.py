@@ -50,4 +50,7 @@ process to be killed, and is tested beside the code.
 49  one refused item among many               worker/delivery/test_splitting
 50  an answer of something else               worker/delivery/test_foreign_answers,
                                               worker/destinations/test_slack
+53  16 destinations that hang                 worker/tasks/test_isolation
+65  names that nobody resolves                worker/tasks/test_isolation,
+                                              worker/http/test_blocking
 """

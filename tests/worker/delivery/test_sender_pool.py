@@ -279,3 +279,37 @@ def test_a_throttled_dispatcher_waits(senders: SenderPool, monkeypatch: pytest.M
 
     assert destination.done == [0]
     assert time.monotonic() - began >= 0.2
+
+
+def test_a_dispatcher_holds_no_thread_of_its_caller(senders: SenderPool) -> None:
+    """Any number of destinations that hang delays neither the caller nor another destination."""
+    slow = FakeDestination(1)
+    slow.gates[0] = threading.Event()
+    running = [
+        senders.dispatch(f"slow-{n}", MAX_CONCURRENCY, slow.send, slow.step) for n in range(40)
+    ]
+    quick = FakeDestination(3)
+    dispatch(senders, "quick", MAX_CONCURRENCY, quick.send, quick.step)
+    assert quick.done == [0, 1, 2]
+    assert not all(each.done() for each in running)
+    slow.gates[0].set()
+    for each in running:
+        each.result(20)
+    assert slow.done == [0]
+
+
+def test_the_close_waits_for_messages_in_flight(senders: SenderPool) -> None:
+    """They are recorded, and nothing new is claimed; but it waits no longer than it is told."""
+    destination = FakeDestination(20)
+    destination.gates = {number: threading.Event() for number in range(20)}
+    running = senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    eventually(lambda: destination.in_flight == MAX_CONCURRENCY)
+    senders.close(0.01)
+    assert not running.done()
+    for gate in destination.gates.values():
+        gate.set()
+    senders.close(20)
+    assert running.done()
+    assert len(destination.done) == MAX_CONCURRENCY
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
+    assert len(destination.done) == MAX_CONCURRENCY
