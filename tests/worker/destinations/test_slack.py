@@ -109,6 +109,29 @@ def test_forty_fit_and_no_code_is_cut(
     assert sum(map(len, texts)) < 11_000
 
 
+@pytest.mark.parametrize("length", [6, 64, 120])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_forty_fit_without_blocks(length: int, hostile: bool) -> None:
+    """A text has a line for each, with every code whole, and no markup."""
+    flood = "<!channel> & " * 100
+    one = replace(SMS, service=flood, order_id=flood, phone_number=flood) if hostile else SMS
+    codes = [f"{number:0{length}}" for number in range(40)]
+    message = _slack_blocks.plain_payload([replace(one, code=code) for code in codes], Texts())
+
+    assert "blocks" not in message
+    assert message["mrkdwn"] is False
+    _, *lines = message["text"].splitlines()
+    assert [line.split()[0] for line in lines] == codes
+    assert "<" not in message["text"]
+    assert len(message["text"]) < 40_000
+
+
+def test_one_without_blocks_has_everything() -> None:
+    """The code, its text and its fields."""
+    text = _slack_blocks.plain_payload([SMS], Texts())["text"]
+    assert all(part in text for part in ("483921", "Do not share it.", "telegram", "+447700900123"))
+
+
 def test_line_of_one_among_many() -> None:
     """A code's line has its fields and time; a notice's line says what happened."""
     marked = replace(SMS, marks=("not verified",))
