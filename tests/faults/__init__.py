@@ -47,7 +47,7 @@ process to be killed, and is tested beside the code.
 34  every sequence of an order's events       worker/orders/test_store,
                                               worker/orders/test_order_machine
 47  memory after a million events             test_soak
-49  one refused item among many               worker/delivery/test_splitting
+49  one refused item among many               test_refusals, worker/delivery/test_splitting
 50  an answer of something else               worker/delivery/test_foreign_answers,
                                               worker/destinations/test_slack
 53  16 destinations that hang                 worker/tasks/test_isolation

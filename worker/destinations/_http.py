@@ -12,7 +12,7 @@ from worker.http.client import AddressRefused, HostRefused, HttpClient, HttpErro
 _MAX_PAUSE = 3600.0
 _DEFAULT_PAUSE = 30.0
 # How a web page begins, in any case. No service that is posted to answers with one.
-PAGE_START: Final = r"<!doctype\s+html|<html"
+PAGE_START: Final = r"<!doctype\s+html|<(?:html|head|title|meta|script|body|center|h1)\b"
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:" + PAGE_START.encode() + rb")", re.IGNORECASE)
 
 
@@ -57,9 +57,11 @@ def post(
 
 
 def is_page(response: Response) -> bool:
-    """Whether the body is a web page: what proxies and login portals answer with."""
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "text/html" or _PAGE.match(response.body) is not None
+    """Whether the body is a web page: what proxies and login portals answer with.
+
+    The type does not tell: Slack, and many a framework, call every answer ``text/html``.
+    """
+    return _PAGE.match(response.body) is not None
 
 
 def foreign(who: str, status: int, *, unknown: bool = False) -> DeliveryError:

@@ -117,10 +117,11 @@ def test_other_answers(slack_stub: HttpStub, status: int) -> None:
     assert len(slack_stub.requests) == 1
 
 
+@pytest.mark.parametrize("page", [b"<!doctype html><h1>Access denied</h1>", b"\r\n<TITLE>No"])
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 422])
-def test_a_page_is_not_the_receivers_answer(slack_stub: HttpStub, status: int) -> None:
+def test_a_page_is_not_the_receivers_answer(slack_stub: HttpStub, status: int, page: bytes) -> None:
     """A proxy may have sent it: never final."""
-    slack_stub.status, slack_stub.body = status, b"<!doctype html><h1>Access denied</h1>"
+    slack_stub.status, slack_stub.body = status, page
     error = failure(slack_stub)
 
     assert (error.permanent, error.foreign) == (False, True)
