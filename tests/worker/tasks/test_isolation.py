@@ -20,11 +20,14 @@ from receiver.queue import Waker
 from tests.support import webhooks
 from tests.support.http_server import Reply, Request
 from tests.support.waiting import eventually
+from tests.worker.reconciliation.reconciling import buy, plan, poll_row
 from tests.worker.support import (
     CHECK_PATH,
     CONFIRM_PATH,
     World,
     handle,
+    make_due,
+    reload,
     says,
     slack_at,
     with_destinations,
@@ -47,7 +50,11 @@ SILENT = ("silent1.example", "silent2.example")
 NOISE_SECONDS = 0.1
 # The two slowest are left out for the same reason; one that waits for what hangs takes seconds.
 SLOWEST = 3
-TASKS = {queue.DELIVER: tasks.deliver, queue.CONFIRM_ORDERS: tasks.confirm_orders}
+TASKS = {
+    queue.DELIVER: tasks.deliver,
+    queue.CONFIRM_ORDERS: tasks.confirm_orders,
+    queue.RECONCILE: tasks.reconcile,
+}
 
 
 class TaskThreads(Waker):
@@ -225,3 +232,23 @@ def test_silent_names_delay_nothing_else(
     print(f"alone: {shown(alone)}; beside {len(SILENT)} silent names: {shown(ill)}")
     assert sorted(asked) == sorted(SILENT)  # one look-up each, shared by all attempts
     assert ill[-SLOWEST] <= 1.5 * alone[-SLOWEST] + NOISE_SECONDS
+
+
+def test_polling_a_provider_that_hangs_holds_no_task(
+    world: World, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task ends while the provider's answer is awaited, and the answer is recorded."""
+    hanging = Hanging()
+    world.api.on("GET", CHECK_PATH, handler=hanging.answer)
+    with sender_process(runtime, monkeypatch, hanging) as working:
+        buy(working)
+        plan(working)
+        row = poll_row(working)
+        make_due(working, row)
+        tasks.reconcile([row.id])
+        eventually(lambda: len(hanging.waiting) == 1)
+        assert reload(working, row).lease_until is not None
+        world.api.on("GET", CHECK_PATH, handler=lambda _: says("Waiting"))
+        hanging.over.set()
+        eventually(lambda: reload(working, row).lease_until is None)
+    assert reload(runtime, row).failures == 1
