@@ -51,4 +51,10 @@ process to be killed, and is tested beside the code.
 61  the clock set ahead, and back             worker/outbox/test_clock_jumps
 62  suspended between claim and call          worker/confirmation/test_confirm
 47  memory after a million events             test_soak
+49  one refused item among many               test_refusals, worker/delivery/test_splitting
+50  an answer of something else               worker/delivery/test_foreign_answers,
+                                              worker/destinations/test_slack
+53  16 destinations that hang                 worker/tasks/test_isolation
+65  names that nobody resolves                worker/tasks/test_isolation,
+                                              worker/http/test_blocking
 """

@@ -24,13 +24,14 @@ from receiver.settings import BrokerSettings, StoreSettings, load
 from receiver.vault import index_key
 from worker.cli._output import counted
 from worker.cli._store import check_exists, count_spooled
+from worker.configuration import file as configuration_file
 from worker.configuration.event_policy import EVERY_SERVICE, matches_service
 from worker.configuration.file import Configuration
 from worker.configuration.settings import ApiSettings, ConfirmationSettings
 from worker.outbox import clock_jumps
 from worker.providers.capabilities import VerifiesCodes
 from worker.providers.registry import provider_apis
-from worker.queries import statistics
+from worker.queries import destinations, statistics
 from worker.queries.filters import SERVICE, newest_names
 from worker.reconciliation import claim as claims
 from worker.runtime.integrations import Integrations, connect_integrations
@@ -103,6 +104,7 @@ def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
         yield from _clock(session, now)
         yield from _reconciliation(session)
         yield from _attention(session, database)
+        yield from _removed(session)
         yield from _confirmed_services(session)
 
 
@@ -191,6 +193,21 @@ def _attention(session: Session, database: Database) -> Iterator[Check]:
             "clocks (VIRTUALSMS_TIMESTAMP_TOLERANCE rejects such webhooks)"
         )
         yield Check(NOTICE, "timestamps", says)
+
+
+def _removed(session: Session) -> Iterator[Check]:
+    """Destinations that are not configured any more, and have pending deliveries."""
+    try:
+        configured = {each.policy.name for each in configuration_file.read().destinations}
+    except ConfigurationError:
+        return  # reported among the destinations
+    for name, count in destinations.removed(session, configured).items():
+        says = (
+            f"{counted(count, 'delivery', 'deliveries')} of {name}, which is not configured any "
+            f"more; run codecatch deliveries move --from {name} --to NAME, or codecatch deliveries "
+            f"drop --from {name}"
+        )
+        yield Check(NOTICE, "deliveries", says)
 
 
 def _rejected(session: Session, now: datetime) -> Iterator[Check]:

@@ -1,3 +1,3 @@
 """Settles codes with their providers: verifies them, and confirms orders, never charging twice."""
 
-__all__ = ["confirm"]
+__all__ = ["claim", "confirm"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
@@ -32,6 +32,9 @@ _NO_API_DELAY = timedelta(seconds=60)
 _TABLE = table_of(Confirmation)
 _IDS: Final = bindparam("ids", expanding=True, type_=String)
 _ROWS: Final = select(Confirmation).where(col(Confirmation.id).in_(_IDS))
+_QUEUES: Final = select(_TABLE.c.id, _TABLE.c.provider, _TABLE.c.action).where(
+    _TABLE.c.id.in_(_IDS), leases.claimable(_TABLE)
+)
 _CLAIMABLE: Final = _ROWS.where(leases.claimable(_TABLE)).order_by(
     col(Confirmation.provider), col(Confirmation.action), col(Confirmation.id)
 )
@@ -44,6 +47,17 @@ _DEFER: Final = (
     )
     .values(wake_at=bindparam("until", type_=UtcTime))
 )
+
+
+def by_queue(runtime: Runtime, ids: Sequence[str]) -> Mapping[tuple[str, str], Sequence[str]]:
+    """Those of the rows ``ids`` that can be claimed, by the queue that they wait in."""
+    with runtime.database.reading() as session:
+        bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}
+        rows = session.connection().execute(_QUEUES, bound).all()
+    queues: dict[tuple[str, str], list[str]] = {}
+    for row, provider, action in rows:
+        queues.setdefault((provider, action), []).append(row)
+    return queues
 
 
 def claim(runtime: Runtime, ids: Sequence[str]) -> list[Task]:

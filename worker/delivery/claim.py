@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from ulid import ULID
 
-from worker.delivery import compose, deferral, selection
+from worker.delivery import compose, deferral, diversion, selection, splitting
 from worker.delivery.compose import DeliveryRow
 from worker.delivery.deferral import ANY, CODES, NOTICES, OTHERS
 from worker.delivery.destination_lock import LockedDestination
@@ -31,8 +31,6 @@ from worker.schema.states import SENDING
 _MAX_WAIT = timedelta(seconds=1)
 # This long after the wait the sweep wakes the rows: their dispatcher is taken for lost.
 _WAIT_GRACE = timedelta(seconds=2)
-# How long the rows of a disabled destination are postponed; enabling it wakes them.
-_DISABLED_RECHECK = timedelta(minutes=10)
 # How long rows are postponed while other messages are in flight: when the next one finishes, its
 # dispatcher claims them, and the sweep only checks that it did.
 _BUSY_RECHECK = timedelta(seconds=5)
@@ -64,6 +62,11 @@ class Message:
     def recipient(self) -> str | None:
         """The digest of its only recipient; None if it is for all of them."""
         return self.deliveries[0].row.recipient
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the repetition, as plain text, of a message that was refused."""
+        return splitting.is_plain(self.deliveries[0].row)
 
 
 def claim_messages(
@@ -116,13 +119,14 @@ def _batch(
 ) -> list[Message]:
     """Claim waiting rows in at most ``max_messages`` messages; rows share one only if they must.
 
-    They must where there are more rows than messages, or where they may have been sent together.
+    They must where there are more rows than messages, where they may have been sent together, and
+    where they are a part of a refused message.
     """
     crowded = locked.policy.coalesce and len(waiting) > max_messages
     left = list(waiting)
     batches: list[list[str]] = []
     while left and len(batches) < max_messages:
-        shared = crowded or left[0].maybe_sent
+        shared = crowded or left[0].has_company
         ids = selection.next_batch(left, locked.destination.max_batch if shared else 1)
         left = [each for each in left if each.id not in ids]
         batches.append(ids)
@@ -175,20 +179,20 @@ def _handle_disabled(locked: LockedDestination) -> None:
     """Move the rows to the fallback if there is one; else expire old ones, postpone the rest."""
     reason = f"{locked.name} is disabled"
     fallback = locked.policy.fallback
-    if fallback is not None and deferral.move_to_fallback(
+    if fallback is not None and diversion.to_fallback(
         locked.planner, locked.name, fallback, reason
     ):
         return  # the sweep wakes the rest soon
     if locked.clock_is_steady:
         too_old = locked.now - deferral.MAX_AGE
         deferral.expire(locked.session, locked.name, too_old, f"{reason} and has been for a day")
-    deferral.postpone(locked.session, locked.name, locked.now, locked.now + _DISABLED_RECHECK)
+    deferral.postpone(locked.session, locked.name, locked.now, locked.now + deferral.RECHECK)
 
 
 def _handle_quiet_hours(locked: LockedDestination, until: datetime) -> None:
     """Move codes to the fallback if there is one; postpone everything else except notices."""
     fallback, reason = locked.policy.fallback, f"{locked.name} is in its quiet hours"
-    if fallback is not None and deferral.move_to_fallback(
+    if fallback is not None and diversion.to_fallback(
         locked.planner, locked.name, fallback, reason, CODES
     ):
         return  # the sweep wakes the rest soon

@@ -50,6 +50,8 @@ class DeliveryRow:
     failures: int
     created_at: datetime
     stale_at: datetime | None
+    split_from: str | None
+    extra_sends: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ the destination's owner set ``on_unknown`` to ``hold``: a duplicate is better th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy import String, bindparam, select
@@ -18,8 +19,8 @@ from receiver import logs, queue
 from receiver.database.engine import persist
 from receiver.failpoints import reach
 from worker.delivery import claim as claims
+from worker.delivery import deferral, recipients, selection
 from worker.delivery import outcome as outcomes
-from worker.delivery import recipients, selection
 from worker.delivery.claim import ClaimedDelivery, Message
 from worker.delivery.deferral import ANY
 from worker.delivery.destination_lock import LockedDestination
@@ -28,41 +29,44 @@ from worker.delivery.selection import Candidate
 from worker.delivery.sender_pool import ClaimRequest, FinishedSend, SenderPool, Throttled
 from worker.destinations.base import DeliveryError, Destination
 from worker.messages.text import Notification
-from worker.outbox import leases
+from worker.outbox import clock_jumps, leases
 from worker.outbox.leases import MARGIN
-from worker.outbox.planner import Planner
+from worker.outbox.planner import Planner, planning
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Delivery, table_of
-from worker.schema.states import DEAD, PENDING
+from worker.schema.states import PENDING
 
 _TABLE = table_of(Delivery)
 # By the time a queue message is read, most of its rows are done or claimed.
-_AVAILABLE: Final = select(_TABLE.c.id, _TABLE.c.destination).where(
-    _TABLE.c.id.in_(bindparam("ids", expanding=True, type_=String)), leases.claimable(_TABLE)
-)
+_AVAILABLE: Final = select(
+    _TABLE.c.id, _TABLE.c.destination, _TABLE.c.event_id, _TABLE.c.lease_until
+).where(_TABLE.c.id.in_(bindparam("ids", expanding=True, type_=String)), leases.claimable(_TABLE))
 _Outcomes = list[tuple[ClaimedDelivery, Outcome]]
 _log = structlog.get_logger(__name__)
 
 
-def deliver(runtime: Runtime, ids: Sequence[str], senders: SenderPool) -> None:
-    """Deliver what waits for each destination of the deliveries ``ids`` that are available."""
+def deliver(runtime: Runtime, ids: Sequence[str], senders: SenderPool) -> list[Future[None]]:
+    """Deliver what waits for each destination of the deliveries ``ids`` that are available.
+
+    Each destination has threads of its own: this does not wait for them, and returns their ends.
+    """
     with runtime.database.reading() as session:
         bound = {**leases.times(runtime.database.now(session)), "ids": ids}
         rows = session.connection().execute(_AVAILABLE, bound).all()
-    waiting: dict[str, list[str]] = {}
-    for row, name in rows:
-        waiting.setdefault(name, []).append(row)
-    for name, of_one in waiting.items():
+    dispatched = []
+    for name in dict.fromkeys(row.destination for row in rows):
         destination = runtime.integrations.destinations.get(name)
         if destination is None:
-            _fail_unconfigured(runtime, of_one)
+            _keep(runtime, name, [row for row in rows if row.destination == name])
         else:
-            senders.dispatch(
+            end = senders.dispatch(
                 name,
                 runtime.integrations.policies[name].max_in_flight,
                 partial(_send_guarded, runtime, destination),
                 partial(_step, runtime, destination),
             )
+            dispatched.append(end)
+    return dispatched
 
 
 def _send_guarded(
@@ -100,7 +104,9 @@ def _send(runtime: Runtime, destination: Destination, message: Message) -> Deliv
             return recipients.RECIPIENT_REMOVED
         only = [address]
     try:
-        if notifications:
+        if notifications and message.is_plain and destination.has_plain_text:
+            destination.send_plain(notifications, only=only)
+        elif notifications:
             destination.send(notifications, only=only)
     except DeliveryError as refused:
         return refused
@@ -170,10 +176,34 @@ def _line(
     }
 
 
-def _fail_unconfigured(runtime: Runtime, ids: Sequence[str]) -> None:
-    with runtime.database.transaction() as session:
-        now = runtime.database.now(session)
-        claimed = leases.claim(session, _TABLE, ids, now=now, lease=MARGIN)
-        if claimed:
-            reason = "no such destination is configured"
-            leases.release(session, _TABLE, claimed, None, state=DEAD, error=reason)
+def _keep(runtime: Runtime, name: str, rows: Sequence[Any]) -> None:
+    """Let the rows of a destination that is not configured wait for an operator, for a day.
+
+    ``rows`` are those that woke; the others are postponed with them.
+    """
+    reason = f"{name} is not configured"
+    with planning(runtime.database) as planner:
+        session, now = planner.session, planner.now
+        until = now + deferral.RECHECK
+        # What a dead process had in hand may have been sent.
+        abandoned = [row.id for row in rows if row.lease_until is not None]
+        claims = leases.claim(
+            session, _TABLE, abandoned, now=now, lease=MARGIN, include_expired=True
+        )
+        leases.release(session, _TABLE, claims, until, state=PENDING, error=reason, unsure=True)
+        is_news = deferral.note(session, name, reason)
+        if clock_jumps.is_steady(session, now):
+            deferral.expire(
+                session, name, now - deferral.MAX_AGE, f"{reason} and has not been for a day"
+            )
+        deferral.postpone(session, name, now, until)
+        if is_news or claims:
+            planner.plan_notice(
+                runtime.policy.routing.operators(),
+                f"unconfigured:{name}",
+                event_id=rows[0].event_id,
+                detail=f"Deliveries wait for {name}, which is not configured any more. For a day, "
+                f"they can be moved: codecatch deliveries move --from {name} --to NAME, or "
+                f"dropped: codecatch deliveries drop --from {name}",
+            )
+    planner.wake(runtime.waker)

@@ -36,6 +36,8 @@ class LockedState:
     failures_in_row: int
     spent_until: datetime | None
     blocked_until: datetime | None
+    foreign_since: datetime | None
+    foreign_reported_at: datetime | None
 
 
 _OF_NAME: Final = _STATES.c.name == bindparam("state_of", type_=String)

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from worker.delivery import deferral, recipients
+from worker.delivery import diversion, recipients, splitting
 from worker.delivery.claim import ClaimedDelivery, Message
 from worker.delivery.compose import DeliveryRow
 from worker.delivery.destination_lock import LockedDestination
@@ -29,8 +29,13 @@ MAX_ATTEMPTS = 15
 MAX_REFUSALS = 5
 _AFTER_UNKNOWN = timedelta(seconds=5)
 _SHORTEST_PAUSE = timedelta(seconds=1)
-# A destination that asks for pauses is alive: for this long, such attempts do not count.
+# For this long, attempts do not count that a destination answers by asking for a pause, since it is
+# alive, or that something else answers in its place, since it has not refused anything.
 _LONGEST_PAUSED = timedelta(hours=24)
+# A foreign answer is over as suddenly as it began: the pauses grow up to 8.5 minutes.
+_MAX_FOREIGN_EXPONENT = 8
+# The operators are told when something else has answered for this long.
+FOREIGN_REPORTED_AFTER = timedelta(hours=1)
 _TABLE = table_of(Delivery)
 _ONE_MORE_FAILURE = _TABLE.c.failures + 1
 _log = structlog.get_logger(__name__)
@@ -60,13 +65,17 @@ def decide(
     if error is None:
         return _DONE
     repeats = locked.policy.on_unknown == "repeat"
-    if error.unknown and (not repeats or row.unsure or claimed.vanished or error.permanent):
-        return Outcome(UNKNOWN, error)  # repeated once already; more would be noise
+    # Repeated once already, more would be noise; but the page of a proxy came in place of the
+    # destination's answer, so each time it hardly ever got the message.
+    enough = not error.foreign and (row.unsure or claimed.vanished)
+    if error.unknown and (not repeats or enough or error.permanent):
+        return Outcome(UNKNOWN, error)
     if error.permanent:
         return Outcome(DEAD, error)
-    if error.retry_after is not None:
+    if error.retry_after is not None or error.foreign:
         over = locked.now - row.created_at > _LONGEST_PAUSED and locked.clock_is_steady
-        return Outcome(DEAD if over else None, error)
+        end = UNKNOWN if error.unknown else DEAD
+        return Outcome(end if over else None, error)
     return Outcome(DEAD if row.failures + 1 >= MAX_ATTEMPTS else None, error)
 
 
@@ -97,8 +106,14 @@ def _record_message(
             delivery
         )
     written: list[tuple[ClaimedDelivery, Outcome]] = []
-    for outcome, group in groups.items():
-        ours = done if outcome == _DONE and error is None else _write(locked, outcome, group)
+    for decided, group in groups.items():
+        outcome, ours = decided, _split(locked, message, decided, group)
+        if ours is not None:
+            outcome = Outcome(None, decided.error)
+        elif decided == _DONE and error is None:
+            ours = done
+        else:
+            ours = _write(locked, decided, group)
         still_ours = [delivery for delivery in group if delivery.claimed in ours]
         written += [(delivery, outcome) for delivery in still_ours]
         if outcome.error is not recipients.ALL_RECIPIENTS_FAILED:
@@ -111,6 +126,22 @@ def _record_message(
     return written
 
 
+def _split(
+    locked: LockedDestination,
+    message: Message,
+    outcome: Outcome,
+    group: Sequence[ClaimedDelivery],
+) -> Collection[Claim] | None:
+    """Plan parts of a message that was refused for its content; None if it was not, or is alone."""
+    error = outcome.error
+    if outcome.state != DEAD or error is None or not error.message_only:
+        return None
+    if recipients.are_named_by(error) or group[0].problem is not None:
+        return None
+    rows = [(each.row, each.claimed) for each in group]
+    return splitting.split(locked, message.id, rows, error)
+
+
 def _write(
     locked: LockedDestination, outcome: Outcome, group: Sequence[ClaimedDelivery]
 ) -> set[Claim]:
@@ -120,21 +151,27 @@ def _write(
         values["sent_at"] = locked.now
     elif error.unknown:
         values["unsure"] = True
-    if error is not None and error.retry_after is None:
+    if error is not None and error.retry_after is None and not error.foreign:
         values["failures"] = _ONE_MORE_FAILURE
     if error is not None and outcome.state is None:
-        until = _retry_at(locked, error, max(delivery.row.failures for delivery in group) + 1)
+        until = _retry_at(locked, error, group)
     claims = [delivery.claimed for delivery in group]
     return leases.release(locked.session, _TABLE, claims, until, **values)
 
 
-def _retry_at(locked: LockedDestination, error: DeliveryError, failures: int) -> datetime:
+def _retry_at(
+    locked: LockedDestination, error: DeliveryError, group: Sequence[ClaimedDelivery]
+) -> datetime:
     if error.retry_after is not None:
         pause = max(timedelta(seconds=error.retry_after), _SHORTEST_PAUSE)
         locked.state.blocked_until = max(
             locked.state.blocked_until or locked.now, locked.now + pause
         )
         return locked.now + pause
+    if error.foreign:
+        attempts = max(each.claimed.attempt for each in group)
+        return locked.now + backoff.after(min(attempts, _MAX_FOREIGN_EXPONENT))
+    failures = max(each.row.failures for each in group) + 1
     return locked.now + (_AFTER_UNKNOWN if error.unknown else backoff.after(failures))
 
 
@@ -142,12 +179,37 @@ def _update_health(
     locked: LockedDestination, message: Message, error: DeliveryError | None
 ) -> None:
     """Count permanent refusals in a row, and disable the destination when there are too many."""
+    if error is not None and error.foreign:
+        _note_foreign(locked, message.deliveries[0].row, error)
+    elif error is None or error.permanent or error.retry_after is not None:  # its own words
+        locked.state.foreign_since = locked.state.foreign_reported_at = None
     if error is None:
         locked.state.failures_in_row = 0
+    elif message.deliveries[0].row.split_from is not None:
+        return  # an extra message, of which there may be several
     elif error.permanent and not error.unknown and not error.message_only:
         locked.state.failures_in_row += 1
         if locked.state.failures_in_row >= MAX_REFUSALS:
             _disable(locked, message.deliveries[0].row, error.reason)
+
+
+def _note_foreign(locked: LockedDestination, row: DeliveryRow, error: DeliveryError) -> None:
+    """Note since when something else answers; tell the operators once if that is long ago."""
+    state = locked.state
+    state.foreign_since = state.foreign_since or locked.now
+    ago = locked.now - state.foreign_since
+    if ago < FOREIGN_REPORTED_AFTER or state.foreign_reported_at is not None:
+        return
+    state.foreign_reported_at = locked.now
+    _log.warning("destination.foreign_answers", destination=locked.name, reason=error.reason)
+    _notify_operators(
+        locked,
+        f"foreign:{locked.name}",
+        row,
+        f"{locked.name} has not answered itself for {ago // timedelta(minutes=1)} minutes: "
+        f"{error.reason}. Its messages are retried for a day. "
+        f"To check: codecatch destinations test {locked.name}",
+    )
 
 
 def _disable(locked: LockedDestination, row: DeliveryRow, reason: str) -> None:
@@ -177,7 +239,7 @@ def _follow_up(locked: LockedDestination, outcome: Outcome, rows: Sequence[Deliv
         return
     fallback = locked.policy.fallback if outcome.state == DEAD else None
     if fallback is not None:
-        deferral.plan_fallback_deliveries(
+        diversion.plan_copies(
             locked.planner, fallback, [asdict(row) for row in rows if row.recipient is None]
         )
     # A failed notice must not cause another notice.

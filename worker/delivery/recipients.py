@@ -29,6 +29,11 @@ RECIPIENT_REMOVED = DeliveryError(
 )
 
 
+def are_named_by(error: DeliveryError) -> bool:
+    """Whether the error is ours, about recipients, and not what the destination said."""
+    return error in (ALL_RECIPIENTS_FAILED, RECIPIENT_REMOVED)
+
+
 def address_of(vault: Vault, destination: Destination, recipient: str) -> str | None:
     """The address with this digest; None if the destination no longer has it."""
     for address in destination.recipients:

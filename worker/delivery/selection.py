@@ -48,6 +48,7 @@ class Candidate:
     unsure: bool
     message: str | None
     recipient: str | None
+    split_from: str | None
 
     @property
     def maybe_sent(self) -> bool:
@@ -55,16 +56,22 @@ class Candidate:
         return self.unsure or self.abandoned
 
     @property
+    def has_company(self) -> bool:
+        """Whether it was decided earlier which rows it shares a message with."""
+        return self.maybe_sent or self.split_from is not None
+
+    @property
     def batch_key(self) -> object:
         """Equal for rows that may share a message.
 
         Rows that may have been sent together are repeated together, so that a mailbox recognises
         the repetition. After one lost lease they are repeated together once; after a second one
-        each row is sent alone. Stale rows do not share a message with fresh ones.
+        each row is sent alone. A part of a refused message stays as it was split. Stale rows do not
+        share a message with fresh ones.
         """
         alone = self.id if self.abandoned and self.vanished else None
-        repeated = (self.message or self.id) if self.maybe_sent else None
-        return (alone, repeated, self.abandoned, self.stale, self.recipient)
+        together = (self.message or self.id) if self.has_company else None
+        return (alone, together, self.abandoned, self.stale, self.recipient)
 
 
 def candidates(
@@ -102,7 +109,8 @@ def _candidates(
 def _first(only: ColumnElement[bool], age: ColumnElement[bool] | None) -> Select[Any]:
     stale = case((_IS_STALE, 1), else_=0)
     abandoned = case((_TABLE.c.lease_until.is_not(None), 1), else_=0)
-    columns = (_TABLE.c.vanished, _TABLE.c.unsure, _TABLE.c.message, _TABLE.c.recipient)
+    names = ("vanished", "unsure", "message", "recipient", "split_from")
+    columns = [_TABLE.c[name] for name in names]
     return (
         select(_TABLE.c.id, stale, abandoned, *columns)
         .where(

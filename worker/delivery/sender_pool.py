@@ -1,9 +1,10 @@
 """Sender threads of one process: for each destination, one dispatcher and several senders.
 
-The dispatcher claims as many messages as there are free slots, has the threads send them
-concurrently, and records the finished ones together with the next claims: one transaction for
-several messages. A wake-up call for a destination that already has a dispatcher only makes that
-dispatcher look again.
+The threads belong to the destination and start when they are needed, so that any number of
+destinations that hang delay no other. The dispatcher claims as many messages as there are free
+slots, has the threads send them concurrently, and records the finished ones together with the next
+claims: one transaction for several messages. A wake-up call for a destination that already has a
+dispatcher only makes that dispatcher look again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import queue as queues
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -73,11 +74,13 @@ Step = Callable[[Sequence[FinishedSend[M]], ClaimRequest], Sequence[M] | Throttl
 class _Senders:
     """The sender threads of one destination, and the queue of their dispatcher.
 
-    ``results`` holds finished messages, and None for each wake-up call. ``concurrency`` is how
-    many messages may be in flight: 1 after a failure, doubled after each success up to
-    ``max_concurrency``, so that a destination in trouble gets one message at a time.
+    ``dispatcher`` has one thread. ``results`` holds finished messages, and None for each wake-up
+    call. ``concurrency`` is how many messages may be in flight: 1 after a failure, doubled after
+    each success up to ``max_concurrency``, so that a destination in trouble gets one message at a
+    time.
     """
 
+    dispatcher: ThreadPoolExecutor
     threads: ThreadPoolExecutor
     max_concurrency: int
     results: queues.SimpleQueue[FinishedSend[Any] | None] = field(
@@ -100,45 +103,67 @@ class SenderPool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._senders: dict[str, _Senders] = {}
+        self._running: set[Future[None]] = set()
+        self._closing = threading.Event()
 
     def dispatch(
         self, destination: str, max_concurrency: int, send: Send[M], step: Step[M]
-    ) -> None:
+    ) -> Future[None]:
         """Send the destination's messages until none are left, unless a dispatcher does already.
 
-        Raises whatever ``step`` raises, after all messages in flight have finished and, if
-        possible, were recorded.
+        Does not wait. The returned future has whatever ``step`` raises, after all messages in
+        flight have finished and, if possible, were recorded.
         """
-        senders = self._acquire(destination, max_concurrency)
-        if senders is None:
-            return
+        with self._lock:
+            senders = (
+                None if self._closing.is_set() else self._acquire(destination, max_concurrency)
+            )
+            if senders is None:
+                nothing_to_do: Future[None] = Future()
+                nothing_to_do.set_result(None)
+                return nothing_to_do
+            running = senders.dispatcher.submit(self._run, senders, send, step)
+            self._running.add(running)
+        running.add_done_callback(self._forget)
+        return running
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Start no more messages; wait for those in flight and their records up to ``timeout``."""
+        with self._lock:
+            self._closing.set()
+            running = list(self._running)
+        wait(running, timeout)
+        for senders in self._senders.values():
+            senders.dispatcher.shutdown(wait=False)
+            senders.threads.shutdown(wait=False)
+
+    def _forget(self, ended: Future[None]) -> None:
+        with self._lock:
+            self._running.discard(ended)
+
+    def _run(self, senders: _Senders, send: Send[M], step: Step[M]) -> None:
         try:
-            _dispatch(senders, send, step)
+            _dispatch(senders, send, step, self._closing.is_set)
             while not self._release(senders):
-                _dispatch(senders, send, step)
+                _dispatch(senders, send, step, self._closing.is_set)
         except BaseException:
             senders.has_dispatcher = False
             raise
 
-    def close(self) -> None:
-        """Start no more messages; does not wait for those in flight."""
-        for senders in self._senders.values():
-            senders.threads.shutdown(wait=False, cancel_futures=True)
-
     def _acquire(self, destination: str, max_concurrency: int) -> _Senders | None:
-        """Become the destination's dispatcher; None if it has one, which is woken instead."""
-        with self._lock:
-            senders = self._senders.get(destination)
-            if senders is None:
-                threads = ThreadPoolExecutor(
-                    max_concurrency, thread_name_prefix=f"send-{destination}"
-                )
-                senders = self._senders[destination] = _Senders(threads, max_concurrency)
-            if senders.has_dispatcher:
-                senders.results.put(None)
-                return None
-            senders.has_dispatcher = True
-            return senders
+        """The destination's threads; None if it has a dispatcher, which is woken instead."""
+        senders = self._senders.get(destination)
+        if senders is None:
+            senders = self._senders[destination] = _Senders(
+                ThreadPoolExecutor(1, thread_name_prefix=f"dispatch-{destination}"),
+                ThreadPoolExecutor(max_concurrency, thread_name_prefix=f"send-{destination}"),
+                max_concurrency,
+            )
+        if senders.has_dispatcher:
+            senders.results.put(None)
+            return None
+        senders.has_dispatcher = True
+        return senders
 
     def _release(self, senders: _Senders) -> bool:
         """Stop being the dispatcher, unless a wake-up call has arrived; whether it stopped."""
@@ -149,7 +174,9 @@ class SenderPool:
             return not senders.has_dispatcher
 
 
-def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
+def _dispatch(
+    senders: _Senders, send: Send[M], step: Step[M], is_closing: Callable[[], bool]
+) -> None:
     """Claim, send and record until nothing can be claimed or the dispatcher's time is over."""
     ends_at: float | None = None
     postpone_at = step_seconds = 0.0
@@ -164,6 +191,7 @@ def _dispatch(senders: _Senders, send: Send[M], step: Step[M]) -> None:
         while True:
             now = time.monotonic()
             has_time = ends_at is None or now < ends_at or throttled is not None
+            has_time = has_time and not is_closing()
             ends_at = ends_at or now + MAX_DISPATCH_SECONDS
             free_slots = senders.concurrency - in_flight
             throttled = None

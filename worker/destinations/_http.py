@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from worker.destinations.base import DeliveryError
 from worker.http.client import AddressRefused, HostRefused, HttpClient, HttpError, NotSent, Response
 
 _MAX_PAUSE = 3600.0
 _DEFAULT_PAUSE = 30.0
+# How a web page begins, in any case. No service that is posted to answers with one.
+PAGE_START: Final = r"<!doctype\s+html|<(?:html|head|title|meta|script|body|center|h1)\b"
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:" + PAGE_START.encode() + rb")", re.IGNORECASE)
 
 
 def post(
@@ -49,6 +54,24 @@ def post(
         failure = DeliveryError(f"the response of {who} did not arrive", unknown=True)
     # Raised outside of the handlers: the context would carry the URL into tracebacks.
     raise failure
+
+
+def is_page(response: Response) -> bool:
+    """Whether the body is a web page: what proxies and login portals answer with.
+
+    The type does not tell: Slack, and many a framework, call every answer ``text/html``.
+    """
+    return _PAGE.match(response.body) is not None
+
+
+def foreign(who: str, status: int, *, unknown: bool = False) -> DeliveryError:
+    """The error of an answer that is not from ``who``."""
+    return DeliveryError(
+        f"something other than {who} answered with status {status}; check the URL, and the proxy"
+        " or login page on the way",
+        foreign=True,
+        unknown=unknown,
+    )
 
 
 def requested_pause(response: Response) -> float | None:

@@ -22,6 +22,8 @@ _HEADER_LIMIT = 150
 _TEXT_LIMIT = 2500
 _FIELD_LIMIT = 200
 _LINE_LIMIT = 500
+# Of a message without blocks: Slack cuts a text at 40,000 characters.
+_PLAIN_LIMIT = 12_000
 # In the line of one notification among others; longer codes are cut.
 _CODE_LIMIT = 120
 _DESCRIPTION_LIMIT = 140
@@ -30,17 +32,37 @@ _DESCRIPTION_LIMIT = 140
 def payload(notifications: Sequence[Notification], texts: Texts) -> dict[str, Any]:
     """The JSON of the message: blocks for the channel, ``text`` for the push notification."""
     heading = texts.heading(notifications)
-    if len(notifications) == 1:
-        blocks = _one(notifications[0], texts)
-    else:
-        blocks = [_header(heading), *(_line(each, texts) for each in notifications)]
     return {
-        "text": _escape(messages.shorten(heading, _LINE_LIMIT)),
-        "mrkdwn": False,
-        "unfurl_links": False,
-        "unfurl_media": False,
-        "blocks": blocks,
+        **_text(messages.shorten(heading, _LINE_LIMIT)),
+        "blocks": _blocks(notifications, texts),
     }
+
+
+def plain_payload(notifications: Sequence[Notification], texts: Texts) -> dict[str, Any]:
+    """The JSON of the message without blocks: one notification whole, several a line each."""
+    if len(notifications) == 1:
+        content = f"{texts.title(notifications[0])}\n{texts.body(notifications[0])}"
+    else:
+        lines = (_plain_line(each, texts) for each in notifications)
+        content = "\n".join([texts.heading(notifications), *lines])
+    return _text(messages.shorten(content, _PLAIN_LIMIT))
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"text": _escape(text), "mrkdwn": False, "unfurl_links": False, "unfurl_media": False}
+
+
+def _plain_line(notification: Notification, texts: Texts) -> str:
+    code = messages.shorten(messages.plain(notification.code or ""), _CODE_LIMIT)
+    description = messages.shorten(_description(notification, texts), _DESCRIPTION_LIMIT)
+    return f"{code}  {description}".strip()
+
+
+def _blocks(notifications: Sequence[Notification], texts: Texts) -> list[dict[str, Any]]:
+    if len(notifications) == 1:
+        return _one(notifications[0], texts)
+    heading = texts.heading(notifications)
+    return [_header(heading), *(_line(each, texts) for each in notifications)]
 
 
 def _one(notification: Notification, texts: Texts) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from worker.destinations._apprise_service import UnusableUrl, escape_markup, open_service
+from worker.destinations._http import PAGE_START, foreign
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http import blocking
 from worker.http.client import HttpClient
@@ -35,6 +36,10 @@ _NEVER_SENT = re.compile(
     r"NewConnectionError|ConnectTimeoutError|NameResolutionError|SSLError|ProxyError"
     r"|Name or service not known|Connection refused"
 )
+# How Apprise logs a response's body, if that is a web page.
+_PAGE = re.compile(rf"Response Details:\s+b?['\"](?:\s|\\[rnt])*(?:{PAGE_START})", re.IGNORECASE)
+# Statuses that say something about one message: it may be one of its notifications.
+_MESSAGE_ONLY = frozenset({400, 413, 422})
 _CONNECTION = re.compile("connection error|timed out", re.IGNORECASE)
 _SOCKET_ERROR = "Socket Exception"
 
@@ -153,7 +158,7 @@ def _error_in_log(log: Sequence[NotifyLogEntry]) -> DeliveryError:
     """Derive the error from Apprise's log, without quoting it.
 
     The log also holds payloads, and so untrusted text: only warnings and errors, and lines that
-    begin like a socket error, are read.
+    begin like a socket error or a response's body, are read.
     """
     warnings = "\n".join(entry.message for entry in log if entry.level in {"WARNING", "ERROR"})
     socket_errors = "\n".join(
@@ -161,9 +166,13 @@ def _error_in_log(log: Sequence[NotifyLogEntry]) -> DeliveryError:
     )
     if found := _STATUS.search(warnings):
         status = int(found[1] or found[2])
+        if 300 <= status < 400 or any(_PAGE.match(entry.message) for entry in log):
+            return foreign("the service", status)
         temporary = status >= 500 or status in {408, 425, 429}
         return DeliveryError(
-            f"the service refused the message with status {status}", permanent=not temporary
+            f"the service refused the message with status {status}",
+            permanent=not temporary,
+            message_only=status in _MESSAGE_ONLY,
         )
     if _NEVER_SENT.search(socket_errors):
         return DeliveryError("the service could not be reached")

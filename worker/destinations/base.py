@@ -34,6 +34,8 @@ class DeliveryError(Exception):
         retry_after: seconds to pause, if the remote service asked for a pause.
         unknown: the outcome is unknown: the service may have accepted the message.
         message_only: a permanent refusal of this message, not of the destination.
+        foreign: something else answered in place of the remote service, such as a proxy with a
+            page of its own; such an answer is never permanent.
         failed: if a message has several recipients, those who did not get it, with their
             errors; the other recipients have it.
     """
@@ -46,6 +48,7 @@ class DeliveryError(Exception):
         retry_after: float | None = None,
         unknown: bool = False,
         message_only: bool = False,
+        foreign: bool = False,
         failed: Mapping[str, DeliveryError] | None = None,
     ) -> None:
         super().__init__(reason)
@@ -54,6 +57,7 @@ class DeliveryError(Exception):
         self.retry_after = retry_after
         self.unknown = unknown
         self.message_only = message_only
+        self.foreign = foreign
         self.failed = failed or {}
 
 
@@ -124,6 +128,9 @@ class Destination(abc.ABC):
         deadline: the maximum duration of :meth:`send`, in seconds. The lease of a delivery is this
             plus ``worker.outbox.leases.MARGIN``.
         max_batch: the maximum number of notifications in one message.
+        max_extra_sends: how many more messages a refused one may lead to, while the notification
+            that is the reason is looked for.
+        has_plain_text: whether :meth:`send_plain` is defined.
         per_second, burst: its default pace: messages a second (None: no limit), and at once.
         options_type: the options of its table.
         name: unique among the configured destinations.
@@ -133,6 +140,8 @@ class Destination(abc.ABC):
     kind: ClassVar[str]
     deadline: ClassVar[float]
     max_batch: ClassVar[int] = 1
+    max_extra_sends: ClassVar[int] = 12
+    has_plain_text: ClassVar[bool] = False
     per_second: ClassVar[float | None] = None
     burst: ClassVar[int] = 1
     options_type: ClassVar[type[Options]] = Options
@@ -164,3 +173,15 @@ class Destination(abc.ABC):
         Raises:
             DeliveryError: the message was not accepted, or the outcome is unknown.
         """
+
+    def send_plain(
+        self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
+    ) -> None:
+        """Like :meth:`send`, as plain text: after the remote service refused the message.
+
+        By default there is no plainer form.
+
+        Raises:
+            DeliveryError: as :meth:`send`.
+        """
+        raise NotImplementedError

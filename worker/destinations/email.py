@@ -79,6 +79,9 @@ class Email(Destination):
     kind: ClassVar[str] = "email"
     deadline: ClassVar[float] = 25.0
     max_batch: ClassVar[int] = 40
+    # A mail server counts refused mails against its sender.
+    max_extra_sends: ClassVar[int] = 4
+    has_plain_text: ClassVar[bool] = True
     options_type: ClassVar[type[Options]] = EmailOptions
 
     def __init__(
@@ -119,11 +122,26 @@ class Email(Destination):
         self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Submit the message within ``deadline`` seconds."""
+        self._submit(notifications, only, plain=False)
+
+    def send_plain(  # noqa: D102
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._submit(notifications, only, plain=True)
+
+    def _submit(
+        self, notifications: Sequence[Notification], only: Collection[str] | None, *, plain: bool
+    ) -> None:
         deadline = Deadline(self.deadline)
         recipients = [each for each in self.recipients if only is None or each in only]
         if not recipients:
             raise DeliveryError("the recipient was removed from this destination", permanent=True)
-        message = compose(notifications, self.texts, sender=self._sender, recipients=self._people)
+        message = compose(
+            notifications, self.texts, sender=self._sender, recipients=self._people, plain=plain
+        )
         refused = self._sessions.submit(
             deadline,
             sender=self._sender.addr_spec,
@@ -142,8 +160,9 @@ def compose(
     *,
     sender: Address,
     recipients: Sequence[Address],
+    plain: bool = False,
 ) -> EmailMessage:
-    """The message, as plain text and as HTML."""
+    """The message, as plain text and, unless ``plain``, as HTML."""
     message = EmailMessage(policy=_Policy(linesep="\r\n"))
     message["From"] = sender
     message["To"] = recipients
@@ -154,7 +173,8 @@ def compose(
     message["Auto-Submitted"] = "auto-generated"
     # Quoted-printable has only short lines of ASCII, which every server accepts.
     message.set_content(texts.text(notifications), cte="quoted-printable")
-    message.add_alternative(texts.html(notifications), subtype="html", cte="quoted-printable")
+    if not plain:
+        message.add_alternative(texts.html(notifications), subtype="html", cte="quoted-printable")
     return message
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Self
 
-from worker.destinations._http import post, requested_pause
-from worker.destinations._slack_blocks import payload
+from worker.destinations._http import foreign, is_page, post, requested_pause
+from worker.destinations._slack_blocks import payload, plain_payload
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response
 from worker.messages.text import Notification, Texts
@@ -61,6 +61,7 @@ class Slack(Destination):
     kind: ClassVar[str] = "slack"
     deadline: ClassVar[float] = 7.0
     max_batch: ClassVar[int] = 40
+    has_plain_text: ClassVar[bool] = True
     # https://docs.slack.dev/apis/web-api/rate-limits: one a second, with short bursts beyond.
     per_second: ClassVar[float | None] = 1.0
     burst: ClassVar[int] = 3
@@ -84,27 +85,40 @@ class Slack(Destination):
         self, notifications: Sequence[Notification], *, only: Collection[str] | None = None
     ) -> None:
         """Post one message; success is status 200 with the body ``ok``."""
-        message = payload(notifications, self.texts)
+        self._post(payload(notifications, self.texts))
+
+    def send_plain(  # noqa: D102
+        self,
+        notifications: Sequence[Notification],
+        *,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._post(plain_payload(notifications, self.texts))
+
+    def _post(self, message: Mapping[str, object]) -> None:
         _check(post(self._http, self._url, who="Slack", json=message, timeout=self.deadline))
 
 
 def _check(response: Response) -> None:
-    """Raise the error that Slack's response stands for; return if it is a success."""
+    """Raise the error that Slack's response stands for; return if it is a success.
+
+    Only Slack's own words are final: anything that another server on the way may have answered is
+    retried.
+    """
     status = response.status
     word = response.body.strip().decode("ascii", "replace")
     if status == 200 and word == "ok":
         return
+    if is_page(response):
+        raise foreign("Slack", status, unknown=status < 300)
     if 200 <= status < 300:
         raise DeliveryError("the response was a success, but not in Slack's form", unknown=True)
     if status == 429:
         raise DeliveryError("Slack asked for a pause", retry_after=requested_pause(response))
     if status >= 500 or status == 408:
         raise DeliveryError(f"Slack failed with status {status}")
-    if word in REFUSALS:
+    if word in REFUSALS and status >= 400:
         raise DeliveryError(
             f"{word}: {REFUSALS[word]}", permanent=True, message_only=word in _MESSAGE_ONLY
         )
-    # The error must not quote an unknown body: it may not be Slack's.
-    raise DeliveryError(
-        f"Slack refused the message with status {status}; check the webhook URL", permanent=True
-    )
+    raise foreign("Slack", status)

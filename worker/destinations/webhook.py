@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from standardwebhooks import Webhook as Signer
 
 from receiver.clock import iso
-from worker.destinations._http import post, requested_pause
+from worker.destinations._http import foreign, is_page, post, requested_pause
 from worker.destinations.base import DeliveryError, Destination, DestinationContext, Options
 from worker.http.client import HttpClient, Response, encode_json
 from worker.messages import text as messages
@@ -36,8 +36,10 @@ class Webhook(Destination):
     """One endpoint that gets each notification as signed JSON.
 
     The id in the headers is the delivery's, the same for every attempt, so a receiver can use it
-    as an idempotency key. Every error status is retried, because a receiver that is being
-    deployed may answer 404 or 401 for a while; only 410 is permanent.
+    as an idempotency key. An error status is retried, because a receiver that is being deployed
+    may answer 404 or 401 for a while, and one whose secret is being changed 400. Only 410 (no more
+    webhooks) and 422 (not this one) are final, and 422 only if it is no web page, which a proxy may
+    have sent. Any 2xx is a success, whatever its body.
 
     Args:
         url: the endpoint; it may hold a secret.
@@ -165,6 +167,12 @@ def _check(response: Response) -> None:
         return
     if status == 410:
         raise DeliveryError("the receiver accepts no more webhooks (410)", permanent=True)
+    if 300 <= status < 400 or (status < 500 and is_page(response)):
+        raise foreign("the receiver", status)
+    if status == 422:
+        raise DeliveryError(
+            "the receiver refused the message (422)", permanent=True, message_only=True
+        )
     pause = requested_pause(response)
     if pause is not None and status in {429, 502, 503, 504}:
         raise DeliveryError(f"the receiver asked for a pause ({status})", retry_after=pause)

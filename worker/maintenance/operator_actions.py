@@ -17,7 +17,7 @@ from worker.outbox import leases
 from worker.queries.events import in_state
 from worker.queries.filters import Conditions, Filters, of_order, span
 from worker.schema.models import Code, Confirmation, Delivery, DestinationState, table_of
-from worker.schema.states import CODE_QUARANTINED, DEAD, DISCARDED, HELD, READY, UNKNOWN
+from worker.schema.states import CODE_QUARANTINED, DEAD, DISCARDED, DIVERTED, HELD, READY, UNKNOWN
 
 DISCARDED_BY_OPERATOR = "discarded by an operator"
 BATCH = 1_000
@@ -122,6 +122,8 @@ def retry(session: Session, delivery_id: str, now: datetime) -> str | None:
         raise ActionRefused(f"there is no delivery {delivery_id}")
     if row.state not in _RETRYABLE or row.lease_until is not None:
         why = "is being sent right now" if row.lease_until else f"is already {row.state}"
+        if row.state == DIVERTED:
+            why += f" ({row.error}); look for the delivery of that destination"
         raise ActionRefused(f"delivery {delivery_id} {why}")
     code = session.get(Code, row.code_id) if row.code_id else None
     if code is not None and code.code is None:
@@ -129,8 +131,9 @@ def retry(session: Session, delivery_id: str, now: datetime) -> str | None:
             f"delivery {delivery_id}: its code was purged, so there is nothing to send"
         )
     leases.requeue(
-        session, _DELIVERIES, [delivery_id], now=now, state=PENDING, error=None, failures=0
-    )
+        session, _DELIVERIES, [delivery_id], now=now,
+        state=PENDING, error=None, failures=0, split_from=None, extra_sends=0,
+    )  # fmt: skip
     destination = session.get(DestinationState, row.destination)
     if destination is None or destination.disabled_at is None:
         return None

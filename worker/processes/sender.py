@@ -8,7 +8,7 @@ from receiver import queue
 from worker.runtime.runtime import process
 from worker.tasks import celery_app
 
-# Threads that wait for the network are cheap; each destination uses only a few of them.
+# Tasks only look up rows and hand them to the threads that wait for the network.
 _THREADS: Final = 16
 
 

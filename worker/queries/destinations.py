@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -32,8 +32,14 @@ def listed(session: Session, policies: Mapping[str, DestinationPolicy]) -> list[
             "reveal": policies[name].reveal if name in policies else None,
             "fallback": policies[name].fallback if name in policies else None,
         }
-        for name in sorted({*policies, *(n for n in states if waiting.get(n))})
+        for name in sorted({*policies, *waiting})
     ]
+
+
+def removed(session: Session, configured: Collection[str]) -> Mapping[str, int]:
+    """The number of pending deliveries of each destination that is not configured any more."""
+    waiting = _waiting(session)
+    return {name: waiting[name] for name in sorted(waiting) if name not in configured}
 
 
 def _state(configured: bool, disabled_at: object) -> str:

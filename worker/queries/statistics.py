@@ -20,6 +20,7 @@ from worker.schema.models import Code, Confirmation, Delivery, Order, table_of
 from worker.schema.states import (
     DEAD,
     DISCARDED,
+    DIVERTED,
     DONE,
     HELD,
     OPERATORS,
@@ -31,7 +32,8 @@ from worker.schema.states import (
 
 EVENT_STATES = (PENDING, HANDLED, FAILED, QUARANTINED, IGNORED)
 CODE_STATES = (HELD, READY, QUARANTINED, DISCARDED)
-FOLLOWUP_STATES = (PENDING, SENDING, DONE, DEAD, UNKNOWN)
+CONFIRMATION_STATES = (PENDING, SENDING, DONE, DEAD, UNKNOWN)
+DELIVERY_STATES = (*CONFIRMATION_STATES, DIVERTED)
 _SAMPLE = 1_000
 _PERCENTILES = (50, 95, 99)
 # Counting millions of rows takes longer than the statement timeout of the webhook path.
@@ -51,9 +53,9 @@ def collect(database: Database, *, spooled: int) -> Row:
             "orders": _counts(session, table_of(Order).c.status, ORDER_STATES, usual=None),
             "codes": _counts(session, table_of(Code).c.state, CODE_STATES, usual=READY),
             "confirmations": _counts(
-                session, table_of(Confirmation).c.state, FOLLOWUP_STATES, usual=DONE
+                session, table_of(Confirmation).c.state, CONFIRMATION_STATES, usual=DONE
             ),
-            "deliveries": _counts(session, table_of(Delivery).c.state, FOLLOWUP_STATES, usual=DONE),
+            "deliveries": _counts(session, table_of(Delivery).c.state, DELIVERY_STATES, usual=DONE),
             "oldest_unhandled_seconds": oldest_unhandled_seconds(session, database.now(session)),
             "acknowledged_unhandled": count_events(session, PENDING) + spooled,
             "spooled": spooled,

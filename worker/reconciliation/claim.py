@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import func, or_, update
+from sqlalchemy import String, bindparam, func, or_, sql, update
 from sqlmodel import Session, col, select
 
 from receiver import queue
@@ -35,6 +35,9 @@ TABLE = table_of(Reconciliation)
 _MINUTE = timedelta(seconds=60)
 # How long to wait for more urgent calls, or for the calls in flight.
 _BUSY_DELAY = timedelta(seconds=2)
+_WAITING: Final = sql.select(TABLE.c.id, TABLE.c.provider).where(
+    TABLE.c.id.in_(bindparam("ids", expanding=True, type_=String)), leases.claimable(TABLE)
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -102,6 +105,17 @@ def succeeded(
 
 # Writes what an attempt found out, in the transaction that releases the row.
 WriteResult = Callable[[Planner], AttemptResult]
+
+
+def by_provider(runtime: Runtime, ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """Those of the rows ``ids`` that can be claimed, by provider."""
+    with runtime.database.reading() as session:
+        bound = {**leases.times(runtime.database.now(session)), "ids": list(ids)}
+        rows = session.connection().execute(_WAITING, bound).all()
+    providers: dict[str, list[str]] = {}
+    for row, provider in rows:
+        providers.setdefault(provider, []).append(row)
+    return providers
 
 
 def claim(runtime: Runtime, row_id: str) -> Task | None:

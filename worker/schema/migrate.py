@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # The schema version that this code requires: the newest migration.
-HEAD: Final = "0008"
+HEAD: Final = "0009"
 # Every module that defines a table: importing them registers the tables in the metadata.
 _TABLE_MODULES = (heartbeats, inbox, index_key, models, rejections, spool)
 METADATA = SQLModel.metadata

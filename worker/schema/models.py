@@ -178,7 +178,8 @@ class Delivery(FollowUp, table=True):
     that did not receive the message. Rows with the same ``message`` were last sent in one message,
     at ``claimed_at``. ``failures`` counts failed attempts, except those where the destination asked
     for a pause. ``unsure`` means that the outcome of an attempt is unknown. From ``stale_at`` on,
-    newer rows are sent first.
+    newer rows are sent first. ``split_from`` is the message that the destination refused, if the
+    row is sent in a part of it, and ``extra_sends`` how many more messages it has led to.
     """
 
     __tablename__ = "deliveries"
@@ -210,6 +211,8 @@ class Delivery(FollowUp, table=True):
     unsure: bool = Field(default=False)
     failures: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     message: str | None = Field(default=None)
+    split_from: str | None = Field(default=None)
+    extra_sends: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(sa_type=UtcTime)
     stale_at: datetime | None = Field(default=None, sa_type=UtcTime)
     claimed_at: datetime | None = Field(default=None, sa_type=UtcTime)
@@ -222,7 +225,9 @@ class DestinationState(SQLModel, table=True):
     ``disabled_at`` and ``reason`` are set while it is disabled. ``failures_in_row`` counts the
     permanent refusals since the last accepted message. ``spent_until`` is its token bucket: when
     the messages sent so far would end if they were sent evenly at the configured rate.
-    ``blocked_until`` is the end of a pause that the destination asked for.
+    ``blocked_until`` is the end of a pause that the destination asked for. ``foreign_since`` is
+    when something else began to answer in its place, and ``foreign_reported_at`` when the operators
+    were told.
     """
 
     __tablename__ = "destination_states"
@@ -234,6 +239,8 @@ class DestinationState(SQLModel, table=True):
     spent_until: datetime | None = Field(default=None, sa_type=UtcTime)
     blocked_until: datetime | None = Field(default=None, sa_type=UtcTime)
     awaited_until: datetime | None = Field(default=None, sa_type=UtcTime)  # older versions only
+    foreign_since: datetime | None = Field(default=None, sa_type=UtcTime)
+    foreign_reported_at: datetime | None = Field(default=None, sa_type=UtcTime)
 
 
 class Reconciliation(FollowUp, table=True):

@@ -38,6 +38,8 @@ SENDING: Final = "sending"
 DONE: Final = "done"
 DEAD: Final = "dead"
 UNKNOWN: Final = "unknown"
+# Delivery.state alone: another destination has a delivery in its place.
+DIVERTED: Final = "diverted"
 
 # Confirmation.action
 CONFIRM: Final = "confirm"

@@ -18,7 +18,7 @@ from receiver.settings import BrokerSettings, DatabaseSettings, LogSettings, loa
 from worker.runtime import child_process
 from worker.runtime.child_process import PART
 from worker.runtime.runtime import process
-from worker.tasks import kombu_patches, watchdog
+from worker.tasks import kombu_patches, tasks, watchdog
 
 # When processors are busy, answering webhooks has priority over processing them.
 _NICENESS: Final = 5
@@ -140,5 +140,6 @@ def _after_fork(**_: Any) -> None:
 @signals.worker_process_shutdown.connect
 @signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
+    tasks.stop()
     process.close()
     logs.flush()

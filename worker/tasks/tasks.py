@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import wraps
 from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import shared_task, signals
+from celery import shared_task
 
 from receiver import queue
 from receiver.database import heartbeats
 from receiver.database.engine import TRANSIENT_ERRORS, kind_of
+from worker.confirmation import claim as confirmation_claim
 from worker.confirmation.confirm import settle
 from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
@@ -20,16 +22,21 @@ from worker.handling.handle import handle
 from worker.maintenance import retention, stored_numbers
 from worker.outbox import clock_jumps
 from worker.outbox.sweep import sweep as sweep_rows
+from worker.reconciliation import claim as reconciliation_claim
 from worker.reconciliation import schedule
 from worker.reconciliation.reconcile import reconcile as reconcile_rows
-from worker.runtime.runtime import process
+from worker.runtime.runtime import Runtime, process
+from worker.tasks.lanes import Lanes
 
-# The sender threads of this process; they start with the first delivery.
-senders = SenderPool()
+# Calls to one provider for one purpose: rows of a task share their claims and records.
+_CONFIRMING_THREADS, _RECONCILING_THREADS = 8, 2
+# How long a process that stops waits for the messages in flight: an HTTP destination's deadline.
+_STOP_SECONDS = 8.0
 # Seconds for one pass over the phone numbers; the next tick continues.
 _REWRITE_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 _Work = Callable[..., None]
+_Rows = Callable[[Sequence[str]], None]
 
 
 def _task(name: str) -> Callable[[_Work], Any]:
@@ -46,13 +53,47 @@ def _task(name: str) -> Callable[[_Work], Any]:
             try:
                 work(*args)
             except TRANSIENT_ERRORS as error:
-                _log.warning("task.database_away", task=name, error=kind_of(error))
+                _log_database_away(name, error)
             except SoftTimeLimitExceeded:
                 _log.warning("task.too_slow", task=name)
 
         return task
 
     return register
+
+
+def _log_database_away(task: str, error: Exception) -> None:
+    _log.warning("task.database_away", task=task, error=kind_of(error))
+
+
+def _in_threads(task: str, work: Callable[[Runtime, Sequence[str]], None]) -> _Rows:
+    """The work of ``task`` for threads of its own: no exception leaves it."""
+
+    def run(rows: Sequence[str]) -> None:
+        try:
+            work(process.get(), rows)
+        except TRANSIENT_ERRORS as error:
+            _log_database_away(task, error)
+        except Exception:  # noqa: BLE001 - the thread goes on with other rows
+            _log.exception("task.failed", task=task)
+
+    return run
+
+
+# The threads of this process that wait for the network; each starts when it is first needed.
+senders = SenderPool()
+_confirming = Lanes(
+    "confirm",
+    _in_threads(queue.CONFIRM_ORDERS, settle),
+    threads=_CONFIRMING_THREADS,
+    batch=queue.IDS_PER_MESSAGE[queue.CONFIRM_ORDERS],
+)
+_reconciling = Lanes(
+    "reconcile",
+    _in_threads(queue.RECONCILE, reconcile_rows),
+    threads=_RECONCILING_THREADS,
+    batch=1,
+)
 
 
 @_task(queue.HANDLE_EVENTS)
@@ -64,19 +105,30 @@ def handle_events(ids: list[str]) -> None:
 @_task(queue.CONFIRM_ORDERS)
 def confirm_orders(ids: list[str]) -> None:
     """Confirm orders and verify codes with their providers."""
-    settle(process.get(), ids)
+    for queued, rows in confirmation_claim.by_queue(process.get(), ids).items():
+        _confirming.add(queued, rows)
 
 
 @_task(queue.DELIVER)
 def deliver(ids: list[str]) -> None:
     """Deliver notifications to destinations."""
-    delivery.deliver(process.get(), ids, senders)
+    for dispatched in delivery.deliver(process.get(), ids, senders):
+        dispatched.add_done_callback(_log_failed_dispatch)
+
+
+def _log_failed_dispatch(dispatched: Future[None]) -> None:
+    error = dispatched.exception()
+    if isinstance(error, TRANSIENT_ERRORS):
+        _log_database_away(queue.DELIVER, error)
+    elif error is not None:
+        _log.error("task.failed", task=queue.DELIVER, exc_info=error)
 
 
 @_task(queue.RECONCILE)
 def reconcile(ids: list[str]) -> None:
     """Find orders and codes that only the provider knows."""
-    reconcile_rows(process.get(), ids)
+    for provider, rows in reconciliation_claim.by_provider(process.get(), ids).items():
+        _reconciling.add(provider, rows)
 
 
 @_task(queue.WATCH)
@@ -115,6 +167,8 @@ def pulse() -> None:
         heartbeats.beat(session, "sender", runtime.database.now(session))
 
 
-@signals.worker_shutdown.connect
-def _close(**_: Any) -> None:
-    senders.close()
+def stop() -> None:
+    """Start no more calls, and wait for the messages in flight, so that none is repeated."""
+    _confirming.close()
+    _reconciling.close()
+    senders.close(_STOP_SECONDS)

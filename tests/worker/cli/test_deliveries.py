@@ -107,3 +107,83 @@ def test_retry_with_a_disabled_destination(runtime: Runtime, run: Run) -> None:
     assert "slack is disabled; run codecatch destinations enable slack" in answer.out
     again = fetch(runtime, Delivery, row.id)
     assert (again.state, again.failures) == ("pending", 0)
+
+
+def test_a_diverted_delivery_is_neither_dead_nor_retried(runtime: Runtime, run: Run) -> None:
+    """The list and the statistics have the state, and say where it went; doctor is content."""
+    handle(runtime, virtualsms_v2())
+    row = only_row(runtime, Delivery)
+    change(runtime, row, state="diverted", error="sent to mail instead", wake_at=None)
+    (listed,) = run("deliveries", "list", "--state", "diverted", "--json").json
+    assert listed["error"] == "sent to mail instead"
+    assert run("deliveries", "list", "--state", "dead", "--json").json == []
+    counts = run("stats", "--json").json["deliveries"]
+    assert (counts["diverted"], counts["dead"], counts["done"]) == (1, 0, 0)
+    answer = run("deliveries", "retry", row.id)
+    assert (answer.code, fetch(runtime, Delivery, row.id).state) == (1, "diverted")
+    assert "sent to mail instead" in answer.err
+    assert "deliveries" not in run("doctor").out.replace("deliveries.", "")
+
+
+def removed(runtime: Runtime, count: int) -> list[Delivery]:
+    """Deliveries of a destination, ``mail``, that is not configured any more."""
+    handle(runtime, *(virtualsms_v2(order=f"ord_{n}") for n in range(count)))
+    rows = all_rows(runtime, Delivery)
+    for row in rows:
+        key = row.key.replace("slack", "mail", 1)
+        change(runtime, row, destination="mail", key=key)
+    return rows
+
+
+def test_move_sends_to_another_destination(world: World, runtime: Runtime, run: Run) -> None:
+    """After a dry run and a confirmation: each once; what the other has already is not repeated."""
+    rows = removed(runtime, 3)
+    change(runtime, rows[2], state="sending", lease_until=now(runtime) + timedelta(seconds=9))
+    words = ("deliveries", "move", "--from", "mail", "--to", "slack")
+    assert "mail" in run("destinations", "list").out
+    assert "2 deliveries of mail" in run("doctor").out.replace("3 deliveries", "2 deliveries")
+    dry = run(*words, "--dry-run")
+    assert (dry.code, dry.out) == (0, "2 pending deliveries of mail would be moved to slack\n")
+    unasked = run(*words)
+    assert (unasked.code, unasked.out) == (2, "")
+    assert "--yes" in unasked.err
+    assert len(all_rows(runtime, Delivery)) == 3
+
+    assert run(*words, "--yes").out == "2 deliveries moved to slack\n"
+    copies = [row for row in all_rows(runtime, Delivery) if row.destination == "slack"]
+    assert [row.code_id for row in copies] == [row.code_id for row in rows[:2]]
+    woken(world, queue.DELIVER, [row.id for row in copies])
+    deliver(runtime, *copies)
+    assert len(world.sent_to()) == 2
+    ended = [fetch(runtime, Delivery, row.id) for row in rows]
+    assert [row.state for row in ended] == ["diverted", "diverted", "sending"]
+    assert ended[0].error == "moved by an operator; sent to slack instead"
+    again = run(*words, "--yes")
+    assert (again.code, again.out) == (1, "")
+
+    change(runtime, rows[0], state="dead")
+    assert run(*words, "--state", "dead", "--yes").code == 0
+    assert len(all_rows(runtime, Delivery)) == 5
+
+
+@pytest.mark.parametrize("target", ["mail", "nowhere"])
+def test_move_needs_another_configured_destination(runtime: Runtime, run: Run, target: str) -> None:
+    """Nothing is moved to where nothing would be sent."""
+    removed(runtime, 1)
+    answer = run("deliveries", "move", "--from", "mail", "--to", target, "--yes")
+    assert (answer.code, answer.out) == (2, "")
+    assert only_row(runtime, Delivery).destination == "mail"
+
+
+def test_drop_deletes_what_was_not_sent(runtime: Runtime, run: Run) -> None:
+    """Only in the named state, and after a confirmation; sent deliveries stay."""
+    rows = removed(runtime, 3)
+    change(runtime, rows[0], state="done", wake_at=None)
+    change(runtime, rows[1], state="dead", wake_at=None)
+    words = ("deliveries", "drop", "--from", "mail")
+    assert run(*words, "--dry-run").out == "1 pending delivery of mail would be deleted\n"
+    assert run(*words).code == 2
+    assert len(all_rows(runtime, Delivery)) == 3
+    assert run(*words, "--yes").out == "1 delivery deleted\n"
+    assert run(*words, "--state", "dead", "--yes").code == 0
+    assert only_row(runtime, Delivery).state == "done"

@@ -25,9 +25,10 @@ _POOLS: WeakKeyDictionary[Database, SenderPool] = WeakKeyDictionary()
 
 
 def deliver_ids(runtime: Runtime, ids: Sequence[str]) -> None:
-    """Deliver as the task does, with the senders of the runtime's process."""
+    """Deliver as the task does, with the senders of the runtime's process, and wait for the end."""
     senders = _POOLS.setdefault(runtime.database, SenderPool())
-    delivery.deliver(runtime, ids, senders)
+    for dispatched in delivery.deliver(runtime, ids, senders):
+        dispatched.result()
 
 
 class _ThreadWaker(Waker):

@@ -32,6 +32,7 @@ from tests.worker.support import (
     plan_codes,
     reload,
     routed_to,
+    slack_at,
     states,
     sweep_now,
     with_destinations,
@@ -84,7 +85,7 @@ def test_a_destination_that_refuses_everything_is_disabled(
     both = with_policy(two_destinations, coalesce=False)
     deliver_ids(with_policy(both, "slack", fallback=fallback), [rows[0].id])
 
-    left = "pending" if fallback is None else "dead"
+    left = "pending" if fallback is None else "diverted"
     assert states(two_destinations, rows) == ["dead"] * MAX_REFUSALS + [left] * 3
     assert len(world.sent_to()) == MAX_REFUSALS
     state = state_of(two_destinations, "slack")
@@ -175,7 +176,7 @@ def assert_healthy(runtime: Runtime, failures: int) -> None:
 def test_a_fallback_gets_the_rows_of_a_disabled_destination(
     world: World, two_destinations: Runtime
 ) -> None:
-    """Waiting and new rows, each once, with the same content; the original rows are dead."""
+    """Waiting and new rows, each once, with the same content; the original rows say where."""
     runtime = with_policy(routed_to(two_destinations, "slack"), "slack", fallback="other")
     waited = plan_codes(runtime, 3)
     disable(runtime, "slack")
@@ -184,7 +185,7 @@ def test_a_fallback_gets_the_rows_of_a_disabled_destination(
     deliver_ids(runtime, [new.id])
 
     rows = [*waited, new]
-    assert states(runtime, rows) == ["dead"] * 4
+    assert states(runtime, rows) == ["diverted"] * 4
     assert all("sent to other instead" in (reload(runtime, row).error or "") for row in rows)
     instead = of(all_rows(runtime, Delivery), "other")
     assert [row.code_id for row in instead] == [row.code_id for row in rows]
@@ -199,7 +200,7 @@ def test_a_fallback_gets_the_rows_of_a_disabled_destination(
 
 
 def test_a_cycle_of_fallbacks_ends(two_destinations: Runtime) -> None:
-    """Each destination gets a delivery once, so all rows die when all are disabled."""
+    """Each destination gets a delivery once; where the last one cannot take it, it is dead."""
     runtime = with_policy(routed_to(two_destinations, "slack"), "slack", fallback="other")
     runtime = with_policy(runtime, "other", fallback="slack")
     for name in ("slack", "other"):
@@ -207,7 +208,10 @@ def test_a_cycle_of_fallbacks_ends(two_destinations: Runtime) -> None:
     plan_codes(runtime, 2)
     for _ in range(4):
         deliver(runtime, *all_rows(runtime, Delivery))
-    assert states(runtime, all_rows(runtime, Delivery)) == ["dead"] * 4
+    rows = all_rows(runtime, Delivery)
+    assert states(runtime, of(rows, "slack")) == ["diverted"] * 2
+    assert states(runtime, of(rows, "other")) == ["dead"] * 2
+    assert "could not take it either" in (reload(runtime, of(rows, "other")[0]).error or "")
 
 
 @pytest.mark.parametrize("lost", ["answer", "lease"])
@@ -269,7 +273,8 @@ def test_quiet_hours_send_codes_to_the_fallback(world: World, two_destinations: 
     deliver_ids(runtime, [row.id for row in rows])
 
     by_type = {row.type: reload(runtime, row) for row in rows}
-    assert by_type["sms.received"].state == "dead"
+    assert by_type["sms.received"].state == "diverted"
+    assert "sent to other instead" in (by_type["sms.received"].error or "")
     assert "quiet hours" in (by_type["sms.received"].error or "")
     assert by_type["balance.low"].state == "pending"
     (instead,) = of(all_rows(runtime, Delivery), "other")
@@ -407,3 +412,30 @@ def test_a_code_that_cannot_be_decrypted_does_not_stop_its_message(runtime: Runt
     assert states(runtime, rows) == ["done", "done", "dead", "done", "done", "done"]
     assert [len(sent) for sent, _ in script.sent] == [5]
     assert "altered" in (reload(runtime, rows[2]).error or "")
+
+
+def test_a_removed_destinations_rows_wait_for_an_operator(
+    world: World, two_destinations: Runtime
+) -> None:
+    """For a day, with the reason; one notice, no attempts; sent if it is configured again."""
+    rows = plan_codes(routed_to(two_destinations, "slack"), 3)
+    lose_leases(two_destinations, rows[2])
+    without = with_destinations(
+        two_destinations, slack_at(two_destinations, "other", world.slack, OTHER_PATH)
+    )
+    for _ in range(2):
+        deliver_ids(without, [row.id for row in rows])
+    assert states(without, rows) == ["pending"] * 3
+    assert {reload(without, row).error for row in rows} == {"slack is not configured"}
+    assert [reload(without, row).attempt for row in rows[:2]] == [0, 0]
+    assert sweep(without.database, without.waker) == 0
+    (notice,) = notices(without)
+    assert "deliveries move --from slack --to NAME" in (notice.detail or "")
+    assert world.sent_to() == []
+
+    deliver(two_destinations, *rows)
+    assert states(without, rows) == ["done"] * 3
+    (old,) = plan_codes(routed_to(two_destinations, "slack"))
+    change(without, old, created_at=now(without) - deferral.MAX_AGE - HOUR)
+    deliver_ids(without, [old.id])
+    assert states(without, [old]) == ["dead"]

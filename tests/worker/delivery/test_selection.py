@@ -17,6 +17,7 @@ ROWS = st.lists(
         unsure=st.booleans(),
         message=st.sampled_from([None, "M1", "M2"]),
         recipient=st.sampled_from([None, None, "R1"]),
+        split_from=st.sampled_from([None, None, "M0"]),
     ),
     max_size=60,
     unique_by=lambda each: each.id,
@@ -39,6 +40,7 @@ def test_every_row_is_in_exactly_one_message(rows: list[Candidate], most: int) -
         assert len({known[id_].recipient for id_ in message}) == 1
         repeated = {known[id_].message for id_ in message if known[id_].maybe_sent}
         assert len(repeated) <= 1
+        assert len({known[id_].message for id_ in message if known[id_].split_from}) <= 1
         if any(known[id_].abandoned and known[id_].vanished for id_ in message):
             assert len(message) == 1
         sent += message

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,11 @@ def senders() -> Iterator[SenderPool]:
     pool.close()
 
 
+def dispatch(senders: SenderPool, *args: Any) -> None:
+    """Dispatch, and wait for the end."""
+    senders.dispatch(*args).result()
+
+
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     """The task threads of a sender process."""
@@ -107,7 +113,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_all_waiting_messages_are_sent(senders: SenderPool) -> None:
     """A few concurrently, until none is left."""
     destination = FakeDestination(20)
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
 
     assert destination.done == list(range(20))
     assert destination.max_in_flight <= MAX_CONCURRENCY
@@ -128,7 +134,7 @@ def test_a_finished_message_waits_as_long_as_a_record_takes(
         return destination.step(finished, request)
 
     threading.Timer(0.2, destination.gates[1].set).start()
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, step)
     assert destination.recorded == [[0, 1]]
 
 
@@ -150,7 +156,7 @@ def test_nothing_waits_if_a_record_takes_no_time(
         return claimed
 
     threading.Timer(5, destination.gates[1].set).start()
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, step)
     assert destination.recorded == [[0], [1]]
 
 
@@ -159,12 +165,12 @@ def test_a_slow_message_delays_no_other(senders: SenderPool, threads: ThreadPool
     destination = FakeDestination(3)
     destination.gates[0] = threading.Event()
     dispatcher = threads.submit(
-        senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+        dispatch, senders, "slack", MAX_CONCURRENCY, destination.send, destination.step
     )
     eventually(lambda: destination.done == [1, 2])
     destination.waiting.append(9)
     # This call only wakes the dispatcher.
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
 
     eventually(lambda: destination.done == [1, 2, 9])
     destination.gates[0].set()
@@ -178,8 +184,8 @@ def test_each_destination_has_its_own_senders(
     """A destination that hangs does not delay another."""
     slow, fast = FakeDestination(1), FakeDestination(1)
     slow.gates[0] = threading.Event()
-    dispatcher = threads.submit(senders.dispatch, "slow", MAX_CONCURRENCY, slow.send, slow.step)
-    senders.dispatch("quick", MAX_CONCURRENCY, fast.send, fast.step)
+    dispatcher = threads.submit(dispatch, senders, "slow", MAX_CONCURRENCY, slow.send, slow.step)
+    dispatch(senders, "quick", MAX_CONCURRENCY, fast.send, fast.step)
 
     assert fast.done == [0]
     slow.gates[0].set()
@@ -189,7 +195,7 @@ def test_each_destination_has_its_own_senders(
 def test_concurrency_grows_with_successes(senders: SenderPool) -> None:
     """It begins at the initial concurrency and never exceeds the limit."""
     destination = FakeDestination(60)
-    senders.dispatch("slack", 16, destination.send, destination.step)
+    dispatch(senders, "slack", 16, destination.send, destination.step)
 
     assert destination.done == list(range(60))
     assert destination.requests[0].free_slots == INITIAL_CONCURRENCY
@@ -201,7 +207,7 @@ def test_after_a_failure_one_message_is_sent_at_a_time(senders: SenderPool) -> N
     """Once one succeeds, messages are sent concurrently again."""
     destination = FakeDestination(9)
     destination.refused = {0, 1, 2, 3}
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
 
     assert destination.done == list(range(9))
     assert [each.free_slots for each in destination.requests if each.free_slots][:2] == [
@@ -222,7 +228,7 @@ def test_messages_in_flight_are_recorded_after_an_error(
     destination = FakeDestination(2)
     destination.gates = {0: threading.Event(), 1: threading.Event()}
     dispatcher = threads.submit(
-        senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+        dispatch, senders, "slack", MAX_CONCURRENCY, destination.send, destination.step
     )
     eventually(lambda: destination.in_flight == 2)
     destination.errors.append(ValueError("no connection"))
@@ -233,8 +239,8 @@ def test_messages_in_flight_are_recorded_after_an_error(
     with pytest.raises(ValueError, match="no connection"):
         dispatcher.result(20)
     assert destination.done == [0, 1]
-    senders.dispatch(
-        "slack", MAX_CONCURRENCY, destination.send, destination.step
+    dispatch(
+        senders, "slack", MAX_CONCURRENCY, destination.send, destination.step
     )  # a new dispatcher can start
 
 
@@ -254,12 +260,12 @@ def test_a_wake_up_call_during_the_last_claim_is_not_lost(
         if len(looks) == 1:
             destination.waiting += more
             threads.submit(
-                senders.dispatch, "slack", MAX_CONCURRENCY, destination.send, destination.step
+                dispatch, senders, "slack", MAX_CONCURRENCY, destination.send, destination.step
             ).result(20)
         assert len(looks) < 10
         return claimed
 
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, step)
     assert destination.done == more
 
 
@@ -269,7 +275,41 @@ def test_a_throttled_dispatcher_waits(senders: SenderPool, monkeypatch: pytest.M
     destination = FakeDestination(1)
     destination.throttles.append(Throttled(0.2))
     began = time.monotonic()
-    senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
 
     assert destination.done == [0]
     assert time.monotonic() - began >= 0.2
+
+
+def test_a_dispatcher_holds_no_thread_of_its_caller(senders: SenderPool) -> None:
+    """Any number of destinations that hang delays neither the caller nor another destination."""
+    slow = FakeDestination(1)
+    slow.gates[0] = threading.Event()
+    running = [
+        senders.dispatch(f"slow-{n}", MAX_CONCURRENCY, slow.send, slow.step) for n in range(40)
+    ]
+    quick = FakeDestination(3)
+    dispatch(senders, "quick", MAX_CONCURRENCY, quick.send, quick.step)
+    assert quick.done == [0, 1, 2]
+    assert not all(each.done() for each in running)
+    slow.gates[0].set()
+    for each in running:
+        each.result(20)
+    assert slow.done == [0]
+
+
+def test_the_close_waits_for_messages_in_flight(senders: SenderPool) -> None:
+    """They are recorded, and nothing new is claimed; but it waits no longer than it is told."""
+    destination = FakeDestination(20)
+    destination.gates = {number: threading.Event() for number in range(20)}
+    running = senders.dispatch("slack", MAX_CONCURRENCY, destination.send, destination.step)
+    eventually(lambda: destination.in_flight == MAX_CONCURRENCY)
+    senders.close(0.01)
+    assert not running.done()
+    for gate in destination.gates.values():
+        gate.set()
+    senders.close(20)
+    assert running.done()
+    assert len(destination.done) == MAX_CONCURRENCY
+    dispatch(senders, "slack", MAX_CONCURRENCY, destination.send, destination.step)
+    assert len(destination.done) == MAX_CONCURRENCY

@@ -77,7 +77,7 @@ def test_services_on_a_named_host(service: LocalService, schema: str, rest: str,
 @pytest.mark.parametrize("schema", ["json", "ntfy", "gotify"])
 @pytest.mark.parametrize(
     ("status", "permanent"),
-    [(301, True), (400, True), (401, True), (404, True), (408, False), (429, False), (503, False)],
+    [(301, False), (400, True), (401, True), (404, True), (408, False), (429, False), (503, False)],
 )
 def test_refusals(service: LocalService, schema: str, status: int, permanent: bool) -> None:
     """The status that Apprise logs decides on a retry; redirects are not followed."""
@@ -85,8 +85,23 @@ def test_refusals(service: LocalService, schema: str, status: int, permanent: bo
     error = service.failure(service.destination(schema, "/abcdefghijklmno?redirect=yes&retry=3"))
 
     assert (error.permanent, error.unknown) == (permanent, False)
+    assert (error.message_only, error.foreign) == (status == 400, status == 301)
     assert str(status) in error.reason
     assert len(service.server.requests()) == 1
+
+
+@pytest.mark.parametrize("schema", ["json", "ntfy", "gotify"])
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_page_is_not_the_services_answer(service: LocalService, schema: str, status: int) -> None:
+    """A proxy may have sent it: never final. A text that contains one does not count."""
+    service.server.on("*", "**", status=status, body=b"\r\n<!DOCTYPE html><p>denied</p>")
+    error = service.failure(service.destination(schema, "/abcdefghijklmno"))
+    assert (error.permanent, error.foreign) == (False, True)
+
+    service.server.on("*", "**", status=status, body=b"denied <html>")
+    words = "Response Details:\r\nb'<!doctype html>"
+    named = replace(SMS, text=words, service=words)
+    assert service.failure(service.destination(schema, "/abcdefghijklmno"), named).permanent
 
 
 def test_untrusted_text_is_not_taken_for_the_log(service: LocalService) -> None:

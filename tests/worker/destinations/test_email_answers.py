@@ -113,3 +113,17 @@ def test_lines_of_dots_survive(smtp_server: SmtpServer, scripted_smtp: ScriptedS
     (mail,) = smtp_server.mails()
     assert b"\r\n.\r\n..\r\n.MAIL FROM:<x@example.org>\r\nend\r\n" in mail.content
     assert b"\r\n..\r\n...\r\n..MAIL" in scripted_smtp.bodies[0]
+
+
+def test_plain_text_has_no_html(scripted_smtp: ScriptedSmtp) -> None:
+    """A refused message is repeated without its HTML, with the same id."""
+    destination = email(scripted_smtp.port, people=PEOPLE)
+    destination.send([SMS])
+    destination.send_plain([SMS], only=[PEOPLE[0]])
+
+    whole, plain = scripted_smtp.parsed()
+    assert whole.get_content_type() == "multipart/alternative"
+    assert plain.get_content_type() == "text/plain"
+    assert "483921" in plain.get_content()
+    assert plain["Message-ID"] == whole["Message-ID"]
+    assert sum(command.upper().startswith("RCPT") for command in scripted_smtp.commands) == 4

@@ -109,6 +109,29 @@ def test_forty_fit_and_no_code_is_cut(
     assert sum(map(len, texts)) < 11_000
 
 
+@pytest.mark.parametrize("length", [6, 64, 120])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_forty_fit_without_blocks(length: int, hostile: bool) -> None:
+    """A text has a line for each, with every code whole, and no markup."""
+    flood = "<!channel> & " * 100
+    one = replace(SMS, service=flood, order_id=flood, phone_number=flood) if hostile else SMS
+    codes = [f"{number:0{length}}" for number in range(40)]
+    message = _slack_blocks.plain_payload([replace(one, code=code) for code in codes], Texts())
+
+    assert "blocks" not in message
+    assert message["mrkdwn"] is False
+    _, *lines = message["text"].splitlines()
+    assert [line.split()[0] for line in lines] == codes
+    assert "<" not in message["text"]
+    assert len(message["text"]) < 40_000
+
+
+def test_one_without_blocks_has_everything() -> None:
+    """The code, its text and its fields."""
+    text = _slack_blocks.plain_payload([SMS], Texts())["text"]
+    assert all(part in text for part in ("483921", "Do not share it.", "telegram", "+447700900123"))
+
+
 def test_line_of_one_among_many() -> None:
     """A code's line has its fields and time; a notice's line says what happened."""
     marked = replace(SMS, marks=("not verified",))
@@ -178,8 +201,9 @@ def test_markup_is_not_interpreted() -> None:
 @pytest.mark.parametrize("status", [400, 410])
 @pytest.mark.parametrize("word", sorted(REFUSALS))
 def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
-    """Each of Slack's errors is permanent, with advice, whatever the status."""
+    """Each of Slack's errors is permanent, with advice, whatever the status and the type."""
     slack_stub.status, slack_stub.body = status, word.encode() + b"\n"
+    slack_stub.headers = {"content-type": "text/html"}  # as Slack sends them
 
     error = failure(slack_stub)
 
@@ -191,17 +215,30 @@ def test_refusal_words(slack_stub: HttpStub, word: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 410, 413])
-def test_other_refusals_are_final_and_not_repeated(slack_stub: HttpStub, status: int) -> None:
-    """A response with an unknown body is permanent, and the error does not quote it."""
+def test_only_slacks_own_words_are_final(slack_stub: HttpStub, status: int) -> None:
+    """An unknown body is not Slack's: temporary, and the error does not quote it."""
     slack_stub.status, slack_stub.body = status, b"\xff you said 483921 <b>"
     slack_stub.headers = {"location": slack_stub.url}
 
     error = failure(slack_stub)
 
-    assert error.permanent
+    assert (error.permanent, error.unknown, error.foreign) == (False, False, True)
     assert str(status) in error.reason
     assert "483921" not in error.reason
     assert len(slack_stub.requests) == 1
+
+
+PAGES = [b"<!DOCTYPE html><html>no_service</html>", b"\xef\xbb\xbf\n <HTML lang=en>"]
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 404, 407, 502, 511])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_not_slacks_answer(slack_stub: HttpStub, page: bytes, status: int) -> None:
+    """By its start, whatever the status and the words; with a success the outcome is unknown."""
+    slack_stub.status, slack_stub.body = status, page
+    error = failure(slack_stub)
+
+    assert (error.permanent, error.foreign, error.unknown) == (False, True, status == 200)
 
 
 @pytest.mark.parametrize("body", [b"rollup_error", b"no_service", b""])

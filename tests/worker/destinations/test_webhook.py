@@ -103,14 +103,28 @@ def test_any_success_is_one(slack_stub: HttpStub, status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404, 410, 422, 500, 503])
 def test_other_answers(slack_stub: HttpStub, status: int) -> None:
-    """Only 410 is permanent, other failures are temporary, and redirects are not followed."""
+    """Only 410 and 422 are permanent, others are temporary, and redirects are not followed."""
     slack_stub.status = status
     slack_stub.headers = {"location": slack_stub.url}
     error = failure(slack_stub)
 
-    assert (error.permanent, error.unknown, error.retry_after) == (status == 410, False, None)
+    assert (error.permanent, error.unknown, error.retry_after) == (
+        status in {410, 422}, False, None,
+    )  # fmt: skip
+    assert error.message_only == (status == 422)
+    assert error.foreign == (status < 400)
     assert str(status) in error.reason
     assert len(slack_stub.requests) == 1
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><h1>Access denied</h1>", b"\r\n<TITLE>No"])
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 422])
+def test_a_page_is_not_the_receivers_answer(slack_stub: HttpStub, status: int, page: bytes) -> None:
+    """A proxy may have sent it: never final."""
+    slack_stub.status, slack_stub.body = status, page
+    error = failure(slack_stub)
+
+    assert (error.permanent, error.foreign) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
@@ -36,3 +38,32 @@ def test_other_exceptions_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "get", fail)
     with pytest.raises(ZeroDivisionError):
         tasks.sweep()
+
+
+AWAY = OperationalError("SELECT secret", {"code": "483921"}, ConnectionError("away"))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (AWAY, {"event": "task.database_away", "error": "ConnectionError"}),
+        (ZeroDivisionError(), {"event": "task.failed"}),
+    ],
+)
+def test_failures_in_the_network_threads_are_logged(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, line: dict[str, str]
+) -> None:
+    """They have no task that could end with an exception; the rows are woken again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(process, "get", lambda: None)
+    dispatched: Future[None] = Future()
+    dispatched.set_exception(error)
+    with capture_logs() as lines:
+        tasks._in_threads(queue.RECONCILE, fail)(["01A"])
+        tasks._log_failed_dispatch(dispatched)
+    assert [each["task"] for each in lines] == [queue.RECONCILE, queue.DELIVER]
+    assert all(line.items() <= each.items() for each in lines)
+    assert "483921" not in str(lines)

@@ -205,7 +205,7 @@ def delivery_error(
             return DeliveryError(
                 "the mail server's certificate could not be verified; check the host name,"
                 " and the certificate authorities of this machine",
-                permanent=True,
+                foreign=True,
             )
         case ssl.SSLError():
             return DeliveryError(f"the TLS handshake failed; check the port of {server.variable}")
