@@ -47,4 +47,8 @@ process to be killed, and is tested beside the code.
 34  every sequence of an order's events       worker/orders/test_store,
                                               worker/orders/test_order_machine
 47  memory after a million events             test_soak
+48  a database that takes no writes           test_database_trouble
+52  stopped while the database is frozen      test_database_trouble
+55  a spool file locked or damaged            worker/cli/test_keys, receiver/inbox/test_spool
+60  a spool or a disk that is full            test_database_trouble, receiver/inbox/test_spool
 """

@@ -18,7 +18,6 @@ from starlette.routing import Route
 
 from receiver.database.engine import Database
 from receiver.errors import ConfigurationError
-from receiver.inbox import spool
 from receiver.settings import DatabaseSettings, SpoolSettings, load
 from worker.admin import metrics
 from worker.admin.settings import AdminSettings
@@ -56,7 +55,7 @@ def create_app() -> Starlette:
 
 def _render(database: Database, folder: Path | None) -> Response:
     try:
-        body = metrics.render(database, spooled=spool.depth(folder) if folder is not None else 0)
+        body = metrics.render(database, folder)
     except SQLAlchemyError as error:
         _log.warning("metrics.database_away", error=type(error).__name__)
         return PlainTextResponse("the database does not answer\n", 503)

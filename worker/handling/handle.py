@@ -8,15 +8,18 @@ it waits until it is replayed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 from sqlalchemy import Integer, Row, String, bindparam, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import logs
-from receiver.database.engine import TRANSIENT_ERRORS, UtcTime, persist
+from receiver.database.engine import UtcTime, persist
+from receiver.database.trouble import is_trouble
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
@@ -33,6 +36,8 @@ from worker.outbox.planner import NOTICE_SECONDS, Planner, planning
 from worker.runtime.runtime import Runtime
 
 LEASE = timedelta(seconds=9)
+# How soon events are tried again that the database did not take.
+_TROUBLE_PAUSE = timedelta(seconds=3)
 # Events in one transaction. A larger batch costs less per event, but blocks a receiver that writes
 # to the same SQLite file for longer.
 MAX_BATCH: Final = 64
@@ -91,13 +96,32 @@ def _handle_batch(runtime: Runtime, ids: Sequence[str]) -> None:
         return
     reach("events.after_claim")
     try:
+        _commit_together_or_alone(runtime, batch)
+    except SQLAlchemyError as error:
+        if is_trouble(error):
+            _release(runtime, batch)
+        raise
+
+
+def _commit_together_or_alone(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
+    try:
         persist(lambda: _commit(runtime, batch))
-    except TRANSIENT_ERRORS:
-        raise  # the database fails, not the events: they are claimed again once their leases expire
-    except Exception as error:  # noqa: BLE001 - a bug in one handler must not fail the whole batch
+    except Exception as error:
+        if is_trouble(error):
+            raise
         _log.warning("events.batch_failed", events=len(batch), error=type(error).__name__)
         for claimed in batch:
             _handle_alone(runtime, claimed)
+
+
+def _release(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
+    """Give the events of a batch back, to be claimed again soon: the database has failed, not they.
+
+    An expired lease would count as a process that died while it handled them.
+    """
+    with suppress(SQLAlchemyError), runtime.database.transaction() as session:
+        until = runtime.database.now(session) + _TROUBLE_PAUSE
+        leases.release(session, INBOX, [each.claim for each in batch], until)
 
 
 def _claim(runtime: Runtime, ids: Sequence[str]) -> list[tuple[Claim, Row[Any]]]:
@@ -149,9 +173,11 @@ def _handle_alone(runtime: Runtime, claimed: _ClaimedEvent) -> None:
     try:
         try:
             _commit(runtime, [claimed])
-        except (LeaseLost, *TRANSIENT_ERRORS):
+        except LeaseLost:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in a handler: the event waits for a fix
+        except Exception as error:
+            if is_trouble(error):
+                raise
             _log.exception("event.handling_failed", event_id=claimed.row.id)
             reason = f"handling it failed: {type(error).__name__}"
             _commit(runtime, [_ClaimedEvent(claimed.claim, claimed.row, failure=reason)])

@@ -8,10 +8,11 @@ from typing import Any
 
 import structlog
 from celery import shared_task, signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import queue
 from receiver.database import heartbeats
-from receiver.database.engine import TRANSIENT_ERRORS, kind_of
+from receiver.database.trouble import is_trouble, kind_of
 from worker.confirmation.confirm import settle
 from worker.delivery import deliver as delivery
 from worker.delivery.sender_pool import SenderPool
@@ -43,7 +44,9 @@ def _task(name: str) -> Callable[[_Work], Any]:
         def task(*args: Any) -> None:
             try:
                 work(*args)
-            except TRANSIENT_ERRORS as error:
+            except SQLAlchemyError as error:
+                if not is_trouble(error):
+                    raise
                 _log.warning("task.database_away", task=name, error=kind_of(error))
 
         return task

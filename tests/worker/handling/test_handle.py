@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import structlog
+from psycopg import errors
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.database.engine import Database
@@ -366,6 +367,31 @@ def test_a_database_failure_fails_no_event(
         expire_lease(runtime, event)
         handling.handle(runtime, [event.id])
     assert event_states(runtime, ids) == ["handled"] * batch
+
+
+@on_postgresql
+@pytest.mark.parametrize("trouble", ["REVOKE", "read-only"])
+def test_no_trouble_of_the_database_counts_as_a_death(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """However often the effects cannot be written, the event waits, and is handled afterwards."""
+    ids = receive_orders(runtime, 2)
+    wrong = {
+        "REVOKE": errors.InsufficientPrivilege(),
+        "read-only": errors.ReadOnlySqlTransaction(),
+    }[trouble]
+    failed = {"REVOKE": ProgrammingError, "read-only": InternalError}[trouble]
+    with monkeypatch.context() as patch:
+        patch.setattr("receiver.database.engine._RETRY_SECONDS", ())
+        patch.setattr(handling, "_TROUBLE_PAUSE", timedelta(0))
+        break_on(patch, ids[-1], failed("INSERT", None, wrong))
+        for _ in range(7):
+            with pytest.raises(failed):
+                handling.handle(runtime, ids)
+    assert event_states(runtime, ids) == ["pending"] * 2
+    assert [event.vanished for event in all_rows(runtime, InboxEvent)] == [0, 0]
+    handling.handle(runtime, ids)
+    assert event_states(runtime, ids) == ["handled"] * 2
 
 
 def test_a_database_failure_while_events_are_handled_one_by_one(
