@@ -3,6 +3,7 @@
 __all__ = [
     "autocommit",
     "bulk",
+    "compatibility",
     "engine",
     "followup",
     "heartbeats",

@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from receiver import queue
+from receiver.database import compatibility
 from receiver.database.engine import Database
 from receiver.database.trouble import is_trouble, kind_of
 from receiver.errors import ConfigurationError
@@ -76,7 +77,8 @@ def create_app() -> Starlette:
             rejections.start()
             closing.callback(group_commit.close)
             readiness = Readiness(database, waker, spool)
-            closing.callback(readiness.close)
+            closing.push_async_callback(readiness.close)
+            readiness.start()
             app.state.services = Services(
                 group_commit=group_commit,
                 waker=waker,
@@ -137,6 +139,7 @@ def _open_vault(
     While the database is away, use the key saved beside the spool.
     """
     try:
+        compatibility.check(database)
         sealed = index_key.sealed(database)
     except SQLAlchemyError as error:
         saved = _saved_key(spool_dir) if is_trouble(error) and spool_dir is not None else None

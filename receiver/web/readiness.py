@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from receiver import queue
 from receiver.daemon_threads import DaemonThreads
 from receiver.database import heartbeats, probe
+from receiver.database.compatibility import Watch
 from receiver.database.engine import Database
 from receiver.database.trouble import AWAY, reason_of
 from receiver.inbox.spool import Spool
@@ -22,6 +24,7 @@ from receiver.queue import Waker
 CHECK_TIMEOUT_SECONDS = 2.0
 # The database is written to at most this often, however many requests ask.
 WRITE_SECONDS = 1.0
+SCHEMA_SECONDS = 5.0
 OK = "ok"
 _Result = TypeVar("_Result")
 
@@ -50,22 +53,43 @@ class Readiness:
 
     def __init__(self, database: Database, waker: Waker, spool: Spool | None = None) -> None:
         self._spool = spool
+        schema = Watch(database)
         self._database = _SharedCheck(
             partial(_check_database, database), (AWAY, AWAY), "database", every=WRITE_SECONDS
         )
+        self._schema = _SharedCheck[str | None](schema.misfit, None, "schema")
+        self._watching: asyncio.Task[None] | None = None
         self._broker = _SharedCheck(partial(queue.reachable, waker.app), False, "broker")
 
     async def check(self) -> State:
         """Check each part, for at most two seconds."""
-        (database, worker), broker = await asyncio.gather(self._database.run(), self._broker.run())
+        (database, worker), broker, misfit = await asyncio.gather(
+            self._database.run(), self._broker.run(), self._schema.run()
+        )
         parts = {"database": database, "broker": OK if broker else AWAY, "worker": worker}
         if self._spool is not None and self._spool.reason is not None:
             parts["spool"] = self._spool.reason
         has_spool = self._spool is not None and "spool" not in parts
+        if misfit is not None:
+            return State(parts | {"database": misfit}, accepting=False)
         return State(parts, accepting=database == OK or has_spool)
 
-    def close(self) -> None:
-        """Wait for no check."""
+    def start(self) -> None:
+        """Watch the schema on the running loop, so that the log tells of a misfit unasked."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(SCHEMA_SECONDS)
+            await self._schema.run()
+
+    async def close(self) -> None:
+        """Stop; wait for no check."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        self._schema.close()
         self._database.close()
         self._broker.close()
 

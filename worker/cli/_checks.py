@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from receiver import queue
 from receiver.clock import iso
-from receiver.database import heartbeats, probe
+from receiver.database import compatibility, heartbeats, probe
 from receiver.database.engine import Database
 from receiver.database.trouble import AWAY, kind_of, reason_of
 from receiver.errors import ConfigurationError
@@ -86,13 +86,18 @@ def _database() -> Iterator[Check]:
 
 def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
     kind = "PostgreSQL" if database.is_postgresql else "SQLite"
-    if not schema.is_current(database):
-        says = f"{kind} answers, but its schema is not that of this version; run codecatch migrate"
-        yield Check(BROKEN, "database", says)
+    try:
+        found = compatibility.version(database)
+        misfit = found.misfit
+    except ConfigurationError as error:
+        misfit = str(error)
+    if misfit is not None:
+        yield Check(BROKEN, "database", misfit)
         return
+    fits = "is current" if schema.is_current(database) else f"{found.revision:04} fits"
     wrong = probe.reason(database)
     if wrong is None:
-        yield Check(FINE, "database", f"{kind} takes writes; its schema is current")
+        yield Check(FINE, "database", f"{kind} takes writes; its schema {fits}")
     else:
         says = f"{kind} answers, but nothing can be stored: {wrong}"
         yield Check(BROKEN, "database", says)

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import queue
+from receiver.database import compatibility
 from receiver.database.engine import Database, parse_url
 from receiver.database.trouble import kind_of
 from receiver.errors import CodecatchError, ConfigurationError
@@ -46,9 +47,10 @@ def open_store() -> Iterator[Store]:
     """Open the store from the environment, or from the data directory of ``codecatch up``.
 
     Raises:
-        CodecatchError: the database is not configured, not migrated, or fails.
+        CodecatchError: the database is not configured, has a schema that does not fit, or fails.
     """
     with open_database() as (database, keys):
+        compatibility.check(database)
         yield Store(database, index_key.open_vault(database, keys))
 
 

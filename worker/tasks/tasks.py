@@ -34,6 +34,8 @@ _Work = Callable[..., None]
 def _task(name: str) -> Callable[[_Work], Any]:
     """Register a function as a task that logs database failures and ends normally.
 
+    Nor does it do anything while the schema does not fit; without heartbeats, ``/readyz`` and
+    ``doctor`` say that no worker runs.
     The sweep later wakes the rows that such a task leaves. One log line replaces the traceback:
     an outage produces one per message, which would fill the disk.
     """
@@ -43,7 +45,8 @@ def _task(name: str) -> Callable[[_Work], Any]:
         @wraps(work)
         def task(*args: Any) -> None:
             try:
-                work(*args)
+                if process.misfit() is None:
+                    work(*args)
             except SQLAlchemyError as error:
                 if not is_trouble(error):
                     raise
