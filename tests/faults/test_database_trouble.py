@@ -147,7 +147,7 @@ def test_without_a_spool_it_refuses(make_scenario: MakeScenario) -> None:
         assert len(oracle.stored(scenario.installation)) == number
 
 
-@pytest.mark.parametrize("with_spool", [True, False])
+@pytest.mark.parametrize("with_spool", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_receiver_stops_while_the_database_is_frozen(
     make_scenario: MakeScenario, with_spool: bool
 ) -> None:
