@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 RECEIVER: Mapping[str, str] = {
     "addresses": "",
     "clock": "",
+    "daemon_threads": "",
     "discovery": "",
     "errors": "",
     "events": "",
@@ -34,8 +35,10 @@ RECEIVER: Mapping[str, str] = {
     "log_writer": "",
     "logs": "clock log_writer settings",
     "providers": "discovery errors events setting_types",
-    "inbox": "clock database errors failpoints ids queue vault",
-    "web": ("addresses clock database errors inbox logs providers queue settings vault"),
+    "inbox": "clock daemon_threads database errors failpoints ids queue vault",
+    "web": (
+        "addresses clock daemon_threads database errors inbox logs providers queue settings vault"
+    ),
 }
 # Within worker. Every package here may import receiver, but receiver.web only processes may.
 WORKER: Mapping[str, str] = {

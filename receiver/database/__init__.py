@@ -1,3 +1,13 @@
 """The database: engines, statements and the columns shared by all work tables."""
 
-__all__ = ["autocommit", "bulk", "engine", "followup", "heartbeats", "row_values", "sqlite"]
+__all__ = [
+    "autocommit",
+    "bulk",
+    "compatibility",
+    "engine",
+    "followup",
+    "heartbeats",
+    "probe",
+    "row_values",
+    "trouble",
+]

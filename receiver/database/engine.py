@@ -20,17 +20,15 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Table, TypeDecorator, crea
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlmodel import Session
 
 from receiver import clock
 from receiver.database import sqlite
+from receiver.database.trouble import is_trouble
 from receiver.errors import ConfigurationError
 
-# Errors of the database itself (down, locked, out of connections), not of the rows.
-TRANSIENT_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 _RETRY_SECONDS = (0.1, 0.5)
 _Result = TypeVar("_Result")
 # Custom plans: a generic plan does not know how few rows are due, and scans the whole table for
@@ -202,26 +200,21 @@ def _create_directory(folder: Path) -> None:
 
 
 def persist(work: Callable[[], _Result]) -> _Result:
-    """Run ``work``, a whole transaction; retry it twice after an error of the database itself.
+    """Run ``work``, a whole transaction; retry it twice if the database is in trouble.
 
-    For records that a transient error must not lose, such as the outcome of a call.
+    For records that a short trouble must not lose, such as the outcome of a call.
 
     Raises:
-        OperationalError, InterfaceError, TimeoutError: of SQLAlchemy; the last attempt failed too.
+        SQLAlchemyError: the last attempt failed too.
     """
     for seconds in _RETRY_SECONDS:
         try:
             return work()
-        except TRANSIENT_ERRORS:
+        except SQLAlchemyError as error:
+            if not is_trouble(error):
+                raise
             time.sleep(seconds)
     return work()
-
-
-def kind_of(error: Exception) -> str:
-    """Class and code of a database error; its full message may quote values."""
-    cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    return " ".join(filter(None, (type(cause).__name__, code)))
 
 
 def insert_once(session: Session, table: Table, values: Mapping[str, object]) -> bool:

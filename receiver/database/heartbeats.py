@@ -15,6 +15,8 @@ from receiver.database.engine import UtcTime, insert_once
 
 # Heartbeats are written about every second; a part that is silent for this long is down.
 SILENCE = timedelta(seconds=15)
+# The row that probes write: no part's.
+PROBE = "probe"
 
 
 class Heartbeat(SQLModel, table=True):

@@ -100,5 +100,11 @@ def is_busy(error: BaseException | None) -> bool:
 
 def primary_code(error: BaseException | None) -> int | None:
     """SQLite's primary result code of a driver's error; None for any other error."""
-    code = getattr(error, "sqlite_errorcode", None)
+    code = extended_code(error)
     return None if code is None else code & _PRIMARY_CODE
+
+
+def extended_code(error: BaseException | None) -> int | None:
+    """SQLite's extended result code of a driver's error; None for any other error."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return code

@@ -15,17 +15,17 @@ import asyncio
 import math
 import os
 import signal
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from functools import partial
 
 import structlog
 
-from receiver.database import bulk, sqlite
-from receiver.database.engine import TRANSIENT_ERRORS, Database
+from receiver.daemon_threads import DaemonThreads
+from receiver.database import bulk
+from receiver.database.engine import Database
+from receiver.database.trouble import flush_failed, is_trouble, kind_of
 from receiver.errors import StoreUnavailable
 from receiver.inbox import store as inbox
 from receiver.inbox.pending import Deadlines, Outcome, PendingWrite
@@ -47,11 +47,11 @@ _log = structlog.get_logger(__name__)
 
 
 class _DatabaseDown(Exception):
-    """The database failed, and there is a spool; ``disk_failed`` if a disk operation failed."""
+    """The database is in trouble, and there is a spool; ``flush_failed`` if a flush failed."""
 
-    def __init__(self, *, disk_failed: bool) -> None:
+    def __init__(self, *, flush_failed: bool) -> None:
         super().__init__()
-        self.disk_failed = disk_failed
+        self.flush_failed = flush_failed
 
 
 def _stop_process() -> None:
@@ -80,11 +80,11 @@ class GroupCommit:
         self._max_in_flight = _BATCHES_IN_FLIGHT[
             "postgresql" if database.is_postgresql else "sqlite"
         ]
-        self._writers = ThreadPoolExecutor(self._max_in_flight, thread_name_prefix="group_commit")
-        self._spool_writer = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._writers = DaemonThreads(self._max_in_flight, "group_commit")
+        self._spool_writer = DaemonThreads(1, "spool")
         self._queue: deque[PendingWrite] = deque()
-        self._deadlines = Deadlines()
-        self._running: set[Future[list[Outcome]]] = set()
+        self._deadlines = Deadlines(on_expired=self._drop_answered)
+        self._running: dict[Future[list[Outcome]], Sequence[PendingWrite]] = {}
         self._in_flight = 0
         self._spool_busy = False
         self._start_scheduled = False
@@ -130,11 +130,15 @@ class GroupCommit:
             self._start_batches()
 
     def close(self) -> None:
-        """Wait up to five seconds for batches in flight; refuse queued and later requests."""
+        """Wait up to five seconds for batches in flight; refuse queued and later requests.
+
+        A batch whose requests are all answered is not waited for: the database may be frozen.
+        """
         self._closed = True
-        wait(self._running.copy(), _CLOSE_SECONDS)
-        for executor in (self._writers, self._spool_writer):
-            executor.shutdown(wait=False)
+        awaited = [running for running, batch in self._running.copy().items() if _unanswered(batch)]
+        wait(awaited, _CLOSE_SECONDS)
+        for threads in (self._writers, self._spool_writer):
+            threads.shutdown(wait=False)
         self._inbox.close()
         while self._queue:
             self._queue.popleft().complete(StoreUnavailable("the receiver is stopping"))
@@ -175,30 +179,41 @@ class GroupCommit:
                 return
 
     def _start_batch(self) -> None:
-        self._in_flight += 1
         batch = self._next_batch()
         # Sealing in the writer's thread would compete with the loop for the interpreter's lock.
-        # The writer's thread repeats and reports what fails here.
-        with suppress(Exception):
-            self._prepare(batch)
+        rows = self._prepare(batch)
+        if not rows:
+            return
+        self._in_flight += 1
         timeout = asyncio.get_running_loop().call_later(DATABASE_SECONDS, self._time_out, batch)
-        written = self._run(self._writers.submit(self._write, batch))
+        written = self._run(self._writers.submit(self._write, rows), batch)
         written.add_done_callback(partial(self._finish_batch, batch, timeout))
 
     def _start_spool_batch(self, spool: Spool) -> None:
-        self._spool_busy = True
         batch = self._next_batch()
-        written = self._run(self._spool_writer.submit(self._write_to_spool, spool, batch))
+        rows = self._prepare(batch)
+        if not rows:
+            return
+        self._spool_busy = True
+        written = self._run(self._spool_writer.submit(self._write_to_spool, spool, rows), batch)
         written.add_done_callback(partial(self._finish_spool_batch, batch))
 
-    def _run(self, running: Future[list[Outcome]]) -> asyncio.Future[list[Outcome]]:
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
+    def _run(
+        self, running: Future[list[Outcome]], batch: Sequence[PendingWrite]
+    ) -> asyncio.Future[list[Outcome]]:
+        self._running[running] = batch
+        running.add_done_callback(lambda done: self._running.pop(done, None))
         return asyncio.wrap_future(running)
 
     def _next_batch(self) -> list[PendingWrite]:
         size = min(MAX_BATCH, len(self._queue))
-        return [self._queue.popleft() for _ in range(size)]
+        batch = [self._queue.popleft() for _ in range(size)]
+        return [pending for pending in batch if not pending.answered]
+
+    def _drop_answered(self) -> None:
+        """Remove the requests at the head of the queue whose deadline has passed."""
+        while self._queue and self._queue[0].answered:
+            self._queue.popleft()
 
     def _finish_batch(
         self,
@@ -211,7 +226,7 @@ class GroupCommit:
         error = None if written.cancelled() else written.exception()
         if isinstance(error, _DatabaseDown):
             self._divert_to_spool(batch)
-            if error.disk_failed:
+            if error.flush_failed:
                 self._stop()
         else:
             self._complete(batch, written)
@@ -232,7 +247,7 @@ class GroupCommit:
         self._deadlines.discard_completed()
 
     def _time_out(self, batch: Sequence[PendingWrite]) -> None:
-        if self._spool is not None:
+        if self._has_spool():
             _log.warning(
                 "group_commit.database_timed_out", events=len(batch), seconds=DATABASE_SECONDS
             )
@@ -241,49 +256,67 @@ class GroupCommit:
 
     def _divert_to_spool(self, batch: Sequence[PendingWrite]) -> None:
         self.database_down.set()
-        incomplete = (pending for pending in reversed(batch) if pending.callback is not None)
-        self._queue.extendleft(incomplete)
+        self._queue.extendleft(pending for pending in reversed(batch) if not pending.answered)
 
-    def _write(self, batch: Sequence[PendingWrite]) -> list[Outcome]:
+    def _has_spool(self) -> bool:
+        return self._spool is not None and self._spool.is_open
+
+    def _write(self, rows: Sequence[InboxRow]) -> list[Outcome]:
         """Write a batch in one commit, or, if a row is refused, each row in its own.
 
         Runs in a writer's thread.
         """
         try:
-            return [*self._inbox.write(self._prepare(batch))]
+            return [*self._inbox.write(rows)]
         except Exception as error:  # noqa: BLE001 - drivers raise more than SQLAlchemy wraps
-            _log.warning(
-                "group_commit.commit_failed", events=len(batch), error=type(error).__name__
-            )
+            _log.warning("group_commit.commit_failed", events=len(rows), error=kind_of(error))
             refused: list[Outcome] = [
-                StoreUnavailable("the database did not take the event") for _ in batch
+                StoreUnavailable("the database did not take the event") for _ in rows
             ]
-            if isinstance(error, TRANSIENT_ERRORS):  # the database has failed, not a single row
-                disk_failed = _disk_failed(error)
-                if self._spool is not None:
-                    raise _DatabaseDown(disk_failed=disk_failed) from None
-                if disk_failed:
+            if is_trouble(error):
+                failed = flush_failed(error)
+                if self._has_spool():
+                    raise _DatabaseDown(flush_failed=failed) from None
+                if failed:
                     self._stop()
                 return refused
-            if len(batch) == 1:
+            if len(rows) == 1:
                 return refused
         # One of the rows is at fault; the others are stored.
-        return [outcome for each in batch for outcome in self._write([each])]
+        return [outcome for each in rows for outcome in self._write([each])]
 
-    def _write_to_spool(self, spool: Spool, batch: Sequence[PendingWrite]) -> list[Outcome]:
+    def _write_to_spool(self, spool: Spool, rows: Sequence[InboxRow]) -> list[Outcome]:
         """Runs in the spool's thread."""
         try:
-            return [*spool.store(self._prepare(batch))]
+            return [*spool.store(rows)]
         except StoreUnavailable as refused:
-            return [refused for _ in batch]
+            return [refused for _ in rows]
 
-    def _prepare(self, batch: Sequence[PendingWrite]) -> list[InboxRow]:
-        """The batch's rows, prepared once, so that each keeps its id in database and spool."""
+    def _prepare(self, batch: list[PendingWrite]) -> list[InboxRow]:
+        """The batch's rows, prepared once, so that each keeps its id in database and spool.
+
+        An event that cannot be prepared is refused, and leaves the batch.
+        """
         unprepared = [pending for pending in batch if pending.row is None]
-        rows = inbox.prepare(self._vault, [pending.incoming for pending in unprepared])
-        for pending, row in zip(unprepared, rows, strict=True):
-            pending.row = row
+        try:
+            self._prepare_all(unprepared)
+        except Exception:  # noqa: BLE001 - a bug about one event must not refuse the others
+            for pending in unprepared:
+                self._prepare_or_refuse(pending)
+        batch[:] = [pending for pending in batch if pending.row is not None]
         return [pending.row for pending in batch if pending.row is not None]
+
+    def _prepare_all(self, unprepared: Sequence[PendingWrite]) -> None:
+        incoming = [each.incoming for each in unprepared if each.incoming is not None]
+        for pending, row in zip(unprepared, inbox.prepare(self._vault, incoming), strict=True):
+            pending.row = row
+
+    def _prepare_or_refuse(self, pending: PendingWrite) -> None:
+        try:
+            self._prepare_all([pending])
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.error("group_commit.prepare_failed", error=type(error).__name__)
+            pending.complete(StoreUnavailable("the event could not be stored"))
 
 
 def _outcomes(written: asyncio.Future[list[Outcome]], size: int) -> Sequence[Outcome]:
@@ -303,6 +336,5 @@ def _resolve(future: asyncio.Future[StoreResult], outcome: Outcome) -> None:
         future.set_result(outcome)
 
 
-def _disk_failed(error: Exception) -> bool:
-    """Whether the system failed to read, write or flush SQLite's file."""
-    return sqlite.primary_code(getattr(error, "orig", None)) == sqlite3.SQLITE_IOERR
+def _unanswered(batch: Sequence[PendingWrite]) -> bool:
+    return any(not pending.answered for pending in batch)

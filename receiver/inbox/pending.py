@@ -24,16 +24,23 @@ Outcome = StoreResult | StoreUnavailable
 class PendingWrite:
     """One request whose event is not stored yet.
 
-    ``row`` is None until the event is prepared; ``callback`` is None once it was called.
+    ``row`` is None until the event is prepared. Once the callback was called, all three are None:
+    an answered request keeps no body in memory, whatever still refers to it.
     """
 
-    incoming: IncomingEvent
+    incoming: IncomingEvent | None
     callback: Callable[[Outcome], None] | None = field(repr=False)
     row: InboxRow | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the callback was called."""
+        return self.callback is None
 
     def complete(self, outcome: Outcome) -> None:
         """Call the callback, unless it was called before; log an exception that it raises."""
         callback, self.callback = self.callback, None
+        self.incoming = self.row = None
         if callback is None:  # its deadline has passed, or another batch has completed it
             return
         try:
@@ -43,9 +50,13 @@ class PendingWrite:
 
 
 class Deadlines:
-    """Refuses requests whose deadline has passed; one event-loop timer serves all of them."""
+    """Refuses requests whose deadline has passed; one event-loop timer serves all of them.
 
-    def __init__(self) -> None:
+    ``on_expired`` is called after some were refused.
+    """
+
+    def __init__(self, on_expired: Callable[[], None]) -> None:
+        self._on_expired = on_expired
         self._heap: list[tuple[float, int, PendingWrite]] = []
         self._sequence = count()
         self._timer_at = math.inf
@@ -58,7 +69,7 @@ class Deadlines:
 
     def discard_completed(self) -> None:
         """Drop completed requests from the top of the heap."""
-        while self._heap and self._heap[0][2].callback is None:
+        while self._heap and self._heap[0][2].answered:
             heappop(self._heap)
 
     def close(self) -> None:
@@ -72,6 +83,7 @@ class Deadlines:
             _, _, late = heappop(self._heap)
             late.complete(StoreUnavailable("the event could not be stored in time"))
         self._timer_at = math.inf
+        self._on_expired()
         self._set_timer()
 
     def _set_timer(self) -> None:

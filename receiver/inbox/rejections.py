@@ -20,11 +20,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, SQLModel
 from ulid import ULID
 
+from receiver.daemon_threads import DaemonThreads
 from receiver.database.engine import Database, UtcTime
 from receiver.vault.sealing import Vault
 
 WRITTEN_PER_SECOND = 20
 MAX_ROWS = 1_000
+# How long closing waits for the database; what is not written by then is lost.
+_CLOSE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -73,12 +76,14 @@ class Rejections:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Write the queued refusals and stop."""
+        """Write the queued refusals and stop; waits for at most a second."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        await self._flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._flush()
 
     async def _run(self) -> None:
         while True:
@@ -90,10 +95,14 @@ class Rejections:
             return
         batch = list(self._queue)
         self._queue.clear()
+        # Not a shared pool: a frozen database blocks this thread for as long as it is frozen.
+        thread = DaemonThreads(1, "rejections")
         try:
-            await asyncio.to_thread(self._write, batch)
+            await asyncio.get_running_loop().run_in_executor(thread, self._write, batch)
         except SQLAlchemyError as error:
             _log.warning("rejections.write_failed", count=len(batch), error=type(error).__name__)
+        finally:
+            thread.shutdown(wait=False)
 
     def _write(self, batch: Sequence[Rejection]) -> None:
         values = [self._values(rejection) for rejection in batch]

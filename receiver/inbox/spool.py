@@ -9,30 +9,40 @@ is a duplicate; an alias maps its id to the id of the first one.
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from tempfile import TemporaryFile
+from typing import TextIO
 
 import structlog
 from sqlalchemy import Table, delete, func, inspect, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, Session, SQLModel
 from ulid import ULID
 
 from receiver.database import bulk
-from receiver.database.engine import TRANSIENT_ERRORS, Database, kind_of
-from receiver.errors import CodecatchError, ConfigurationError, StoreUnavailable
+from receiver.database.engine import Database
+from receiver.database.trouble import is_trouble, kind_of, reason_of
+from receiver.errors import CodecatchError, StoreUnavailable
 from receiver.failpoints import reach
 from receiver.inbox import store as inbox
 from receiver.inbox.store import INBOX, InboxRow, StoreResult
-from receiver.vault.sealing import key_id_of
+from receiver.vault import index_key
+from receiver.vault.sealing import KEY_ID_AT, key_id_of
 
 # Limit of one file: half a million events of the usual size.
 MAX_FILE_BYTES = 512 * 1024 * 1024
 _DRAIN_BATCH = 200
+_LOOK_SECONDS = 2.0
+# A page of SQLite, and what its log adds.
+_PROBE_BYTES = 8_192
+# Takes the write lock and writes a page, without changing anything.
+_WRITE = text("PRAGMA user_version = 1")
 _log = structlog.get_logger(__name__)
 
 
@@ -67,30 +77,55 @@ class SpoolFile:
         self._lock = lock
         self._database = Database(f"sqlite:///{path}", max_bytes=MAX_FILE_BYTES)
         self._refused: set[str] = set()
-        with self._file_errors(), self._database.transaction() as session:
-            _create_table(session)
+        try:
+            with self._file_errors(), self._database.transaction() as session:
+                _create_table(session)
+        except BrokenSpool:
+            self._database.dispose()
+            raise
 
     def store(self, rows: Sequence[InboxRow]) -> list[StoreResult]:
         """Store rows in this file; see :func:`receiver.inbox.store.store`.
 
         Raises:
-            StoreUnavailable: the file cannot be written, or it is full.
+            SQLAlchemyError: the file cannot be written, or it is full.
         """
         reach("spool.before_commit")
-        try:
-            with self._database.transaction() as session:
-                results = inbox.store(session, rows)
-        except SQLAlchemyError as error:
-            _log.error("spool.write_failed", events=len(rows), error=kind_of(error))
-            raise StoreUnavailable("neither the database nor the spool took the event") from None
+        with self._database.transaction() as session:
+            results = inbox.store(session, rows)
         reach("spool.after_commit")
         return results
+
+    def reason_unwritable(self) -> str | None:
+        """Why a transaction that writes fails, in a few words; None if it succeeds."""
+        try:
+            with self._database.transaction() as session:
+                session.connection().execute(_WRITE)
+        except SQLAlchemyError as error:
+            return reason_of(error)
+        return None
+
+    def is_readable(self) -> bool:
+        """Whether the file can be read; a full disk does not prevent that."""
+        try:
+            return self.path.exists() and self.depth >= 0
+        except BrokenSpool:
+            return False
+
+    def abandon(self) -> None:
+        """Close the file and release its lock, without touching it."""
+        self._database.dispose()
+        self._lock.close()
 
     @property
     def depth(self) -> int:
         """Number of events in the file."""
         with self._file_errors(), self._database.reading() as session:
             return session.connection().scalar(select(func.count()).select_from(INBOX)) or 0
+
+    def retry_refused(self) -> None:
+        """Let :meth:`drain` try again what the database has refused."""
+        self._refused.clear()
 
     @property
     def drainable(self) -> int:
@@ -115,9 +150,9 @@ class SpoolFile:
             return None
         try:
             new_ids = _insert(database, rows)
-        except TRANSIENT_ERRORS:
-            raise
-        except DBAPIError:
+        except Exception as error:
+            if is_trouble(error):
+                raise
             new_ids = [new_id for row in rows for new_id in self._insert_single(database, row)]
         reach("drain.after_store")
         drained = [row.id for row in rows if row.id not in self._refused]
@@ -133,9 +168,7 @@ class SpoolFile:
             empty = False
         self._database.dispose()
         if empty:
-            for suffix in ("", "-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            _lock_path(self.path).unlink(missing_ok=True)
+            _remove(self.path)
         self._lock.close()
 
     @contextmanager
@@ -149,10 +182,10 @@ class SpoolFile:
     def _insert_single(self, database: Database, row: InboxRow) -> list[str]:
         try:
             return _insert(database, [row])
-        except TRANSIENT_ERRORS:
-            raise
-        except DBAPIError as error:
-            # The event stays in the file for an operator, and does not block the others.
+        except Exception as error:
+            if is_trouble(error):
+                raise
+            # The event stays in the file, and does not block the others.
             self._refused.add(row.id)
             _log.error("spool.event_refused", event_id=row.id, error=kind_of(error))
             return []
@@ -176,29 +209,73 @@ def _insert(database: Database, rows: Sequence[InboxRow]) -> list[str]:
 class Spool:
     """The spool directory, as one process uses it: it writes to its own file in there.
 
-    Raises:
-        ConfigurationError: the directory is not writable.
+    If the file cannot be made, the spool is closed, and says so in the log; :meth:`reopen` tries
+    again. ``key`` is the database's sealed index key; a copy beside the files lets the next process
+    start while the database is away.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: bytes | None = None) -> None:
         self._folder = folder
+        self._key = key
+        self._own_file: SpoolFile | None = None
+        self._reason: str | None = None
+        self.reopen()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has a file to write to."""
+        return self._own_file is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the last write failed, or why there is no file, in a few words; None if all is well.
+
+        The words quote no value.
+        """
+        return self._reason
+
+    def reopen(self) -> None:
+        """Make this process's file, or another one if it cannot be read any more.
+
+        An unreadable file stays for an operator. What the database has refused is tried again.
+        """
+        own = self._own_file
+        if own is not None:
+            own.retry_refused()
+            if not own.is_readable():
+                own.abandon()
+                self._own_file = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._own_file = self._create_file()
+            if self._own_file is None:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._own_file = self._create_file()
+            if self._key is not None:
+                index_key.save_copy(self._folder, self._key)
+                self._key = None  # a later one may be newer
         except (OSError, BrokenSpool) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigurationError(
-                f"SPOOL_DIR: must be a writable directory ({reason})"
-            ) from None
+            self._reason = f"SPOOL_DIR: must be a writable directory ({reason})"
+            _log.error("spool.not_opened", reason=self._reason)
+        else:
+            self._reason = self._own_file.reason_unwritable()
 
     def store(self, rows: Sequence[InboxRow]) -> list[StoreResult]:
         """Store rows in this process's file; see :meth:`SpoolFile.store`."""
-        return self._own_file.store(rows)
+        if self._own_file is None:
+            raise StoreUnavailable("neither the database nor the spool took the event")
+        try:
+            stored = self._own_file.store(rows)
+        except SQLAlchemyError as error:
+            self._reason = reason_of(error)
+            _log.error("spool.write_failed", events=len(rows), error=kind_of(error))
+            raise StoreUnavailable("neither the database nor the spool took the event") from None
+        self._reason = None
+        return stored
 
     def is_empty(self) -> bool:
         """Whether this process's file has no event that could be drained."""
         try:
-            return self._own_file.drainable == 0
+            return self._own_file is None or self._own_file.drainable == 0
         except BrokenSpool:
             return True
 
@@ -211,9 +288,11 @@ class Spool:
             SQLAlchemyError: the database failed; nothing is lost.
             BrokenSpool: this process's own file is broken.
         """
-        yield from _batches(self._own_file, database)
+        own = self._own_file
+        if own is not None:
+            yield from _batches(own, database)
         for path in sorted(self._folder.glob("*.db")):
-            if path == self._own_file.path:
+            if own is not None and path == own.path:
                 continue
             with _lock_if_orphaned(path) as lock:
                 if lock is None:
@@ -228,7 +307,8 @@ class Spool:
 
     def close(self) -> None:
         """Close this process's file."""
-        self._own_file.close()
+        if self._own_file is not None:
+            self._own_file.close()
 
     @staticmethod
     def _drain_orphan(path: Path, lock: TextIO, database: Database) -> Iterator[list[str]]:
@@ -240,34 +320,88 @@ class Spool:
 
     def _create_file(self) -> SpoolFile:
         path = self._folder / f"{ULID()}.db"
-        lock = _lock_path(path).open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return SpoolFile(path, lock)
+        with ExitStack() as undone:
+            undone.callback(_remove, path)
+            lock = undone.enter_context(_lock_path(path).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            made = SpoolFile(path, lock)
+            undone.pop_all()
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the files of all processes hold: acknowledged events that are not in the database.
+
+    ``sealed_by`` has their number by the id of the key that sealed them. ``unreadable`` names the
+    files that cannot be read now: locked, damaged, or another user's.
+    """
+
+    sealed_by: Counter[bytes]
+    unreadable: Sequence[str]
+
+    @property
+    def depth(self) -> int:
+        """The number of events in the readable files."""
+        return self.sealed_by.total()
+
+
+def look(folder: Path) -> Contents:
+    """What is in the directory; creates and changes no file in it."""
+    sealed_by: Counter[bytes] = Counter()
+    unreadable = []
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".db"))  # noqa: PTH208 - glob() hides errors
+    except FileNotFoundError:
+        names = []
+    except OSError:
+        names, unreadable = [], [folder.name]
+    for name in names:
+        try:
+            sealed_by.update(_read_keys(folder / name))
+        except sqlite3.Error:
+            if (folder / name).exists():  # else it was drained and removed at this moment
+                unreadable.append(name)
+    return Contents(sealed_by, unreadable)
 
 
 def depth(folder: Path) -> int:
-    """Number of acknowledged events in the directory, in the files of all processes."""
-    return sum(map(_count, folder.glob("*.db")))
+    """Number of acknowledged events in the directory, in the readable files of all processes."""
+    return look(folder).depth
 
 
-def sealed_by(folder: Path) -> Counter[bytes]:
-    """Number of events in the directory for each key that sealed them, by the key's id."""
-    counted: Counter[bytes] = Counter()
-    for path in folder.glob("*.db"):
-        counted.update(key_id_of(body) for (body,) in _query(path, "body"))
-    return counted
+def reason_unusable(folder: Path) -> str | None:
+    """Why nothing can be written to the directory now; None if a receiver can use it.
 
-
-def _count(path: Path) -> int:
-    return sum(count for (count,) in _query(path, "count(*)"))
-
-
-def _query(path: Path, expression: str) -> list[tuple[Any, ...]]:
+    Looks as the user who runs this. No file remains.
+    """
     try:
-        with closing(sqlite3.connect(path, timeout=2)) as connection:
-            return connection.execute(f"SELECT {expression} FROM {INBOX.name}").fetchall()  # noqa: S608 - constants only
-    except sqlite3.Error:
-        return []  # it was drained and removed at this moment
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        with TemporaryFile(dir=existing, buffering=0) as file:
+            if existing == folder:
+                file.write(bytes(_PROBE_BYTES))
+                os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
+
+
+def _read_keys(path: Path) -> Counter[bytes]:
+    """The key of each event in a file.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    keys = f"SELECT substr(body, 1, {KEY_ID_AT.stop}), count(*) FROM {INBOX.name} GROUP BY 1"  # noqa: S608 - constants only
+    # Opening a file that is in WAL mode creates its log, if there is none.
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    address = f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
+    with closing(sqlite3.connect(address, uri=True, timeout=_LOOK_SECONDS)) as connection:
+        tables = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+        (known,) = connection.execute(tables, (INBOX.name,)).fetchone()
+        if not known:
+            return Counter()  # a process is creating it
+        return Counter({key_id_of(head): count for head, count in connection.execute(keys)})
 
 
 def _batches(file: SpoolFile, database: Database) -> Iterator[list[str]]:
@@ -286,6 +420,14 @@ def _create_table(session: Session) -> None:
             session.connection().execute(
                 text(f"ALTER TABLE {INBOX.name} ADD COLUMN {column.name} {kind}")
             )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file and those beside it."""
+    with suppress(OSError):  # a directory that may only be read has nothing to remove
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _lock_path(path).unlink(missing_ok=True)
 
 
 def _lock_path(path: Path) -> Path:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import time
 from contextlib import suppress
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import queue
+from receiver.daemon_threads import DaemonThreads
+from receiver.database import probe
 from receiver.database.engine import Database
+from receiver.database.trouble import kind_of
 from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.spool import Spool
 from receiver.queue import Waker
 
 # How often the database is tried while events go to the spool.
 _RETRY_SECONDS = 1.0
+# How often the spool is opened again that could not be, and what the database refused is tried.
+REOPEN_SECONDS = 60.0
 # How often the directory is searched for files of dead processes otherwise.
 _SCAN_SECONDS = 15.0
 _log = structlog.get_logger(__name__)
@@ -33,7 +38,8 @@ class SpoolDrainer:
         self._group_commit = group_commit
         self._waker = waker
         # Not a shared pool: a frozen database blocks this thread for as long as it is frozen.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drain")
+        self._thread = DaemonThreads(1, "drain")
+        self._reopen_at = time.monotonic() + REOPEN_SECONDS
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -59,20 +65,22 @@ class SpoolDrainer:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SCAN_SECONDS):
+                async with asyncio.timeout(min(_SCAN_SECONDS, REOPEN_SECONDS)):
                     await self._group_commit.database_down.wait()
 
     def _drain(self) -> bool:
         """Drain the spool; whether the database is up. Runs in the thread."""
+        if time.monotonic() >= self._reopen_at:
+            self._reopen_at = time.monotonic() + REOPEN_SECONDS
+            self._spool.reopen()
         moved = 0
         try:
-            with self._database.transaction() as session:
-                session.connection()  # takes the write lock, which a writer would need too
+            probe.write(self._database)
             for ids in self._spool.drain(self._database):
                 self._waker.wake(queue.HANDLE_EVENTS, ids)
                 moved += len(ids)
         except SQLAlchemyError as error:
-            _log.warning("spool.drain_interrupted", moved=moved, error=type(error).__name__)
+            _log.warning("spool.drain_interrupted", moved=moved, error=kind_of(error))
             return False
         except Exception as error:  # noqa: BLE001 - a bad spool file does not mean the database is down
             _log.error("spool.drain_failed", moved=moved, error=type(error).__name__)

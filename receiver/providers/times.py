@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 # Unix times in seconds lie below this; larger ones are milliseconds, microseconds, nanoseconds.
 _LARGEST_SECONDS = 1e11
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,12})?")
-_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+EARLIEST, LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 _ZONE_NAME = re.compile(r"\s*\(?(?:UTC|GMT|Z)\)?$", re.IGNORECASE)
 
 
@@ -40,7 +40,7 @@ def read_time(value: object) -> ReadTime | None:
     moment = _iso(text) or _rfc2822(text)
     if moment is None:
         return None
-    return ReadTime(_clamped(moment), certain=moment.tzinfo is not None)
+    return ReadTime(clamped(moment), certain=moment.tzinfo is not None)
 
 
 def _unix(seconds: float) -> ReadTime | None:
@@ -49,7 +49,7 @@ def _unix(seconds: float) -> ReadTime | None:
     while abs(seconds) >= _LARGEST_SECONDS:
         seconds /= 1000
     try:
-        return ReadTime(_clamped(datetime.fromtimestamp(seconds, UTC)), certain=True)
+        return ReadTime(clamped(datetime.fromtimestamp(seconds, UTC)), certain=True)
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -76,10 +76,14 @@ def _rfc2822(text: str) -> datetime | None:
         return None
 
 
-def _clamped(moment: datetime) -> datetime:
+def clamped(moment: datetime) -> datetime:
+    """The time in UTC, moved into what every database holds; UTC if it has no zone.
+
+    A year is left on either side of it for what is added or subtracted.
+    """
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     try:
         aware = aware.astimezone(UTC)
     except OverflowError:
-        return _LATEST if aware.year > 5000 else _EARLIEST
-    return min(max(aware, _EARLIEST), _LATEST)
+        return LATEST if aware.year > 5000 else EARLIEST
+    return min(max(aware, EARLIEST), LATEST)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -92,20 +93,19 @@ def save_copy(folder: Path, value: bytes) -> None:
     """Save a copy of the sealed index key in the spool, to start while the database is down.
 
     Raises:
-        ConfigurationError: the directory is not writable.
+        OSError: the directory is not writable.
     """
-    file = folder / _COPY_NAME
+    if load_copy(folder) == value:
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = folder / f"{_COPY_NAME}.{ULID()}"
     try:
-        if load_copy(folder) == value:
-            return
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = file.with_suffix(f".{ULID()}")
         draft.write_bytes(value)
-        draft.replace(file)
-    except OSError as error:
-        raise ConfigurationError(
-            f"SPOOL_DIR: must be a writable directory ({error.strerror})"
-        ) from None
+        draft.replace(folder / _COPY_NAME)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def load_copy(folder: Path) -> bytes | None:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,7 +16,9 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from receiver import queue
-from receiver.database.engine import TRANSIENT_ERRORS, Database
+from receiver.database import compatibility
+from receiver.database.engine import Database
+from receiver.database.trouble import is_trouble, kind_of
 from receiver.inbox.group_commit import GroupCommit
 from receiver.inbox.rejections import Rejections
 from receiver.inbox.spool import Spool
@@ -49,7 +52,7 @@ def create_app() -> Starlette:
     providers = [provider(load(provider.settings_type)) for provider in registry().values()]
     database, spool_dir = Database(store.url), load(SpoolSettings).spool_dir
     try:
-        vault = _open_vault(database, store, spool_dir)
+        vault, sealed_key = _open_vault(database, store, spool_dir)
     finally:
         database.dispose()  # keep no connection open before the application is served
 
@@ -59,7 +62,7 @@ def create_app() -> Starlette:
         async with AsyncExitStack() as closing:
             closing.callback(database.dispose)
             closing.callback(waker.close)
-            spool = Spool(spool_dir) if spool_dir is not None else None
+            spool = Spool(spool_dir, sealed_key) if spool_dir is not None else None
             group_commit = GroupCommit(database, vault, spool)
             if spool is not None:
                 closing.callback(spool.close)
@@ -70,13 +73,16 @@ def create_app() -> Starlette:
             closing.push_async_callback(rejections.close)
             rejections.start()
             closing.callback(group_commit.close)
+            readiness = Readiness(database, waker, spool)
+            closing.push_async_callback(readiness.close)
+            readiness.start()
             app.state.services = Services(
                 group_commit=group_commit,
                 waker=waker,
                 rejections=rejections,
                 auth_failures=AuthFailures(),
                 request_limits=RequestLimits(),
-                readiness=Readiness(database, waker, has_spool=spool is not None),
+                readiness=readiness,
             )
             closing.enter_context(_garbage_collector_tuned())
             yield
@@ -122,19 +128,30 @@ def _garbage_collector_tuned() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _open_vault(database: Database, store: StoreSettings, spool_dir: Path | None) -> Vault:
-    """Open the database's vault; while the database is away, use the key saved beside the spool."""
+def _open_vault(
+    database: Database, store: StoreSettings, spool_dir: Path | None
+) -> tuple[Vault, bytes]:
+    """Open the database's vault; return it with its sealed key.
+
+    While the database is away, use the key saved beside the spool.
+    """
     try:
+        compatibility.check(database)
         sealed = index_key.sealed(database)
-    except TRANSIENT_ERRORS as error:
-        saved = index_key.load_copy(spool_dir) if spool_dir is not None else None
+    except SQLAlchemyError as error:
+        saved = _saved_key(spool_dir) if is_trouble(error) and spool_dir is not None else None
         if saved is None:
             raise
-        _log.warning("database.unavailable_at_start", error=type(error).__name__)
-        return index_key.unseal(saved, store.keys)
-    if spool_dir is not None:
-        index_key.save_copy(spool_dir, sealed)
-    return index_key.unseal(sealed, store.keys)
+        _log.warning("database.unavailable_at_start", error=kind_of(error))
+        return index_key.unseal(saved, store.keys), saved
+    return index_key.unseal(sealed, store.keys), sealed
+
+
+def _saved_key(spool_dir: Path) -> bytes | None:
+    try:
+        return index_key.load_copy(spool_dir)
+    except OSError:
+        return None
 
 
 class _WebhookRoute(Route):

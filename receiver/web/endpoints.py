@@ -229,8 +229,6 @@ async def readyz(request: Request) -> Response:
     """Readiness: 200 if webhooks are accepted; ``ok`` if they are handled soon too."""
     request.state.log["route"] = "readyz"
     services: Services = request.app.state.services
-    parts = await services.readiness.check()
-    accepting = parts["database"] or services.readiness.has_spool
-    status = "ok" if all(parts.values()) else "degraded" if accepting else "unready"
-    states = {part: "ok" if available else "away" for part, available in parts.items()}
-    return JSONResponse({"status": status, "parts": states}, 200 if accepting else 503)
+    state = await services.readiness.check()
+    answer = {"status": state.status, "parts": state.parts}
+    return JSONResponse(answer, 200 if state.accepting else 503)

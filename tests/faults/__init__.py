@@ -57,4 +57,9 @@ process to be killed, and is tested beside the code.
 53  16 destinations that hang                 worker/tasks/test_isolation
 65  names that nobody resolves                worker/tasks/test_isolation,
                                               worker/http/test_blocking
+48  a database that takes no writes           test_database_trouble
+52  stopped while the database is frozen      test_database_trouble
+55  a spool file locked or damaged            worker/cli/test_keys, receiver/inbox/test_spool
+58  parts meet a schema that does not fit     test_schema_skew, worker/schema/test_migrate
+60  a spool or a disk that is full            test_database_trouble, receiver/inbox/test_spool
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.end_to_end import secret_search
@@ -62,8 +63,9 @@ MakeScenario = Callable[..., Scenario]
 def make_scenario(tmp_path: Path, _migrated_file: Path) -> Iterator[MakeScenario]:
     """Make scenarios on PostgreSQL or SQLite, with the broker running or not.
 
-    The broker may be behind a proxy, and SQLite's file may be in another folder. Other options go
-    to :class:`SupervisedInstallation`.
+    The broker may be behind a proxy, and SQLite's file may be in another folder. A ``restricted``
+    installation is no superuser of PostgreSQL, but the role ``part``. Other options go to
+    :class:`SupervisedInstallation`.
     """
 
     def make(
@@ -72,6 +74,7 @@ def make_scenario(tmp_path: Path, _migrated_file: Path) -> Iterator[MakeScenario
         broker_running: bool = True,
         through_proxy: bool = False,
         data: Path = tmp_path,
+        restricted: bool = False,
         **options: object,
     ) -> Scenario:
         integrations = stack.enter_context(Integrations())
@@ -83,6 +86,7 @@ def make_scenario(tmp_path: Path, _migrated_file: Path) -> Iterator[MakeScenario
             server = stack.enter_context(PostgresServer())
             url = server.url_of(server.create_database())
             stores.prepare(url)
+            url = _restricted(server, url) if restricted else url
         else:
             url = f"sqlite:///{shutil.copy(_migrated_file, data)}"
         proxy = stack.enter_context(Proxy(broker.port)) if through_proxy else None
@@ -97,6 +101,16 @@ def make_scenario(tmp_path: Path, _migrated_file: Path) -> Iterator[MakeScenario
 
     with ExitStack() as stack:
         yield make
+
+
+def _restricted(server: PostgresServer, url: str) -> str:
+    """Make a role that may use all tables; return the database's URL for it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE part LOGIN PASSWORD 'made-up'")
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO part"
+        )
+    return url.replace(f"postgres:{server.password}@", "part:made-up@")
 
 
 def _check_for_secrets(

@@ -70,7 +70,7 @@ class SupervisedInstallation:
         armed = ",".join(f"{point}=kill@{self._token(point)}" for point in points)
         config = folder / "codecatch.toml"
         config.write_text(_DESTINATION)
-        self._environment = {
+        self.environment = {
             **os.environ,
             **_external_services(integrations),
             "DATABASE_URL": database_url,
@@ -87,7 +87,7 @@ class SupervisedInstallation:
     def __enter__(self) -> Self:
         self._starter = subprocess.Popen(
             leashed([sys.executable, "-m", "tests.faults.process_starter"]),
-            env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=Path(__file__).parents[2], start_new_session=True,
         )  # fmt: skip
         for part in self.starts:

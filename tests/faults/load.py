@@ -50,7 +50,7 @@ class Load:
 
     def send(self, events: int, *, order: str = "ord", senders: int = 8) -> list[Sent]:
         """Send ``events`` new events, and return when all of them are acknowledged."""
-        new = [self._make(order) for _ in range(events)]
+        new = [self.new(order) for _ in range(events)]
         with ThreadPoolExecutor(senders) as pool:
             list(pool.map(self._deliver, new))
         return new
@@ -62,7 +62,7 @@ class Load:
 
         def flow() -> None:
             while not stopping.wait(senders / per_second):
-                self._deliver(self._make("ord"))
+                self._deliver(self.new("ord"))
 
         with ThreadPoolExecutor(senders) as pool:
             flows = [pool.submit(flow) for _ in range(senders)]
@@ -73,7 +73,8 @@ class Load:
             for each in flows:
                 each.result()
 
-    def _make(self, order: str) -> Sent:
+    def new(self, order: str = "ord") -> Sent:
+        """Return a new event, which is not sent yet."""
         number = next(self._numbers)
         name, code = f"{order}-{number}", f"{CANARY}{number}"
         sent = Sent(name, code, webhooks.virtualsms_v1(order=name, code=code))
@@ -87,9 +88,10 @@ class Load:
             if sent.tries:
                 time.sleep(_RETRY_PAUSE)
             sent.tries += 1
-            self._try(sent)
+            self.attempt(sent)
 
-    def _try(self, sent: Sent) -> None:
+    def attempt(self, sent: Sent) -> int:
+        """Send an event once; return the status of the answer, or 0."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT)
         began = time.monotonic()
         status = 0
@@ -108,6 +110,7 @@ class Load:
             sent.event_id = content["event"]
         else:
             self.refused[status] = self.refused.get(status, 0) + 1
+        return status
 
 
 def percentile(sent: list[Sent], percent: float) -> float:

@@ -27,6 +27,7 @@ import receiver.web.app
 import worker.tasks.tasks
 from receiver.events import Event
 from receiver.failpoints import reach
+from receiver.inbox import spool_drain
 from receiver.providers.registry import registry
 from worker.handling import effects
 from worker.handling import handle as handling
@@ -39,6 +40,8 @@ AFTER_POP = "broker.after_pop"
 POISON = "poison"
 # The lease of an event in seconds, for tests that would otherwise wait for several full leases.
 EVENT_LEASE = "FAULTS_EVENT_LEASE"
+# The same for the minute after which a spool that could not be opened is tried again.
+REOPEN_SECONDS = "FAULTS_REOPEN_SECONDS"
 
 
 def main() -> None:
@@ -49,6 +52,8 @@ def main() -> None:
     _add_poison_events()
     if EVENT_LEASE in os.environ:
         handling.LEASE = timedelta(seconds=float(os.environ[EVENT_LEASE]))
+    if REOPEN_SECONDS in os.environ:
+        spool_drain.REOPEN_SECONDS = float(os.environ[REOPEN_SECONDS])
     for line in sys.stdin:
         part, log = line.split()
         child = os.fork()

@@ -7,12 +7,15 @@ receivers and workers. They contain counts, ages and configured names, and no me
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from receiver.database import probe
 from receiver.database.engine import Database
+from receiver.inbox import spool
 from worker.queries import statistics
 from worker.queries.filters import Row
 
@@ -20,15 +23,34 @@ _STATES = ("events", "orders", "codes", "confirmations")
 
 
 class DatabaseCollector(Collector):
-    """Gauges from the database, and ``spooled``: this host's events that are not in it yet."""
+    """Gauges from the database, and about this host's spool in ``folder``."""
 
-    def __init__(self, database: Database, spooled: int) -> None:
+    def __init__(self, database: Database, folder: Path | None) -> None:
         self._database = database
-        self._spooled = spooled
+        self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
         """Yield one gauge per metric."""
-        numbers = statistics.collect(self._database, spooled=self._spooled)
+        spooled = 0
+        if self._folder is not None:
+            found = spool.look(self._folder)
+            spooled = found.depth
+            yield _gauge(
+                "spool_writable",
+                "1 if something can be written to this host's spool directory, else 0.",
+                spool.reason_unusable(self._folder) is None,
+            )
+            yield _gauge(
+                "spool_unreadable_files",
+                "Files in this host's spool that cannot be read: locked or damaged.",
+                len(found.unreadable),
+            )
+        yield _gauge(
+            "database_writable",
+            "1 if events can be stored in the database, else 0.",
+            probe.reason(self._database) is None,
+        )
+        numbers = statistics.collect(self._database, spooled=spooled)
         yield from _counts(numbers)
         yield _gauge(
             "acknowledged_unhandled",
@@ -38,7 +60,7 @@ class DatabaseCollector(Collector):
         yield _gauge(
             "spooled",
             "Acknowledged events in this host's spool, not in the database yet.",
-            self._spooled,
+            spooled,
         )
         yield _gauge(
             "oldest_unhandled_seconds",
@@ -72,14 +94,14 @@ class DatabaseCollector(Collector):
         yield family
 
 
-def render(database: Database, *, spooled: int) -> bytes:
-    """All metrics in the Prometheus text format.
+def render(database: Database, folder: Path | None) -> bytes:
+    """All metrics in the Prometheus text format; ``folder`` is this host's spool.
 
     Raises:
         SQLAlchemyError: the database does not answer.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(DatabaseCollector(database, spooled))
+    registry.register(DatabaseCollector(database, folder))
     return generate_latest(registry)
 
 

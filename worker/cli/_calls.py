@@ -32,7 +32,6 @@ from worker.providers.errors import ProviderError, ProviderOutcomeUnknown
 from worker.providers.reported_order import ReportedOrder
 from worker.providers.results import Result
 from worker.runtime.integrations import connected_api
-from worker.schema import migrate as schema
 from worker.schema.states import WAITING
 
 # Errors that prevent recording an answer; ValueError: it has a character no database can store.
@@ -92,15 +91,8 @@ class _Invocation:
     def run(self, *, yes: bool) -> None:
         """Make the call and show the answer; any error ends the command."""
         with connected_api(self.provider.name) as api, open_store() as store:
-            if self.call.spends:
-                # Do not buy what cannot be recorded.
-                if not schema.is_current(store.database):
-                    fail(
-                        "DATABASE_URL: the database schema does not match this version; "
-                        "run codecatch migrate"
-                    )
-                if not yes:
-                    self._confirm()
+            if self.call.spends and not yes:
+                self._confirm()
             caller = Caller(store.database, api, self._report_wait)
             try:
                 caller.debit(self.call)

@@ -13,17 +13,19 @@ from sqlmodel import Session
 
 from receiver import queue
 from receiver.clock import iso
-from receiver.database import heartbeats
-from receiver.database.engine import Database, kind_of
+from receiver.database import compatibility, heartbeats, probe
+from receiver.database.engine import Database
+from receiver.database.trouble import AWAY, kind_of, reason_of
 from receiver.errors import ConfigurationError
+from receiver.inbox import spool
 from receiver.inbox.store import FAILED, PENDING
 from receiver.inbox.store import QUARANTINED as EVENT_QUARANTINED
 from receiver.providers.base import Provider
 from receiver.providers.registry import registry
-from receiver.settings import BrokerSettings, StoreSettings, load
+from receiver.settings import BrokerSettings, SpoolSettings, StoreSettings, load
 from receiver.vault import index_key
 from worker.cli._output import counted
-from worker.cli._store import check_exists, count_spooled
+from worker.cli._store import check_exists, look_at_spool
 from worker.configuration import file as configuration_file
 from worker.configuration.event_policy import EVERY_SERVICE, matches_service
 from worker.configuration.file import Configuration
@@ -77,19 +79,31 @@ def _database() -> Iterator[Check]:
     try:
         yield from _open_database(database, keys)
     except SQLAlchemyError as error:
-        kind = kind_of(error)
-        yield Check(BROKEN, "database", f"DATABASE_URL: the database does not answer ({kind})")
+        reason, kind = reason_of(error), kind_of(error)
+        wrong = "does not answer" if reason == AWAY else f"cannot be used: {reason}"
+        says = f"DATABASE_URL: the database {wrong} ({kind})"
+        yield Check(BROKEN, "database", says)
     finally:
         database.dispose()
 
 
 def _open_database(database: Database, keys: list[bytes]) -> Iterator[Check]:
     kind = "PostgreSQL" if database.is_postgresql else "SQLite"
-    if not schema.is_current(database):
-        says = f"{kind} answers, but its schema is not that of this version; run codecatch migrate"
-        yield Check(BROKEN, "database", says)
+    try:
+        found = compatibility.version(database)
+        misfit = found.misfit
+    except ConfigurationError as error:
+        misfit = str(error)
+    if misfit is not None:
+        yield Check(BROKEN, "database", misfit)
         return
-    yield Check(FINE, "database", f"{kind} answers; its schema is current")
+    fits = "is current" if schema.is_current(database) else f"{found.revision:04} fits"
+    wrong = probe.reason(database)
+    if wrong is None:
+        yield Check(FINE, "database", f"{kind} takes writes; its schema {fits}")
+    else:
+        says = f"{kind} answers, but nothing can be stored: {wrong}"
+        yield Check(BROKEN, "database", says)
     try:
         index_key.open_vault(database, keys)
     except ConfigurationError as error:
@@ -124,11 +138,27 @@ def _confirmed_services(session: Session) -> Iterator[Check]:
 
 
 def _spool() -> Iterator[Check]:
-    waiting = count_spooled()
-    if waiting:
-        events = counted(waiting, "acknowledged event")
+    folder = load(SpoolSettings).spool_dir
+    if folder is None:
+        return
+    unusable = spool.reason_unusable(folder)
+    if unusable is not None:
+        says = (
+            f"SPOOL_DIR: nothing can be written there ({unusable}); webhooks are refused with 503 "
+            "while the database is away"
+        )
+        yield Check(BROKEN, "spool", says)
+    found = look_at_spool()
+    if found.depth:
+        events = counted(found.depth, "acknowledged event")
         says = f"{events} in this host's spool, not yet in the database"
         yield Check(NOTICE, "spool", says)
+    if found.unreadable:
+        says = (
+            f"cannot read {', '.join(found.unreadable)} in this host's spool: locked or damaged; "
+            "there may be acknowledged events in it"
+        )
+        yield Check(BROKEN, "spool", says)
 
 
 def _parts(session: Session, now: datetime) -> Iterator[Check]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from receiver import clock
 from receiver.providers.plain_text import plain_text
 from receiver.providers.registry import registry
+from receiver.providers.times import EARLIEST, clamped
 from worker.configuration import durations
 
 # A number may be a tel: URI; its parameters follow a semicolon.
@@ -21,14 +22,20 @@ _ROW_ID = re.compile(r"[0-9A-Za-z]{26}")
 _MAX_ROWS = 100_000
 
 
+def _before(now: datetime, span: timedelta) -> datetime:
+    try:
+        return clamped(now - span)
+    except OverflowError:
+        return EARLIEST
+
+
 def _moment(value: str) -> datetime:
     span = durations.parse(value)
     try:
         if span is not None:
-            return clock.now() - span
-        moment = datetime.fromisoformat(value.strip())
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
+            return _before(clock.now(), span)
+        return clamped(datetime.fromisoformat(value.strip()))
+    except ValueError:
         raise typer.BadParameter(
             "must be ISO 8601 (2026-06-11T09:14:27Z) or an age (15m, 24h, 7d)"
         ) from None

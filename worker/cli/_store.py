@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import queue
-from receiver.database.engine import Database, kind_of, parse_url
+from receiver.database import compatibility
+from receiver.database.engine import Database, parse_url
+from receiver.database.trouble import kind_of
 from receiver.errors import CodecatchError, ConfigurationError
 from receiver.inbox import spool
 from receiver.queue import Waker
@@ -37,9 +40,10 @@ def open_store() -> Iterator[Store]:
     """Open the store from the environment, or from the data directory of ``codecatch up``.
 
     Raises:
-        CodecatchError: the database is not configured, not migrated, or fails.
+        CodecatchError: the database is not configured, has a schema that does not fit, or fails.
     """
     with open_database() as (database, keys):
+        compatibility.check(database)
         yield Store(database, index_key.open_vault(database, keys))
 
 
@@ -72,10 +76,10 @@ def open_database() -> Iterator[tuple[Database, list[bytes]]]:
         database.dispose()
 
 
-def count_spooled() -> int:
-    """Number of acknowledged events in this host's spool."""
+def look_at_spool() -> spool.Contents:
+    """What this host's spool holds."""
     folder = load(SpoolSettings).spool_dir
-    return spool.depth(folder) if folder is not None else 0
+    return spool.look(folder) if folder is not None else spool.Contents(Counter(), ())
 
 
 @contextmanager

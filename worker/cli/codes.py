@@ -8,8 +8,9 @@ from contextlib import closing
 from typing import Annotated, Literal
 
 import typer
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from receiver.database.trouble import is_trouble
 from worker.cli import _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import open_store, open_waker
@@ -152,7 +153,9 @@ def _follow(filters: Filters) -> Generator[Row, None, None]:
                     now = database.now(session)
                     rows = tail_query.fresh(session, store.vault, now=now)
                     unavailable = False
-            except (OperationalError, InterfaceError):
+            except SQLAlchemyError as error:
+                if not is_trouble(error):
+                    raise
                 # Keep following: the database may come back.
                 if not unavailable:
                     _output.write_error("the database does not answer; retrying until it does")

@@ -14,7 +14,7 @@ from worker.cli import _output
 from worker.cli._output import Output, write, write_error
 
 KEYS = ("key", "state", "table", "column", "values")
-FIRST, OPENS, UNUSED, MISSING = "first", "opens", "unused", "missing"
+FIRST, OPENS, UNUSED, MISSING, UNKNOWN = "first", "opens", "unused", "missing", "unknown"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,30 +32,33 @@ def generate() -> None:
 
 
 def status(as_json: _output.AsJson = False, as_csv: _output.AsCsv = False) -> None:
-    """Show values by key and table; exit code 1 if a needed key is missing.
+    """Show values by key and table; exit code 1 if a needed key is missing, or may be.
 
     States: ``first`` encrypts new values, ``opens`` is needed for older values, ``unused``
-    encrypts nothing that is stored, ``missing`` is needed but not in ENCRYPTION_KEYS.
+    encrypts nothing that is stored, ``missing`` is needed but not in ENCRYPTION_KEYS, ``unknown``
+    may be needed by a spool file that cannot be read.
     """
-    from worker.cli._store import open_database  # noqa: PLC0415 - generate needs no database
+    from worker.cli._store import look_at_spool, open_database  # noqa: PLC0415 - generate needs no database
     from worker.maintenance import key_rotation  # noqa: PLC0415 - the same
 
     output = Output(as_json, as_csv)
     with open_database() as (database, keys):
-        sealed = key_rotation.count(database, load(SpoolSettings).spool_dir)
+        spooled = look_at_spool()
+        sealed = key_rotation.count(database, spooled.sealed_by)
     ids = [sealing.key_id(key).hex() for key in keys]
-    rows = list(_rows(ids, sealed))
+    rows = list(_rows(ids, sealed, complete=not spooled.unreadable))
     output.rows(KEYS, KEYS, rows)
-    if _missing(rows):
+    unknown = _unreadable(spooled.unreadable)
+    if _missing(rows) or unknown:
         raise typer.Exit(1)
 
 
 def rotate() -> None:
     """Re-encrypt all values with the first key, online; resumes after an interruption.
 
-    Exit code 1 if a value is still encrypted with another key.
+    Exit code 1 if a value is still encrypted with another key, or may be.
     """
-    from worker.cli._store import open_database  # noqa: PLC0415 - generate needs no database
+    from worker.cli._store import look_at_spool, open_database  # noqa: PLC0415 - generate needs no database
     from worker.maintenance import key_rotation  # noqa: PLC0415 - the same
 
     with open_database() as (database, keys):
@@ -63,7 +66,8 @@ def rotate() -> None:
         broken: dict[tuple[str, str, str], None] = {}
         for step in _shown(key_rotation.rotate(database, keys, folder)):
             broken |= dict.fromkeys((step.table, step.column, row) for row in step.broken)
-        sealed = key_rotation.count(database, folder)
+        spooled = look_at_spool()
+        sealed = key_rotation.count(database, spooled.sealed_by)
     first, *others = (sealing.key_id(key).hex() for key in keys)
     for table, column, row in broken:
         write_error(
@@ -76,23 +80,39 @@ def rotate() -> None:
             f"{left} values are still encrypted with {', '.join(others)}; restart every process "
             "with the new ENCRYPTION_KEYS, then run codecatch keys rotate again"
         )
-    if left or missing or broken:
+    unknown = _unreadable(spooled.unreadable)
+    if left or missing or broken or unknown:
         raise typer.Exit(1)
     write(f"all values are encrypted with key {first}")
 
 
-def _rows(ids: Sequence[str], sealed: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """One row for each key and column; a key without values has one row with 0."""
+def _rows(
+    ids: Sequence[str], sealed: Iterable[Any], *, complete: bool = True
+) -> Iterator[dict[str, Any]]:
+    """One row for each key and column; a key without values has one row with 0.
+
+    ``complete``: all values were counted, so such a key is not used.
+    """
     by_key: dict[str, list[Any]] = {key: [] for key in ids}
     for each in sealed:
         by_key.setdefault(each.key, []).append(each)
     for key, uses in by_key.items():
-        state = FIRST if key == ids[0] else OPENS if uses else UNUSED
+        state = FIRST if key == ids[0] else OPENS if uses else UNUSED if complete else UNKNOWN
         state = state if key in ids else MISSING
         for use in uses:
             yield dict(zip(KEYS, (key, state, use.table, use.column, use.values), strict=True))
         if not uses:
             yield dict(zip(KEYS, (key, state, None, None, 0), strict=True))
+
+
+def _unreadable(files: Sequence[str]) -> bool:
+    """Report the spool files that could not be read; returns whether there are any."""
+    if files:
+        write_error(
+            f"SPOOL_DIR: cannot tell which keys {', '.join(files)} needs: it is locked or damaged; "
+            "remove no key before it is drained or moved away"
+        )
+    return bool(files)
 
 
 def _missing(rows: Iterable[dict[str, Any]]) -> bool:

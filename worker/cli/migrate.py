@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from receiver.database import compatibility
+from receiver.database.compatibility import SchemaVersion
 from receiver.database.engine import Database
+from receiver.errors import ConfigurationError
 from receiver.settings import StoreSettings, load
 from receiver.vault import index_key
+from worker.cli._store import check_exists
 from worker.maintenance import stored_numbers
 from worker.runtime.installation import adopt
 from worker.schema import migrate as schema
@@ -17,15 +23,36 @@ def register(app: typer.Typer) -> None:
     app.command("migrate", help="Migrate the database to this version's schema.")(migrate)
 
 
-def migrate() -> None:
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 1 if there is work to do.")
+    ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Upgrade or downgrade to this revision.", metavar="REVISION"),
+    ] = None,
+) -> None:
     """Migrate the database to this version's schema, and older phone numbers to their normal form.
 
-    No effect if both are current.
+    No effect if both are current, or if the schema is newer.
     """
     adopt()
     settings = load(StoreSettings)
+    if check:
+        check_exists(settings.url)
     database = Database(settings.url)
     try:
+        if check:
+            _check(database)
+            return
+        if to is not None:
+            schema.migrate_to(database, to)
+            typer.echo(f"the database's schema is {compatibility.version(database).revision:04}")
+            return
+        found = compatibility.version(database)
+        if found.revision > compatibility.REVISION and found.misfit is None:
+            typer.echo(_newer(found))
+            return
         schema.migrate(database, settings.keys)
         vault = index_key.open_vault(database, settings.keys)
         counts = stored_numbers.rewrite(database, vault).counts
@@ -43,3 +70,20 @@ def migrate() -> None:
             err=True,
         )
     typer.echo("the database is ready")
+
+
+def _check(database: Database) -> None:
+    found = compatibility.version(database)
+    if found.revision < compatibility.REVISION:
+        typer.echo(f"to migrate: {found.revision:04} to {schema.HEAD}; run codecatch migrate")
+        raise typer.Exit(1)
+    if found.misfit is not None:
+        raise ConfigurationError(found.misfit)
+    typer.echo(_newer(found) if found.revision > compatibility.REVISION else "nothing to migrate")
+
+
+def _newer(found: SchemaVersion) -> str:
+    return (
+        f"the database's schema {found.revision:04} is newer than this release ({schema.HEAD}), "
+        "which works with it; nothing was changed"
+    )

@@ -6,7 +6,7 @@ import typer
 
 from worker.cli import _filters, _output
 from worker.cli._output import counted, fail, write, write_error
-from worker.cli._store import count_spooled, open_store
+from worker.cli._store import look_at_spool, open_store
 from worker.maintenance import erasure
 from worker.maintenance.erasure import ErasureTargets
 from worker.queries.filters import Filters
@@ -48,7 +48,8 @@ def purge(
         f"{counted(erased['bodies'], 'event body', 'event bodies')} of "
         f"{counted(len(targets.orders), 'order')}"
     )
-    waiting = count_spooled()
+    found = look_at_spool()
+    waiting = found.depth
     if waiting:
         write_error(
             f"{counted(waiting, 'event')} in the spool could not be searched; "

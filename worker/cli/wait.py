@@ -6,8 +6,9 @@ import time
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from receiver.database.trouble import is_trouble
 from worker.cli import _filters, _output
 from worker.cli._output import Output
 from worker.cli._store import Store, open_store
@@ -69,5 +70,7 @@ def _newest_message(store: Store, filters: Filters) -> Row | None:
     try:
         with store.database.reading() as session:
             return codes.newest_message(session, store.vault, filters)
-    except (OperationalError, InterfaceError):
+    except SQLAlchemyError as error:
+        if not is_trouble(error):
+            raise
         return None  # the database may come back before the timeout

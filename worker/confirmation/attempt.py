@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 
 from receiver import clock
-from receiver.database.engine import TRANSIENT_ERRORS, persist
+from receiver.database.engine import persist
+from receiver.database.trouble import is_trouble
 from receiver.failpoints import reach
 from worker.orders import store as orders
 from worker.orders.merge import Merge
@@ -98,9 +99,9 @@ def record(runtime: Runtime, outcomes: Sequence[tuple[Task, Outcome]]) -> None:
     """Record how attempts ended, except those whose lease was lost meanwhile."""
     try:
         planner, lost = persist(lambda: _write(runtime, outcomes))
-    except TRANSIENT_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001 - a bug about one outcome must not lose the others
+    except Exception as error:
+        if is_trouble(error):
+            raise
         if len(outcomes) == 1:
             _log.exception("confirmation.record_failed", confirmation_id=outcomes[0][0].row.id)
             return

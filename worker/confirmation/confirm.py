@@ -12,8 +12,9 @@ from datetime import timedelta
 from functools import partial
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from receiver.database.engine import TRANSIENT_ERRORS, kind_of
+from receiver.database.trouble import is_trouble, kind_of
 from receiver.failpoints import reach
 from worker.confirmation import attempt as attempts
 from worker.confirmation.attempt import MAX_ATTEMPTS, Outcome, Task, WriteEffects, no_effects
@@ -60,7 +61,10 @@ def settle(runtime: Runtime, ids: Sequence[str]) -> None:
             more, in_flight = wait(in_flight, timeout=_LINGER_SECONDS)
             try:
                 _record(runtime, [(calls[each], each.result()) for each in done | more])
-            except TRANSIENT_ERRORS as error:  # may be over when the next calls finish
+            except SQLAlchemyError as error:
+                if not is_trouble(error):
+                    raise
+                # It may be over when the next calls finish.
                 _log.warning("confirmation.database_away", error=kind_of(error))
 
 
@@ -81,10 +85,10 @@ def _attempt(task: Task) -> Outcome | None:
         except LeaseLost as lost:
             _log.warning("confirmation.lease_lost", confirmation_id=task.row.id, reason=str(lost))
             return None
-        except TRANSIENT_ERRORS as error:  # the lease expires; the next holder asks before it calls
-            _log.warning("confirmation.database_away", error=kind_of(error))
-            return None
         except Exception as error:  # noqa: BLE001 - a bug in one attempt must not stop the others
+            if is_trouble(error):  # the lease expires; the next holder asks before it calls
+                _log.warning("confirmation.database_away", error=kind_of(error))
+                return None
             _log.exception("confirmation.attempt_failed", confirmation_id=task.row.id)
             return Outcome(None, f"internal error: {type(error).__name__}", unsure=True)
         return outcome

@@ -17,10 +17,12 @@ from typing import Any, Final
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Integer, Row, String, bindparam, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import logs
-from receiver.database.engine import TRANSIENT_ERRORS, UtcTime, persist
+from receiver.database.engine import UtcTime, persist
 from receiver.database.followup import GRACE
+from receiver.database.trouble import is_trouble
 from receiver.errors import CodecatchError
 from receiver.events import Event
 from receiver.failpoints import reach
@@ -68,8 +70,6 @@ _FAILED_SINCE: Final = select(func.count()).where(
 _FAILURES: Final = {FAILED, QUARANTINED}
 # A batch that takes longer is made smaller next time, long before its lease is over.
 _SLOW_SECONDS: Final = LEASE.total_seconds() / 3
-# No fault of an event: the database is in trouble, or the task has no time left.
-_NOT_THE_EVENTS: Final = (*TRANSIENT_ERRORS, SoftTimeLimitExceeded)
 _log = structlog.get_logger(__name__)
 
 
@@ -127,9 +127,10 @@ def _handle_batch(runtime: Runtime, ids: Sequence[str], size: int) -> None:
     began = time.monotonic()
     try:
         _commit_batch(runtime, batch)
-    except _NOT_THE_EVENTS:
-        _batch_size.adapt(None)
-        _give_back(runtime, [each.claim for each in batch])
+    except Exception as error:
+        if _is_not_theirs(error):
+            _batch_size.adapt(None)
+            _give_back(runtime, [each.claim for each in batch])
         raise
     _batch_size.adapt(time.monotonic() - began)
 
@@ -137,17 +138,25 @@ def _handle_batch(runtime: Runtime, ids: Sequence[str], size: int) -> None:
 def _commit_batch(runtime: Runtime, batch: Sequence[_ClaimedEvent]) -> None:
     try:
         persist(lambda: _commit(runtime, batch))
-    except _NOT_THE_EVENTS:
-        raise
-    except Exception as error:  # noqa: BLE001 - a bug in one handler must not fail the whole batch
+    except Exception as error:
+        if _is_not_theirs(error):
+            raise
         _log.warning("events.batch_failed", events=len(batch), error=type(error).__name__)
         for claimed in batch:
             _handle_alone(runtime, claimed)
 
 
+def _is_not_theirs(error: Exception) -> bool:
+    """Whether no event is at fault: the database is in trouble, or the task has no time left."""
+    return is_trouble(error) or isinstance(error, SoftTimeLimitExceeded)
+
+
 def _give_back(runtime: Runtime, claims: Sequence[Claim]) -> None:
     """Release the claims that still hold: an expired lease would count as a crash of its holder."""
-    with suppress(*_NOT_THE_EVENTS), runtime.database.transaction() as session:
+    with (
+        suppress(SQLAlchemyError, SoftTimeLimitExceeded),
+        runtime.database.transaction() as session,
+    ):
         leases.release(session, INBOX, claims, runtime.database.now(session) + GRACE)
 
 
@@ -200,9 +209,11 @@ def _handle_alone(runtime: Runtime, claimed: _ClaimedEvent) -> None:
     try:
         try:
             _commit(runtime, [claimed])
-        except (LeaseLost, *_NOT_THE_EVENTS):
+        except LeaseLost:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in a handler: the event waits for a fix
+        except Exception as error:
+            if _is_not_theirs(error):
+                raise
             _log.exception("event.handling_failed", event_id=claimed.row.id)
             reason = f"handling it failed: {type(error).__name__}"
             _commit(runtime, [_ClaimedEvent(claimed.claim, claimed.row, failure=reason)])

@@ -85,7 +85,7 @@ class Response:
             return min(float(value), at_most)
         try:
             until = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         # A date is in GMT, even if it names no zone (RFC 9110, 5.6.7).
         left = (until.replace(tzinfo=until.tzinfo or UTC) - clock.now()).total_seconds()

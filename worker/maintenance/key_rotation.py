@@ -29,8 +29,8 @@ from sqlalchemy import (
 from sqlmodel import Session
 
 from receiver.database.engine import Database, persist
+from receiver.errors import ConfigurationError
 from receiver.failpoints import reach
-from receiver.inbox import spool
 from receiver.vault import index_key
 from receiver.vault.sealing import KEY_ID_AT, BrokenSeal, Sealer, key_id
 from worker.schema import migrate as schema
@@ -64,8 +64,11 @@ class Step:
     broken: Sequence[str] = ()
 
 
-def count(database: Database, spool_dir: Path | None = None) -> list[KeyUsage]:
-    """Count values by key, table and column, in the database and in this host's spool."""
+def count(database: Database, spooled: Mapping[bytes, int] | None = None) -> list[KeyUsage]:
+    """Count values by key, table and column, in the database.
+
+    ``spooled`` has the number of events in this host's spool by the id of their key.
+    """
     usages = []
     for table, column in _sealed_columns():
         sealed_by = _key_id(column)
@@ -76,8 +79,9 @@ def count(database: Database, spool_dir: Path | None = None) -> list[KeyUsage]:
         usages += [
             KeyUsage((key or b"").hex(), table.name, column.name, number) for key, number in rows
         ]
-    waiting = spool.sealed_by(spool_dir) if spool_dir is not None else {}
-    usages += [KeyUsage(key.hex(), _SPOOL, "body", number) for key, number in waiting.items()]
+    usages += [
+        KeyUsage(key.hex(), _SPOOL, "body", number) for key, number in (spooled or {}).items()
+    ]
     return sorted(usages, key=lambda usage: (usage.table, usage.column, usage.key))
 
 
@@ -100,7 +104,12 @@ def rotate(
         if total:
             yield from _Rotation(database, sealer, table, column, old_key_ids, total).run()
     if spool_dir is not None and spool_dir.is_dir():
-        index_key.save_copy(spool_dir, index_key.sealed(database))
+        try:
+            index_key.save_copy(spool_dir, index_key.sealed(database))
+        except OSError as error:
+            raise ConfigurationError(
+                f"SPOOL_DIR: must be a writable directory ({error.strerror})"
+            ) from None
     database.truncate_wal(timeout=1.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from receiver import queue
+from receiver.database import compatibility
 from worker.runtime.runtime import process
 from worker.tasks import celery_app
 
@@ -14,5 +15,6 @@ _THREADS: Final = 16
 
 def main() -> None:
     """Confirm and deliver until SIGTERM or SIGINT."""
-    process.get()  # an invalid setting stops the process here, not the first task
+    runtime = process.get()  # an invalid setting stops the process here, not the first task
+    compatibility.check(runtime.database)
     celery_app.work("threads", _THREADS, queue.SENDER_QUEUES)

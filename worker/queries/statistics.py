@@ -10,7 +10,7 @@ from sqlalchemy import Column, func, literal, sql, text
 from sqlmodel import Session, col, select
 
 from receiver.database.engine import Database
-from receiver.database.heartbeats import Heartbeat
+from receiver.database.heartbeats import PROBE, Heartbeat
 from receiver.inbox.rejections import RejectedRequest
 from receiver.inbox.store import FAILED, HANDLED, IGNORED, INBOX, PENDING, QUARANTINED, InboxEvent
 from worker.queries.events import in_state
@@ -83,7 +83,8 @@ def deliveries_by_destination(session: Session) -> list[tuple[str, str, int]]:
 
 def heartbeat_ages(session: Session, now: datetime) -> list[tuple[str, float]]:
     """Seconds since the last heartbeat of each part."""
-    rows = session.exec(select(Heartbeat).order_by(col(Heartbeat.part)))
+    parts = select(Heartbeat).where(col(Heartbeat.part) != PROBE).order_by(col(Heartbeat.part))
+    rows = session.exec(parts)
     return [(row.part, max((now - row.seen_at).total_seconds(), 0.0)) for row in rows]
 
 

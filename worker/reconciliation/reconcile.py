@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from receiver.database.engine import TRANSIENT_ERRORS
+from receiver.database.trouble import is_trouble
 from worker.outbox import backoff
 from worker.outbox.call_budgets import OutOfBudget
 from worker.outbox.leases import LeaseLost
@@ -42,9 +42,9 @@ def reconcile(runtime: Runtime, ids: Sequence[str]) -> None:
         except LeaseLost as lost:
             _log.warning("reconciliation.lease_lost", reconciliation_id=row_id, reason=str(lost))
             continue
-        except TRANSIENT_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001 - a bug in one attempt must not stop the others
+        except Exception as error:
+            if is_trouble(error):
+                raise
             _log.exception("reconciliation.attempt_failed", reconciliation_id=task.row.id)
             write = _failed(task, f"internal error: {type(error).__name__}", _LONGEST_DELAY)
         claims.record(task, write)

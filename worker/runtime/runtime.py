@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 
 from receiver import queue
+from receiver.database.compatibility import Watch
 from receiver.database.engine import Database
 from receiver.queue import Waker
 from receiver.settings import BrokerSettings, StoreSettings, load
@@ -67,6 +68,7 @@ class _Process:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
+        self._schema: Watch | None = None
 
     def get(self) -> Runtime:
         with self._lock:
@@ -74,11 +76,20 @@ class _Process:
                 self._runtime = connect()
             return self._runtime
 
+    def misfit(self) -> str | None:
+        """Why this release does not fit the database's schema now; None if it does."""
+        database = self.get().database
+        with self._lock:
+            if self._schema is None:
+                self._schema = Watch(database)
+            watch = self._schema
+        return watch.misfit()
+
     def close(self) -> None:
         with self._lock:
             if self._runtime is not None:
                 self._runtime.close()
-            self._runtime = None
+            self._runtime = self._schema = None
 
 
 process = _Process()

@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task
+from sqlalchemy.exc import SQLAlchemyError
 
 from receiver import queue
 from receiver.database import heartbeats
-from receiver.database.engine import TRANSIENT_ERRORS, kind_of
+from receiver.database.trouble import is_trouble, kind_of
 from worker.confirmation import claim as confirmation_claim
 from worker.confirmation.confirm import settle
 from worker.delivery import deliver as delivery
@@ -43,7 +44,9 @@ def _task(name: str) -> Callable[[_Work], Any]:
     """Register a function as a task that logs failures of the database, and the end of its time.
 
     It ends normally then; the sweep later wakes the rows that it leaves. One log line replaces the
-    traceback: an outage produces one per message, which would fill the disk.
+    traceback: an outage produces one per message, which would fill the disk. While the schema does
+    not fit, the task does nothing; without heartbeats, ``/readyz`` and ``doctor`` say that no
+    worker runs.
     """
 
     def register(work: _Work) -> Any:
@@ -51,19 +54,26 @@ def _task(name: str) -> Callable[[_Work], Any]:
         @wraps(work)
         def task(*args: Any) -> None:
             try:
-                work(*args)
-            except TRANSIENT_ERRORS as error:
-                _log_database_away(name, error)
+                if process.misfit() is None:
+                    work(*args)
             except SoftTimeLimitExceeded:
                 _log.warning("task.too_slow", task=name)
+            except SQLAlchemyError as error:
+                if not is_trouble(error):
+                    raise
+                _log_failure(name, error)
 
         return task
 
     return register
 
 
-def _log_database_away(task: str, error: Exception) -> None:
-    _log.warning("task.database_away", task=task, error=kind_of(error))
+def _log_failure(task: str, error: BaseException) -> None:
+    """Log one line about trouble of the database; a bug must show as a traceback."""
+    if isinstance(error, SQLAlchemyError) and is_trouble(error):
+        _log.warning("task.database_away", task=task, error=kind_of(error))
+    else:
+        _log.error("task.failed", task=task, exc_info=error)
 
 
 def _in_threads(task: str, work: Callable[[Runtime, Sequence[str]], None]) -> _Rows:
@@ -72,10 +82,8 @@ def _in_threads(task: str, work: Callable[[Runtime, Sequence[str]], None]) -> _R
     def run(rows: Sequence[str]) -> None:
         try:
             work(process.get(), rows)
-        except TRANSIENT_ERRORS as error:
-            _log_database_away(task, error)
-        except Exception:  # noqa: BLE001 - the thread goes on with other rows
-            _log.exception("task.failed", task=task)
+        except Exception as error:  # noqa: BLE001 - the thread goes on with other rows
+            _log_failure(task, error)
 
     return run
 
@@ -118,10 +126,8 @@ def deliver(ids: list[str]) -> None:
 
 def _log_failed_dispatch(dispatched: Future[None]) -> None:
     error = dispatched.exception()
-    if isinstance(error, TRANSIENT_ERRORS):
-        _log_database_away(queue.DELIVER, error)
-    elif error is not None:
-        _log.error("task.failed", task=queue.DELIVER, exc_info=error)
+    if error is not None:
+        _log_failure(queue.DELIVER, error)
 
 
 @_task(queue.RECONCILE)

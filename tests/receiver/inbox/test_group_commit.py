@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+import tracemalloc
 from asyncio import FIRST_EXCEPTION
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -276,6 +277,47 @@ def test_each_request_has_its_own_deadline(store: Store, group: GroupCommit) -> 
             assert not late.done()
         assert not (await late).duplicate
         await wait_until(lambda: len(stored_ids(store)) == 3)
+
+    run(scenario())
+
+
+def test_an_answered_request_leaves_memory_at_once(
+    store: Store, group: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused or stored, no body stays behind a batch that is stuck; nor does its place."""
+    release, stuck = threading.Event(), threading.Event()
+    original = inbox.insert_new
+
+    def hang(connection: Connection, rows: Sequence[InboxRow]) -> bool:
+        stuck.set()
+        release.wait(20)
+        return original(connection, rows)
+
+    monkeypatch.setattr(inbox, "insert_new", hang)
+    size, count = 20_000, 1_000
+
+    async def scenario() -> None:
+        earlier = [asyncio.create_task(group.store(incoming("stuck"), time.monotonic() + 60))]
+        while not stuck.is_set():  # noqa: ASYNC110 -- a thread sets it
+            await asyncio.sleep(0.01)
+        for number in range(1, max_in_flight(store)):
+            earlier.append(asyncio.create_task(group.store(incoming(f"stuck {number}"))))
+            await asyncio.sleep(0.05)
+        tracemalloc.start()
+        soon = time.monotonic() + 0.3
+        answers: list[type] = []
+        for n in range(count):
+            event = incoming(f"evt_{n}", bytes([n % 251]) * size)
+            group.submit(event, lambda outcome: answers.append(type(outcome)), soon)
+        del event
+        await wait_until(lambda: len(answers) == count)
+        assert set(answers) == {StoreUnavailable}
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < size * count / 10
+        assert not group._queue
+        release.set()
+        await asyncio.gather(*earlier)
 
     run(scenario())
 

@@ -16,7 +16,7 @@ import pytest
 from sqlmodel import select
 
 from receiver import clock
-from receiver.errors import ConfigurationError, StoreUnavailable
+from receiver.errors import StoreUnavailable
 from receiver.inbox import spool as spool_files
 from receiver.inbox import store as inbox
 from receiver.inbox.spool import EventAlias, Spool
@@ -204,6 +204,7 @@ def test_files_of_dead_processes_are_drained(
     broken.write_bytes(b"no database at all" * 100)
     left = prepared(store, "evt_1", "evt_2")
     abandon(folder, left)
+    assert spool._own_file is not None
     (path,) = [path for path in folder.glob("*.db") if path not in (broken, spool._own_file.path)]
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE inbox_events DROP COLUMN notes")
@@ -237,6 +238,10 @@ def test_an_event_that_the_database_refuses_does_not_block_others(
     spool.store(prepared(store, "evt_4"))
     assert len(drain(spool, store)) == 1
     assert spool_files.depth(folder) == 1
+    assert spool.is_empty()
+    spool.reopen()
+    assert drain(spool, store) == []
+    assert [line["event_id"] for line in log.of("spool.event_refused")] == [bad.id] * 2
 
 
 def test_a_full_file_refuses(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,11 +283,66 @@ def test_closing_keeps_a_file_with_events(store: Store, folder: Path) -> None:
     second.close()
 
 
-def test_an_unwritable_directory_is_reported_at_start(tmp_path: Path) -> None:
-    """A file at the directory's path is an error at start, not at the first outage."""
+def test_a_spool_that_cannot_be_opened_is_tried_again(
+    store: Store, tmp_path: Path, log: Log
+) -> None:
+    """It says so and refuses events; when the cause is gone, it stores them, and saves the key."""
     (tmp_path / "spool").write_text("")
-    with pytest.raises(ConfigurationError, match="SPOOL_DIR"):
-        Spool(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool", b"sealed")
+    assert not spool.is_open
+    assert "SPOOL_DIR" in log.of("spool.not_opened")[0]["reason"]
+    assert spool.reason == log.of("spool.not_opened")[0]["reason"]
+    with pytest.raises(StoreUnavailable):
+        spool.store(prepared(store, "evt_1"))
+    assert drain(spool, store) == []
+
+    (tmp_path / "spool").unlink()
+    spool.reopen()
+    assert (spool.is_open, spool.reason) == (True, None)
+    spool.store(prepared(store, "evt_1"))
+    assert index_key.load_copy(tmp_path / "spool") == b"sealed"
+    assert len(drain(spool, store)) == 1
+    spool.close()
+
+
+def test_a_file_that_is_damaged_while_it_is_used_is_replaced(
+    store: Store, spool: Spool, folder: Path
+) -> None:
+    """Events go to a new file; the damaged one stays, and looking says that it cannot be read."""
+    assert spool._own_file is not None
+    path = spool._own_file.path
+    spool._own_file._database.dispose()
+    for each in folder.glob(f"{path.name}*"):
+        each.write_bytes(b"no database at all" * 1_000)
+    with pytest.raises(StoreUnavailable):
+        spool.store(prepared(store, "evt_1"))
+    assert spool.reason == "damaged"
+
+    spool.reopen()
+    assert spool.reason is None
+    spool.store(prepared(store, "evt_2"))
+    assert spool_files.look(folder).unreadable == [path.name]
+    assert len(drain(spool, store)) == 1
+
+
+def test_looking_creates_no_file(store: Store, folder: Path) -> None:
+    """Neither beside the file of a live process, nor beside a closed one, nor where nothing is."""
+    assert spool_files.look(folder).depth == 0
+    assert not folder.exists()
+    spool = Spool(folder)
+    spool.store(prepared(store, "evt_1"))
+    before = sorted(folder.iterdir())
+    assert spool_files.look(folder).depth == 1
+    assert sorted(folder.iterdir()) == before
+    spool.close()
+    before = sorted(folder.iterdir())
+    assert spool_files.look(folder).depth == 1
+    assert spool_files.reason_unusable(folder) is None
+    assert sorted(folder.iterdir()) == before
+    with closing(sqlite3.connect(before[0], isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        assert spool_files.look(folder).unreadable == [before[0].name]
 
 
 def test_bodies_are_sealed_in_the_file(store: Store, spool: Spool, folder: Path) -> None:

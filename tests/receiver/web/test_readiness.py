@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from receiver import clock, queue
-from receiver.database import heartbeats
+from receiver.database import heartbeats, sqlite
 from receiver.web import readiness
 from receiver.web.readiness import Readiness
 from tests.receiver.database.locks import inbox_locked
@@ -19,6 +19,7 @@ from tests.receiver.web.conftest import Receiver, Start
 from tests.support import webhooks
 from tests.support.ports import free_port
 from tests.support.stores import Store
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -42,13 +43,22 @@ def test_readiness(store_url: str, start: Start, away: set[str], status: int, wo
             heartbeats.beat(session, "worker", clock.now())
     answer = receiver.ask("GET", "/readyz")
     parts = {part: "away" if part in away else "ok" for part in ("database", "broker", "worker")}
+    if "database" in away:
+        missing = (
+            "a table is" if receiver.store.database.is_postgresql else "a table or a column is"
+        )
+        parts["database"] = f"{missing} missing"
     assert (answer.status, answer.json()) == (status, {"status": word, "parts": parts})
 
 
-def test_a_locked_database_is_still_ready(receiver: Receiver) -> None:
-    """The check only reads, so it does not wait for a writer."""
+def test_a_locked_database_is_not_ready(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process holds the write lock, nothing can be stored; then it is ready again."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
     with inbox_locked(receiver.store.url):
-        assert receiver.ask("GET", "/readyz").json()["parts"]["database"] == "ok"
+        assert receiver.ask("GET", "/readyz").json()["parts"]["database"] == "locked"
+    eventually(lambda: receiver.ask("GET", "/readyz").json()["parts"]["database"] == "ok")
 
 
 def test_health_needs_no_other_part(start: Start) -> None:
@@ -92,6 +102,6 @@ def test_a_result_is_not_cached(sqlite_store: Store, monkeypatch: pytest.MonkeyP
     )
 
     async def twice() -> list[bool]:
-        return [(await checking.check())["broker"] for _ in range(2)]
+        return [(await checking.check()).parts["broker"] == "ok" for _ in range(2)]
 
     assert asyncio.run(twice()) == [False, True]

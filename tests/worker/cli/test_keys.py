@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
+import sqlite3
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from receiver.inbox import spool
 from receiver.vault.sealing import key_id, parse_keys
 from tests.support import webhooks
 from tests.support.stores import ENCRYPTION_KEYS, KEY
@@ -99,6 +104,36 @@ def test_an_altered_value_is_named(world: World, run: Run) -> None:
     answer = run("keys", "rotate")
     assert answer.code == 1
     assert f"codes.text of {code.id} was altered" in answer.err
+
+
+@pytest.mark.parametrize("what", ["damaged", "locked"])
+def test_a_spool_file_that_cannot_be_read(
+    run: Run, both_keys: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    """No key is called unused, since the file may need it, and the exit code is 1."""
+    run("keys", "rotate")
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    file = folder / "01J.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as owner:
+        owner.execute("PRAGMA locking_mode=EXCLUSIVE")
+        owner.execute("PRAGMA journal_mode=WAL")
+        owner.execute("CREATE TABLE inbox_events (body BLOB)")
+        owner.execute("BEGIN EXCLUSIVE")
+        if what == "damaged":
+            owner.execute("COMMIT")
+            file.write_bytes(b"no database at all" * 500)
+        both_keys.setenv("SPOOL_DIR", str(folder))
+        both_keys.setattr(spool, "_LOOK_SECONDS", 0.05)
+        answer = run("keys", "status", "--json")
+        assert answer.code == 1
+        assert states(json.loads(answer.out)) == {
+            NEW_ID: ("first", 7),
+            OLD_ID: ("unknown", 0),
+        }
+        assert "cannot tell" in answer.err
+        assert file.name in answer.err
+        assert run("keys", "rotate").code == 1
 
 
 def test_rotate_shows_a_bar_on_a_terminal(run: Run, both_keys: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Event
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
-from receiver.database.engine import TRANSIENT_ERRORS
 from receiver.database.followup import GRACE
 from worker.confirmation.confirm import settle as settle_ids
 from worker.outbox import call_budgets
@@ -68,7 +68,7 @@ def _work(job: str, environment: Mapping[str, str], window: float, over: Event) 
     try:
         while not over.is_set() and time.monotonic() < last and parent and parent.is_alive():
             # A busy database fails a task, and its rows are woken again.
-            with contextlib.suppress(*TRANSIENT_ERRORS):
+            with contextlib.suppress(SQLAlchemyError):
                 if _JOBS[job](runtime):
                     continue
             over.wait(_PAUSE)

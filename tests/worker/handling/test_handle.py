@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
+from psycopg import errors
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.database.engine import Database
@@ -422,6 +423,32 @@ def test_the_size_of_a_batch_follows_the_database() -> None:
         size.adapt(seconds)
         sizes.append(size.value)
     assert sizes == [64, 32, 16, 8, 4, 2, 1, 1, 2, 3]
+
+
+@on_postgresql
+@pytest.mark.parametrize("trouble", ["REVOKE", "read-only"])
+def test_no_trouble_of_the_database_counts_as_a_death(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """However often the effects cannot be written, the event waits, and is handled afterwards."""
+    ids = receive_orders(runtime, 2)
+    wrong = {
+        "REVOKE": errors.InsufficientPrivilege(),
+        "read-only": errors.ReadOnlySqlTransaction(),
+    }[trouble]
+    failed = {"REVOKE": ProgrammingError, "read-only": InternalError}[trouble]
+    with monkeypatch.context() as patch:
+        patch.setattr("receiver.database.engine._RETRY_SECONDS", ())
+        break_on(patch, ids[-1], failed("INSERT", None, wrong))
+        for _ in range(7):
+            with pytest.raises(failed):
+                handling.handle(runtime, ids)
+            for event in all_rows(runtime, InboxEvent):
+                make_due(runtime, event)
+    assert event_states(runtime, ids) == ["pending"] * 2
+    assert [event.vanished for event in all_rows(runtime, InboxEvent)] == [0, 0]
+    handling.handle(runtime, ids)
+    assert event_states(runtime, ids) == ["handled"] * 2
 
 
 def test_a_database_failure_while_events_are_handled_one_by_one(

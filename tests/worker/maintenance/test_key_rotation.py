@@ -21,7 +21,7 @@ from receiver import clock
 from receiver.errors import ConfigurationError
 from receiver.inbox import store as inbox
 from receiver.inbox.rejections import RejectedRequest
-from receiver.inbox.spool import Spool
+from receiver.inbox.spool import Spool, look
 from receiver.inbox.store import INBOX, InboxEvent, IncomingEvent
 from receiver.vault import index_key
 from receiver.vault.sealing import key_id
@@ -220,7 +220,9 @@ def test_the_spool_directory(full_store: Store, tmp_path: Path) -> None:
     stored = index_key.load_copy(folder) or b""
     assert index_key.unseal(stored, [NEW]).digest("a", "b") == full_store.vault.digest("a", "b")
     waiting = [
-        each for each in key_rotation.count(full_store.database, folder) if each.table == "spool"
+        each
+        for each in key_rotation.count(full_store.database, look(folder).sealed_by)
+        if each.table == "spool"
     ]
     assert waiting == [key_rotation.KeyUsage(key_id(KEY).hex(), "spool", "body", 1)]
     spool.close()

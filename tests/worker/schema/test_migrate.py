@@ -12,9 +12,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import inspect, text
+from structlog.testing import capture_logs
 
+from receiver import clock
+from receiver.database import compatibility, heartbeats
 from receiver.database.engine import Database
 from receiver.errors import ConfigurationError
 from receiver.vault import index_key
@@ -104,17 +106,97 @@ def test_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(schema._config(None)).get_heads() == [schema.HEAD]
 
 
-def test_a_schema_of_another_version_is_not_current(empty: Database) -> None:
-    """Neither an older version nor an unknown one, which stops the start."""
+def set_version(database: Database, version: str, needs_at_least: int = 0) -> None:
+    """Pretend that another release has migrated the database."""
+    with database.transaction() as session:
+        run = session.connection().execute
+        run(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+        if needs_at_least:
+            add = "INSERT INTO schema_requirements VALUES (:version, :least)"
+            run(text(add), {"version": version, "least": needs_at_least})
+
+
+@pytest.mark.parametrize(
+    ("version", "needs", "says"),
+    [
+        ("0001", 0, "run codecatch migrate"),
+        ("9998", 9998, "upgrade codecatch"),
+        ("9999", compatibility.REVISION, None),
+        ("9999", 0, None),
+        (f"{compatibility.OLDEST_REVISION:04}", 0, None),
+    ],
+)
+def test_neighbours_work_with_one_schema(
+    empty: Database, version: str, needs: int, says: str | None
+) -> None:
+    """Only a schema that is too old, or says that this release is, does not fit."""
     schema.migrate(empty, [KEY])
-    for version in ("0001", "9999"):
-        with empty.transaction() as session:
-            session.connection().execute(
-                text("UPDATE alembic_version SET version_num = :version"), {"version": version}
-            )
-        assert not schema.is_current(empty)
-    with pytest.raises(CommandError, match="9999"):
+    set_version(empty, version, needs)
+    assert not schema.is_current(empty)
+    if says is None:
+        compatibility.check(empty)
+    else:
+        with pytest.raises(ConfigurationError, match=says):
+            compatibility.check(empty)
+
+
+def test_a_newer_schema_is_left_as_it_is(empty: Database) -> None:
+    """Migrating changes nothing where this release fits, and says so in one line otherwise."""
+    schema.migrate(empty, [KEY])
+    set_version(empty, "9998")
+    before = tables(empty)
+    schema.migrate(empty, [KEY])
+    assert (tables(empty), compatibility.version(empty).revision) == (before, 9998)
+    set_version(empty, "9999", 9999)
+    with pytest.raises(ConfigurationError, match="upgrade codecatch"):
         schema.migrate(empty, [KEY])
+    with pytest.raises(ConfigurationError, match="newer than this release"):
+        schema.migrate_to(empty, "0008")
+
+
+def test_a_watch_says_once_that_the_schema_does_not_fit(empty: Database) -> None:
+    """And once that it fits again; a database that does not answer changes nothing."""
+    schema.migrate(empty, [KEY])
+    watch = compatibility.Watch(empty, every=0)
+    assert watch.misfit() is None
+    with capture_logs() as log:
+        _check_changes(empty, watch)
+    assert [line["event"] for line in log] == ["schema.does_not_fit", "schema.fits_again"]
+
+
+def _check_changes(empty: Database, watch: compatibility.Watch) -> None:
+    set_version(empty, "9999", 9999)
+    assert "upgrade codecatch" in (watch.misfit() or "")
+    assert watch.misfit() == watch.misfit()
+    with empty.transaction() as session:
+        session.connection().execute(text("DELETE FROM schema_requirements"))
+    assert watch.misfit() is None
+
+
+@pytest.mark.parametrize("target", ["0008", "7", schema.OLDEST_TARGET])
+def test_a_rollback_and_back(store: Store, target: str) -> None:
+    """The data that the older schema has stays, and the next migration leads to the same schema."""
+    with store.database.transaction() as session:
+        session.add(heartbeats.Heartbeat(part="worker", seen_at=clock.now()))
+    schema.migrate_to(store.database, target)
+    assert compatibility.version(store.database).revision == int(target)
+    schema.migrate(store.database, [KEY])
+    assert schema.is_current(store.database)
+    with store.database.reading() as session:
+        assert heartbeats.seen(session, "worker") is not None
+        context = MigrationContext.configure(session.connection())
+        assert compare_metadata(context, schema.METADATA) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("0004", "cannot be undone"), ("base", "is no revision"), ("9999", "is no revision")],
+)
+def test_a_rollback_that_is_refused(store: Store, target: str, says: str) -> None:
+    """What cannot be undone says so, and nothing is changed."""
+    with pytest.raises(ConfigurationError, match=says):
+        schema.migrate_to(store.database, target)
+    assert schema.is_current(store.database)
 
 
 def test_several_processes_may_migrate_at_once(empty: Database) -> None:
