@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
@@ -83,7 +84,7 @@ IMPURE = (
 IMPURE_CALLS = frozenset({"open", "print", "input"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     """A module of the project: its path from the root, and its source."""
 
@@ -95,9 +96,15 @@ class Module:
         """Its dotted name; that of its package for an ``__init__.py``."""
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
+    @cached_property
     def tree(self) -> ast.Module:
-        """Return its syntax tree."""
+        """Its syntax tree."""
         return ast.parse(self.source, self.path)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return [*ast.walk(self.tree)]
 
 
 def modules(*folders: str) -> list[Module]:
@@ -117,7 +124,7 @@ PACKAGES = {module.name for module in MODULES if module.path.endswith("/__init__
 
 def imported(module: Module) -> Iterator[tuple[int, str]]:
     """Yield line and full name of everything a module imports, wherever and however it does."""
-    for node in ast.walk(module.tree()):
+    for node in module.nodes:
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, alias.name) for alias in names)
@@ -142,7 +149,7 @@ def _listed() -> Mapping[str, frozenset[str]]:
         module.name: frozenset(ast.literal_eval(node.value))
         for module in MODULES
         if module.name in PACKAGES
-        for node in module.tree().body
+        for node in module.tree.body
         if isinstance(node, ast.Assign) and _targets(node) == ["__all__"]
     }
 
@@ -212,7 +219,7 @@ def relative_imports(module: Module) -> list[str]:
     """Return where a module imports by dots."""
     return [
         f"{module.path}:{node.lineno} imports relatively"
-        for node in ast.walk(module.tree())
+        for node in module.nodes
         if isinstance(node, ast.ImportFrom) and node.level > 0
     ]
 
@@ -223,7 +230,7 @@ def provider_io(module: Module) -> list[str]:
         return []
     calls = [
         f"{module.path}:{node.lineno} calls {_name(node.func)}"
-        for node in ast.walk(module.tree())
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in IMPURE_CALLS
@@ -237,7 +244,7 @@ def package_with_code(module: Module) -> list[str]:
         return []
     return [
         f"{module.path}:{node.lineno} does more than describe and list"
-        for node in module.tree().body
+        for node in module.tree.body
         if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         and not (isinstance(node, ast.Assign) and _targets(node) == ["__all__"])
     ]
@@ -346,7 +353,7 @@ def test_every_package_lists_its_public_modules() -> None:
     silent = {name for name in PACKAGES if "migrations" not in name} - LISTED.keys()
     assert silent == {"receiver", "worker", "worker.cli"}
     for module in MODULES:
-        assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree())
+        assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree)
 
 
 def test_there_are_provider_modules() -> None:

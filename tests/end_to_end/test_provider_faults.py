@@ -214,7 +214,7 @@ WEBHOOK_FAULTS = {
 @pytest.mark.timeout(240)
 def test_twenty_orders(make_purchases: Callable[..., Purchases]) -> None:
     """Each code is delivered once, each order confirmed once, with reconciliation at once."""
-    purchases = make_purchases(**WEBHOOK_FAULTS, webhook_delay=3.0)
+    purchases = make_purchases(**WEBHOOK_FAULTS, webhook_delay=0.5)
     check_orders(purchases, 20, hurried=True, within=150)
 
 

@@ -138,8 +138,8 @@ class HttpServer:
         """End pending responses, close all connections, and raise the error of a failed handler."""
         if not self._closing.is_set():
             self._closing.set()
-            # The last connection, which ends the loop at once.
-            socket.create_connection(("127.0.0.1", self.port)).close()
+            with socket.socket() as last:  # a connection that ends the loop at once
+                last.connect(("127.0.0.1", self.port))
             self._thread.join()
             self._server.close_connections()
             self._server.server_close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import sqlalchemy
 import uvicorn.server
 from sqlalchemy import Engine
 from sqlalchemy.engine.default import DefaultDialect
@@ -41,13 +42,16 @@ async def _sleep(seconds: float) -> None:
     await asyncio.sleep(min(seconds, _PAUSE_SECONDS))
 
 
+IMPATIENT = _Asyncio(sleep=_sleep)
+"""asyncio for a module that sleeps only between looks at a condition."""
+
+
 def _share_statements() -> None:
     """Compile a statement once for each kind of database, not once for each test's engine."""
-    create: Callable[..., Engine] = engines.create_engine
     compiled: dict[str, Any] = {}
 
     def create_engine(*args: Any, **options: Any) -> Engine:
-        made = create(*args, query_cache_size=_STATEMENTS, **options)
+        made = sqlalchemy.create_engine(*args, query_cache_size=_STATEMENTS, **options)
         made._compiled_cache = compiled.setdefault(made.dialect.name, made._compiled_cache)
         return made
 
@@ -74,7 +78,7 @@ def be_quick() -> None:
     if is_roomy(MEMORY):
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     # uvicorn looks every 0.1 s whether it should stop; all it sleeps for is that condition.
-    setattr(uvicorn.server, "asyncio", _Asyncio(sleep=_sleep))  # noqa: B010 -- mypy refuses it else
+    setattr(uvicorn.server, "asyncio", IMPATIENT)  # noqa: B010 -- mypy refuses it else
     # Each receiver would collect the garbage of all tests when it starts.
     app._garbage_collector_tuned = _untuned
     _share_statements()

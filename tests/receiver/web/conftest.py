@@ -16,11 +16,13 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from receiver.inbox import rejections
 from receiver.settings import WebSettings, load
 from receiver.web import server
 from receiver.web.app import create_app
 from tests.receiver.conftest import Log
 from tests.support import stores, webhooks
+from tests.support.quick import IMPATIENT
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
 
@@ -164,6 +166,7 @@ def start(
     ``options`` replace uvicorn's options of production.
     """
     assert log.text == ""
+    monkeypatch.setattr(rejections, "asyncio", IMPATIENT)  # else it writes them each second
     with ExitStack() as stack:
 
         def begin(
