@@ -17,8 +17,8 @@ from tests.support import webhooks
 from tests.support.waiting import eventually
 from worker.configuration.destination_policy import MAX_IN_FLIGHT
 
-EVENTS = 160
-KILLED_AFTER = 50
+EVENTS = 100
+KILLED_AFTER = 30
 
 
 @pytest.fixture

@@ -357,8 +357,11 @@ def test_expect_100_continue(receiver: Receiver) -> None:
     assert receiver.raw(large).startswith(b"HTTP/1.1 413 ")
 
 
-def test_shutdown_does_not_wait_for_incomplete_requests(receiver: Receiver) -> None:
+def test_shutdown_does_not_wait_for_incomplete_requests(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Silent connections and half a request do not delay the shutdown."""
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", DEADLINE)
     with receiver.connect() as silent, receiver.connect() as half:
         half.sendall(POST)
         eventually(lambda: connections(receiver) == 2)
