@@ -400,12 +400,6 @@ def test_amounts_may_be_numbers() -> None:
     assert event == BalanceDeposited(provider="virtualsms", amount="25.5")
 
 
-def test_an_undocumented_event_is_unknown() -> None:
-    """An undocumented event is accepted, also with an invalid time."""
-    event = VirtualSMS.read({"type": "order.teleported", "received_at": "whenever"})
-    assert event == UnknownEvent(provider="virtualsms", name="order.teleported")
-
-
 @pytest.mark.parametrize("field", ["code", "sms_code", "full_text"])
 def test_an_undocumented_event_with_a_code_is_rejected(field: str) -> None:
     """If the provider renames its events, codes must not be dropped silently."""

@@ -31,17 +31,11 @@ RIGHT = GOOD.headers[NAME]
     [
         GOOD.with_headers(X_VirtualSMS_Signature=None),
         GOOD.with_headers(X_VirtualSMS_Signature=""),
-        GOOD.with_headers(X_VirtualSMS_Signature="sha256="),
         GOOD.with_headers(X_VirtualSMS_Signature="é" * 64),
-        GOOD.with_headers(X_VirtualSMS_Signature=RIGHT[:-1]),
         GOOD.with_headers(X_VirtualSMS_Signature=f"{RIGHT}, {RIGHT}"),
         GOOD.with_headers(X_VirtualSMS_Signature="0" * 64, X_Signature=RIGHT),
-        GOOD.with_headers(X_VirtualSMS_Signature="", X_Signature=RIGHT),
         GOOD.with_body(GOOD.body + b" "),
-        webhooks.virtualsms_v1(secret="another"),
-        webhooks.virtualsms_v1(secret=""),
         webhooks.daisysim(token=None),
-        webhooks.daisysim(token="another-token-0123456789"),
         webhooks.daisysim(token="%FF%00%C3%28"),
         webhooks.daisysim(token_in="header", token="wrong"),
         webhooks.daisysim().with_headers(X_Codecatch_Token=webhooks.TOKEN),
@@ -56,19 +50,13 @@ def test_an_unauthentic_request_is_401_without_a_reason(
     assert receiver.events() == []
 
 
-@pytest.mark.parametrize("second", [RIGHT, "", "0" * 64], ids=["right", "empty", "wrong"])
-@pytest.mark.parametrize("names", [(NAME, NAME), (FLAT, FLAT), (NAME, FLAT, FLAT)])
-def test_a_repeated_signature_header_is_401(
-    receiver: Receiver, second: str, names: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("name", [NAME, FLAT])
+def test_a_repeated_signature_header_is_401(receiver: Receiver, name: str) -> None:
     """A valid signature does not count beside another one in a header of the same name."""
-    values = (RIGHT, second, second)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in zip(names, values, strict=False))
-    head = (
-        f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        f"{lines}Content-Length: {len(GOOD.body)}\r\n\r\n"
-    )
-    assert receiver.raw(head.encode(), GOOD.body).startswith(b"HTTP/1.1 401 ")
+    unsigned = GOOD.with_headers(X_VirtualSMS_Signature=None)
+    for second in (RIGHT, "", "0" * 64):
+        sent = request_of(unsigned, f"{name}: {RIGHT}", f"{name}: {second}", ends="close")
+        assert receiver.raw(sent).startswith(b"HTTP/1.1 401 ")
 
 
 def test_another_path_is_404(receiver: Receiver) -> None:
