@@ -215,15 +215,6 @@ def http_elsewhere(module: Module) -> list[str]:
     return [] if module.path.startswith(SPEAKS_HTTP) else breaks(module, *HTTP_CLIENTS)
 
 
-def relative_imports(module: Module) -> list[str]:
-    """Return where a module imports by dots."""
-    return [
-        f"{module.path}:{node.lineno} imports relatively"
-        for node in module.nodes
-        if isinstance(node, ast.ImportFrom) and node.level > 0
-    ]
-
-
 def provider_io(module: Module) -> list[str]:
     """Return where a provider's module could reach the network, a file or the database."""
     if not module.path.startswith(PURE):
@@ -250,13 +241,12 @@ def package_with_code(module: Module) -> list[str]:
     ]
 
 
-RULES = (
+RULES = (  # ruff forbids relative imports
     forbidden_import,
     private_module,
     worker_in_receiver,
     starlette_elsewhere,
     http_elsewhere,
-    relative_imports,
     provider_io,
     package_with_code,
 )
@@ -356,11 +346,6 @@ def test_every_package_lists_its_public_modules() -> None:
         assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree)
 
 
-def test_there_are_provider_modules() -> None:
-    """The rule about providers' modules has some to look at."""
-    assert modules("receiver/providers")
-
-
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
@@ -371,10 +356,8 @@ def test_there_are_provider_modules() -> None:
         (forbidden_import, "worker/desk.py", "x = 1"),
         (private_module, "worker/tasks/tasks.py", "from worker.delivery import deferral"),
         (private_module, "worker/cli/up.py", "from worker.http.network import NetworkBackend"),
-        (private_module, "worker/cli/up.py", "from worker.destinations.smtp import session"),
         (private_module, "worker/delivery/deliver.py", "import receiver.inbox.writer"),
         (worker_in_receiver, "receiver/queue.py", "import worker"),
-        (worker_in_receiver, "receiver/web/app.py", "from worker import tasks"),
         (worker_in_receiver, "receiver/web/app.py", "def f():\n    from worker.tasks import g"),
         (
             worker_in_receiver,
@@ -382,18 +365,11 @@ def test_there_are_provider_modules() -> None:
             "import importlib\nimportlib.import_module('worker.tasks')",
         ),
         (starlette_elsewhere, "receiver/inbox/store.py", "from starlette.requests import Request"),
-        (starlette_elsewhere, "worker/cli/up.py", "import starlette"),
         (starlette_elsewhere, "receiver/webs.py", "import starlette"),
         (http_elsewhere, "worker/destinations/slack.py", "import httpx2"),
-        (http_elsewhere, "receiver/web/app.py", "import requests"),
-        (http_elsewhere, "worker/providers/daisysim/api.py", "import urllib.request"),
         (http_elsewhere, "worker/outbox/sweep.py", "from urllib import request"),
         (http_elsewhere, "worker/outbox/sweep.py", "from urllib.request import urlopen"),
-        (relative_imports, "worker/outbox/sweep.py", "from . import leases"),
-        (relative_imports, "worker/outbox/sweep.py", "from ..receiver import inbox"),
         (provider_io, "receiver/providers/base.py", "import socket"),
-        (provider_io, "receiver/providers/base.py", "from os import environ"),
-        (provider_io, "receiver/providers/base.py", "from pathlib import Path"),
         (provider_io, "receiver/providers/base.py", "import sqlalchemy.orm"),
         (provider_io, "receiver/providers/base.py", "text = open('key').read()"),
         (package_with_code, "worker/orders/__init__.py", "from worker.orders import store"),
