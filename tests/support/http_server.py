@@ -113,12 +113,7 @@ class HttpServer:
         self._add(method, path, handler or (lambda _: fixed), times=None)
 
     def once(
-        self,
-        method: str,
-        path: str,
-        reply: Reply | Callable[[Request], Reply],
-        *,
-        times: int = 1,
+        self, method: str, path: str, reply: Reply | Callable[[Request], Reply], *, times: int = 1
     ) -> None:
         """Set the response to the next `times` matching requests."""
         self._add(method, path, reply if callable(reply) else lambda _: reply, times=times)

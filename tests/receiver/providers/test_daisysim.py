@@ -110,10 +110,7 @@ def test_an_event_has_no_id() -> None:
         ({"code": ""}, "code: missing or empty"),
         ({"activation_id": ["483921", 1]}, "activation_id: expected text, found a list"),
         ({"activation_id": None}, "activation_id: missing or empty"),
-        (
-            {"activation_id": "483921\n1"},
-            "activation_id: over 200 characters, or not printable",
-        ),
+        ({"activation_id": "483921\n1"}, "activation_id: over 200 characters, or not printable"),
         ({"event": ["483921", 1]}, "event: expected text, found a list"),
         ({"event": "moon.landed"}, "undocumented event with a code in code"),
     ],

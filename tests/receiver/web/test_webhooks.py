@@ -113,11 +113,7 @@ def test_both_databases_give_the_same_responses(store_url: str, start: Start) ->
         (200, "test"),
         (200, "duplicate"),
     ]
-    assert sorted(row.state for row in receiver.events()) == [
-        "ignored",
-        "pending",
-        "quarantined",
-    ]
+    assert sorted(row.state for row in receiver.events()) == ["ignored", "pending", "quarantined"]
 
 
 def test_the_response_is_sent_only_after_the_commit(

@@ -10,14 +10,7 @@ from tests.support.stores import Store
 from tests.support.webhooks import CODE, daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.apis import BUY, MADE, ORDERS, OTHER_PHONE, PHONE
 from tests.worker.cli.conftest import Run
-from tests.worker.support import (
-    World,
-    all_rows,
-    handle,
-    number_of,
-    on_sqlite,
-    only_row,
-)
+from tests.worker.support import World, all_rows, handle, number_of, on_sqlite, only_row
 from worker.handling.handle import handle as handle_ids
 from worker.schema.models import Code, Order, OrderNumber, OrderTransition
 

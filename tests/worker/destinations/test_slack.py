@@ -217,13 +217,7 @@ def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [
-        ("1", 1.0),
-        ("0", 0.0),
-        (None, 30.0),
-        ("soon", 30.0),
-        ("99999999999", 3600.0),
-    ],
+    [("1", 1.0), ("0", 0.0), (None, 30.0), ("soon", 30.0), ("99999999999", 3600.0)],
 )
 def test_pause(slack_stub: HttpStub, header: str | None, seconds: float) -> None:
     """The pause that Slack asks for is passed on, up to an hour."""

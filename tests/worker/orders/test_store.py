@@ -18,15 +18,7 @@ from receiver.events import (
     SmsReceived,
 )
 from tests.support.stores import Store
-from tests.worker.support import (
-    SECOND,
-    all_rows,
-    at_once,
-    fetch,
-    now,
-    number_of,
-    only_row,
-)
+from tests.worker.support import SECOND, all_rows, at_once, fetch, now, number_of, only_row
 from worker.configuration.routing import Subject
 from worker.handling.ready_codes import subject
 from worker.orders import batch as order_batch
@@ -288,5 +280,5 @@ def test_a_batch_of_reports_equals_single_reports(store: Store) -> None:
         if not known:
             states = [each.order_state for each in subjects]
             assert states == [
-                *("waiting", "received", "received", "received", "confirmed", "confirmed"),
+                *("waiting", "received", "received", "received", "confirmed", "confirmed")
             ]

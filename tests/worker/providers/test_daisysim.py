@@ -93,10 +93,7 @@ def test_errors_without_an_envelope(
     ],
 )
 def test_check(
-    data: str,
-    read: tuple[str, str | None, str | None],
-    daisysim: DaisySIM,
-    provider: Provider,
+    data: str, read: tuple[str, str | None, str | None], daisysim: DaisySIM, provider: Provider
 ) -> None:
     """A check is read with and without ``success`` in its envelope; its repr has no code."""
     for envelope in ('{"data": %s}', '{"success": true, "data": %s}'):

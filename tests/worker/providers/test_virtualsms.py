@@ -110,14 +110,7 @@ def test_errors_of_the_older_api(virtualsms: VirtualSMS, provider: Provider) -> 
     assert "447700900123" not in shown(failed_again.value)
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("30", 30),
-        ("99999999999", 900),
-        ("soon", None),
-    ],
-)
+@pytest.mark.parametrize(("header", "seconds"), [("30", 30), ("99999999999", 900), ("soon", None)])
 def test_retry_after(
     header: str, seconds: float | None, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
