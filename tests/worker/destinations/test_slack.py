@@ -241,14 +241,6 @@ def test_success_without_ok_is_unknown(slack_stub: HttpStub, status: int, body: 
     assert failure(slack_stub).unknown
 
 
-def test_unreachable_is_temporary(slack_stub: HttpStub) -> None:
-    """A refused connection proves that Slack does not have the message."""
-    slack_stub.server.close()
-    error = failure(slack_stub)
-
-    assert (error.permanent, error.unknown) == (False, False)
-
-
 @pytest.mark.parametrize(
     "url", ["https://169.254.169.254/latest", "http://hooks.slack.com/webhooksecret", "nonsense"]
 )
