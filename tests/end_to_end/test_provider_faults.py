@@ -220,6 +220,7 @@ def test_twenty_orders(make_purchases: Callable[..., Purchases]) -> None:
     """Each code is delivered once, each order confirmed once, with reconciliation at once."""
     purchases = make_purchases(**WEBHOOK_FAULTS, webhook_delay=0.5)
     check_orders(purchases, 20, hurried=True, within=150)
+    assert not (purchases.installed.folder / "var/broker.env").exists()  # the given one is used
 
 
 @pytest.mark.long

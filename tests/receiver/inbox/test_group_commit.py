@@ -349,6 +349,7 @@ def test_what_arrives_while_the_spool_is_written_shares_the_next_batch(
     """One thread writes the spool's file, so one batch is in flight."""
     spool = Spool(tmp_path / "spool")
     group = GroupCommit(sqlite_store.database, sqlite_store.vault, spool)
+    full = group_commit.MAX_BATCH
     writing, proceed, sizes, original = threading.Event(), threading.Event(), [], Spool.store
 
     def slow(to: Spool, rows: list[InboxRow]) -> Sequence[StoreResult]:
@@ -361,7 +362,10 @@ def test_what_arrives_while_the_spool_is_written_shares_the_next_batch(
 
     async def scenario() -> None:
         group.database_down.set()
-        storing = [asyncio.create_task(group.store(incoming("first")))]
+        storing = [
+            asyncio.create_task(group.store(incoming(f"first_{number}")))
+            for number in range(full + 1)
+        ]
         await asyncio.to_thread(writing.wait, 10)
         for number in range(3):
             storing.append(asyncio.create_task(group.store(incoming(f"evt_{number}"))))
@@ -373,7 +377,7 @@ def test_what_arrives_while_the_spool_is_written_shares_the_next_batch(
     run(scenario())
     group.close()
     spool.close()
-    assert sizes == [1, 3]
+    assert sizes == [full, 4]
 
 
 def test_closing_finishes_batches_in_flight_and_refuses_the_rest(store: Store) -> None:
