@@ -12,6 +12,7 @@ import pytest
 
 from tests.worker.providers.conftest import Provider
 from worker.providers.daisysim.api import DaisySIM
+from worker.providers.errors import ProviderError
 from worker.providers.fields import Fields, MissingFieldError
 from worker.providers.results import Page, Result, Rows, read_list, read_page
 from worker.providers.virtualsms.api import VirtualSMS
@@ -195,6 +196,17 @@ DAISYSIM_CALLS: dict[str, tuple[Sequence[Any], object]] = {
     "cancel": (["9"], {"refund": 1}),
     "history": ([], {"history": [{"id": 9}]}),
 }
+
+
+def test_errors_name_the_call(
+    virtualsms: VirtualSMS, daisysim: DaisySIM, provider: Provider
+) -> None:
+    """Each of them, with the provider."""
+    provider.answers("{}", 410)
+    for api, calls in ((virtualsms, VIRTUALSMS_CALLS), (daisysim, DAISYSIM_CALLS)):
+        for name, (words, _) in calls.items():
+            with pytest.raises(ProviderError, match=rf"\A{api.name} {name}: 410"):
+                getattr(api, name)(*words)
 
 
 def test_every_call_is_tried() -> None:
