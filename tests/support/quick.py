@@ -68,8 +68,15 @@ def _share_statements() -> None:
 
 
 @contextmanager
-def _untuned() -> Iterator[None]:
-    yield
+def _tuned_at_once() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(*app._GC_THRESHOLDS)
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def be_quick() -> None:
@@ -79,8 +86,8 @@ def be_quick() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     # uvicorn looks every 0.1 s whether it should stop; all it sleeps for is that condition.
     setattr(uvicorn.server, "asyncio", IMPATIENT)  # noqa: B010 -- mypy refuses it else
-    # Each receiver would collect the garbage of all tests when it starts.
-    app._garbage_collector_tuned = _untuned
+    # As in production, but each receiver would collect the garbage of all tests when it starts.
+    app._garbage_collector_tuned = _tuned_at_once
     _share_statements()
 
 
