@@ -14,15 +14,15 @@ from tests.support import stores, webhooks
 from tests.support.examples import register_profiles
 from tests.support.http_server import HttpServer
 from tests.support.postgres import PostgresServer
+from tests.support.quick import be_quick, freeze_what_is_imported
 from tests.support.smtp_server import SmtpServer, Tls
-from tests.support.uvicorn_polling import poll_often
 from tests.support.valkey import ValkeyServer
 from worker.simulator.knobs import Knobs
 from worker.simulator.server import Simulator
 from worker.simulator.webhooks import Target
 
 register_profiles()
-poll_often()
+be_quick()
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every process that
 # they start would ignore it, too.
@@ -83,6 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         second = parameters.get("store_url") == "postgresql"
         if second and item.get_closest_marker("both_databases") is None:
             item.add_marker(pytest.mark.nightly)
+
+
+def pytest_collection_finish() -> None:
+    """Before the first test, when everything is imported."""
+    freeze_what_is_imported()
 
 
 @pytest.fixture(autouse=True)

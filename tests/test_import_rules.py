@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +88,7 @@ IMPURE = (
 IMPURE_CALLS = frozenset({"open", "print", "input"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     """A module of the project: its path from the root, and its source."""
 
@@ -99,9 +100,15 @@ class Module:
         """Its dotted name; that of its package for an ``__init__.py``."""
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
+    @cached_property
     def tree(self) -> ast.Module:
-        """Return its syntax tree."""
+        """Its syntax tree."""
         return ast.parse(self.source, self.path)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return [*ast.walk(self.tree)]
 
 
 def modules(*folders: str) -> list[Module]:
@@ -121,7 +128,7 @@ PACKAGES = {module.name for module in MODULES if module.path.endswith("/__init__
 
 def imported(module: Module) -> Iterator[tuple[int, str]]:
     """Yield line and full name of everything a module imports, wherever and however it does."""
-    for node in ast.walk(module.tree()):
+    for node in module.nodes:
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, alias.name) for alias in names)
@@ -146,7 +153,7 @@ def _listed() -> Mapping[str, frozenset[str]]:
         module.name: frozenset(ast.literal_eval(node.value))
         for module in MODULES
         if module.name in PACKAGES
-        for node in module.tree().body
+        for node in module.tree.body
         if isinstance(node, ast.Assign) and _targets(node) == ["__all__"]
     }
 
@@ -212,22 +219,13 @@ def http_elsewhere(module: Module) -> list[str]:
     return [] if module.path.startswith(SPEAKS_HTTP) else breaks(module, *HTTP_CLIENTS)
 
 
-def relative_imports(module: Module) -> list[str]:
-    """Return where a module imports by dots."""
-    return [
-        f"{module.path}:{node.lineno} imports relatively"
-        for node in ast.walk(module.tree())
-        if isinstance(node, ast.ImportFrom) and node.level > 0
-    ]
-
-
 def provider_io(module: Module) -> list[str]:
     """Return where a provider's module could reach the network, a file or the database."""
     if not module.path.startswith(PURE):
         return []
     calls = [
         f"{module.path}:{node.lineno} calls {_name(node.func)}"
-        for node in ast.walk(module.tree())
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in IMPURE_CALLS
@@ -241,19 +239,18 @@ def package_with_code(module: Module) -> list[str]:
         return []
     return [
         f"{module.path}:{node.lineno} does more than describe and list"
-        for node in module.tree().body
+        for node in module.tree.body
         if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         and not (isinstance(node, ast.Assign) and _targets(node) == ["__all__"])
     ]
 
 
-RULES = (
+RULES = (  # ruff forbids relative imports
     forbidden_import,
     private_module,
     worker_in_receiver,
     starlette_elsewhere,
     http_elsewhere,
-    relative_imports,
     provider_io,
     package_with_code,
 )
@@ -350,12 +347,7 @@ def test_every_package_lists_its_public_modules() -> None:
     silent = {name for name in PACKAGES if "migrations" not in name} - LISTED.keys()
     assert silent == {"receiver", "worker", "worker.cli"}
     for module in MODULES:
-        assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree())
-
-
-def test_there_are_provider_modules() -> None:
-    """The rule about providers' modules has some to look at."""
-    assert modules("receiver/providers")
+        assert not module.path.endswith("/__init__.py") or ast.get_docstring(module.tree)
 
 
 @pytest.mark.parametrize(
@@ -368,10 +360,8 @@ def test_there_are_provider_modules() -> None:
         (forbidden_import, "worker/desk.py", "x = 1"),
         (private_module, "worker/tasks/tasks.py", "from worker.delivery import deferral"),
         (private_module, "worker/cli/up.py", "from worker.http.network import NetworkBackend"),
-        (private_module, "worker/cli/up.py", "from worker.destinations.smtp import session"),
         (private_module, "worker/delivery/deliver.py", "import receiver.inbox.writer"),
         (worker_in_receiver, "receiver/queue.py", "import worker"),
-        (worker_in_receiver, "receiver/web/app.py", "from worker import tasks"),
         (worker_in_receiver, "receiver/web/app.py", "def f():\n    from worker.tasks import g"),
         (
             worker_in_receiver,
@@ -379,18 +369,11 @@ def test_there_are_provider_modules() -> None:
             "import importlib\nimportlib.import_module('worker.tasks')",
         ),
         (starlette_elsewhere, "receiver/inbox/store.py", "from starlette.requests import Request"),
-        (starlette_elsewhere, "worker/cli/up.py", "import starlette"),
         (starlette_elsewhere, "receiver/webs.py", "import starlette"),
         (http_elsewhere, "worker/destinations/slack.py", "import httpx2"),
-        (http_elsewhere, "receiver/web/app.py", "import requests"),
-        (http_elsewhere, "worker/providers/daisysim/api.py", "import urllib.request"),
         (http_elsewhere, "worker/outbox/sweep.py", "from urllib import request"),
         (http_elsewhere, "worker/outbox/sweep.py", "from urllib.request import urlopen"),
-        (relative_imports, "worker/outbox/sweep.py", "from . import leases"),
-        (relative_imports, "worker/outbox/sweep.py", "from ..receiver import inbox"),
         (provider_io, "receiver/providers/base.py", "import socket"),
-        (provider_io, "receiver/providers/base.py", "from os import environ"),
-        (provider_io, "receiver/providers/base.py", "from pathlib import Path"),
         (provider_io, "receiver/providers/base.py", "import sqlalchemy.orm"),
         (provider_io, "receiver/providers/base.py", "text = open('key').read()"),
         (package_with_code, "worker/orders/__init__.py", "from worker.orders import store"),

@@ -211,7 +211,7 @@ def test_secrets_appear_only_where_they_belong(integrations: Integrations, tmp_p
         sender = Sender(installation.port)
         with secret_search.BrokerMonitor(broker) as monitor:
             push(sender)
-            eventually(lambda: _settled(installation), within=60, every=2)
+            eventually(lambda: _settled(installation), within=60, every=0.3)
             seen = {
                 **monitor.recorded(),
                 **secret_search.process_titles(installation.pid),

@@ -24,7 +24,9 @@ def integrations() -> Iterator[Integrations]:
         yield integrations
 
 
-@pytest.fixture(scope="module", params=["embedded", "servers"])
+@pytest.fixture(
+    scope="module", params=["embedded", pytest.param("servers", marks=pytest.mark.nightly)]
+)
 def installation(
     request: pytest.FixtureRequest,
     integrations: Integrations,

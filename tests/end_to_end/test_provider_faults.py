@@ -131,9 +131,12 @@ class Purchases:
 
 @pytest.fixture
 def make_purchases(
-    make_simulator: Callable[..., Simulator], http_server: HttpServer, tmp_path: Path
+    make_simulator: Callable[..., Simulator],
+    http_server: HttpServer,
+    broker_url: str,
+    tmp_path: Path,
 ) -> Iterator[Callable[..., Purchases]]:
-    """Start the providers, without rate limits, and an installation."""
+    """Start the providers, without rate limits, and an installation with an outside broker."""
     with ExitStack() as stack:
 
         def make(**knobs: Any) -> Purchases:
@@ -151,6 +154,7 @@ def make_purchases(
                 "DAISYSIM_RATE_LIMITS": "check=6000,purchase=6000",
                 "SLACK_WEBHOOK_URL": f"{http_server.url}/services/T0/B0/made-up",
                 "DESTINATION_ALLOWED_HOSTS": f"127.0.0.1:{http_server.port}",
+                "REDIS_URL": broker_url,
                 "DATABASE_URL": f"sqlite:///{tmp_path}/codecatch.db",
                 "ENCRYPTION_KEYS": ENCRYPTION_KEYS,
             }
@@ -214,8 +218,9 @@ WEBHOOK_FAULTS = {
 @pytest.mark.timeout(240)
 def test_twenty_orders(make_purchases: Callable[..., Purchases]) -> None:
     """Each code is delivered once, each order confirmed once, with reconciliation at once."""
-    purchases = make_purchases(**WEBHOOK_FAULTS, webhook_delay=3.0)
+    purchases = make_purchases(**WEBHOOK_FAULTS, webhook_delay=0.5)
     check_orders(purchases, 20, hurried=True, within=150)
+    assert not (purchases.installed.folder / "var/broker.env").exists()  # the given one is used
 
 
 @pytest.mark.long

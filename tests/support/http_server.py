@@ -87,9 +87,7 @@ class HttpServer:
         self._failures: list[Exception] = []
         self._closing = threading.Event()
         self._server = _Server(self)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="http-server"
-        )
+        self._thread = threading.Thread(target=self._server.serve, name="http-server")
         self._thread.start()
 
     @property
@@ -115,12 +113,7 @@ class HttpServer:
         self._add(method, path, handler or (lambda _: fixed), times=None)
 
     def once(
-        self,
-        method: str,
-        path: str,
-        reply: Reply | Callable[[Request], Reply],
-        *,
-        times: int = 1,
+        self, method: str, path: str, reply: Reply | Callable[[Request], Reply], *, times: int = 1
     ) -> None:
         """Set the response to the next `times` matching requests."""
         self._add(method, path, reply if callable(reply) else lambda _: reply, times=times)
@@ -140,10 +133,11 @@ class HttpServer:
         """End pending responses, close all connections, and raise the error of a failed handler."""
         if not self._closing.is_set():
             self._closing.set()
-            self._server.shutdown()
+            with socket.socket() as last:  # a connection that ends the loop at once
+                last.connect(("127.0.0.1", self.port))
+            self._thread.join()
             self._server.close_connections()
             self._server.server_close()
-            self._thread.join()
         if self._failures:
             raise self._failures.pop()
 
@@ -213,6 +207,11 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name = "127.0.0.1"
         self.server_port = self.server_address[1]
+
+    def serve(self) -> None:
+        """Accept connections until the owner closes; nothing is polled."""
+        while self.owner.pause(0):
+            self.handle_request()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Track a connection, to close it at the end, and start its thread."""

@@ -17,12 +17,11 @@ import psycopg
 from psycopg import sql
 
 from tests.support.processes import Server, ServerEndedError, ServerProcess, leashed
+from tests.support.quick import MEMORY, is_roomy
 from tests.support.waiting import eventually
 
 _FOLDER = "codecatch-postgres-"
 _LOCK = "owner.lock"
-_MEMORY = Path("/dev/shm")
-_NOEXEC = getattr(os, "ST_NOEXEC", 0)  # Linux only
 
 # PostgreSQL refuses to run as root, so it runs as an unprivileged user.
 _SERVER_USER = "nobody" if os.geteuid() == 0 else None
@@ -173,7 +172,7 @@ class PostgresServer(Server):
 
     def _make_folder(self) -> Path:
         """Create the directory of the data, and lock it for the life of this object."""
-        bases = [base for base in _base_folders() if not self._durable or base != _MEMORY]
+        bases = [base for base in _base_folders() if not self._durable or base != MEMORY]
         for base in bases:
             _sweep(base)
         folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=bases[0]))
@@ -270,15 +269,7 @@ def _copy_programs(folder: Path) -> None:
 def _base_folders() -> list[Path]:
     """Directories for the data, the best first: memory is about ten times faster than a disk."""
     temporary = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
-    return [*([_MEMORY] if _is_roomy(_MEMORY) else []), *filter(_is_open, temporary)]
-
-
-def _is_roomy(folder: Path) -> bool:
-    """Whether the directory exists, has a free gigabyte, and allows programs to run."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return False
-    info = os.statvfs(folder)
-    return info.f_bavail * info.f_frsize > 1 << 30 and not info.f_flag & _NOEXEC
+    return [*([MEMORY] if is_roomy(MEMORY) else []), *filter(_is_open, temporary)]
 
 
 def _is_open(folder: Path) -> bool:

@@ -104,10 +104,7 @@ class SmtpServer:
 
     async def _listen(self) -> asyncio.Server:
         return await self._loop.create_server(
-            self._make_session,
-            "127.0.0.1",
-            0,
-            ssl=self._context if self._tls == "smtps" else None,
+            self._make_session, "127.0.0.1", 0, ssl=self._context if self._tls == "smtps" else None
         )
 
     def _make_session(self) -> "_Smtp":

@@ -155,8 +155,7 @@ def virtualsms_v1(
     webhook = signed(encode(document), secret=secret, style=style)
     seconds = int(time.time()) if timestamp is None else timestamp
     return webhook.with_headers(
-        X_VirtualSMS_Timestamp=str(seconds),
-        X_VirtualSMS_Delivery=delivery or f"dlv_{ULID()}",
+        X_VirtualSMS_Timestamp=str(seconds), X_VirtualSMS_Delivery=delivery or f"dlv_{ULID()}"
     )
 
 

@@ -41,7 +41,7 @@ from worker.destinations.slack import Slack
 from worker.handling.handle import handle as handle_ids
 from worker.outbox import clock_jumps, leases
 from worker.runtime.runtime import Runtime, connect
-from worker.schema.models import Budget, Code, Confirmation, Delivery, table_of
+from worker.schema.models import Budget, Code, Confirmation, Delivery, Order, table_of
 from worker.schema.states import OPERATORS
 
 Model = TypeVar("Model", bound=SQLModel)
@@ -355,6 +355,13 @@ def code_of(runtime: Runtime, order: str) -> list[str]:
         runtime.vault.open_text(row.code, table="codes", column="code", row=row.id) for row in rows
     )
     return [code for code in opened if code is not None]
+
+
+def number_of(store: Runtime | Store, order: Order) -> str | None:
+    """The order's phone number, opened."""
+    return store.vault.open_text(
+        order.phone_number, table="orders", column="phone_number", row=order.id
+    )
 
 
 def with_destinations(runtime: Runtime, *destinations: Destination) -> Runtime:

@@ -47,10 +47,7 @@ class _Round:
     undelivered: int
 
 
-_PACES = (
-    _Pace(50, coalesce=True, p50=1.2),
-    _Pace(300, coalesce=False, p50=None, longest=1000.0),
-)
+_PACES = (_Pace(50, coalesce=True, p50=1.2), _Pace(300, coalesce=False, p50=None, longest=1000.0))
 _P99 = 1.0  # the target for the ratio to the usual way
 
 

@@ -385,6 +385,43 @@ def test_a_failed_flush_stops_the_process(
         spool.close()
 
 
+def test_what_arrives_while_the_spool_is_written_shares_the_next_batch(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread writes the spool's file, so one batch is in flight."""
+    spool = Spool(tmp_path / "spool")
+    group = GroupCommit(sqlite_store.database, sqlite_store.vault, spool)
+    full = group_commit.MAX_BATCH
+    writing, proceed, sizes, original = threading.Event(), threading.Event(), [], Spool.store
+
+    def slow(to: Spool, rows: list[InboxRow]) -> Sequence[StoreResult]:
+        sizes.append(len(rows))
+        writing.set()
+        assert proceed.wait(10)
+        return original(to, rows)
+
+    monkeypatch.setattr(Spool, "store", slow)
+
+    async def scenario() -> None:
+        group.database_down.set()
+        storing = [
+            asyncio.create_task(group.store(incoming(f"first_{number}")))
+            for number in range(full + 1)
+        ]
+        await asyncio.to_thread(writing.wait, 10)
+        for number in range(3):
+            storing.append(asyncio.create_task(group.store(incoming(f"evt_{number}"))))
+            for _ in range(5):  # iterations of the loop, enough to start a batch
+                await asyncio.sleep(0)
+        proceed.set()
+        await asyncio.gather(*storing)
+
+    run(scenario())
+    group.close()
+    spool.close()
+    assert sizes == [full, 4]
+
+
 def test_closing_finishes_batches_in_flight_and_refuses_the_rest(store: Store) -> None:
     """Events in flight are stored; queued and later ones are refused."""
     group = GroupCommit(store.database, store.vault)

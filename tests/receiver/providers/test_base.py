@@ -10,13 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import MalformedPayload
-from receiver.providers.base import (
-    MAX_NAME_LENGTH,
-    identifier_of,
-    label_of,
-    text_of,
-    time_of,
-)
+from receiver.providers.base import MAX_NAME_LENGTH, identifier_of, label_of, text_of, time_of
 from receiver.providers.times import ReadTime
 
 SECRET = "483921"
@@ -50,10 +44,7 @@ def test_a_missing_identifier_is_named() -> None:
         identifier_of({"id": ""}, "order_id", "id")
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["x" * (MAX_NAME_LENGTH + 1), "a\x00b", "a\nb", "\x1b[31m"],
-)
+@pytest.mark.parametrize("value", ["x" * (MAX_NAME_LENGTH + 1), "a\x00b", "a\nb", "\x1b[31m"])
 def test_an_identifier_is_short_and_printable(value: str) -> None:
     """Values that a database, a terminal or an index cannot hold are rejected."""
     with pytest.raises(MalformedPayload, match="order_id: over 200 characters, or not printable"):

@@ -14,13 +14,18 @@ from typing import Any, Self
 
 import pytest
 import uvicorn
+from sqlmodel import select
 from starlette.applications import Starlette
 
+from receiver.inbox import rejections
+from receiver.inbox.rejections import RejectedRequest
+from receiver.inbox.store import InboxEvent
 from receiver.settings import WebSettings, load
 from receiver.web import server
 from receiver.web.app import create_app
 from tests.receiver.conftest import Log
 from tests.support import stores, webhooks
+from tests.support.quick import IMPATIENT
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
 
@@ -96,6 +101,16 @@ class Receiver:
         self._closing.callback(opened.database.dispose)
         return opened
 
+    def events(self) -> list[InboxEvent]:
+        """Every stored event."""
+        with self.store.database.reading() as session:
+            return [*session.exec(select(InboxEvent))]
+
+    def rejections(self) -> list[RejectedRequest]:
+        """Every recorded rejection."""
+        with self.store.database.reading() as session:
+            return [*session.exec(select(RejectedRequest))]
+
     def finish(self) -> None:
         """Stop the server and wait until it has stopped."""
         self.stop()
@@ -138,6 +153,17 @@ class Receiver:
             return read_all(connection)
 
 
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+
 def read_all(connection: socket.socket) -> bytes:
     """Read until the other side closes."""
     received = b""
@@ -164,6 +190,7 @@ def start(
     ``options`` replace uvicorn's options of production.
     """
     assert log.text == ""
+    monkeypatch.setattr(rejections, "asyncio", IMPATIENT)  # else it writes them each second
     with ExitStack() as stack:
 
         def begin(

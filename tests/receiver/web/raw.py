@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,25 @@ def read_answer(connection: socket.socket) -> Answer:
         if found and len(rest) >= length:
             (answer,) = answers_in(received)
             return answer
+
+
+def drip(connection: socket.socket, drops: Iterator[bytes]) -> tuple[bytes, float]:
+    """Send a drop every 50 ms until the receiver closes; return its output and the seconds."""
+    began = time.monotonic()
+    connection.settimeout(0.05)
+    received = b""
+    for drop in drops:
+        try:
+            connection.sendall(drop)
+            chunk = connection.recv(65_536)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+        if not chunk:
+            break
+        received += chunk
+    return received, time.monotonic() - began
 
 
 @dataclass(frozen=True)

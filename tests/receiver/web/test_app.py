@@ -23,10 +23,7 @@ GOOD = {"ENCRYPTION_KEYS": stores.ENCRYPTION_KEYS, "REDIS_URL": "redis://127.0.0
     [
         ({"DATABASE_URL": ""}, "DATABASE_URL: is required"),
         ({"REDIS_URL": ""}, "REDIS_URL: is required"),
-        (
-            {"DAISYSIM_WEBHOOK_TOKENS": "hunter2"},
-            "DAISYSIM_WEBHOOK_TOKENS: must be tokens",
-        ),
+        ({"DAISYSIM_WEBHOOK_TOKENS": "hunter2"}, "DAISYSIM_WEBHOOK_TOKENS: must be tokens"),
         (
             {"ENCRYPTION_KEYS": base64.b64encode(b"x" * 32).decode()},
             "ENCRYPTION_KEYS: cannot open this database: ",

@@ -5,13 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from sqlmodel import select
 
-from receiver.inbox.rejections import RejectedRequest
 from receiver.web import auth_failures
 from receiver.web.auth_failures import MAX_DIAGNOSED_PER_SECOND, MAX_PER_MINUTE, AuthFailures
 from tests.receiver.conftest import Log
-from tests.receiver.web.conftest import Receiver, Start
+from tests.receiver.web.conftest import Clock, Receiver, Start
 from tests.support import webhooks
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
@@ -19,17 +17,6 @@ from tests.support.webhooks import Webhook
 HERE = ip_address("192.0.2.1")
 SENT = webhooks.virtualsms_v1()
 GUESS = webhooks.daisysim(token="a-guess-0123456789")
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self.now
 
 
 def test_failures_per_minute_are_limited() -> None:
@@ -97,15 +84,11 @@ def rejections(receiver: Receiver) -> list[tuple[int, str, str | None]]:
     """Stop the receiver, which writes them, and return status, reason and origin of rejections."""
     receiver.finish()
     vault = receiver.store.vault
-    with receiver.store.database.reading() as session:
-        return [
-            (
-                row.status,
-                row.reason,
-                vault.open_text(row.origin, table="rejected_requests", column="origin", row=row.id),
-            )
-            for row in session.exec(select(RejectedRequest))
-        ]
+    names = {"table": "rejected_requests", "column": "origin"}
+    return [
+        (row.status, row.reason, vault.open_text(row.origin, row=row.id, **names))
+        for row in receiver.rejections()
+    ]
 
 
 TOKEN = webhooks.TOKEN
@@ -128,6 +111,7 @@ def test_only_the_operator_sees_the_reason(
     assert receiver.send(sent).problem(401) == "the request could not be authenticated"
     (line,) = eventually(lambda: log.of("request.answered"))
     assert hint in line["reason"]
+    assert line["level"] == "warning"
     ((status, reason, origin),) = rejections(receiver)
     assert (status, reason, origin) == (401, line["reason"], "127.0.0.1")
     for secret in (webhooks.SECRET, TOKEN, TOKEN[:-2], TOKEN.upper()):

@@ -6,17 +6,15 @@ import gzip
 
 import pytest
 from sqlalchemy import text
-from sqlmodel import select
 
 from receiver.database import engine, sqlite
 from receiver.inbox.group_commit import GroupCommit
-from receiver.inbox.rejections import RejectedRequest
-from receiver.inbox.store import InboxEvent
 from receiver.web import body as web_body
 from receiver.web import endpoints
 from tests.receiver.conftest import Log
 from tests.receiver.database.locks import inbox_locked
 from tests.receiver.web.conftest import Receiver, Start
+from tests.receiver.web.raw import drip, request_of
 from tests.support import webhooks
 from tests.support.waiting import eventually
 from tests.support.webhooks import Webhook
@@ -28,28 +26,16 @@ FLAT = "X-Signature"
 RIGHT = GOOD.headers[NAME]
 
 
-def stored_count(receiver: Receiver) -> int:
-    """Return the number of stored events."""
-    with receiver.store.database.reading() as session:
-        return len(session.exec(select(InboxEvent)).all())
-
-
 @pytest.mark.parametrize(
     "webhook",
     [
         GOOD.with_headers(X_VirtualSMS_Signature=None),
         GOOD.with_headers(X_VirtualSMS_Signature=""),
-        GOOD.with_headers(X_VirtualSMS_Signature="sha256="),
         GOOD.with_headers(X_VirtualSMS_Signature="é" * 64),
-        GOOD.with_headers(X_VirtualSMS_Signature=RIGHT[:-1]),
         GOOD.with_headers(X_VirtualSMS_Signature=f"{RIGHT}, {RIGHT}"),
         GOOD.with_headers(X_VirtualSMS_Signature="0" * 64, X_Signature=RIGHT),
-        GOOD.with_headers(X_VirtualSMS_Signature="", X_Signature=RIGHT),
         GOOD.with_body(GOOD.body + b" "),
-        webhooks.virtualsms_v1(secret="another"),
-        webhooks.virtualsms_v1(secret=""),
         webhooks.daisysim(token=None),
-        webhooks.daisysim(token="another-token-0123456789"),
         webhooks.daisysim(token="%FF%00%C3%28"),
         webhooks.daisysim(token_in="header", token="wrong"),
         webhooks.daisysim().with_headers(X_Codecatch_Token=webhooks.TOKEN),
@@ -61,47 +47,29 @@ def test_an_unauthentic_request_is_401_without_a_reason(
     """The response is always the same, and nothing is stored."""
     answer = receiver.send(webhook)
     assert answer.problem(401) == "the request could not be authenticated"
-    assert stored_count(receiver) == 0
+    assert receiver.events() == []
 
 
-@pytest.mark.parametrize("second", [RIGHT, "", "0" * 64], ids=["right", "empty", "wrong"])
-@pytest.mark.parametrize("names", [(NAME, NAME), (FLAT, FLAT), (NAME, FLAT, FLAT)])
-def test_a_repeated_signature_header_is_401(
-    receiver: Receiver, second: str, names: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("name", [NAME, FLAT])
+def test_a_repeated_signature_header_is_401(receiver: Receiver, name: str) -> None:
     """A valid signature does not count beside another one in a header of the same name."""
-    values = (RIGHT, second, second)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in zip(names, values, strict=False))
-    head = (
-        f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        f"{lines}Content-Length: {len(GOOD.body)}\r\n\r\n"
-    )
-    assert receiver.raw(head.encode(), GOOD.body).startswith(b"HTTP/1.1 401 ")
+    unsigned = GOOD.with_headers(X_VirtualSMS_Signature=None)
+    for second in (RIGHT, "", "0" * 64):
+        sent = request_of(unsigned, f"{name}: {RIGHT}", f"{name}: {second}", ends="close")
+        assert receiver.raw(sent).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/webhooks",
-        "/webhooks/",
-        "/webhooks/virtualsms/token",
-        "/webhooks/VirtualSMS",
-        "/webhooks/virtual/sms",
-        "/webhooks%2F%2Fvirtualsms/..",
-        f"/webhooks/daisysim/{webhooks.TOKEN}/more",
-        "/webhooks/unknown",
-        "/healthz/",
-        "/metrics",
-        "/docs",
-    ],
-)
-def test_another_path_is_404(receiver: Receiver, path: str) -> None:
+def test_another_path_is_404(receiver: Receiver) -> None:
     """A similar path is 404 and never a redirect, which would turn a POST into a GET."""
-    for method in ("GET", "POST"):
-        answer = receiver.ask(method, path, GOOD.body, GOOD.headers)
-        assert answer.problem(404) == "no such path"
-        assert "location" not in answer.headers
+    for path in (
+        *("/", "/webhooks", "/webhooks/", "/webhooks/virtualsms/token", "/webhooks/VirtualSMS"),
+        *("/webhooks/virtual/sms", "/webhooks%2F%2Fvirtualsms/..", "/webhooks/unknown"),
+        *(f"/webhooks/daisysim/{webhooks.TOKEN}/more", "/healthz/", "/metrics", "/docs"),
+    ):
+        for method in ("GET", "POST"):
+            answer = receiver.ask(method, path, GOOD.body, GOOD.headers)
+            assert answer.problem(404) == "no such path", path
+            assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize("path", [GOOD.path, "/webhooks/daisysim", webhooks.daisysim().path])
@@ -129,14 +97,14 @@ def test_the_largest_body_is_accepted(receiver: Receiver) -> None:
     assert receiver.send(webhooks.signed(body)).status == 202
 
 
-@pytest.mark.parametrize("length", [LIMIT + 1, 10 * 1024 * 1024, 10**18])
-def test_a_too_large_content_length_is_413_at_once(receiver: Receiver, length: int) -> None:
+def test_a_too_large_content_length_is_413_at_once(receiver: Receiver) -> None:
     """The response comes before the body, and the connection is closed."""
-    head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
-    received = receiver.raw(head.encode())
-    assert received.startswith(b"HTTP/1.1 413 ")
-    assert b"application/problem+json" in received
-    assert b"connection: close" in received.lower()
+    for length in (LIMIT + 1, 10 * 1024 * 1024, 10**18):
+        head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        received = receiver.raw(head.encode())
+        assert received.startswith(b"HTTP/1.1 413 ")
+        assert b"application/problem+json" in received
+        assert b"connection: close" in received.lower()
 
 
 def test_a_too_large_chunked_body_is_413(receiver: Receiver) -> None:
@@ -148,52 +116,30 @@ def test_a_too_large_chunked_body_is_413(receiver: Receiver) -> None:
     assert b"connection: close" in received.lower()
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "IDENTITY, gzip", "x"])
-def test_an_encoded_body_is_415(receiver: Receiver, encoding: str) -> None:
-    """A compressed body is rejected without being decompressed."""
+def test_an_encoded_body_is_415(receiver: Receiver) -> None:
+    """It is not decompressed; each header counts."""
     body = gzip.compress(b"x" * 1_000_000)
-    webhook = webhooks.signed(body).with_headers(Content_Encoding=encoding)
-    answer = receiver.send(webhook)
-    assert "content encoding" in answer.problem(415)
-    assert answer.headers["connection"] == "close"
-
-
-def test_every_encoding_header_counts(receiver: Receiver) -> None:
-    """A second header with an encoding is rejected too."""
-    head = (
-        f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\n"
-        "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
-    )
-    assert receiver.raw(head.encode()).startswith(b"HTTP/1.1 415 ")
+    for encoding in ("gzip", "br", "deflate, gzip", "IDENTITY, gzip", "x"):
+        answer = receiver.send(webhooks.signed(body).with_headers(Content_Encoding=encoding))
+        assert "content encoding" in answer.problem(415)
+        assert answer.headers["connection"] == "close"
+    twice = GOOD.with_headers(Content_Encoding="identity")
+    assert receiver.raw(request_of(twice, "Content-Encoding: gzip")).startswith(b"HTTP/1.1 415 ")
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"half":'])
+@pytest.mark.parametrize("drop", [b"", b" "], ids=["silent", "dripping"])
 def test_a_slow_body_is_408(
-    receiver: Receiver, sent: bytes, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, sent: bytes, drop: bytes
 ) -> None:
-    """An incomplete body gets 408 at the deadline, and the connection is closed."""
+    """The deadline applies to the whole body, not to each byte; the connection is closed."""
     monkeypatch.setattr(web_body, "DEADLINE_SECONDS", 0.2)
-    head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-    received = receiver.raw(head.encode() + sent)
-    assert received.startswith(b"HTTP/1.1 408 ")
-    assert b"connection: close" in received.lower()
-
-
-def test_a_dripping_body_is_408(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline applies to the whole body, not to each byte."""
-    monkeypatch.setattr(web_body, "DEADLINE_SECONDS", 0.3)
     head = f"POST {GOOD.path} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
     with receiver.connect() as connection:
-        connection.sendall(head.encode())
-        connection.settimeout(0.05)
-        for _ in range(1_000):
-            try:
-                connection.sendall(b" ")
-                received = connection.recv(12)
-                break
-            except TimeoutError:
-                continue
-    assert received == b"HTTP/1.1 408"
+        connection.sendall(head.encode() + sent)
+        received, _ = drip(connection, iter([drop] * 200))
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in received.lower()
 
 
 def test_a_client_that_disconnects_is_logged(receiver: Receiver, log: Log) -> None:
@@ -206,7 +152,7 @@ def test_a_client_that_disconnects_is_logged(receiver: Receiver, log: Log) -> No
         408,
         "the client disconnected before the body was complete",
     )
-    assert stored_count(receiver) == 0
+    assert receiver.events() == []
     assert not log.of("request.failed")
 
 
@@ -226,7 +172,7 @@ def test_a_provider_without_a_secret_is_503(
     (line,) = eventually(lambda: log.of("request.answered"))
     assert line["reason"] == f"{variable} is empty"
     assert log.of("provider.not_configured")
-    assert stored_count(receiver) == 0
+    assert receiver.events() == []
 
 
 def test_a_locked_database_is_503(
@@ -263,7 +209,7 @@ def test_a_hanging_database_is_503_at_the_deadline(
         answer = receiver.send(GOOD)
         assert answer.problem(503) == "the event could not be stored in time"
         assert "retry-after" in answer.headers
-    eventually(lambda: stored_count(receiver) == 1)
+    eventually(lambda: len(receiver.events()) == 1)
     assert receiver.send(GOOD).json()["status"] == "duplicate"
 
 
@@ -292,14 +238,9 @@ def test_rejections_are_recorded(receiver: Receiver) -> None:
     receiver.send(GOOD.with_headers(X_VirtualSMS_Signature=None))
     receiver.send(webhooks.daisysim(token="another-token-0123456789"))
     receiver.send(webhooks.daisysim(code="1" * 9_000))
-
-    def listed() -> list[tuple[str, int, str]]:
-        with receiver.store.database.reading() as session:
-            rows = session.exec(select(RejectedRequest)).all()
-        return sorted((row.provider, row.status, row.reason) for row in rows)
-
     no_signature = "no signature header: the sender does not sign, or a proxy removes the header"
-    assert eventually(lambda: listed() if len(listed()) == 3 else None) == [
+    eventually(lambda: len(receiver.rejections()) == 3)
+    assert sorted((row.provider, row.status, row.reason) for row in receiver.rejections()) == [
         ("daisysim", 401, "the token is not in DAISYSIM_WEBHOOK_TOKENS"),
         ("daisysim", 413, "the body is over 8192 bytes (DAISYSIM_LARGEST_BODY)"),
         ("virtualsms", 401, no_signature),

@@ -6,32 +6,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from sqlmodel import select
 
 from receiver import clock
 from receiver.errors import PayloadTooLarge, TooManyRequests
-from receiver.inbox.rejections import RejectedRequest
-from receiver.inbox.store import InboxEvent
 from receiver.providers.base import Limits, WebhookRequest
 from receiver.providers.daisysim import DaisySIM, DaisySIMSettings
 from receiver.providers.virtualsms import VirtualSMS, VirtualSMSSettings
 from receiver.web.request_limits import BURST_SECONDS, RequestLimits
-from tests.receiver.web.conftest import Receiver, Start
+from tests.receiver.web.conftest import Clock, Receiver, Start
 from tests.support import webhooks
 from tests.support.waiting import eventually
 
 OTHER = "another-token-0123456789"
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        """Return the time in seconds."""
-        return self.now
 
 
 def daisysim(rate: float = 20, largest_body: int = 100) -> DaisySIM:
@@ -138,9 +124,13 @@ def test_above_the_rate_is_429_and_recorded(start: Start, token_in: str) -> None
         assert answer.headers["retry-after"] == "1"
     assert receiver.send(webhooks.virtualsms_v1()).status == 202
     assert receiver.send(webhooks.daisysim(token=OTHER)).status == 401
-    assert stored(receiver) == 20 - len(refused) + 1
+    assert len(receiver.events()) == 20 - len(refused) + 1
     said = (429, "more requests with one token than DAISYSIM_RATE allows")
-    assert eventually(lambda: recorded(receiver).count(said) == len(refused))
+    assert eventually(
+        lambda: (
+            [(row.status, row.reason) for row in receiver.rejections()].count(said) == len(refused)
+        )
+    )
 
 
 def test_above_the_size_is_413(receiver: Receiver, start: Start) -> None:
@@ -152,19 +142,7 @@ def test_above_the_size_is_413(receiver: Receiver, start: Start) -> None:
     assert answer.problem(413) == "the body is over 8192 bytes (DAISYSIM_LARGEST_BODY)"
     assert receiver.send(webhooks.daisysim(token=OTHER).with_body(largest + b" ")).status == 401
     assert receiver.send(webhooks.signed(largest + b" ")).status == 202
-    assert stored(receiver) == 2
+    assert len(receiver.events()) == 2
     small = start(DAISYSIM_LARGEST_BODY="20")
     assert small.send(webhooks.daisysim().with_body(b"x" * 20)).status == 202
     assert small.send(webhooks.daisysim().with_body(b"x" * 21)).status == 413
-
-
-def stored(receiver: Receiver) -> int:
-    """How many events are stored."""
-    with receiver.store.database.reading() as session:
-        return len(session.exec(select(InboxEvent)).all())
-
-
-def recorded(receiver: Receiver) -> list[tuple[int, str]]:
-    """Status and reason of every recorded rejection."""
-    with receiver.store.database.reading() as session:
-        return [(row.status, row.reason) for row in session.exec(select(RejectedRequest))]

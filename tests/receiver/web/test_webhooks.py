@@ -8,17 +8,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlmodel import select
 
 from receiver import clock
 from receiver.inbox import store as inbox
 from receiver.inbox.group_commit import GroupCommit
-from receiver.inbox.store import InboxEvent
 from receiver.inbox.writer import InboxWriter
 from receiver.providers.virtualsms import VirtualSMS
 from tests.receiver.conftest import Log
@@ -73,18 +70,12 @@ SHAPES = [
 ]
 
 
-def stored_events(receiver: Receiver) -> list[InboxEvent]:
-    """Return every stored event, through a separate connection."""
-    with receiver.store.database.reading() as session:
-        return [*session.exec(select(InboxEvent))]
-
-
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 def test_every_dialect_is_accepted_once(receiver: Receiver, dialect: str) -> None:
     """The first request gets 202 and is stored unchanged; a repetition gets 200 and its id."""
     webhook = DIALECTS[dialect]
     first, again = receiver.send(webhook), receiver.send(webhook)
-    (row,) = stored_events(receiver)
+    (row,) = receiver.events()
     assert (first.status, first.json()) == (202, {"status": "accepted", "event": row.id})
     assert (again.status, again.json()) == (200, {"status": "duplicate", "event": row.id})
     assert first.headers["content-type"] == "application/json"
@@ -92,26 +83,19 @@ def test_every_dialect_is_accepted_once(receiver: Receiver, dialect: str) -> Non
     assert row.state == "pending"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [*webhooks.samples("virtualsms"), *webhooks.samples("daisysim")],
-    ids=lambda path: path.stem,
-)
-def test_every_sample_is_accepted(receiver: Receiver, path: Path) -> None:
+@pytest.mark.parametrize("provider", ["virtualsms", "daisysim"])
+def test_every_sample_is_accepted(receiver: Receiver, provider: str) -> None:
     """Each published body is stored byte for byte, including its formatting."""
-    body = path.read_bytes()
-    webhook = (
-        webhooks.daisysim().with_body(body)
-        if path.parent.name == "daisysim"
-        else webhooks.signed(body)
-    )
-    answer = receiver.send(webhook)
-    (row,) = stored_events(receiver)
-    assert answer.json()["event"] == row.id
-    assert (answer.status, answer.json()["status"]) == (
-        (200, "test") if path.stem.endswith("_test") else (202, "accepted")
-    )
-    assert inbox.open_body(receiver.store.vault, row) == body
+    sign = webhooks.daisysim().with_body if provider == "daisysim" else webhooks.signed
+    for path in webhooks.samples(provider):
+        body = path.read_bytes()
+        answer = receiver.send(sign(body))
+        row = receiver.events()[-1]
+        assert answer.json()["event"] == row.id, path
+        assert (answer.status, answer.json()["status"]) == (
+            (200, "test") if path.stem.endswith("_test") else (202, "accepted")
+        )
+        assert inbox.open_body(receiver.store.vault, row) == body
 
 
 def test_both_databases_give_the_same_responses(store_url: str, start: Start) -> None:
@@ -129,11 +113,7 @@ def test_both_databases_give_the_same_responses(store_url: str, start: Start) ->
         (200, "test"),
         (200, "duplicate"),
     ]
-    assert sorted(row.state for row in stored_events(receiver)) == [
-        "ignored",
-        "pending",
-        "quarantined",
-    ]
+    assert sorted(row.state for row in receiver.events()) == ["ignored", "pending", "quarantined"]
 
 
 def test_the_response_is_sent_only_after_the_commit(
@@ -157,11 +137,11 @@ def test_the_response_is_sent_only_after_the_commit(
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        assert stored_events(receiver) == []
+        assert receiver.events() == []
         proceed.set()
         connection.settimeout(10)
         assert connection.recv(12) == b"HTTP/1.1 202"
-        assert len(stored_events(receiver)) == 1
+        assert len(receiver.events()) == 1
 
 
 def request_bytes(webhook: Webhook) -> bytes:
@@ -177,16 +157,9 @@ def test_a_hundred_concurrent_duplicates_are_one_row(store_url: str, start: Star
     webhook = webhooks.virtualsms_v1()
     with ThreadPoolExecutor(25) as pool:
         answers = list(pool.map(lambda _: receiver.send(webhook), range(100)))
-    (row,) = stored_events(receiver)
+    (row,) = receiver.events()
     assert sorted(answer.status for answer in answers) == [200] * 99 + [202]
     assert {answer.json()["event"] for answer in answers} == {row.id}
-
-
-def test_secrets_can_be_rotated_without_rejections(start: Start) -> None:
-    """While both secrets are configured, both are accepted."""
-    receiver = start(VIRTUALSMS_WEBHOOK_SECRETS=f"new-secret,{webhooks.SECRET}")
-    for secret in ("new-secret", webhooks.SECRET):
-        assert receiver.send(webhooks.virtualsms_v1(secret=secret)).status == 202
 
 
 def test_an_authentic_body_is_never_rejected_for_its_content(store_url: str, start: Start) -> None:
@@ -195,11 +168,9 @@ def test_an_authentic_body_is_never_rejected_for_its_content(store_url: str, sta
     for body in SHAPES:
         for webhook in (webhooks.signed(body), webhooks.daisysim().with_body(body)):
             assert receiver.send(webhook).status == 202, body
-    bodies = sorted(
-        inbox.open_body(receiver.store.vault, row) or b"" for row in stored_events(receiver)
-    )
+    bodies = sorted(inbox.open_body(receiver.store.vault, row) or b"" for row in receiver.events())
     assert bodies == sorted(SHAPES * 2)
-    assert {row.state for row in stored_events(receiver)} == {"pending"}
+    assert {row.state for row in receiver.events()} == {"pending"}
 
 
 @pytest.mark.parametrize("sender", [webhooks.signed, webhooks.daisysim().with_body])
@@ -211,7 +182,7 @@ def test_a_body_that_cannot_be_parsed_is_stored_once(
         first, again = receiver.send(sender(body)), receiver.send(sender(body))
         assert (first.status, again.status) == (202, 200)
         assert again.json() == {"status": "duplicate", "event": first.json()["event"]}
-    assert all(row.key.startswith("body:") for row in stored_events(receiver))
+    assert all(row.key.startswith("body:") for row in receiver.events())
 
 
 @pytest.mark.parametrize("broken", ["event_key", "is_test", "may_recur"])
@@ -247,18 +218,20 @@ def test_equal_deposits_are_two_events_after_the_providers_retries(
     assert len({answer["event"] for answer in answers}) == 2
 
 
-@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/xml", "a;b;;c"])
-def test_the_content_type_does_not_matter(receiver: Receiver, content_type: str | None) -> None:
-    """The body is parsed regardless of the header."""
-    webhook = webhooks.virtualsms_v1().with_headers(Content_Type=content_type)
-    assert receiver.send(webhook).status == 202
-
-
-@pytest.mark.parametrize("encoding", ["identity", "", " Identity "])
-def test_the_identity_encoding_is_accepted(receiver: Receiver, encoding: str) -> None:
-    """An explicit ``identity`` or empty content encoding changes nothing."""
-    webhook = webhooks.virtualsms_v1().with_headers(Content_Encoding=encoding)
-    assert receiver.send(webhook).status == 202
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [
+        ("Content_Type", [None, "", "text/plain", "application/xml", "a;b;;c"]),
+        ("Content_Encoding", ["identity", "", " Identity "]),
+    ],
+)
+def test_what_the_headers_say_of_the_body_does_not_matter(
+    receiver: Receiver, header: str, values: list[str | None]
+) -> None:
+    """Whatever the content type, with an explicit ``identity`` or an empty encoding."""
+    for value in values:
+        webhook = webhooks.virtualsms_v1(code=str(value)).with_headers(**{header: value})
+        assert receiver.send(webhook).status == 202, value
 
 
 def test_a_chunked_body_is_accepted(receiver: Receiver) -> None:
@@ -282,7 +255,7 @@ def test_pipelined_events_are_all_stored(receiver: Receiver) -> None:
         connection.sendall(last)
         received = read_all(connection)
     assert received.count(b"HTTP/1.1 202") == 5
-    assert len(stored_events(receiver)) == 5
+    assert len(receiver.events()) == 5
 
 
 def test_an_accepted_event_wakes_the_worker_with_its_id_only(start: Start, broker_url: str) -> None:
@@ -330,7 +303,7 @@ def test_shutdown_finishes_pending_writes(receiver: Receiver) -> None:
         with pytest.raises(OSError, match=r"refused|reset"):
             wait_until_refused(receiver)
     assert waiting.result(10).status == 202
-    assert len(stored_events(receiver)) == 1
+    assert len(receiver.events()) == 1
 
 
 def wait_until_refused(receiver: Receiver) -> None:

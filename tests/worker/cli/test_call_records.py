@@ -10,22 +10,9 @@ from tests.support.stores import Store
 from tests.support.webhooks import CODE, daisysim, virtualsms_v1, virtualsms_v2
 from tests.worker.cli.apis import BUY, MADE, ORDERS, OTHER_PHONE, PHONE
 from tests.worker.cli.conftest import Run
-from tests.worker.support import (
-    World,
-    all_rows,
-    handle,
-    on_sqlite,
-    only_row,
-)
+from tests.worker.support import World, all_rows, handle, number_of, on_sqlite, only_row
 from worker.handling.handle import handle as handle_ids
 from worker.schema.models import Code, Order, OrderNumber, OrderTransition
-
-
-def number(store: Store, order: Order) -> str | None:
-    """The order's phone number in plain text."""
-    return store.vault.open_text(
-        order.phone_number, table="orders", column="phone_number", row=order.id
-    )
 
 
 def transitions(store: Store) -> list[tuple[str, str]]:
@@ -59,7 +46,7 @@ def test_a_bought_order_is_recorded(store: Store, run: Run) -> None:
     assert (order.service, order.country, order.price) == ("wa", "GB", "0.1800")
     assert order.expires_at is not None
     assert order.expires_at.isoformat() == "2026-06-11T09:34:27+00:00"
-    assert number(store, order) == PHONE
+    assert number_of(store, order) == PHONE
     assert order.phone_digest == store.vault.digest("phone", PHONE)
     assert PHONE.encode() not in (order.phone_number or b"")
     assert transitions(store) == [("command: create_order", "waiting")]
@@ -116,7 +103,7 @@ def test_a_purchase_without_a_number_is_recorded(store: Store, run: Run, api: Ht
     waiting = {"status": "Waiting", "phone_number": PHONE}
     api.on("GET", "/api/v1/virtual/check/4711", json={"data": waiting})
     assert run("daisysim", "check", "4711").code == 0
-    assert number(store, only_row(store, Order)) == PHONE
+    assert number_of(store, only_row(store, Order)) == PHONE
 
 
 @pytest.mark.usefixtures("selling_api")
@@ -138,7 +125,7 @@ def test_a_swap_changes_the_number(store: Store, run: Run, selling_api: HttpServ
     selling_api.on("POST", f"{ORDERS}/ord_1/swap", json={"phone_number": OTHER_PHONE})
     assert run("virtualsms", "swap-order", "ord_1", "--yes").code == 0
     order = only_row(store, Order)
-    assert (order.status, number(store, order)) == ("waiting", OTHER_PHONE)
+    assert (order.status, number_of(store, order)) == ("waiting", OTHER_PHONE)
     assert len(all_rows(store, OrderNumber)) == 2
     assert transitions(store)[1] == ("command: swap_order", "waiting")
     for phone in (PHONE, OTHER_PHONE):
@@ -153,7 +140,7 @@ def test_a_late_webhook_of_the_purchase_does_not_undo_a_swap(
     assert run("virtualsms", "swap-order", "ord_1", "--yes").code == 0
     handle(world.connect(), virtualsms_v1(order="ord_1", event="sms.received", phone=PHONE))
     order = only_row(store, Order)
-    assert (order.status, number(store, order)) == ("received", OTHER_PHONE)
+    assert (order.status, number_of(store, order)) == ("received", OTHER_PHONE)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +193,7 @@ def test_get_order_updates_a_stored_order(
     assert order.status == status
     assert order.expires_at is not None
     assert order.expires_at.hour == 10
-    assert number(store, order) == reported.get("phone_number", PHONE)
+    assert number_of(store, order) == reported.get("phone_number", PHONE)
     assert transitions(store)[1:] == steps
     assert all_rows(store, InboxEvent) == []
 

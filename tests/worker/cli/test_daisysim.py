@@ -47,7 +47,7 @@ EXAMPLES = [
             status=201),
     Example("purchase 6 wa 1.1400 --yes", "POST /purchase", BOUGHT,
             PURCHASED, body=b'{"country":6,"service":"wa","price":1.1400}', status=201),
-    Example("check 123456789", "GET /check/123456789",
+    Example("check 9/9", "GET /check/9%2F9",
             '{"data":{"status":"Completed","code":"483921","phone_number":"+79001234567"}}',
             {"status": "Completed", "code": "48••••", "phone_number": MASKED}),
     Example("cancel 123456789 --yes", "POST /cancel/123456789",

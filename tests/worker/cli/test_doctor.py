@@ -173,11 +173,7 @@ def test_settings_that_cannot_be_used(
     ],
 )
 def test_settings_are_explained(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    variables: dict[str, str],
-    check: str,
-    says: str,
+    run: Run, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], check: str, says: str
 ) -> None:
     """The effect of a setting is shown with its provider."""
     for name, value in variables.items():

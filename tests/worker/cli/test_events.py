@@ -193,8 +193,7 @@ def test_replay_refuses_what_cannot_be_handled_again(runtime: Runtime, run: Run)
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "words",
-    [(), (NOWHERE, "--state", "failed"), ("--state", "handled"), (NOWHERE, "--order", "x")],
+    "words", [(), (NOWHERE, "--state", "failed"), ("--state", "handled"), (NOWHERE, "--order", "x")]
 )
 def test_replay_needs_ids_or_a_state(run: Run, words: tuple[str, ...]) -> None:
     """Neither and both are wrong usage."""

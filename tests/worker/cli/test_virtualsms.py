@@ -52,7 +52,7 @@ EXAMPLES = [
             '{"country":"GB","price":0.1800,"stock":7}', {**OFFER, "country": "GB"}),
     Example("country-pricing GB", "GET /countries/GB/pricing",
             '[{"service":"wa","price":0.1800,"stock":7}]', [{**OFFER, "service": "wa"}]),
-    Example("service-availability wa/x", "GET /services/wa%2Fx/availability",
+    Example("service-availability a/b?é", "GET /services/a%2Fb%3F%C3%A9/availability",
             '[{"country":"GB","price":0.1800,"stock":7}]', [{**OFFER, "country": "GB"}]),
     Example("get-balance", "GET /me/balance", '{"balance":12.5000,"currency":"USD"}',
             {"balance": "12.5000", "currency": "USD"}),

@@ -28,6 +28,7 @@ url_env = "QA_SLACK_URL"
 name = "here"
 kind = "console"
 """
+ROUTE = GOOD + '[[routes]]\nto = ["qa"]\n'
 SLACK_URL = "https://hooks.slack.com/services/T0/B0/made-up-secret"
 
 
@@ -184,14 +185,11 @@ def test_operator_notices_go_to_the_listed_destinations(file: Path) -> None:
         ),
         (GOOD + "[[routes]]\nto = []\n", "routes[0].to: must have at least one item"),
         (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { sevice = "x" }\n',
+            ROUTE + 'match = { sevice = "x" }\n',
             "routes[0].match: unknown key 'sevice'; did you mean 'serv",
         ),
-        (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = [] }\n',
-            "routes[0].match.phone: must have at least one item",
-        ),
-        (GOOD + '[[routes]]\nto = ["qa"]\nstop = 1\n', "routes[0].stop: must be true or false"),
+        (ROUTE + "match = { phone = [] }\n", "routes[0].match.phone: must have at least one item"),
+        (ROUTE + "stop = 1\n", "routes[0].stop: must be true or false"),
         (GOOD + '[operators]\nto = ["us"]\n', "operators.to: unknown destination 'us'"),
         (
             '[[destinations]]\nname = "m"\nkind = "slack"\nurl_env = "NOT_SET"\n',
@@ -223,29 +221,26 @@ def test_operator_notices_go_to_the_listed_destinations(file: Path) -> None:
             "destinations[1].quiet_hours: unknown key 'zon'; did you mean 'zone'?",
         ),
         (
-            GOOD + '[[routes]]\nto = ["qa"]\n[routes.match]\nservise = "x"\n',
+            ROUTE + '[routes.match]\nservise = "x"\n',
             "routes[0].match: unknown key 'servise'; did you mean 'service'?",
         ),
         (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { type = "sms.recieved" }\n',
+            ROUTE + 'match = { type = "sms.recieved" }\n',
             "routes[0].match.type: unknown value 'sms.recieved'; did you mean 'sms.rece",
         ),
         (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { provider = ["daisysim", "virtul*"] }\n',
+            ROUTE + 'match = { provider = ["daisysim", "virtul*"] }\n',
             "routes[0].match.provider: unknown value 'virtul*'; did you mean 'virtualsms'?",
         ),
         (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { state = "recieved" }\n',
+            ROUTE + 'match = { state = "recieved" }\n',
             "routes[0].match.state: unknown value 'recieved'; did you mean 'received'?",
         ),
         (
             GOOD + '"col\\u001b[31mour" = 1\n',
             "destinations[1]: unknown key 'colour'; choose one of ",
         ),
-        (
-            GOOD + '[[routes]]\nto = ["qa"]\nmatch = { phone = "" }\n',
-            "routes[0].match.phone[0]: must not be empty",
-        ),
+        (ROUTE + 'match = { phone = "" }\n', "routes[0].match.phone[0]: must not be empty"),
     ],
 )
 def test_an_error_names_the_key(file: Path, text: str, message: str) -> None:

@@ -94,10 +94,7 @@ def test_hosts_are_listed_with_or_without_a_port(
     ],
 )
 def test_auto_confirm_names_services(
-    monkeypatch: pytest.MonkeyPatch,
-    value: str | None,
-    service: str | None,
-    expected: bool,
+    monkeypatch: pytest.MonkeyPatch, value: str | None, service: str | None, expected: bool
 ) -> None:
     """All, none or a list; all by default."""
     if value is not None:

@@ -46,14 +46,7 @@ from worker.handling.ready_codes import release
 from worker.orders import codes
 from worker.outbox.planner import Planner
 from worker.runtime.runtime import Runtime
-from worker.schema.models import (
-    Budget,
-    Code,
-    Confirmation,
-    Delivery,
-    Order,
-    OrderTransition,
-)
+from worker.schema.models import Budget, Code, Confirmation, Delivery, Order, OrderTransition
 
 SMS = webhooks.daisysim()
 LONG_AGO = 31 * SECOND

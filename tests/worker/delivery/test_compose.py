@@ -62,11 +62,7 @@ def test_a_fresh_code_has_no_marks(runtime: Runtime) -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "words", "marks"),
-    [
-        (14, "14 min left", ()),
-        (0.5, "less than a minute left", ()),
-        (-6, "6 min ago", ("late",)),
-    ],
+    [(14, "14 min left", ()), (0.5, "less than a minute left", ()), (-6, "6 min ago", ("late",))],
 )
 def test_validity_is_shown_where_the_provider_gave_it(
     runtime: Runtime, minutes: float, words: str, marks: tuple[str, ...]

@@ -339,10 +339,7 @@ def test_several_codes_are_retried_together_for_a_recipient(runtime: Runtime) ->
         make_due(mail, each)
     deliver_ids(mail, [alone[0].id])
 
-    assert sorted((only, len(sent)) for sent, only in script.sent[1:]) == [
-        ([ANNA], 6),
-        ([BERT], 6),
-    ]
+    assert sorted((only, len(sent)) for sent, only in script.sent[1:]) == [([ANNA], 6), ([BERT], 6)]
     assert set(states(mail, alone)) == {"done"}
 
 

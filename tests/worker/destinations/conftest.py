@@ -181,7 +181,8 @@ def scripted_smtp() -> Iterator[ScriptedSmtp]:
     yield server
     server.closing.set()
     # Closing a listening socket does not wake a thread that waits in accept(); this does.
-    server.listener.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):  # a test has done it
+        server.listener.shutdown(socket.SHUT_RDWR)
     server.listener.close()
     # Nor does a client with an open session.
     server.hang_up()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -111,18 +110,6 @@ def test_untrusted_text_is_not_taken_for_the_log(service: LocalService) -> None:
     error = service.failure(service.destination("json"), replace(SMS, text=words, service=words))
 
     assert (error.permanent, error.unknown) == (False, True)
-
-
-def test_nobody_listens() -> None:
-    """A refused connection is a temporary failure with a known outcome."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        host = f"127.0.0.1:{gone.getsockname()[1]}"
-    with closing(HttpClient(allowed_hosts=[host], plain_http_hosts=[host])) as http:
-        destination = Apprise("chat", url=f"json://{host}/x", http=http)
-        with pytest.raises(DeliveryError) as caught:
-            destination.send([SMS])
-
-    assert (caught.value.permanent, caught.value.unknown) == (False, False)
 
 
 def test_dribbling_answer_ends_at_the_deadline(service: LocalService) -> None:

@@ -7,6 +7,7 @@ import base64
 import io
 import logging
 import os
+import socket
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -76,6 +77,10 @@ class RemoteService(abc.ABC):
         """Refuse the next message and ask for a pause of seven seconds."""
         pytest.skip("a service of this kind cannot ask for a pause")
 
+    def leave(self) -> None:
+        """Be out of reach from now on."""
+        pytest.skip("a service of this kind is always in reach")
+
     @abc.abstractmethod
     def hang(self) -> None:
         """Never answer."""
@@ -97,6 +102,9 @@ class _HttpService(RemoteService):
 
     def refuse(self) -> None:
         self.stub.status, self.stub.body = 404, b"483921 is not here"
+
+    def leave(self) -> None:
+        self.stub.server.close()
 
     def hang(self) -> None:
         self.stub.fault = HANG
@@ -162,6 +170,9 @@ class _EmailService(RemoteService):
 
     def refuse(self) -> None:
         self.server.answers["RCPT"] = "550 no such user qa@example.org"
+
+    def leave(self) -> None:
+        self.server.listener.shutdown(socket.SHUT_RDWR)
 
     def hang(self) -> None:
         self.server.answers["GREETING"] = HANG
@@ -293,6 +304,16 @@ def test_silence_ends_at_the_deadline(remote: RemoteService) -> None:
 
     assert time.monotonic() - started < SHORT + SLACK_IN_THE_CLOCK
     assert not caught.value.permanent
+
+
+def test_unreachable_is_temporary(remote: RemoteService) -> None:
+    """A refused connection proves that the service does not have the message."""
+    remote.leave()
+
+    with pytest.raises(DeliveryError) as caught:
+        remote.destination.send([SMS])
+
+    assert (caught.value.permanent, caught.value.unknown) == (False, False)
 
 
 def test_pause_is_passed_on(remote: RemoteService) -> None:

@@ -142,12 +142,3 @@ def test_next_address_is_tried(
     email(25).send([SMS])
 
     assert len(scripted_smtp.bodies) == 1
-
-
-def test_nobody_listens() -> None:
-    """A refused connection is temporary."""
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    error = failure(email(port))
-
-    assert (error.permanent, error.unknown) == (False, False)

@@ -254,13 +254,7 @@ def test_failures_pass(slack_stub: HttpStub, status: int, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [
-        ("1", 1.0),
-        ("0", 0.0),
-        (None, 30.0),
-        ("soon", 30.0),
-        ("99999999999", 3600.0),
-    ],
+    [("1", 1.0), ("0", 0.0), (None, 30.0), ("soon", 30.0), ("99999999999", 3600.0)],
 )
 def test_pause(slack_stub: HttpStub, header: str | None, seconds: float) -> None:
     """The pause that Slack asks for is passed on, up to an hour."""
@@ -282,14 +276,6 @@ def test_success_without_ok_is_unknown(slack_stub: HttpStub, status: int, body: 
     """Anything but 200 and ``ok`` does not prove that Slack has the message."""
     slack_stub.status, slack_stub.body = status, body
     assert failure(slack_stub).unknown
-
-
-def test_unreachable_is_temporary(slack_stub: HttpStub) -> None:
-    """A refused connection proves that Slack does not have the message."""
-    slack_stub.server.close()
-    error = failure(slack_stub)
-
-    assert (error.permanent, error.unknown) == (False, False)
 
 
 @pytest.mark.parametrize(

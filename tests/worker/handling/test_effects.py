@@ -11,15 +11,7 @@ from receiver.events import Event, SmsReceived, UnknownEvent
 from receiver.inbox.store import InboxEvent
 from tests.support import webhooks
 from tests.support.webhooks import Webhook
-from tests.worker.support import (
-    World,
-    all_rows,
-    fetch,
-    handle,
-    now,
-    on_sqlite,
-    only_row,
-)
+from tests.worker.support import World, all_rows, fetch, handle, now, on_sqlite, only_row
 from worker.handling import effects, ready_codes
 from worker.handling.effects import Context, EventHeader
 from worker.outbox.planner import Planner, planning

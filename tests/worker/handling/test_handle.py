@@ -188,10 +188,7 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 @on_sqlite
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [
-        (b"[]", "the body is not a JSON object"),
-        (b"no JSON: 483921", "the body is not JSON"),
-    ],
+    [(b"[]", "the body is not a JSON object"), (b"no JSON: 483921", "the body is not JSON")],
 )
 @pytest.mark.parametrize("sender", [webhooks.signed, webhooks.daisysim().with_body])
 def test_a_body_that_cannot_be_parsed_waits_as_failed(

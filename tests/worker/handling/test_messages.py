@@ -37,10 +37,7 @@ FIRST = "2026-11-30T08:00:00Z"
 
 
 def _message(
-    text: str | None,
-    code: str | None = None,
-    at: str | None = FIRST,
-    order: str = webhooks.ORDER,
+    text: str | None, code: str | None = None, at: str | None = FIRST, order: str = webhooks.ORDER
 ) -> Webhook:
     about = {"id": order, "phone_number": webhooks.UK_PHONE, "service": "telegram"}
     message = {"text": text, "code": code, "received_at": at}

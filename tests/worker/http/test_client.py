@@ -114,7 +114,7 @@ class Server(socketserver.ThreadingTCPServer):
 def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A server, closed at the end of the block."""
     with Server(script, tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.002})
         thread.start()
         try:
             yield server

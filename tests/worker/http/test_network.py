@@ -58,9 +58,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def configure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[..., Integrations]]:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Integrations]]:
     """Build the integrations; every name resolves to a private address that refuses."""
     with ExitStack() as stack:
 

@@ -18,14 +18,7 @@ from receiver.events import (
     SmsReceived,
 )
 from tests.support.stores import Store
-from tests.worker.support import (
-    SECOND,
-    all_rows,
-    at_once,
-    fetch,
-    now,
-    only_row,
-)
+from tests.worker.support import SECOND, all_rows, at_once, fetch, now, number_of, only_row
 from worker.configuration.routing import Subject
 from worker.handling.ready_codes import subject
 from worker.orders import batch as order_batch
@@ -55,13 +48,6 @@ def status_of(store: Store) -> orders.OrderStatus:
         return orders.statuses(session, "virtualsms", ["ord_1"])["ord_1"]
 
 
-def number(store: Store, order: Order) -> str | None:
-    """The order's number, opened."""
-    return store.vault.open_text(
-        order.phone_number, table="orders", column="phone_number", row=order.id
-    )
-
-
 def known_numbers(store: Store, order: Order) -> set[str | None]:
     """Every number that the order has or had."""
     return {
@@ -79,7 +65,7 @@ def test_the_first_report_creates_the_order(store: Store) -> None:
 
     assert only_row(store, Order) == order
     assert (order.status, order.service, order.country) == ("received", "telegram", "GB")
-    assert number(store, order) == FIRST
+    assert number_of(store, order) == FIRST
     assert known_numbers(store, order) == {FIRST}
     assert FIRST not in repr(order.model_dump())
     step = only_row(store, OrderTransition)
@@ -93,7 +79,7 @@ def test_known_fields_stay(store: Store) -> None:
     order = report(store, OrderExpired(**ORDER, at=START, service="other"), "E2")
 
     assert (order.status, order.service, order.country) == ("received", "telegram", "GB")
-    assert number(store, order) == FIRST
+    assert number_of(store, order) == FIRST
 
 
 def test_a_second_name_of_service_and_country_is_kept(store: Store) -> None:
@@ -125,7 +111,7 @@ def test_every_spelling_is_one_number(store: Store) -> None:
     for spelling in ("447700900001", "07700 900001", "0044 (7700) 900001"):
         swap = OrderSwapped(**ORDER, at=START + SECOND, phone_number=spelling)
         order = report(store, swap, f"E-{spelling}")
-    assert number(store, order) == FIRST
+    assert number_of(store, order) == FIRST
     assert order.phone_digest == store.vault.digest("phone", FIRST)
     assert known_numbers(store, order) == {FIRST}
     assert orders.has_number(store.vault, row_of(store), "7700 900001")
@@ -147,7 +133,7 @@ def test_an_event_without_a_time_counts_from_its_arrival(store: Store) -> None:
     report(store, later, "E2", arrived=START + SECOND)
     order = report(store, replace(later, phone_number=SECOND_NUMBER), "E1", arrived=START)
 
-    assert number(store, order) == THIRD
+    assert number_of(store, order) == THIRD
 
 
 def test_swaps_of_one_moment_are_ordered_by_arrival(store: Store) -> None:
@@ -156,7 +142,7 @@ def test_swaps_of_one_moment_are_ordered_by_arrival(store: Store) -> None:
     report(store, replace(swap, phone_number=THIRD), "E2")
     order = report(store, swap, "E1")
 
-    assert number(store, order) == THIRD
+    assert number_of(store, order) == THIRD
 
 
 def test_a_swap_is_recorded_even_if_the_state_stays(store: Store) -> None:
@@ -166,7 +152,7 @@ def test_a_swap_is_recorded_even_if_the_state_stays(store: Store) -> None:
         store, OrderSwapped(**ORDER, at=START - SECOND, phone_number=SECOND_NUMBER), "E2"
     )
 
-    assert (order.status, number(store, order)) == ("received", SECOND_NUMBER)
+    assert (order.status, number_of(store, order)) == ("received", SECOND_NUMBER)
     assert known_numbers(store, order) == {FIRST, SECOND_NUMBER}
     assert [step.kind for step in all_rows(store, OrderTransition)] == ["reported", "swapped"]
 
@@ -234,7 +220,7 @@ def test_concurrent_reports_create_one_order(store: Store) -> None:
     at_once([partial(report, store, event, f"E{index}") for index, event in enumerate(events)])
 
     order = only_row(store, Order)
-    assert (order.status, number(store, order)) == ("confirmed", THIRD)
+    assert (order.status, number_of(store, order)) == ("confirmed", THIRD)
     assert known_numbers(store, order) == {FIRST, SECOND_NUMBER, THIRD}
 
 
@@ -268,7 +254,7 @@ def test_a_batch_of_reports_equals_single_reports(store: Store) -> None:
             subjects = [subject(store.vault, each, "sms.received") for each in snapshots]
         rows = {order.order_id: order for order in all_rows(store, Order)}
         assert [rows[event.order_id].id for event in events] == [each.id for each in snapshots]
-        found = {name: (order.status, number(store, order)) for name, order in rows.items()}
+        found = {name: (order.status, number_of(store, order)) for name, order in rows.items()}
         assert found == {
             "ord_1": ("confirmed", SECOND_NUMBER),
             "ord_2": ("received", FIRST),
@@ -294,5 +280,5 @@ def test_a_batch_of_reports_equals_single_reports(store: Store) -> None:
         if not known:
             states = [each.order_state for each in subjects]
             assert states == [
-                *("waiting", "received", "received", "received", "confirmed", "confirmed"),
+                *("waiting", "received", "received", "received", "confirmed", "confirmed")
             ]

@@ -1,4 +1,4 @@
-"""Ten processes share one API key: what the provider sees."""
+"""Processes share one API key: what the provider sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.worker.support import CONFIRM_PATH, ORDER_PATH, World, all_rows, hand
 from worker.runtime.runtime import Runtime
 from worker.schema.models import Confirmation
 
-PROCESSES = 10
+PROCESSES = 4
 # In seconds: how long a call may take from its debit to the provider, on a busy machine.
 ON_THE_WAY = 4.0
 
@@ -73,7 +73,7 @@ def left(runtime: Runtime) -> int:
     return sum(row.state != "done" for row in all_rows(runtime, Confirmation))
 
 
-def test_ten_processes_share_a_budget(world: World) -> None:
+def test_processes_share_a_budget(world: World) -> None:
     """No window has too many calls, a 429 stops all, and less urgent calls leave half."""
     limit, window, orders = 12, 2.0, 11
     provider = Counting(world, refused=limit // 2, retry_after=5)

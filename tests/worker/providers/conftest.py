@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from tests.support.http_server import HttpServer, Reply, Request
 from worker.http.client import HttpClient
 from worker.providers.daisysim.api import DaisySIM
 from worker.providers.virtualsms.api import VirtualSMS
@@ -22,70 +21,39 @@ def shown(error: BaseException | None) -> str:
 
 
 @dataclass
-class ReceivedRequest:
-    """One received request; header names are in lower case."""
-
-    line: str
-    headers: dict[str, str]
-    body: bytes
-
-
-@dataclass
 class Provider:
     """A provider that gives every request the same response, and records the requests."""
 
-    url: str = ""
-    status: int = 200
-    body: bytes = b"{}"
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: list[ReceivedRequest] = field(default_factory=list)
+    server: HttpServer
     disconnects: bool = False
+    response: Reply = field(default_factory=lambda: Reply(body=b"{}"))
+
+    def __post_init__(self) -> None:
+        self.server.on("*", "**", handler=lambda _: replace(self.response, cut=self.disconnects))
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.server.url
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests so far."""
+        return self.server.requests()
 
     def answers(self, body: str | bytes, status: int = 200, **headers: str) -> None:
         """Set the response; in header names, underscores stand for hyphens."""
-        self.body = body.encode() if isinstance(body, str) else body
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.response = Reply(
+            status=status,
+            body=body.encode() if isinstance(body, str) else body,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
+def provider(http_server: HttpServer) -> Provider:
     """A provider on a free port."""
-    fake = Provider()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 20
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            fake.requests.append(ReceivedRequest(self.requestline, headers, body))
-            if fake.disconnects:
-                self.close_connection = True
-                return
-            self.send_response(fake.status)
-            for name, value in fake.headers.items():
-                self.send_header(name, value)
-            if fake.status != 204:
-                self.send_header("Content-Length", str(len(fake.body)))
-            self.end_headers()
-            if fake.status != 204:
-                self.wfile.write(fake.body)
-
-        do_GET = do_POST = answer  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Do not write to standard error."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = False
-        fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield fake
-        server.shutdown()
-        thread.join()
+    return Provider(http_server)
 
 
 @pytest.fixture

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from tests.worker.providers import test_daisysim, test_virtualsms
 from tests.worker.providers.conftest import Provider
 from worker.providers.daisysim.api import DaisySIM
+from worker.providers.errors import ProviderError
 from worker.providers.fields import Fields, MissingFieldError
 from worker.providers.results import Page, Result, Rows, read_list, read_page
 from worker.providers.virtualsms.api import VirtualSMS
@@ -164,47 +164,77 @@ def results(answer: object) -> Iterator[Result]:
             yield from results(getattr(answer, field.name))
 
 
-# One object of each kind, where the example of the call has none.
-VIRTUALSMS_ANSWERS: dict[str, object] = {
-    "list_services": [{"id": "wa"}],
-    "list_countries": [{"iso2": "GB", "in_stock": True}],
-    "country_pricing": {"pricing": [{"price": 1}]},
-    "service_availability": [{"price": 1}],
-    "list_transactions": [{"id": 1}],
-    "list_orders": {"orders": [{"order_id": "o-1"}]},
-    "wait_for_sms": {"sms": {"text": "482913"}},
+ORDER = {"order_id": "o-1", "phone_number": "447700900123"}
+# The arguments of each call, and an answer with one object of each kind.
+VIRTUALSMS_CALLS: dict[str, tuple[Sequence[Any], object]] = {
+    "list_services": ([], [{"id": "wa"}]),
+    "list_countries": ([], [{"iso2": "GB", "in_stock": True}]),
+    "find_cheapest": (["wa"], {"price": 1}),
+    "country_pricing": (["GB"], {"pricing": [{"price": 1}]}),
+    "service_availability": (["wa"], [{"price": 1}]),
+    "get_balance": ([], {"balance": 1}),
+    "get_profile": ([], {}),
+    "get_stats": ([], {}),
+    "list_transactions": ([], [{"id": 1}]),
+    "create_order": (["wa", "GB"], ORDER),
+    "list_orders": ([], {"orders": [{"order_id": "o-1"}]}),
+    "get_order": (["o-1"], ORDER),
+    "wait_for_sms": (["o-1"], {"sms": {"text": "482913"}}),
+    "swap_order": (["o-1"], ORDER),
+    "cancel_order": (["o-1"], {}),
+    "confirm_order": (["o-1"], {}),
+    "extend_rental": (["o-1", 12], ORDER),
+    "release_rental": (["o-1"], ORDER),
 }
-DAISYSIM_ANSWERS: dict[str, object] = {
-    "balance": {"balance": 1, "discount": {"tier": "Silver"}},
-    "countries": {"countries": [{"id": 6}]},
-    "services": {"services": [{"code": "wa"}]},
-    "prices": {"tiers": [{"price": 1}]},
-    "history": {"history": [{"id": 9}]},
+DAISYSIM_CALLS: dict[str, tuple[Sequence[Any], object]] = {
+    "balance": ([], {"balance": 1, "discount": {"tier": "Silver"}}),
+    "countries": ([], {"countries": [{"id": 6}]}),
+    "services": ([6], {"services": [{"code": "wa"}]}),
+    "prices": ([6, "wa"], {"tiers": [{"price": 1}]}),
+    "purchase": ([6, "wa", Decimal(1)], {"activation_id": "9", "phone_number": "+79001234567"}),
+    "check": (["9"], {"status": "Waiting"}),
+    "cancel": (["9"], {"refund": 1}),
+    "history": ([], {"history": [{"id": 9}]}),
 }
 
 
-@pytest.mark.parametrize("name", test_virtualsms.CALLS)
+def test_errors_name_the_call(
+    virtualsms: VirtualSMS, daisysim: DaisySIM, provider: Provider
+) -> None:
+    """Each of them, with the provider."""
+    provider.answers("{}", 410)
+    for api, calls in ((virtualsms, VIRTUALSMS_CALLS), (daisysim, DAISYSIM_CALLS)):
+        for name, (words, _) in calls.items():
+            with pytest.raises(ProviderError, match=rf"\A{api.name} {name}: 410"):
+                getattr(api, name)(*words)
+
+
+def test_every_call_is_tried() -> None:
+    """Below."""
+    assert set(VIRTUALSMS_CALLS) == set(VirtualSMS.calls)
+    assert set(DAISYSIM_CALLS) == set(DaisySIM.calls)
+
+
+@pytest.mark.parametrize("name", VIRTUALSMS_CALLS)
 def test_virtualsms_keeps_unknown_fields(
     name: str, virtualsms: VirtualSMS, provider: Provider
 ) -> None:
     """Every result of every call has them in extra."""
-    make, example, _, _ = test_virtualsms.CALLS[name]
-    answer = VIRTUALSMS_ANSWERS.get(name, json.loads(example or "{}"))
+    words, answer = VIRTUALSMS_CALLS[name]
     provider.answers(json.dumps(with_novelty(answer), default=float))
-    found = list(results(make(virtualsms)))
+    found = list(results(getattr(virtualsms, name)(*words)))
     assert found
     for each in found:
         assert {k: each.extra.get(k) for k in NOVELTY} == NOVELTY
 
 
-@pytest.mark.parametrize("name", test_daisysim.CALLS)
+@pytest.mark.parametrize("name", DAISYSIM_CALLS)
 def test_daisysim_keeps_unknown_fields(name: str, daisysim: DaisySIM, provider: Provider) -> None:
     """Every result of every call has them in extra; a single one those of the envelope, too."""
-    make, example, _, _ = test_daisysim.CALLS[name]
-    answer = DAISYSIM_ANSWERS.get(name, json.loads(example))
+    words, answer = DAISYSIM_CALLS[name]
     envelope = {"success": True, "data": with_novelty(answer), "request_id": "r-1"}
     provider.answers(json.dumps(envelope, default=float))
-    got = make(daisysim)
+    got = getattr(daisysim, name)(*words)
     found = list(results(got))
     assert found
     for each in found:

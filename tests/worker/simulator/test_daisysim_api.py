@@ -174,11 +174,7 @@ def test_a_check_answers_as_documented(simulator: Simulator, send: Send) -> None
     answers.append(send("GET", f"/check/{bought.activation_id}").body.decode())
     assert json.loads(answers[0]) == {"data": {"status": "Waiting", "code": None}}
     assert json.loads(answers[1]) == {
-        "data": {
-            "status": "Completed",
-            "code": "483921",
-            "phone_number": bought.phone_number,
-        }
+        "data": {"status": "Completed", "code": "483921", "phone_number": bought.phone_number}
     }
 
 

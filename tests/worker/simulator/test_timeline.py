@@ -20,10 +20,7 @@ def test_due_actions_run_in_order_at_their_time() -> None:
     timeline.after(7200, lambda: seen.append(("late", timeline.now())))
     timeline.after(60, lambda: seen.append(("early", timeline.now())))
     timeline.advance(7200)
-    assert seen == [
-        ("early", NOON + timedelta(minutes=1)),
-        ("late", NOON + timedelta(hours=2)),
-    ]
+    assert seen == [("early", NOON + timedelta(minutes=1)), ("late", NOON + timedelta(hours=2))]
     assert timeline.now() == NOON + timedelta(hours=2)
 
 
