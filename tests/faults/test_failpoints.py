@@ -28,8 +28,8 @@ ROUNDS = (
 WITHOUT_DATABASE = ("spool.before_commit", "spool.after_commit")
 AFTER_OUTAGE = "drain.after_store"
 POINTS = (*(point for points in ROUNDS for point in points), *WITHOUT_DATABASE, AFTER_OUTAGE)
-# Tested in tests/worker/maintenance/test_key_rotation.py.
-ELSEWHERE = ("rotation.after_batch",)
+# Tested in worker/maintenance/test_key_rotation.py and worker/confirmation/test_confirm.py.
+ELSEWHERE = ("rotation.after_batch", "confirmations.before_call")
 _ROOT = Path(__file__).parents[2]
 
 

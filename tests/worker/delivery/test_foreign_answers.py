@@ -21,6 +21,7 @@ from tests.worker.support import (
     reload,
     routed_to,
     states,
+    sweep_now,
     with_destinations,
     with_policy,
 )
@@ -101,6 +102,7 @@ def test_it_is_over_after_a_day(runtime: Runtime) -> None:
     scripted = with_destinations(runtime, Scripted("slack", script))
     (row,) = plan_codes(scripted)
     change(scripted, row, created_at=now(scripted) - 25 * HOUR)
+    sweep_now(scripted)
     deliver(scripted, row)
     assert states(scripted, [row]) == ["dead"]
 
