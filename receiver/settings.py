@@ -5,11 +5,19 @@ Each process reads only the groups of variables that it needs. Errors never show
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, NoDecode
 
 from receiver.database.engine import parse_url
@@ -94,7 +102,13 @@ class SpoolSettings(BaseSettings):
     spool_dir: Path | None = None
 
 
-class BrokerSettings(BaseSettings):
+class TrustSettings(BaseSettings):
+    """Certificate authorities that are trusted besides those of the system."""
+
+    ca_file: FilePath | None = None
+
+
+class BrokerSettings(TrustSettings):
     """The broker; ``CELERY_BROKER_URL`` takes precedence over ``REDIS_URL``."""
 
     celery_broker_url: BrokerUrl = None
@@ -102,9 +116,25 @@ class BrokerSettings(BaseSettings):
 
     @property
     def broker_url(self) -> str | None:
-        """The broker's URL, or None if there is none."""
+        """The broker's URL, or None if there is none.
+
+        kombu verifies the certificate of ``rediss://`` only if the URL says so, so ours does.
+        """
         chosen = self.celery_broker_url or self.redis_url
-        return chosen.get_secret_value() if chosen else None
+        if chosen is None:
+            return None
+        return ";".join(self._verifying(url) for url in chosen.get_secret_value().split(";"))
+
+    def _verifying(self, url: str) -> str:
+        if not url.startswith("rediss://"):
+            return url
+        parts = urlsplit(url)
+        said = dict(parse_qsl(parts.query))
+        if "ssl_cert_reqs" not in said:
+            said["ssl_cert_reqs"] = "required"
+        if self.ca_file is not None:
+            said.setdefault("ssl_ca_certs", str(self.ca_file))
+        return urlunsplit(parts._replace(query=urlencode(said)))
 
     @property
     def required_url(self) -> str:
@@ -133,12 +163,17 @@ _Settings = TypeVar("_Settings", bound=BaseSettings)
 def load(group: type[_Settings], prefix: str = "") -> _Settings:
     """Load one group of settings from the environment; an empty variable counts as not set.
 
+    A line break at its end does not count: a secret that was read from a file has one.
+
     ``prefix`` is prepended to the name of every variable of the group. A validator's error message
     must complete the sentence "VARIABLE: must be …".
 
     Raises:
         ConfigurationError: names the variable and what it must be, never its value.
     """
+    for name, value in os.environ.items():
+        if value.endswith(("\n", "\r")):
+            os.environ[name] = value.rstrip("\r\n")
     try:
         return group(_env_prefix=prefix, _env_ignore_empty=True)
     except ValidationError as error:

@@ -16,7 +16,8 @@ _MAX_OPEN_FILES = 65_536
 def options(settings: WebSettings) -> dict[str, Any]:
     """Return the arguments of ``uvicorn.run`` or ``uvicorn.Config``, without the application."""
     return {
-        "host": settings.host,
+        # One process: "::" alone would refuse IPv4; "" is every address of both.
+        "host": "" if settings.host == "::" and settings.web_concurrency == 1 else settings.host,
         "port": settings.port,
         "workers": settings.web_concurrency,
         "loop": "uvloop",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -103,9 +104,12 @@ def test_nobody_waits_for_a_reader_of_the_log(integrations: Integrations, tmp_pa
         while True:
             os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
-    settings = {**integrations.environment(), "LOG_LEVEL": "DEBUG"}
+    settings = {**integrations.environment(), "LOG_LEVEL": "DEBUG", "HOST": "::"}
     with Installation(tmp_path, settings, stderr=writer) as installation:
         os.close(writer)
+        for host in ("127.0.0.1", "[::1]"):  # HOST=:: is every address, of IPv4 too
+            with urlopen(f"http://{host}:{installation.port}/healthz", timeout=5) as answer:
+                assert answer.status == 200
         assert delivers(installation, integrations, "ord-full", "604032")
         before = parts(installation)["sender"]
         before.kill()

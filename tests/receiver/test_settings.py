@@ -17,6 +17,14 @@ KEY = base64.b64encode(bytes(32)).decode()
 STORE = {"DATABASE_URL": "sqlite:///x.db", "ENCRYPTION_KEYS": KEY}
 
 
+def test_a_line_break_at_the_end_is_no_part_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that was read from a file ends with one, of either kind."""
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///x.db\r\n")
+    monkeypatch.setenv("ENCRYPTION_KEYS", f"{KEY}\n")
+    loaded = load(StoreSettings)
+    assert (loaded.url, loaded.encryption_keys.get_secret_value()) == ("sqlite:///x.db", KEY)
+
+
 def load_error(
     group: type[BaseSettings], monkeypatch: pytest.MonkeyPatch, **variables: str
 ) -> ConfigurationError:

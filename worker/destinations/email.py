@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import ssl
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from email.header import Header
@@ -21,6 +20,7 @@ from worker.destinations.smtp.deadline import Deadline
 from worker.destinations.smtp.pool import SessionPool
 from worker.destinations.smtp.session import refusals
 from worker.destinations.smtp.url import SmtpServer
+from worker.http.client import trust
 from worker.messages import text as messages
 from worker.messages.text import Notification, Texts
 
@@ -99,7 +99,7 @@ class Email(Destination):
         self._sender = _address(sender, "from: the sender")
         self._people = tuple(_address(each, "to: a recipient") for each in recipients)
         self.recipients = tuple(dict.fromkeys(each.addr_spec for each in self._people))
-        self._sessions = SessionPool(server, ssl.create_default_context())
+        self._sessions = SessionPool(server, trust())
 
     @classmethod
     def make(cls, name: str, options: EmailOptions, context: DestinationContext) -> Self:  # noqa: D102

@@ -28,8 +28,11 @@ import httpcore2
 import httpx2
 
 from receiver import clock
+from receiver.errors import ConfigurationError
+from receiver.settings import TrustSettings, load
 from worker.http.hosts import Hosts
 from worker.http.network import AddressNotAllowed, NetworkBackend
+from worker.http.proxies import Proxies
 
 
 class HttpError(Exception):
@@ -143,10 +146,28 @@ def not_after(end: float) -> Iterator[None]:
         _not_after.reset(token)
 
 
+def trust() -> ssl.SSLContext:
+    """A new context with the trusted certificate authorities: the system's, and ``CA_FILE``'s.
+
+    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` replace the system's.
+
+    Raises:
+        ConfigurationError: ``CA_FILE`` has no certificates.
+    """
+    context = httpx2.create_ssl_context()
+    ca_file = load(TrustSettings).ca_file
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError("CA_FILE: must be a file of PEM certificates") from None
+    return context
+
+
 @cache
 def system_trust() -> ssl.SSLContext:
-    """The system's certificate authorities, read once because the list is long."""
-    return httpx2.create_ssl_context(trust_env=False)
+    """The context of all HTTP clients, made once because the list is long."""
+    return trust()
 
 
 class HttpClient:
@@ -179,12 +200,25 @@ class HttpClient:
         self._connect_timeout = connect_timeout
         self._total_timeout = total_timeout
         self._max_response_bytes = max_response_bytes
+        self._context = ssl_context or system_trust()
         self._network = NetworkBackend(self._allowed, Hosts(private_hosts))
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=ssl_context or system_trust(),
+        self._pool = self._make_pool(self._network)
+        self._proxies = Proxies.from_environment()
+        self._proxy_pools: dict[str, httpcore2.ConnectionPool] = {}
+        for proxy in self._proxies.urls():
+            host = Hosts([proxy.authority])
+            backend = NetworkBackend(host, host)
+            self._proxy_pools[proxy.url] = self._make_pool(backend, proxy.of(self._context))
+
+    def _make_pool(
+        self, network: NetworkBackend, proxy: httpcore2.Proxy | None = None
+    ) -> httpcore2.ConnectionPool:
+        return httpcore2.ConnectionPool(
+            ssl_context=self._context,
             max_connections=None,  # limited by the number of threads
             keepalive_expiry=30.0,
-            network_backend=self._network,
+            network_backend=network,
+            proxy=proxy,
         )
 
     def request(
@@ -224,7 +258,8 @@ class HttpClient:
 
     def close(self) -> None:
         """Close every connection; requests in flight fail."""
-        self._pool.close()
+        for pool in (self._pool, *self._proxy_pools.values()):
+            pool.close()
         self._network.close()
 
     def admit(self, url: str) -> httpx2.URL:
@@ -266,7 +301,9 @@ class HttpClient:
         body = bytearray()
         try:
             raw = httpx2.Request(method, url, headers=headers, content=content).headers.raw
-            response = self._pool.handle_request(
+            proxy = self._proxies.of(url.scheme, url.host)
+            pool = self._pool if proxy is None else self._proxy_pools[proxy.url]
+            response = pool.handle_request(
                 httpcore2.Request(
                     method, address, headers=raw, content=content, extensions={"timeout": deadlines}
                 )
@@ -291,6 +328,7 @@ _FAILURES: tuple[tuple[type[Exception], type[HttpError], str], ...] = (
     (UnicodeError, NotSent, "the request cannot be written as HTTP"),
     (httpcore2.ConnectTimeout, NotSent, "no connection before the deadline"),
     (AddressNotAllowed, AddressRefused, ""),
+    (httpcore2.ProxyError, NotSent, "the proxy did not connect"),
     (httpcore2.ConnectError, NotSent, ""),
     (httpcore2.TimeoutException, OutcomeUnknown, "no complete response before the deadline"),
     (httpcore2.NetworkError, OutcomeUnknown, "the connection was closed"),

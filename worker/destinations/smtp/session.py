@@ -15,6 +15,10 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from receiver.settings import load
 from worker.destinations.base import DeliveryError
 from worker.destinations.smtp.deadline import Deadline, LineReader, connect
 from worker.destinations.smtp.url import SmtpServer
@@ -162,8 +166,17 @@ def _unverified_context() -> ssl.SSLContext:
     return context
 
 
+class EhloSettings(BaseSettings):
+    """The name by which we introduce ourselves to a mail server."""
+
+    smtp_ehlo: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.:\[\]-]{1,253}$")
+
+
 def _ehlo_name() -> str:
     """The name for EHLO; ``smtplib`` would query the DNS without a time-out."""
+    chosen = load(EhloSettings).smtp_ehlo
+    if chosen is not None:
+        return chosen
     name = socket.gethostname()
     return name if "." in name and name.isascii() else "[127.0.0.1]"
 

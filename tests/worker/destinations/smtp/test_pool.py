@@ -29,6 +29,16 @@ def test_messages_share_a_session(scripted_smtp: ScriptedSmtp) -> None:
     assert [c.upper() for c in scripted_smtp.commands].count("RSET") == 9
 
 
+@pytest.mark.parametrize("name", ["mail.example.com", "[192.0.2.7]"])
+def test_the_name_in_ehlo_can_be_chosen(
+    scripted_smtp: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A mail server may want the name that our address has in the DNS."""
+    monkeypatch.setenv("SMTP_EHLO", name)
+    email(scripted_smtp.port).send([SMS])
+    assert scripted_smtp.commands[0].split() == ["ehlo", name]
+
+
 def test_threads_share_few_sessions(scripted_smtp: ScriptedSmtp) -> None:
     """Four threads with 40 messages need at most four sessions, and no message is lost."""
     destination = email(scripted_smtp.port)
