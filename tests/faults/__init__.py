@@ -46,20 +46,21 @@ process to be killed, and is tested beside the code.
                                               receiver/inbox/test_spool
 34  every sequence of an order's events       worker/orders/test_store,
                                               worker/orders/test_order_machine
-54  a batch that is too slow                  worker/handling/test_handle
-59  standard error that nobody reads          end_to_end/test_up, receiver/test_log_writer
-61  the clock set ahead, and back             worker/outbox/test_clock_jumps
-62  suspended between claim and call          worker/confirmation/test_confirm
 47  memory after a million events             test_soak
+48  a database that takes no writes           test_database_trouble
 49  one refused item among many               test_refusals, worker/delivery/test_splitting
 50  an answer of something else               worker/delivery/test_foreign_answers,
                                               worker/destinations/test_slack
-53  16 destinations that hang                 worker/tasks/test_isolation
-65  names that nobody resolves                worker/tasks/test_isolation,
-                                              worker/http/test_blocking
-48  a database that takes no writes           test_database_trouble
+51  the same body again long after            receiver/inbox/test_store
 52  stopped while the database is frozen      test_database_trouble
+53  16 destinations that hang                 worker/tasks/test_isolation
+54  a batch that is too slow                  worker/handling/test_handle
 55  a spool file locked or damaged            worker/cli/test_keys, receiver/inbox/test_spool
 58  parts meet a schema that does not fit     test_schema_skew, worker/schema/test_migrate
+59  standard error that nobody reads          end_to_end/test_up, receiver/test_log_writer
 60  a spool or a disk that is full            test_database_trouble, receiver/inbox/test_spool
+61  the clock set ahead, and back             worker/outbox/test_clock_jumps
+62  suspended between claim and call          worker/confirmation/test_confirm
+65  names that nobody resolves                worker/tasks/test_isolation,
+                                              worker/http/test_blocking
 """
